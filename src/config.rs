@@ -1,0 +1,152 @@
+//! The validated configuration: plain values, no I/O and no environment. `cli` builds it, the
+//! commands read it. Every field's doc ends with its default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What every command that opens the cache needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The local cache directory, absolute. Default: `go-cache-plugin` in the user's cache folder.
+    pub cache_dir: PathBuf,
+    /// The shared bucket. Default: none, local only.
+    pub bucket: Option<BucketConfig>,
+    /// Outputs of fewer bytes stay local. Default: 0.
+    pub min_upload_size: u64,
+    /// Print the metrics to stderr at exit. Default: false.
+    pub metrics: bool,
+    /// Actions unused for longer are pruned at close. Default: never.
+    pub expiry: Option<Duration>,
+    /// The local cache is pruned to this many bytes at close. Default: no limit.
+    pub max_size: Option<u64>,
+    /// Requests that one session works on at a time. Default: four times the CPUs, at least 8.
+    pub concurrency: usize,
+    /// Uploads at a time. Default: 16.
+    pub upload_concurrency: usize,
+    /// Log what the program does. Default: false.
+    pub verbose: bool,
+    /// One line at begin and end of each request of the chosen kinds. Default: none.
+    pub debug: DebugMask,
+    /// How long close waits for uploads; what is left stays marked for the next start. Default: 30 s.
+    pub close_timeout: Duration,
+    /// Fetch listed entries ahead of `go`. Default: true.
+    pub readahead: bool,
+    /// The manifest's scope. Default: the module path of the nearest go.work or go.mod.
+    pub scope: Option<String>,
+    /// zstd level of uploaded entries, 1 to 19. Default: 1.
+    pub compression_level: i32,
+    /// Memory for put bodies in flight, in bytes. Default: 256 MiB.
+    pub body_memory: u64,
+}
+
+/// Which bucket, and what may be done to it.
+#[derive(Clone, Debug)]
+pub struct BucketConfig {
+    /// Where the bucket is.
+    pub location: BucketLocation,
+    /// Prefix of every key, without slashes at its ends; empty for none. Default: empty.
+    pub prefix: String,
+    /// Read this prefix first, and write nowhere else. Default: none.
+    pub write_prefix: Option<String>,
+    /// Write nothing to the bucket. Default: false.
+    pub read_only: bool,
+    /// How build outputs are laid out. Default: `single`.
+    pub layout: Layout,
+    /// Key of the HMAC over entries and manifests. Default: none, unsigned.
+    pub signing_key: Option<Vec<u8>>,
+}
+
+/// Where a bucket is.
+#[derive(Clone, Debug)]
+pub enum BucketLocation {
+    /// An S3 bucket.
+    S3 {
+        /// Its name.
+        bucket: String,
+        /// Its region. Default: asked of the bucket (GetBucketLocation), us-east-1 where empty.
+        region: Option<String>,
+        /// A custom endpoint, `http[s]://host[:port]`. Default: AWS.
+        endpoint: Option<String>,
+        /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: false.
+        path_style: bool,
+        /// AWS_PROFILE and the files' paths as found in the environment.
+        aws: AwsEnv,
+    },
+    /// A directory, `file:///dir`.
+    Dir(PathBuf),
+}
+
+/// What the environment says of AWS credentials; read once by `cli`.
+#[derive(Clone, Debug, Default)]
+pub struct AwsEnv {
+    /// Every `AWS_*` variable and `HOME`, by name.
+    pub vars: std::collections::BTreeMap<String, String>,
+}
+
+/// Layouts of build outputs in the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `v1/<xx>/<action-id>`: one object an action.
+    Single,
+    /// `action/…` and `output/…`, as the reference program writes them.
+    Classic,
+}
+
+/// The bits of `--debug`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DebugMask(pub u8);
+
+impl DebugMask {
+    /// Build cache requests.
+    pub fn build_cache(self) -> bool {
+        self.0 & 1 != 0
+    }
+    /// Module proxy and sum database requests.
+    pub fn mod_proxy(self) -> bool {
+        self.0 & 2 != 0
+    }
+    /// Reverse proxy requests.
+    pub fn rev_proxy(self) -> bool {
+        self.0 & 4 != 0
+    }
+}
+
+/// Where `serve` takes plugin clients.
+#[derive(Clone, Debug)]
+pub enum PluginAddr {
+    /// A port on 127.0.0.1; 0 takes a free one.
+    Port(u16),
+    /// A Unix socket, mode 0600.
+    Unix(PathBuf),
+}
+
+/// The HTTP side of `serve` and `run`.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Where to listen. Default: none, no HTTP.
+    pub addr: SocketAddr,
+    /// The module proxy, under /mod/. Default: none.
+    pub mod_proxy: Option<ModProxyConfig>,
+    /// Hosts of the reverse proxy, lower case, `host` or `host:port`. Default: none.
+    pub rev_proxy: Vec<String>,
+    /// Append the interception authority to the system's bundle. Default: false.
+    pub install_ca: bool,
+}
+
+/// The module proxy.
+#[derive(Clone, Debug)]
+pub struct ModProxyConfig {
+    /// GOPROXY-style list, unparsed. Default: the public proxy, which Go itself defaults to.
+    pub upstream: String,
+    /// GONOPROXY-style patterns, comma-separated. Default: empty.
+    pub private: String,
+    /// Never ask an upstream. Default: false.
+    pub offline: bool,
+    /// How long a mutable answer is fresh. Default: 1 min.
+    pub ttl: Duration,
+    /// Names of sum databases to proxy. Default: `sum.golang.org`.
+    pub sumdb: Vec<String>,
+    /// A netrc file with upstream credentials. Default: `.netrc` in the home directory, or NETRC.
+    pub netrc: Option<PathBuf>,
+}

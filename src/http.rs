@@ -1,0 +1,3 @@
+//! The HTTP side: routing from a request to the handler that answers it.
+
+pub mod exchange;

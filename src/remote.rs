@@ -1,0 +1,103 @@
+//! Buckets: the trait a backend implements, and the policy around it.
+//!
+//! Invariants: keys are `/`-separated ASCII names without empty, `.` or `..` segments, prefix
+//! included; an absent object is `Ok(None)`; a backend neither retries nor logs, [`Bucket`] does
+//! both; every error path returns its connection to the pool or closes it.
+
+mod bucket;
+mod error;
+
+pub use bucket::{Bucket, BucketPolicy, Fetched};
+pub use error::RemoteError;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// An object that is being read.
+pub struct Object {
+    /// Length of the body in bytes, where the backend tells it.
+    pub len: Option<u64>,
+    /// The entity tag, where the backend has one.
+    pub etag: Option<String>,
+    /// The body. A read fails when the transfer breaks off, falls below the throughput floor, or
+    /// ends short of `len`. Drop it only after reading to the end, or the connection is lost.
+    pub body: Box<dyn Read + Send>,
+}
+
+/// What is known of an object without its body.
+#[derive(Clone, Debug)]
+pub struct ObjectInfo {
+    /// The full key, prefix included (listings).
+    pub key: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// When it was written.
+    pub modified: Option<SystemTime>,
+}
+
+/// A body to be stored: rewindable, so that a put can be sent again.
+#[derive(Clone)]
+pub enum PutBody {
+    /// Bytes in memory.
+    Bytes(Arc<[u8]>),
+    /// A whole file, read from its start with positioned reads; its length at the time of the put.
+    File(Arc<File>, u64),
+}
+
+impl PutBody {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            PutBody::Bytes(b) => b.len() as u64,
+            PutBody::File(_, n) => *n,
+        }
+    }
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// A reader over the body from its start.
+    pub fn reader(&self) -> Box<dyn Read + Send> {
+        match self {
+            PutBody::Bytes(b) => Box::new(io::Cursor::new(b.clone())),
+            PutBody::File(f, n) => Box::new(FileReader { file: f.clone(), at: 0, end: *n }),
+        }
+    }
+}
+
+struct FileReader {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for FileReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        let want = buf.len().min((self.end - self.at).min(usize::MAX as u64) as usize);
+        let n = self.file.read_at(&mut buf[..want], self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// A backend: S3 or a directory.
+pub trait Remote: Send + Sync {
+    /// Opens the object `key`; `Ok(None)` when there is none. `known_etag` makes it conditional:
+    /// [`RemoteError::NotModified`] when the object still has that tag.
+    fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError>;
+    /// Tells whether `key` is there, and its length.
+    fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError>;
+    /// Stores `body` under `key`, replacing what was there. With `if_match`, only where the
+    /// object still has that tag (`Some("")`: only where there is none), else
+    /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it.
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError>;
+    /// Lists every object whose key starts with `prefix`, calling `each` for one after another.
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
+    /// Deletes `key`; an absent object is no error.
+    fn delete(&self, key: &str) -> Result<(), RemoteError>;
+    /// The bucket as people name it, for messages: `s3://name` or `file:///dir`.
+    fn describe(&self) -> String;
+}

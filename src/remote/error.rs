@@ -1,0 +1,61 @@
+//! What can go wrong between us and a bucket.
+
+use std::fmt;
+use std::io;
+
+/// A failed request to a bucket.
+#[derive(Debug)]
+pub enum RemoteError {
+    /// The breaker is open: nothing was sent.
+    Open,
+    /// The object still has the tag that was asked about (conditional get).
+    NotModified,
+    /// The object is not, or no longer, what `if_match` asked for (conditional put).
+    Precondition,
+    /// The bucket may not be written: `--read-only`.
+    ReadOnly,
+    /// No usable credentials, or the bucket refuses them (401, 403).
+    Denied(String),
+    /// Any other status that is not a success; status and a short text from the answer.
+    Status(u16, String),
+    /// Connecting, sending or receiving failed, time-outs included.
+    Io(io::Error),
+    /// The bucket's name, region or endpoint cannot be used.
+    Config(String),
+}
+
+impl RemoteError {
+    /// Whether sending the same request again may help: connection trouble, 500, 502, 503, 504,
+    /// 408 and 429.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            RemoteError::Io(_) => true,
+            RemoteError::Status(s, _) => matches!(s, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RemoteError::Open => f.write_str("not sent: the bucket failed repeatedly and is left alone for a while"),
+            RemoteError::NotModified => f.write_str("not modified"),
+            RemoteError::Precondition => f.write_str("changed by another writer"),
+            RemoteError::ReadOnly => f.write_str("the bucket is used read-only"),
+            RemoteError::Denied(why) => write!(f, "access denied: {why}"),
+            RemoteError::Status(code, text) if text.is_empty() => write!(f, "status {code}"),
+            RemoteError::Status(code, text) => write!(f, "status {code}: {text}"),
+            RemoteError::Io(e) => e.fmt(f),
+            RemoteError::Config(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
+impl From<io::Error> for RemoteError {
+    fn from(e: io::Error) -> Self {
+        RemoteError::Io(e)
+    }
+}

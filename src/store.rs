@@ -1,0 +1,1 @@
+//! Named blobs of the two proxies.
