@@ -2,3 +2,4 @@
 
 pub mod exchange;
 pub mod revproxy;
+pub mod tls;
