@@ -4,9 +4,11 @@
 //! Counters only grow and are never reset; gauges are not kept here but asked of their owners.
 
 mod histogram;
+mod recent;
 mod report;
 
 pub use histogram::{BOUNDS_MICROS, Histogram, Snapshot};
+pub use recent::{Recent, RecentRequest};
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -100,6 +102,8 @@ macro_rules! groups {
             $( $(#[$doc])* pub $group: $Type, )*
             /// How long things took.
             pub latency: Latencies,
+            /// The latest requests.
+            pub recent: Recent,
         }
 
         impl Metrics {
