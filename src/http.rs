@@ -1,3 +1,4 @@
 //! The HTTP side: routing from a request to the handler that answers it.
 
 pub mod exchange;
+pub mod server;
