@@ -2,4 +2,6 @@
 
 pub mod exchange;
 pub mod revproxy;
+pub mod server;
+pub mod status;
 pub mod tls;
