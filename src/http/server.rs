@@ -16,6 +16,8 @@ mod body;
 mod conn;
 mod head;
 mod park;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod workers;
 
