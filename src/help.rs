@@ -131,16 +131,7 @@ pub fn text(topic: Option<&str>) -> String {
 
 /// `version`'s one line.
 pub fn version() -> String {
-    let os = std::env::consts::OS;
-    let arch = std::env::consts::ARCH;
-    let libc = if cfg!(target_env = "musl") {
-        "-musl"
-    } else if cfg!(target_env = "gnu") {
-        "-gnu"
-    } else {
-        ""
-    };
-    format!("{PROGRAM} {} ({arch}-{os}{libc})", env!("CARGO_PKG_VERSION"))
+    format!("{PROGRAM} {} ({})", env!("CARGO_PKG_VERSION"), env!("GO_CACHE_PLUGIN_TARGET"))
 }
 
 fn overview() -> String {
