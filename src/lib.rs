@@ -15,7 +15,11 @@
 
 pub mod atomic;
 pub mod cache;
+pub mod cli;
+pub mod command;
 pub mod config;
+pub mod error;
+pub mod help;
 pub mod http;
 pub mod metrics;
 pub mod pool;
