@@ -1,5 +1,6 @@
 //! The reverse proxy: caches what servers say may be kept for long.
 
+pub mod forward;
 pub mod headers;
 pub mod memory;
 pub mod policy;
