@@ -63,7 +63,13 @@ pub enum Source<'a> {
 
 impl Depot {
     /// Rules between `store` and `upstreams`.
-    pub fn new(store: Arc<BlobStore>, upstreams: Upstreams, offline: bool, ttl: Duration, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        store: Arc<BlobStore>,
+        upstreams: Upstreams,
+        offline: bool,
+        ttl: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Depot {
             store,
             upstreams,
@@ -130,7 +136,11 @@ impl Depot {
             return Ok(());
         }
         if self.offline {
-            return if stale(local) { Ok(()) } else { Err(absent("not in the cache, and --offline never asks an upstream")) };
+            return if stale(local) {
+                Ok(())
+            } else {
+                Err(absent("not in the cache, and --offline never asks an upstream"))
+            };
         }
         if wanted.mutable && local.is_some() && self.failed_lately() {
             self.metrics.modcache.stale_served.inc();
@@ -139,7 +149,9 @@ impl Depot {
         let fetched = match &wanted.source {
             Source::Nobody(why) => Err(absent(why)),
             Source::One(upstream, path) => self.fetch(wanted, upstream, path),
-            Source::List { path, private } => self.upstreams.ask(*private, |upstream| self.fetch(wanted, upstream, path)),
+            Source::List { path, private } => {
+                self.upstreams.ask(*private, |upstream| self.fetch(wanted, upstream, path))
+            }
         };
         match fetched {
             Err(FetchError::Failed(_, why)) if stale(local) => {
@@ -148,7 +160,9 @@ impl Depot {
                 Ok(())
             }
             // nobody may be asked: what there is has to do
-            Err(FetchError::Absent(..)) if !self.can_ask(&wanted.source) && stale(self.store.reopen(wanted.name)) => Ok(()),
+            Err(FetchError::Absent(..)) if !self.can_ask(&wanted.source) && stale(self.store.reopen(wanted.name)) => {
+                Ok(())
+            }
             fetched => fetched,
         }
     }

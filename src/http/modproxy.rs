@@ -155,7 +155,8 @@ fn check_mod(file: &File) -> Result<(), String> {
     let text = text(file)?;
     let names_module = |line: &str| {
         let line = line.split("//").next().unwrap_or_default().trim();
-        line.strip_prefix("module").is_some_and(|rest| rest.starts_with([' ', '\t', '"', '`', '(']) && !rest.trim().is_empty())
+        line.strip_prefix("module")
+            .is_some_and(|rest| rest.starts_with([' ', '\t', '"', '`', '(']) && !rest.trim().is_empty())
     };
     if text.lines().any(names_module) { Ok(()) } else { Err("a go.mod without a module directive".into()) }
 }
@@ -163,7 +164,8 @@ fn check_mod(file: &File) -> Result<(), String> {
 /// Lines that begin with a version, or nothing.
 fn check_list(file: &File) -> Result<(), String> {
     let text = text(file)?;
-    let version = |word: &str| word.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let version =
+        |word: &str| word.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     match text.lines().filter_map(|line| line.split_whitespace().next()).find(|word| !version(word)) {
         Some(word) => Err(format!("not a list of versions: {:?}", word.chars().take(40).collect::<String>())),
         None => Ok(()),

@@ -52,7 +52,10 @@ impl SumDb {
                 None => (entry.as_str(), format!("https://{entry}")),
             };
             let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._/:".contains(&b);
-            if name.is_empty() || !name.bytes().all(plain) || name.split('/').any(|e| e.is_empty() || e.starts_with('.')) {
+            if name.is_empty()
+                || !name.bytes().all(plain)
+                || name.split('/').any(|e| e.is_empty() || e.starts_with('.'))
+            {
                 return Err(format!("sum database {entry:?}: write a name such as sum.golang.org, or name=URL"));
             }
             let direct = Upstream::at(&url).map_err(|e| format!("sum database {name}: {e}"))?;
@@ -195,7 +198,10 @@ impl Asked {
                 let (record, tree) = text.split_once("\n\n").ok_or("no record before its tree head")?;
                 let (id, lines) = record.split_once('\n').ok_or("no record")?;
                 let sum = format!("{module} {version} h1:");
-                if id.is_empty() || !id.bytes().all(|b| b.is_ascii_digit()) || !lines.lines().any(|l| l.starts_with(&sum)) {
+                if id.is_empty()
+                    || !id.bytes().all(|b| b.is_ascii_digit())
+                    || !lines.lines().any(|l| l.starts_with(&sum))
+                {
                     return Err("not the record asked for".into());
                 }
                 check_tree(database, tree)
@@ -215,7 +221,8 @@ fn check_tree(database: &str, note: &str) -> Result<(), String> {
 
 /// A decimal number without leading zeros, at most `most`.
 fn number(digits: &str, most: u64) -> Option<u64> {
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    let plain =
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     digits.parse().ok().filter(|n| plain && *n <= most)
 }
 

@@ -127,7 +127,11 @@ impl Upstreams {
 
     /// Asks one upstream after the other with `ask`, as `go` does with GOPROXY; `private` leaves
     /// the public ones out.
-    pub fn ask<T>(&self, private: bool, mut ask: impl FnMut(&Upstream) -> Result<T, FetchError>) -> Result<T, FetchError> {
+    pub fn ask<T>(
+        &self,
+        private: bool,
+        mut ask: impl FnMut(&Upstream) -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
         let private_why = "not found: a private module, which no public upstream is asked for";
         let why = if private { private_why } else { self.end.why() };
         let mut worst = FetchError::Absent(404, why.into());
@@ -168,7 +172,8 @@ impl Upstream {
             }
             return Ok(Upstream { place: Place::Dir(path.into()), name: url.to_string() });
         }
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("write a URL (https, http, file), off or direct"))?;
+        let (scheme, rest) =
+            url.split_once("://").ok_or_else(|| wrong("write a URL (https, http, file), off or direct"))?;
         if scheme != "https" && scheme != "http" {
             return Err(wrong("the scheme is neither https, http nor file"));
         }
@@ -180,7 +185,8 @@ impl Upstream {
             Some((login, host)) => (Some(login), host),
             None => (None, authority),
         };
-        let name = host.rsplit_once(':').filter(|(_, p)| p.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
+        let name =
+            host.rsplit_once(':').filter(|(_, p)| p.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
         if name.is_empty() {
             return Err(wrong("there is no host in it"));
         }

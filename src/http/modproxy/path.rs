@@ -172,7 +172,8 @@ fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'st
         3 => ["con", "prn", "aux", "nul"].iter().any(|d| short.eq_ignore_ascii_case(d)),
         4 => {
             let (name, digit) = short.split_at(3);
-            (name.eq_ignore_ascii_case("com") || name.eq_ignore_ascii_case("lpt")) && matches!(digit.as_bytes(), [b'1'..=b'9'])
+            (name.eq_ignore_ascii_case("com") || name.eq_ignore_ascii_case("lpt"))
+                && matches!(digit.as_bytes(), [b'1'..=b'9'])
         }
         _ => false,
     };
@@ -254,7 +255,9 @@ fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
                 _ => false,
             }
         }
-        [b'\\', c, rest @ ..] | [c, rest @ ..] => matches!(text, [b, after @ ..] if b == c && matches_glob(rest, after)),
+        [b'\\', c, rest @ ..] | [c, rest @ ..] => {
+            matches!(text, [b, after @ ..] if b == c && matches_glob(rest, after))
+        }
     }
 }
 
@@ -332,7 +335,8 @@ mod tests {
         ] {
             assert!(ModPath::parse(bad).is_err(), "{bad}");
         }
-        for good in ["a.b/@latest", "a.b/x/v2/@latest", "gopkg.in/yaml.v3/@latest", "gopkg.in/a/b.v0-unstable/@latest"] {
+        for good in ["a.b/@latest", "a.b/x/v2/@latest", "gopkg.in/yaml.v3/@latest", "gopkg.in/a/b.v0-unstable/@latest"]
+        {
             assert!(ModPath::parse(good).is_ok(), "{good}");
         }
     }
@@ -340,7 +344,8 @@ mod tests {
     #[test]
     fn decoding() {
         assert_eq!(decode("a.b/%21x/@v/v1.0.0%2Bincompatible.info").unwrap(), "a.b/!x/@v/v1.0.0+incompatible.info");
-        for bad in ["a%2fb", "a%2Fb", "a%5cb", "a\\b", "a%00b", "a%0ab", "a%", "a%2", "a%zz", "a%252f", "a%e9", "a%20b"] {
+        for bad in ["a%2fb", "a%2Fb", "a%5cb", "a\\b", "a%00b", "a%0ab", "a%", "a%2", "a%zz", "a%252f", "a%e9", "a%20b"]
+        {
             assert_eq!(decode(bad), None, "{bad}");
         }
     }
@@ -364,9 +369,19 @@ mod tests {
         ] {
             assert!(is_canonical(good), "{good}");
         }
-        for bad in
-            ["", "v1", "v1.2", "1.2.3", "v1.2.3.4", "v01.2.3", "v1.2.3+meta", "v1.2.3-", "v1.2.3-01", "v1.2.3-a..b", "master"]
-        {
+        for bad in [
+            "",
+            "v1",
+            "v1.2",
+            "1.2.3",
+            "v1.2.3.4",
+            "v01.2.3",
+            "v1.2.3+meta",
+            "v1.2.3-",
+            "v1.2.3-01",
+            "v1.2.3-a..b",
+            "master",
+        ] {
             assert!(!is_canonical(bad), "{bad}");
         }
     }
@@ -374,12 +389,22 @@ mod tests {
     #[test]
     fn private_patterns() {
         let globs = "*.corp.example.com, github.com/org/*,exact.example/x/";
-        for inside in
-            ["git.corp.example.com/x/y", "github.com/org/repo", "github.com/org/repo/v2/sub", "exact.example/x", "exact.example/x/y"]
-        {
+        for inside in [
+            "git.corp.example.com/x/y",
+            "github.com/org/repo",
+            "github.com/org/repo/v2/sub",
+            "exact.example/x",
+            "exact.example/x/y",
+        ] {
             assert!(matches_prefix(globs, inside), "{inside}");
         }
-        for outside in ["corp.example.com/x", "github.com/org", "github.com/other/repo", "exact.example/xy", "a/git.corp.example.com"] {
+        for outside in [
+            "corp.example.com/x",
+            "github.com/org",
+            "github.com/other/repo",
+            "exact.example/xy",
+            "a/git.corp.example.com",
+        ] {
             assert!(!matches_prefix(globs, outside), "{outside}");
         }
         assert!(matches_prefix("a.b/[x-z]?", "a.b/yy/z") && !matches_prefix("a.b/[^x-z]", "a.b/y"));

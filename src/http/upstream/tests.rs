@@ -29,7 +29,11 @@ fn commas_and_bars() {
 fn a_failure_outranks_an_absence() {
     let upstreams = Upstreams::parse("http://a|http://b4|direct", None).unwrap();
     let got = upstreams.ask(false, |u| -> Result<(), _> {
-        if u.name == "http://a" { Err(FetchError::Failed(502, "down".into())) } else { Err(FetchError::Absent(404, "no".into())) }
+        if u.name == "http://a" {
+            Err(FetchError::Failed(502, "down".into()))
+        } else {
+            Err(FetchError::Absent(404, "no".into()))
+        }
     });
     assert_eq!(got, Err(FetchError::Failed(502, "down".into())));
     let nobody = Upstreams::parse("off", None).unwrap().ask(false, |_| Ok(()));
@@ -45,7 +49,17 @@ fn private_modules_are_not_asked_of_public_upstreams() {
 
 #[test]
 fn malformed_lists_are_errors_without_passwords_in_them() {
-    for bad in ["", " , ", "proxy.example", "ftp://x", "https://", "https://u:secret@", "file://relative", "http://h/?q", "http://h/a b"] {
+    for bad in [
+        "",
+        " , ",
+        "proxy.example",
+        "ftp://x",
+        "https://",
+        "https://u:secret@",
+        "file://relative",
+        "http://h/?q",
+        "http://h/a b",
+    ] {
         let why = Upstreams::parse(bad, None).err().expect(bad);
         assert!(!why.contains("secret") && !why.contains('\n'), "{why}");
     }
