@@ -57,7 +57,13 @@ impl Forwarder {
 
     /// Sends a request to `url`; its Host is that of the URL. A request without a body is sent
     /// again when a connection that was kept open turns out to be closed.
-    pub fn send(&self, method: &str, url: &str, request: &Headers, body: Option<RequestBody>) -> Result<Forwarded, Failed> {
+    pub fn send(
+        &self,
+        method: &str,
+        url: &str,
+        request: &Headers,
+        body: Option<RequestBody>,
+    ) -> Result<Forwarded, Failed> {
         let agent = self.agent(url)?;
         let begin = Instant::now();
         self.metrics.revcache.req_forward.inc();
