@@ -19,5 +19,6 @@ pub mod config;
 pub mod http;
 pub mod metrics;
 pub mod remote;
+pub mod retry;
 pub mod store;
 pub mod upload;
