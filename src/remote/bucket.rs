@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::breaker::{Admission, Breaker, Change, PROBE_INTERVAL, Status};
+use super::breaker::{Admission, Breaker, Change, Failed, PROBE_INTERVAL, Status};
 use super::{Dir, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
 use crate::config::{BucketConfig, BucketLocation};
 use crate::metrics::Metrics;
@@ -109,10 +109,11 @@ impl Bucket {
     /// Finds credentials and region, which the first request would wait for otherwise. For a
     /// thread in the background at the start of a session.
     pub fn warm_up(&self) {
+        let from = Instant::now();
         if self.inner.admit("").is_ok()
             && let Err(e) = self.inner.remote.warm_up()
         {
-            self.inner.failed(&e, "look-up of credentials and region");
+            self.inner.failed(&e, "look-up of credentials and region", Some(from));
         }
     }
 
@@ -137,7 +138,7 @@ impl Bucket {
             let outcome = self.inner.attempt(Kind::Get, &key, |remote| remote.get(&key, etag));
             match outcome {
                 Ok(Some(object)) => return Fetched::Found(Inner::watch(&self.inner, object)),
-                Ok(None) => self.inner.breaker().success(),
+                Ok(None) => self.inner.breaker().success(Instant::now()),
                 Err(RemoteError::NotModified) => return Fetched::Unchanged,
                 Err(_) => return Fetched::Missing,
             }
@@ -149,7 +150,7 @@ impl Bucket {
     pub fn head(&self, key: &str) -> Option<ObjectInfo> {
         let key = join(self.inner.policy.target(), key);
         let found = self.inner.attempt(Kind::Get, &key, |remote| remote.head(&key)).ok()?;
-        self.inner.breaker().success();
+        self.inner.breaker().success(Instant::now());
         found
     }
 
@@ -165,7 +166,7 @@ impl Bucket {
         }
         let key = join(self.inner.policy.target(), key);
         self.inner.attempt(Kind::Put, &key, |remote| remote.put(&key, body, if_match))?;
-        self.inner.breaker().success();
+        self.inner.breaker().success(Instant::now());
         self.inner.metrics.bucket.put_bytes.add(body.len());
         Ok(())
     }
@@ -184,8 +185,8 @@ impl Bucket {
             }
         });
         match &listed {
-            Ok(()) => self.inner.breaker().success(),
-            Err(e) => self.inner.failed(e, &full),
+            Ok(()) => self.inner.breaker().success(Instant::now()),
+            Err(e) => self.inner.failed(e, &full, None),
         }
         listed
     }
@@ -197,7 +198,7 @@ impl Bucket {
         }
         let key = join(self.inner.policy.target(), key);
         self.inner.attempt(Kind::Delete, &key, |remote| remote.delete(&key))?;
-        self.inner.breaker().success();
+        self.inner.breaker().success(Instant::now());
         Ok(())
     }
 
@@ -328,7 +329,7 @@ impl Inner {
                     return Ok(value);
                 }
                 Err(e @ (RemoteError::NotModified | RemoteError::Precondition)) => {
-                    self.breaker().success();
+                    self.breaker().success(Instant::now());
                     return Err(e);
                 }
                 Err(e) => e,
@@ -341,7 +342,7 @@ impl Inner {
                 }
                 None => {
                     self.refused(kind, &error);
-                    self.failed(&error, key);
+                    self.failed(&error, key, Some(from));
                     return Err(error);
                 }
             }
@@ -349,15 +350,17 @@ impl Inner {
         unreachable!("every patience ends")
     }
 
-    /// Takes note of a failure.
-    fn failed(&self, error: &RemoteError, what: &str) {
+    /// Takes note of a failure, of a request begun at `from`.
+    fn failed(&self, error: &RemoteError, what: &str, from: Option<Instant>) {
         log::debug!("{}: {what}: {error}", self.remote.describe());
         self.metrics.bucket.errors.inc();
         let now = Instant::now();
         let change = match error {
             RemoteError::Denied(_) | RemoteError::Config(_) => self.breaker().turn_off(now, &error.to_string()),
             RemoteError::Io(_) | RemoteError::Status(..) if error.failure() != Failure::Fatal => {
-                self.breaker().failure(now, error.failure() == Failure::TimedOut, &error.to_string())
+                let timed_out = error.failure() == Failure::TimedOut;
+                let how = if timed_out { Failed::TimedOut(from) } else { Failed::Fast };
+                self.breaker().failure(now, how, &error.to_string())
             }
             _ => None,
         };
@@ -403,7 +406,7 @@ impl Inner {
     fn watch(inner: &Arc<Inner>, mut object: Object) -> Object {
         let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
         if object.len == Some(0) {
-            inner.breaker().success();
+            inner.breaker().success(Instant::now());
         }
         object.body =
             Box::new(Watched { body, inner: inner.clone(), left: object.len, settled: object.len == Some(0) });
@@ -427,7 +430,7 @@ impl Read for Watched {
                 self.left = self.left.map(|left| left.saturating_sub(n as u64));
                 let at_end = self.left == Some(0) || n == 0 && !buf.is_empty();
                 if at_end && !std::mem::replace(&mut self.settled, true) {
-                    self.inner.breaker().success();
+                    self.inner.breaker().success(Instant::now());
                 }
                 Ok(n)
             }
@@ -435,7 +438,7 @@ impl Read for Watched {
             Err(e) => {
                 if !std::mem::replace(&mut self.settled, true) {
                     let copy = io::Error::new(e.kind(), e.to_string());
-                    self.inner.failed(&RemoteError::Io(copy), "reading a body");
+                    self.inner.failed(&RemoteError::Io(copy), "reading a body", None);
                 }
                 Err(e)
             }

@@ -213,6 +213,11 @@ impl Remote for S3 {
         match answer.status {
             200 => {
                 let etag = header(&answer.headers, "etag");
+                if known_etag.is_some() && etag.as_deref() == known_etag {
+                    // a server without conditional gets
+                    Failed::read(answer);
+                    return Err(RemoteError::NotModified);
+                }
                 Ok(Some(Object { len: answer.len, etag, body: answer.body }))
             }
             304 => {
