@@ -15,8 +15,9 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
 use super::credentials::{CredentialError, Keys};
+use super::proxy::proxy_for;
 use super::transport::{Limits, Options, Transport};
-use super::{proxy_for, xml};
+use super::xml;
 use crate::config::AwsEnv;
 
 /// Longest answer that is read.
