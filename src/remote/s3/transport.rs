@@ -47,6 +47,8 @@ pub struct Limits {
 impl Limits {
     /// For requests that a build waits for.
     pub const BUCKET: Limits = Limits { connect: Duration::from_secs(3), answer: Duration::from_secs(10) };
+    /// For STS, which a build may wait for once.
+    pub const STS: Limits = Limits { connect: Duration::from_secs(2), answer: Duration::from_secs(3) };
     /// For sources of credentials on this machine or its network, which may well not be there.
     pub const LOCAL: Limits = Limits { connect: Duration::from_secs(1), answer: Duration::from_secs(2) };
 }
