@@ -1,4 +1,5 @@
 //! The integration tests: one binary, one file for each side of the program.
 
+mod cli;
 mod remote;
 mod support;
