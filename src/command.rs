@@ -1,12 +1,17 @@
 //! The commands, one file each. They construct everything and hand it down; nothing below them
 //! constructs its collaborators or reads the environment.
 
+mod clear;
 mod direct;
+mod doctor;
 mod help;
 mod logging;
+mod names;
+mod prune;
 mod scope;
 mod signals;
 mod stack;
+mod status;
 mod version;
 
 use std::io::{self, Write};
@@ -23,6 +28,19 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             logging::init(cache.verbose, cache.debug);
             direct::execute(&cache)
         }
+        Invocation::Status(cache) => {
+            logging::init(cache.verbose, cache.debug);
+            status::execute(&cache)
+        }
+        Invocation::Prune(cache) => {
+            logging::init(cache.verbose, cache.debug);
+            prune::execute(&cache)
+        }
+        Invocation::Clear(clear) => {
+            logging::init(clear.cache.verbose, clear.cache.debug);
+            clear::execute(&clear)
+        }
+        Invocation::Doctor(cache) => doctor::execute(&cache),
         _ => Err(Error::failed("this command is not linked in")),
     }
 }

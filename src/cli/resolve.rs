@@ -295,14 +295,15 @@ impl Resolver<'_> {
                 return Err(Error::usage("clear what? --local, or --bucket=NAME --prefix=PREFIX"));
             }
         };
-        let cache = self.cache()?;
+        let mut cache = self.cache()?;
         if target == ClearTarget::Bucket {
-            match &cache.bucket {
+            match &mut cache.bucket {
                 None => return Err(Error::usage("clear --bucket needs a bucket's name")),
                 Some(b) if b.read_only => {
                     return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
                 }
-                Some(_) => {}
+                // --prefix says what goes, whatever else is written to
+                Some(b) => b.write_prefix = None,
             }
         }
         Ok(ClearConfig { cache, target })
