@@ -1,4 +1,7 @@
 //! The integration tests: one binary, one file for each side of the program.
 
+mod cli;
+mod dependencies;
 mod remote;
 mod support;
+mod toolchain;

@@ -84,11 +84,7 @@ impl Live {
         say("breaker-value", value.to_string());
         say(
             "breaker-note",
-            format!(
-                "{} errors · breaker opened {} times",
-                count(b.errors.get()),
-                count(b.breaker_opened.get())
-            ),
+            format!("{} errors · breaker opened {} times", count(b.errors.get()), count(b.breaker_opened.get())),
         );
         self.mood.insert("breaker-value", mood);
     }
