@@ -5,3 +5,4 @@
 
 pub mod fault;
 pub mod s3;
+pub mod upstream;
