@@ -178,10 +178,10 @@ impl BlobStore {
     }
 
     /// Begins a blob called `name`. Dropping the writer leaves nothing behind.
-    pub fn writer(&self, name: &str) -> io::Result<BlobWriter<'_>> {
+    pub fn writer(&self, name: &str) -> io::Result<BlobWriter> {
         let digest = digest(name);
         let temp = self.place.temp(&digest).inspect_err(|_| self.place.count(Event::PutError))?;
-        Ok(BlobWriter { store: self, digest, temp, len: 0 })
+        Ok(BlobWriter { place: self.place.clone(), uploader: self.uploader.clone(), digest, temp, len: 0 })
     }
 
     /// Says that the blob is right as of now.
@@ -272,14 +272,15 @@ impl Source for Place {
 }
 
 /// A blob being written.
-pub struct BlobWriter<'a> {
-    store: &'a BlobStore,
+pub struct BlobWriter {
+    place: Arc<Place>,
+    uploader: Option<Arc<Uploader>>,
     digest: String,
     temp: TempFile,
     len: u64,
 }
 
-impl BlobWriter<'_> {
+impl BlobWriter {
     /// The bytes so far, from the start, to be checked before they are kept.
     pub fn written(&mut self) -> io::Result<&File> {
         rewind(self.temp.file())?;
@@ -299,7 +300,7 @@ impl BlobWriter<'_> {
     /// Puts the blob under its name, queues its upload, and returns it open. One with the same
     /// bytes that is there already is confirmed instead.
     pub fn commit(mut self) -> io::Result<Blob> {
-        let place = &self.store.place;
+        let place = self.place.clone();
         place.count(Event::Put);
         let path = place.path(&self.digest);
         let blob = |file, len| Blob { file, len, modified: SystemTime::now(), origin: Origin::Local };
@@ -313,8 +314,8 @@ impl BlobWriter<'_> {
             return Ok(blob(there.file, there.len));
         }
         let kind = place.kind.name();
-        let uploader = self.store.uploader.as_ref();
-        if let Some(uploader) = uploader
+        let uploader = self.uploader.clone();
+        if let Some(uploader) = &uploader
             && let Err(e) = uploader.mark(kind, &self.digest)
         {
             log::warn!("an upload cannot be marked, and is lost if it fails: {e}");
@@ -322,7 +323,7 @@ impl BlobWriter<'_> {
         match self.temp.persist(&path) {
             Ok(file) => {
                 place.count(Event::Stored(self.len));
-                if let Some(uploader) = uploader {
+                if let Some(uploader) = &uploader {
                     uploader.enqueue(kind, &self.digest);
                 }
                 rewind(&file)?;
@@ -330,7 +331,7 @@ impl BlobWriter<'_> {
             }
             Err(e) => {
                 place.count(Event::PutError);
-                if let Some(uploader) = uploader {
+                if let Some(uploader) = &uploader {
                     uploader.unmark(kind, &self.digest);
                 }
                 Err(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
@@ -339,9 +340,9 @@ impl BlobWriter<'_> {
     }
 }
 
-impl Write for BlobWriter<'_> {
+impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.temp.file().write(buf).inspect_err(|_| self.store.place.count(Event::PutError))?;
+        let n = self.temp.file().write(buf).inspect_err(|_| self.place.count(Event::PutError))?;
         self.len += n as u64;
         Ok(n)
     }

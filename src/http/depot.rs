@@ -178,7 +178,7 @@ impl Depot {
     /// Fetches, checks and keeps what one upstream has.
     fn fetch(&self, wanted: &Wanted<'_>, upstream: &Upstream, path: &str) -> Result<(), FetchError> {
         let ours = |e: std::io::Error| FetchError::Failed(500, format!("cannot be stored: {e}"));
-        let mut writer: BlobWriter<'_> = self.store.writer(wanted.name).map_err(ours)?;
+        let mut writer: BlobWriter = self.store.writer(wanted.name).map_err(ours)?;
         self.metrics.modcache.upstream_requests.inc();
         let got = self.fetcher.get(upstream, path, wanted.limit, &mut writer);
         self.note(&got);

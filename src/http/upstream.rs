@@ -353,7 +353,7 @@ fn make_agent(tls: Option<TlsConfig>) -> Agent {
 }
 
 /// TLS that trusts what the machine trusts.
-fn tls() -> Result<TlsConfig, String> {
+pub(super) fn tls() -> Result<TlsConfig, String> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         let why = found.errors.first().map(|e| format!(" ({e})")).unwrap_or_default();
