@@ -1,0 +1,5 @@
+//! placeholder
+mod support;
+fn main() -> std::process::ExitCode {
+    support::main(|_| Ok(()))
+}
