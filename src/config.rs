@@ -1,9 +1,87 @@
 //! The validated configuration: plain values, no I/O and no environment. `cli` builds it, the
 //! commands read it. Every field's doc ends with its default.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// What one command line asks for.
+#[derive(Clone, Debug)]
+pub enum Invocation {
+    /// No subcommand: the protocol on stdin and stdout.
+    Direct(Config),
+    /// `serve`: many plugin clients over one cache, and HTTP.
+    Serve(ServeConfig),
+    /// `connect ADDR`: bridges stdin and stdout to a server.
+    Connect(ConnectConfig),
+    /// `run CMD…`: the cache in-process for one command and its children.
+    Run(RunConfig),
+    /// `status`: what the local cache holds.
+    Status(Config),
+    /// `prune`: applies `expiry` and `max_size` to the local cache now; at least one is set.
+    Prune(Config),
+    /// `clear`: empties the local cache, or our names under a prefix of the bucket.
+    Clear(ClearConfig),
+    /// `doctor`: tries everything that the program depends on.
+    Doctor(Config),
+    /// `help [topic]`: the topic's canonical name, or none for the overview.
+    Help(Option<&'static str>),
+    /// `version`.
+    Version,
+}
+
+/// What `serve` needs.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The cache.
+    pub cache: Config,
+    /// Where plugin clients connect.
+    pub plugin: PluginAddr,
+    /// The HTTP side. Default: none.
+    pub http: Option<HttpConfig>,
+}
+
+/// What `connect` needs.
+#[derive(Clone, Debug)]
+pub struct ConnectConfig {
+    /// The server.
+    pub addr: ConnectAddr,
+    /// The scope to tell the server. Default: the module path of the nearest go.work or go.mod.
+    pub scope: Option<String>,
+    /// Log what the program does. Default: false.
+    pub verbose: bool,
+}
+
+/// What `run` needs.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// The cache.
+    pub cache: Config,
+    /// The HTTP side; with its module proxy, GOPROXY and GOSUMDB are set too. Default: none.
+    pub http: Option<HttpConfig>,
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+}
+
+/// What `clear` needs.
+#[derive(Clone, Debug)]
+pub struct ClearConfig {
+    /// The cache; where `target` is the bucket, `cache.bucket` is set and its prefix was given
+    /// on the command line.
+    pub cache: Config,
+    /// What to empty.
+    pub target: ClearTarget,
+}
+
+/// What `clear` empties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClearTarget {
+    /// The local cache directory.
+    Local,
+    /// The bucket, under the explicit prefix.
+    Bucket,
+}
 
 /// What every command that opens the cache needs.
 #[derive(Clone, Debug)]
@@ -58,7 +136,7 @@ pub struct BucketConfig {
 }
 
 /// Where a bucket is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BucketLocation {
     /// An S3 bucket.
     S3 {
@@ -78,7 +156,7 @@ pub enum BucketLocation {
 }
 
 /// What the environment says of AWS credentials; read once by `cli`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AwsEnv {
     /// Every `AWS_*` variable and `HOME`, by name.
     pub vars: std::collections::BTreeMap<String, String>,
@@ -113,11 +191,20 @@ impl DebugMask {
 }
 
 /// Where `serve` takes plugin clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PluginAddr {
     /// A port on 127.0.0.1; 0 takes a free one.
     Port(u16),
     /// A Unix socket, mode 0600.
+    Unix(PathBuf),
+}
+
+/// Where `connect` finds its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectAddr {
+    /// Host (no brackets) and port; a bare port means 127.0.0.1.
+    Tcp(String, u16),
+    /// A Unix socket.
     Unix(PathBuf),
 }
 

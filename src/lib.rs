@@ -15,9 +15,16 @@
 
 pub mod atomic;
 pub mod cache;
+pub mod cli;
+pub mod command;
 pub mod config;
+pub mod error;
+pub mod help;
 pub mod http;
 pub mod metrics;
+pub mod pool;
+pub mod protocol;
 pub mod remote;
+pub mod session;
 pub mod store;
 pub mod upload;

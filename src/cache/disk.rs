@@ -1,0 +1,369 @@
+//! The local cache directory.
+//!
+//! Layout, shared with the reference program: `action/<xx>/<action-id>` holds
+//! `<output-id> <size>\n` and its mtime is when the output was put; `output/<xx>/<output-id>`
+//! holds the bytes, and its mtime is when the output was last used, to within
+//! [`DiskCache::use_granularity`].
+//!
+//! Invariants: an output appears under its name only after its length and SHA-256 were checked,
+//! and before any action that names it; an output that is there is neither written again nor
+//! replaced; an action whose output is missing, of another size or not a plain file is a miss.
+//! Directories that we write into are real directories, never symbolic links. Several processes
+//! may share one directory.
+
+use std::fs::{self, File, FileTimes};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use super::id::{ActionId, OutputId, sharded_path};
+use crate::atomic::TempFile;
+
+/// Directory of the actions.
+pub const ACTION: &str = "action";
+/// Directory of the outputs.
+pub const OUTPUT: &str = "output";
+
+/// The cache directory.
+pub struct DiskCache {
+    root: PathBuf,
+    granularity: Duration,
+    action_shards: Shards,
+    output_shards: Shards,
+}
+
+/// An action that the directory has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The output's id.
+    pub output: OutputId,
+    /// The output's size in bytes.
+    pub size: u64,
+    /// When it was put, to the nanosecond.
+    pub time: SystemTime,
+    /// Where its bytes are, absolute.
+    pub path: PathBuf,
+}
+
+impl DiskCache {
+    /// Opens the cache below `root`, an absolute path, and makes the directories that are missing.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        for dir in [ACTION, OUTPUT] {
+            make_real_dir(&root.join(dir))?;
+        }
+        Ok(DiskCache {
+            root: root.to_path_buf(),
+            granularity: Duration::from_secs(3600),
+            action_shards: Shards::default(),
+            output_shards: Shards::default(),
+        })
+    }
+
+    /// Sets how exactly the time of last use is kept. Default: 1 h.
+    pub fn use_granularity(mut self, granularity: Duration) -> Self {
+        self.granularity = granularity;
+        self
+    }
+
+    /// The cache directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Looks `action` up. A damaged entry is a miss; an error is trouble with the disk.
+    pub fn get(&self, action: &ActionId) -> io::Result<Option<Hit>> {
+        let Some((output, size, time)) = self.read_action(&action.to_string())? else { return Ok(None) };
+        let path = self.output_path(&output);
+        let meta = match fs::symlink_metadata(&path) {
+            Err(e) if is_absent(&e) => return Ok(None),
+            other => other?,
+        };
+        if !meta.is_file() || meta.len() != size {
+            return Ok(None);
+        }
+        self.touch(&path, &meta);
+        Ok(Some(Hit { output, size, time, path }))
+    }
+
+    /// Where the bytes of `output` are or would be.
+    pub fn output_path(&self, output: &OutputId) -> PathBuf {
+        sharded_path(&self.root, OUTPUT, &output.to_string())
+    }
+
+    /// Whether `output` is there, whole.
+    pub fn has_output(&self, output: &OutputId, size: u64) -> bool {
+        fs::symlink_metadata(self.output_path(output)).is_ok_and(|m| m.is_file() && m.len() == size)
+    }
+
+    /// Starts to take in the bytes of `output`. Where it is there already, they are checked all
+    /// the same but not written again.
+    pub fn write_output(&self, output: OutputId, size: u64) -> io::Result<OutputWriter<'_>> {
+        let temp = if self.has_output(&output, size) {
+            None
+        } else {
+            let shard = self.root.join(OUTPUT).join(format!("{:02x}", output.0[0]));
+            Some(self.output_shards.with(output.0[0], &shard, TempFile::create)?)
+        };
+        Ok(OutputWriter { disk: self, output, size, written: 0, hasher: Sha256::new(), temp })
+    }
+
+    /// Records that `action` has `output`, put at `time`. The output must be there.
+    pub fn link(&self, action: &ActionId, output: &OutputId, size: u64, time: SystemTime) -> io::Result<Hit> {
+        let hex = action.to_string();
+        let shard = self.root.join(ACTION).join(&hex[..2]);
+        let mut temp = self.action_shards.with(action.as_bytes()[0], &shard, TempFile::create)?;
+        let line = format!("{output} {size}\n");
+        temp.file().write_all(line.as_bytes())?;
+        temp.file().set_times(FileTimes::new().set_modified(time))?;
+        temp.persist(&shard.join(hex))?;
+        Ok(Hit { output: *output, size, time, path: self.output_path(output) })
+    }
+
+    fn read_action(&self, hex: &str) -> io::Result<Option<(OutputId, u64, SystemTime)>> {
+        let mut file = match File::open(sharded_path(&self.root, ACTION, hex)) {
+            Err(e) if is_absent(&e) => return Ok(None),
+            other => other?,
+        };
+        let mut text = [0u8; 128];
+        let mut len = 0;
+        while len < text.len() {
+            match file.read(&mut text[len..]) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_absent(&e) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+        let Some((output, size)) = parse_action(&text[..len]) else { return Ok(None) };
+        Ok(Some((output, size, file.metadata()?.modified()?)))
+    }
+
+    /// Keeps the time of last use, coarsely, so that most gets write nothing.
+    fn touch(&self, path: &Path, meta: &fs::Metadata) {
+        let now = SystemTime::now();
+        let stale = meta.modified().is_ok_and(|t| now.duration_since(t).is_ok_and(|age| age > self.granularity));
+        if stale && let Ok(file) = File::open(path) {
+            // somebody else's file in a shared directory: then its owner's uses have to do
+            let _ = file.set_modified(now);
+        }
+    }
+}
+
+/// The bytes of an output on their way in.
+pub struct OutputWriter<'a> {
+    disk: &'a DiskCache,
+    output: OutputId,
+    size: u64,
+    written: u64,
+    hasher: Sha256,
+    temp: Option<TempFile>,
+}
+
+impl OutputWriter<'_> {
+    /// Checks what was written and gives it its name. `InvalidData` when the length or the
+    /// SHA-256 is not the one promised; nothing is kept then.
+    pub fn commit(self) -> io::Result<()> {
+        if self.written != self.size {
+            return Err(invalid(format!("body has {} bytes, not the {} promised", self.written, self.size)));
+        }
+        let got = OutputId(self.hasher.finalize().into());
+        if got != self.output {
+            return Err(invalid(format!("body has SHA-256 {got}, not the output id {}", self.output)));
+        }
+        if let Some(temp) = self.temp {
+            temp.persist(&self.disk.output_path(&self.output))?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for OutputWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.written += bytes.len() as u64;
+        if self.written > self.size {
+            return Err(invalid(format!("body is longer than the {} bytes promised", self.size)));
+        }
+        self.hasher.update(bytes);
+        match &mut self.temp {
+            Some(temp) => temp.file().write_all(bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Which of the 256 shard directories were seen to be real directories, by this process.
+#[derive(Default)]
+struct Shards([AtomicU64; 4]);
+
+impl Shards {
+    /// Runs `create` in the shard `dir` of first byte `xx`, making the directory if it is missing
+    /// (again: another process may clear the cache under us).
+    fn with<T>(&self, xx: u8, dir: &Path, create: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+        let (word, bit) = (&self.0[xx as usize / 64], 1u64 << (xx % 64));
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            match create(dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        make_real_dir(dir)?;
+        word.fetch_or(bit, Ordering::Relaxed);
+        create(dir)
+    }
+}
+
+/// Makes `dir` and its parents, mode 0755, and refuses a symbolic link in its place.
+pub fn make_real_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return fs::create_dir_all(dir),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
+    }
+    if fs::symlink_metadata(dir)?.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a directory", dir.display())))
+    }
+}
+
+/// Parses `<output-id> <size>\n`.
+fn parse_action(text: &[u8]) -> Option<(OutputId, u64)> {
+    let (output, size) = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    if size.starts_with('+') {
+        return None;
+    }
+    Some((OutputId::from_hex(output)?, size.parse().ok()?))
+}
+
+/// Whether an error means that there is no such plain file.
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("gcp-disk-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Dir(path)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn put(cache: &DiskCache, action: &ActionId, body: &[u8], time: SystemTime) -> io::Result<Hit> {
+        let output = OutputId::of(body);
+        let mut writer = cache.write_output(output, body.len() as u64)?;
+        writer.write_all(body)?;
+        writer.commit()?;
+        cache.link(action, &output, body.len() as u64, time)
+    }
+
+    fn action(n: u8) -> ActionId {
+        ActionId::new(&[n; 32]).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_is_got_with_its_time() {
+        let dir = Dir::new("roundtrip");
+        let cache = DiskCache::open(&dir.0).unwrap();
+        assert_eq!(cache.get(&action(1)).unwrap(), None);
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+        let hit = put(&cache, &action(1), b"hello", time).unwrap();
+        assert_eq!(cache.get(&action(1)).unwrap(), Some(hit.clone()));
+        assert_eq!(fs::read(&hit.path).unwrap(), b"hello");
+        let text = fs::read_to_string(sharded_path(&dir.0, ACTION, &action(1).to_string())).unwrap();
+        assert_eq!(text, format!("{} 5\n", OutputId::of(b"hello")));
+    }
+
+    #[test]
+    fn wrong_bytes_leave_nothing_behind() {
+        let dir = Dir::new("wrong");
+        let cache = DiskCache::open(&dir.0).unwrap();
+        let output = OutputId::of(b"right");
+        for body in [&b"wrong"[..], b"righ", b"right and more"] {
+            let mut writer = cache.write_output(output, 5).unwrap();
+            let result = writer.write_all(body).and_then(|()| writer.commit());
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+        let shard = cache.output_path(&output);
+        assert_eq!(fs::read_dir(shard.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_output_that_is_there_is_not_replaced() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = Dir::new("same");
+        let cache = DiskCache::open(&dir.0).unwrap();
+        let first = put(&cache, &action(1), b"same", SystemTime::now()).unwrap();
+        let inode = fs::metadata(&first.path).unwrap().ino();
+        put(&cache, &action(2), b"same", SystemTime::now()).unwrap();
+        assert_eq!(fs::metadata(&first.path).unwrap().ino(), inode);
+    }
+
+    #[test]
+    fn damage_is_a_miss_and_the_next_put_mends_it() {
+        let dir = Dir::new("damage");
+        let cache = DiskCache::open(&dir.0).unwrap();
+        let hit = put(&cache, &action(1), b"body", SystemTime::now()).unwrap();
+        fs::write(&hit.path, b"bod").unwrap();
+        assert_eq!(cache.get(&action(1)).unwrap(), None);
+        put(&cache, &action(1), b"body", SystemTime::now()).unwrap();
+        assert_eq!(fs::read(&hit.path).unwrap(), b"body");
+        let file = sharded_path(&dir.0, ACTION, &action(1).to_string());
+        for bad in ["", "zz 4\n", "abcd 4\n", &format!("{} +4\n", hit.output), &format!("{} 4", hit.output)] {
+            fs::write(&file, bad).unwrap();
+            assert_eq!(cache.get(&action(1)).unwrap(), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn links_never_lead_a_write_outside() {
+        let dir = Dir::new("links");
+        let outside = Dir::new("links-outside");
+        fs::create_dir_all(&outside.0).unwrap();
+        let cache = DiskCache::open(&dir.0).unwrap();
+        let output = OutputId::of(b"body");
+        symlink(&outside.0, dir.0.join(OUTPUT).join(format!("{:02x}", output.0[0]))).unwrap();
+        assert!(put(&cache, &action(1), b"body", SystemTime::now()).is_err());
+        assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 0);
+
+        // a link in an output's own place is replaced, not followed
+        let other = OutputId::of(b"other");
+        let target = outside.0.join("target");
+        fs::write(&target, b"other").unwrap();
+        let path = cache.output_path(&other);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(&target, &path).unwrap();
+        put(&cache, &action(2), b"other", SystemTime::now()).unwrap();
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+}

@@ -1,0 +1,330 @@
+//! Fetching ahead of `go`: the reason that a far bucket is fast.
+//!
+//! The scope's manifest is loaded in the background at the first get that the local directory
+//! misses. From then on every get moves a window over the recorded order, and a few fetchers bring
+//! what lies in it into the disk cache, where the get then finds it.
+//!
+//! Invariants: gets never wait for the manifest nor for a fetcher's turn, only for a fetch of the
+//! very action they ask for. The bytes fetched and not used are at most those used and
+//! [`SPECULATION`], the manifest itself included, so that a small build in a large scope moves
+//! little. The window starts at [`WINDOW_MIN`] entries, grows by one with each fetched entry that
+//! is used (it doubles while all are), and halves when `go` leaves the recorded order. Memory: the
+//! manifest's bounds, some 50 bytes of state and index an entry, and one entry in flight for each
+//! of [`FETCHERS`] fetchers.
+
+mod window;
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use super::entry::from_nanos;
+use super::fetch::{Fetched, Fetcher};
+use super::id::{ActionId, OutputId};
+use super::manifest::{self, Manifest};
+use crate::remote;
+use window::Window;
+
+/// Fetches ahead at a time.
+const FETCHERS: usize = 24;
+/// How long a close waits for fetches under way, which nobody needs any more.
+const CLOSE_WAIT: Duration = Duration::from_millis(250);
+
+/// What is known of an action that a get asks for.
+#[derive(Debug)]
+pub enum Advice {
+    /// Nothing: ask the bucket.
+    Unlisted,
+    /// The bucket should have it.
+    Listed(Option<(OutputId, SystemTime)>),
+    /// Here is its body.
+    Inline(OutputId, SystemTime, Vec<u8>),
+}
+
+/// Readahead for one scope.
+pub struct Readahead {
+    shared: Arc<Shared>,
+    /// The manifest's key.
+    key: String,
+    started: Instant,
+}
+
+struct Shared {
+    fetcher: Arc<Fetcher>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    closing: bool,
+    threads: usize,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Loading,
+    /// There is none, or it cannot be used.
+    Without,
+    Loaded(Box<Loaded>),
+}
+
+struct Loaded {
+    manifest: Arc<Manifest>,
+    etag: String,
+    index: HashMap<[u8; 32], u32>,
+    window: Window,
+}
+
+/// What a readahead leaves for the next manifest.
+pub struct Left {
+    /// What was loaded, and its tag.
+    pub base: Option<(Arc<Manifest>, String)>,
+    /// Entries fetched and not used.
+    pub wasted: Vec<[u8; 32]>,
+}
+
+impl Readahead {
+    /// Readahead for `scope` through `fetcher`. Nothing is asked of the bucket yet.
+    pub fn new(fetcher: Arc<Fetcher>, scope: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(scope.as_bytes()).into();
+        let shared = Shared { fetcher, state: Mutex::default(), changed: Condvar::new() };
+        Readahead { shared: Arc::new(shared), key: format!("manifest/{}", OutputId(digest)), started: Instant::now() }
+    }
+
+    /// The manifest's key in the bucket.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// How long ago this was made.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Starts to load the manifest, the first time it is called.
+    pub fn begin(&self) {
+        let mut state = self.shared.lock();
+        if !matches!(state.phase, Phase::Idle) || state.closing {
+            return;
+        }
+        state.phase = Phase::Loading;
+        state.threads += 1;
+        let (shared, key) = (self.shared.clone(), self.key.clone());
+        let spawned = thread::Builder::new().name("manifest".into()).spawn(move || {
+            let _leave = Leave(&shared);
+            shared.load(&key);
+        });
+        if let Err(e) = spawned {
+            log::error!("cannot start the manifest's thread: {e}");
+            state.threads -= 1;
+            state.phase = Phase::Without;
+        }
+    }
+
+    /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it.
+    /// `local` says that the disk cache has it. The flag returned tells that it was fetched ahead
+    /// or inline and is used for the first time.
+    pub fn note(&self, action: &ActionId, local: bool) -> (Advice, bool) {
+        let Some(id) = manifest::listed_id(action) else { return (Advice::Unlisted, false) };
+        let mut state = self.shared.lock();
+        let Phase::Loaded(loaded) = &mut state.phase else { return (Advice::Unlisted, false) };
+        let Some(&i) = loaded.index.get(&id) else { return (Advice::Unlisted, false) };
+        let metrics = self.shared.fetcher.metrics();
+        let used = loaded.window.ask(i as usize);
+        let first = used.is_some();
+        if let Some(bytes) = used {
+            metrics.readahead.used.inc();
+            metrics.readahead.used_bytes.add(bytes);
+        }
+        let manifest = loaded.manifest.clone();
+        drop(state);
+        self.shared.changed.notify_one();
+        let entry = &manifest.entries[i as usize];
+        let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
+        match (known, manifest.inline(entry)) {
+            (Some((output, time)), Some(body)) if !local => (Advice::Inline(output, time, body.to_vec()), true),
+            _ => (Advice::Listed(known), first),
+        }
+    }
+
+    /// Takes note that a get moved `bytes` itself.
+    pub fn moved(&self, bytes: u64) {
+        if let Phase::Loaded(loaded) = &mut self.shared.lock().phase {
+            loaded.window.demand(bytes);
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether `action` is listed.
+    pub fn lists(&self, id: &[u8; 32]) -> bool {
+        matches!(&self.shared.lock().phase, Phase::Loaded(loaded) if loaded.index.contains_key(id))
+    }
+
+    /// Stops fetching and returns what the next manifest needs to know. Waits a moment for
+    /// fetches under way; those that take longer end by themselves.
+    pub fn close(&self) -> Left {
+        let deadline = Instant::now() + CLOSE_WAIT;
+        let mut state = self.shared.lock();
+        state.closing = true;
+        self.shared.changed.notify_all();
+        while state.threads > 0 {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
+            state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
+        }
+        match &state.phase {
+            Phase::Loaded(loaded) => Left {
+                base: Some((loaded.manifest.clone(), loaded.etag.clone())),
+                wasted: loaded.window.wasted().map(|i| loaded.manifest.entries[i].action).collect(),
+            },
+            _ => Left { base: None, wasted: Vec::new() },
+        }
+    }
+
+    /// Whether the bucket was turned to at all.
+    pub fn begun(&self) -> bool {
+        !matches!(self.shared.lock().phase, Phase::Idle)
+    }
+}
+
+impl Drop for Readahead {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+/// Counts a thread out, also when it panics.
+struct Leave<'a>(&'a Shared);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(|e| e.into_inner()).threads -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    fn load(self: &Arc<Self>, key: &str) {
+        let (loaded, stored) = match read(&self.fetcher, key, None) {
+            Loading::Found(manifest, etag, stored) => {
+                let metrics = &self.fetcher.metrics().readahead;
+                metrics.manifest_loads.inc();
+                metrics.manifest_entries.add(manifest.entries.len() as u64);
+                let index = manifest.entries.iter().enumerate().map(|(i, e)| (e.action, i as u32)).collect();
+                let window = Window::new(&manifest, stored);
+                (Some(Loaded { manifest: Arc::new(manifest), etag, index, window }), stored)
+            }
+            _ => (None, 0),
+        };
+        let mut state = self.lock();
+        let Some(loaded) = loaded else {
+            state.phase = Phase::Without;
+            return;
+        };
+        log::debug!("manifest: {} entries, {stored} bytes", loaded.manifest.entries.len());
+        state.phase = Phase::Loaded(Box::new(loaded));
+        for n in 0..FETCHERS {
+            let shared = self.clone();
+            let spawned = thread::Builder::new().name(format!("readahead-{n}")).spawn(move || {
+                let _leave = Leave(&shared);
+                shared.fetch_ahead();
+            });
+            match spawned {
+                Ok(_) => state.threads += 1,
+                Err(e) => return log::error!("cannot start a readahead thread: {e}"),
+            }
+        }
+    }
+
+    fn fetch_ahead(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.closing {
+                return;
+            }
+            let Phase::Loaded(loaded) = &mut state.phase else { return };
+            let Some(i) = loaded.window.next() else {
+                state = self.changed.wait(state).expect("no holder panics");
+                continue;
+            };
+            let manifest = loaded.manifest.clone();
+            drop(state);
+            let moved = self.fetch_one(&manifest.entries[i]);
+            state = self.lock();
+            if let Phase::Loaded(loaded) = &mut state.phase {
+                loaded.window.done(i, moved);
+            }
+            // room for the next may have come up
+            self.changed.notify_one();
+        }
+    }
+
+    /// Fetches one entry; returns the bytes moved, `None` when it was not fetched here.
+    fn fetch_one(&self, entry: &manifest::Entry) -> Option<u64> {
+        let action = ActionId::new(&entry.action)?;
+        if !self.fetcher.bucket().available() || self.fetcher.disk().get(&action).is_ok_and(|hit| hit.is_some()) {
+            return None;
+        }
+        let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
+        let Fetched::Here(_, moved) = self.fetcher.fetch(&action, known) else { return None };
+        self.fetcher.metrics().readahead.fetched.inc();
+        self.fetcher.metrics().readahead.fetched_bytes.add(moved);
+        Some(moved)
+    }
+}
+
+/// What reading a manifest brought.
+pub enum Loading {
+    /// The manifest, its tag, and its length as stored.
+    Found(Manifest, String, u64),
+    /// It still has the tag asked about.
+    Unchanged,
+    /// There is none that could be used; the tag of the one that could not.
+    None(Option<String>),
+}
+
+/// Reads the manifest under `key`, unless it still has the tag `known`.
+pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
+    let object = match known {
+        None => match fetcher.bucket().get(key) {
+            Some(object) => object,
+            None => return Loading::None(None),
+        },
+        Some(etag) => match fetcher.bucket().get_if_changed(key, etag) {
+            remote::Fetched::Found(object) => object,
+            remote::Fetched::Unchanged => return Loading::Unchanged,
+            remote::Fetched::Missing => return Loading::None(None),
+        },
+    };
+    let etag = object.etag;
+    let mut stored = Vec::new();
+    if let Err(e) = object.body.take(manifest::MAX_STORED + 1).read_to_end(&mut stored) {
+        log::debug!("reading the manifest: {e}");
+        return Loading::None(None);
+    }
+    let decoded = if stored.len() as u64 > manifest::MAX_STORED {
+        Err(format!("longer than {} bytes", manifest::MAX_STORED))
+    } else {
+        Manifest::decode(&stored, key, fetcher.codec().signer())
+    };
+    match decoded {
+        Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
+        Err(why) => {
+            fetcher.metrics().readahead.manifest_bad.inc();
+            log::warn!("{}: {key} is ignored, so this build fetches nothing ahead: {why}", fetcher.bucket().identity());
+            Loading::None(etag)
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The command line and the environment: the only reader of both.
+//!
+//! Two stages. The pre-pass (`argv`) turns Go's spelling into argh's, driven by the one table of
+//! flags (`flags`); argh fills its structs; a flag then wins over its variable, a variable over the
+//! default; and `resolve` makes the validated [`Invocation`](crate::config::Invocation). Parsing
+//! has no side effects; it reads nothing but the signing key file, and resolves a host name in
+//! `--http`.
+
+mod argv;
+mod flags;
+mod resolve;
+mod value;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use argh::FromArgs;
+
+pub use flags::{FLAGS, Flag, Mode, Section};
+
+use crate::config::Invocation;
+use crate::error::Error;
+use crate::help;
+
+/// The program's name in messages.
+pub const PROGRAM: &str = "go-cache-plugin";
+
+/// The environment by name.
+pub type Environment = BTreeMap<OsString, OsString>;
+
+/// Makes an invocation of `args` (without the program's name), the variables in `env`, and the
+/// working directory `cwd`. Every error is a usage error of one line.
+pub fn parse(args: &[OsString], env: &Environment, cwd: &Path) -> Result<Invocation, Error> {
+    let line = argv::tidy(args)?;
+    if line.help {
+        return Ok(Invocation::Help(line.mode.name().and_then(help::topic)));
+    }
+    let words: Vec<&str> = line.argv.iter().map(String::as_str).collect();
+    let args = flags::Args::from_args(&[PROGRAM], &words).map_err(|exit| from_argh(&exit, line.mode))?;
+    let values = flags::Values::merge(&args, env, line.mode)?;
+    resolve::invocation(args.command, values, line.command, env, cwd)
+}
+
+/// argh's complaint, several lines of it, on one.
+fn from_argh(exit: &argh::EarlyExit, mode: Mode) -> Error {
+    let text: Vec<&str> = exit.output.split_whitespace().collect();
+    let name = mode.name().unwrap_or(PROGRAM);
+    Error::usage(format!("{name}: {}: see \"{PROGRAM} help\"", text.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{
+        BucketConfig, BucketLocation, ClearTarget, Config, ConnectAddr, Layout, PluginAddr, RunConfig, ServeConfig,
+    };
+
+    fn with(args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, Error> {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        let mut all: Environment = [("HOME".into(), "/home/u".into())].into();
+        all.extend(env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))));
+        parse(&args, &all, Path::new("/cwd"))
+    }
+
+    fn direct(args: &[&str], env: &[(&str, &str)]) -> Config {
+        match with(args, env) {
+            Ok(Invocation::Direct(config)) => config,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    fn serve(args: &[&str], env: &[(&str, &str)]) -> ServeConfig {
+        match with(args, env) {
+            Ok(Invocation::Serve(config)) => config,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    fn run(args: &[&str], env: &[(&str, &str)]) -> RunConfig {
+        match with(args, env) {
+            Ok(Invocation::Run(config)) => config,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    fn bucket(args: &[&str]) -> BucketConfig {
+        direct(args, &[]).bucket.expect("a bucket was given")
+    }
+
+    fn error(args: &[&str], env: &[(&str, &str)]) -> String {
+        match with(args, env) {
+            Err(Error::Usage(text)) => {
+                assert!(!text.contains('\n'), "one line: {text:?}");
+                text
+            }
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn invocations_of_the_original_program_work() {
+        let config = direct(&["--cache-dir=/tmp/gocache", "--bucket=some-s3-bucket"], &[]);
+        assert_eq!(config.cache_dir, PathBuf::from("/tmp/gocache"));
+        assert!(config.bucket.is_some());
+
+        let common = ["serve", "--plugin=5930", "--cache-dir=/tmp/gocache", "--bucket=some-s3-bucket"];
+        let config = serve(&common, &[]);
+        assert_eq!(config.plugin, PluginAddr::Port(5930));
+        assert!(config.http.is_none());
+
+        match with(&["connect", "5930"], &[]) {
+            Ok(Invocation::Connect(c)) => assert_eq!(c.addr, ConnectAddr::Tcp("127.0.0.1".into(), 5930)),
+            other => panic!("{other:?}"),
+        }
+
+        let config =
+            serve(&["serve", "--plugin=5930", "--http=localhost:5970", "--modproxy", "--cache-dir=/tmp/gocache"], &[]);
+        let http = config.http.expect("--http was given");
+        assert_eq!(http.addr, SocketAddr::from(([127, 0, 0, 1], 5970)));
+        let modproxy = http.mod_proxy.expect("--modproxy was given");
+        assert_eq!(modproxy.sumdb, ["sum.golang.org"]);
+        assert_eq!(modproxy.netrc, Some(PathBuf::from("/home/u/.netrc")));
+    }
+
+    #[test]
+    fn every_flag_of_the_table_is_taken_by_its_commands() {
+        for flag in FLAGS {
+            let value = match (flag.name, flag.value) {
+                ("s3-layout", _) => "classic",
+                ("bucket", _) => "some",
+                ("s3-endpoint-url" | "upstream", _) => "http://h",
+                ("http", _) => "127.0.0.1:0",
+                ("signing-key-file", _) => "/dev/null",
+                (_, None) => "false",
+                (_, Some("DURATION")) => "0",
+                (_, Some("SIZE")) => "5MiB",
+                _ => "1",
+            };
+            let arg = format!("{}={value}", flag.spelling());
+            let base = match flag.modes.first() {
+                Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy"][..],
+                Some(Mode::Clear) => continue,
+                _ => &[],
+            };
+            let args: Vec<&str> = base.iter().copied().chain([arg.as_str()]).collect();
+            with(&args, &[]).unwrap_or_else(|e| panic!("{arg}: {e}"));
+            if flag.modes.first() != Some(&Mode::Serve) {
+                with(&[], &[(flag.variable, value)]).unwrap_or_else(|e| panic!("{}: {e}", flag.variable));
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_variable_and_that_over_the_default() {
+        assert_eq!(direct(&[], &[]).compression_level, 1);
+        assert_eq!(direct(&[], &[("GOCACHE_COMPRESSION_LEVEL", "3")]).compression_level, 3);
+        assert_eq!(direct(&["--compression-level=5"], &[("GOCACHE_COMPRESSION_LEVEL", "3")]).compression_level, 5);
+        assert!(direct(&[], &[("GOCACHE_VERBOSE", "T")]).verbose);
+        assert!(!direct(&["-v=false"], &[("GOCACHE_VERBOSE", "1")]).verbose);
+        assert!(direct(&["--bucket="], &[("GOCACHE_S3_BUCKET", "some")]).bucket.is_none());
+        // an empty variable is none, and names that are not ours are ignored
+        let config =
+            direct(&[], &[("GOCACHE_VERBOSE", ""), ("GOCACHE", "/x"), ("GOCACHEPROG", "y"), ("GOCACHE_X", "z")]);
+        assert_eq!(config.cache_dir, PathBuf::from("/home/u/.cache/go-cache-plugin"));
+        // so is a broken variable of another command
+        direct(&[], &[("GOCACHE_PLUGIN", "nonsense"), ("GOCACHE_MODPROXY", "1")]);
+    }
+
+    #[test]
+    fn short_flags_lead() {
+        let config = direct(&["-v", "-c", "4", "-u", "6"], &[]);
+        assert!(config.verbose);
+        assert_eq!((config.concurrency, config.upload_concurrency), (4, 6));
+        assert_eq!(direct(&["-u=0"], &[]).upload_concurrency, 16);
+    }
+
+    #[test]
+    fn the_cache_directory_is_absolute() {
+        assert_eq!(direct(&["--cache-dir=a/b"], &[]).cache_dir, PathBuf::from("/cwd/a/b"));
+        assert_eq!(direct(&[], &[("XDG_CACHE_HOME", "/x")]).cache_dir, PathBuf::from("/x/go-cache-plugin"));
+        // the XDG rules: a relative one is ignored
+        let config = direct(&[], &[("XDG_CACHE_HOME", "x")]);
+        assert_eq!(config.cache_dir, PathBuf::from("/home/u/.cache/go-cache-plugin"));
+        let homeless = parse(&[], &Environment::new(), Path::new("/"));
+        assert!(matches!(homeless, Err(Error::Usage(text)) if text.contains("give --cache-dir")));
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        let config =
+            direct(&["--expiry=36h", "--close-timeout=0", "--max-cache-size=10GB", "--min-upload-size", "100"], &[]);
+        assert_eq!(config.expiry, Some(Duration::from_secs(36 * 3600)));
+        assert_eq!(config.close_timeout, Duration::ZERO);
+        assert_eq!(config.max_size, Some(10_000_000_000));
+        assert_eq!(config.min_upload_size, 100);
+        assert_eq!(direct(&["--expiry=0"], &[]).expiry, None);
+    }
+
+    #[test]
+    fn buckets() {
+        let b = bucket(&["--bucket=file:///srv/x", "--prefix=/a//b/", "--s3-layout=classic", "--write-prefix=pr/7"]);
+        assert_eq!(b.location, BucketLocation::Dir(PathBuf::from("/srv/x")));
+        assert_eq!((b.prefix.as_str(), b.write_prefix.as_deref(), b.layout), ("a/b", Some("pr/7"), Layout::Classic));
+        let env =
+            [("GOCACHE_S3_BUCKET", "s3://some"), ("GOCACHE_S3_REGION", "eu-west-1"), ("AWS_PROFILE", "p"), ("X", "y")];
+        let config = direct(&["--s3-endpoint-url=http://127.0.0.1:9000/", "--s3-path-style"], &env);
+        match config.bucket.expect("the variable gives one").location {
+            BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
+                assert_eq!(bucket, "some");
+                assert_eq!(region.as_deref(), Some("eu-west-1"));
+                assert_eq!(endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+                assert!(path_style);
+                assert_eq!(aws.vars.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_signing_key_is_read_and_checked() {
+        let dir = std::env::temp_dir().join(format!("go-cache-plugin-key-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temporary directory");
+        let key = dir.join("key");
+        let flag = format!("--signing-key-file={}", key.display());
+        std::fs::write(&key, "0123456789abcdef\n").expect("writable");
+        assert_eq!(bucket(&["--bucket=some", &flag]).signing_key.as_deref(), Some(&b"0123456789abcdef"[..]));
+        std::fs::write(&key, "0123456789abcde\n").expect("writable");
+        assert!(error(&["--bucket=some", &flag], &[]).ends_with("the key has 15 bytes, and needs at least 16"));
+        std::fs::remove_dir_all(&dir).expect("removable");
+        assert!(error(&["--bucket=some", &flag], &[]).contains("No such file"));
+    }
+
+    #[test]
+    fn addresses() {
+        let socket = serve(&["serve", "--plugin=./s"], &[]).plugin;
+        assert_eq!(socket, PluginAddr::Unix(PathBuf::from("/cwd/./s")));
+        for (text, host, port) in [("h:1", "h", 1), ("[::1]:2", "::1", 2), (":3", "127.0.0.1", 3)] {
+            match with(&["connect", text], &[]) {
+                Ok(Invocation::Connect(c)) => assert_eq!(c.addr, ConnectAddr::Tcp(host.into(), port)),
+                other => panic!("{other:?}"),
+            }
+        }
+        match with(&["connect", "/run/s"], &[]) {
+            Ok(Invocation::Connect(c)) => assert_eq!(c.addr, ConnectAddr::Unix("/run/s".into())),
+            other => panic!("{other:?}"),
+        }
+        for (text, want) in [(":80", "0.0.0.0:80"), ("[::1]:80", "[::1]:80"), ("127.0.0.2:0", "127.0.0.2:0")] {
+            let http = serve(&["serve", "--plugin=1", "--http", text], &[]).http.expect("given");
+            assert_eq!(http.addr.to_string(), want);
+        }
+    }
+
+    #[test]
+    fn run_takes_a_command_and_a_proxy_of_its_own() {
+        let config = run(&["run", "--bucket=some", "go", "build", "--", "-v"], &[]);
+        assert_eq!(config.command, ["go", "build", "--", "-v"]);
+        assert!(config.http.is_none() && config.cache.bucket.is_some());
+        let http = run(&["run", "--modproxy", "--", "go"], &[]).http.expect("--modproxy brings it");
+        assert_eq!(http.addr.to_string(), "127.0.0.1:0");
+    }
+
+    #[test]
+    fn clear_is_explicit() {
+        let target = |args: &[&str]| match with(args, &[("GOCACHE_S3_BUCKET", "some"), ("GOCACHE_KEY_PREFIX", "p")]) {
+            Ok(Invocation::Clear(c)) => Ok(c.target),
+            Err(e) => Err(e.to_string()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(target(&["clear", "--local"]), Ok(ClearTarget::Local));
+        assert_eq!(target(&["clear", "--bucket=b-1", "--prefix=x"]), Ok(ClearTarget::Bucket));
+        for args in [
+            &["clear"][..],
+            &["clear", "--bucket=b-1"],
+            &["clear", "--prefix=x"],
+            &["clear", "--local", "--bucket=b-1", "--prefix=x"],
+            &["clear", "--bucket=", "--prefix=x"],
+            &["clear", "--bucket=b-1", "--prefix=x", "--read-only"],
+        ] {
+            assert!(target(args).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn help_and_version() {
+        for (args, want) in [
+            (&["help"][..], None),
+            (&["--help"], None),
+            (&["-h"], None),
+            (&["help", "debug"], Some("debug")),
+            (&["help", "connect"], Some("serve-mode")),
+            (&["run", "--help"], Some("run")),
+        ] {
+            match with(args, &[]) {
+                Ok(Invocation::Help(topic)) => assert_eq!(topic, want, "{args:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(with(&["version"], &[]), Ok(Invocation::Version)));
+    }
+
+    #[test]
+    fn wrong_values_and_combinations() {
+        for (args, want) in [
+            (&["--expiry=1d"][..], "--expiry \"1d\": not a duration"),
+            (&["-c=x"], "-c \"x\": not a whole number"),
+            (&["--metrics=maybe"], "--metrics \"maybe\": not a bool"),
+            (&["--debug=8"], "--debug \"8\": not a sum"),
+            (&["--compression-level=20"], "--compression-level \"20\": not a level"),
+            (&["--body-memory=1"], "--body-memory \"1\": less than"),
+            (&["--s3-layout=x"], "--s3-layout \"x\": the layouts are"),
+            (&["--bucket=a b"], "--bucket \"a b\": not a bucket's name"),
+            (&["--bucket=file://x"], "--bucket \"file://x\": not an absolute path"),
+            (&["--prefix=a/../b"], "--prefix \"a/../b\": not a key prefix"),
+            (&["--s3-endpoint-url=h:1"], "--s3-endpoint-url \"h:1\": not an endpoint"),
+            (&["--read-only", "--write-prefix=p"], "--write-prefix \"p\": cannot be combined"),
+            (&["--prefix=p", "--write-prefix=p/"], "--write-prefix \"p/\": is the same"),
+            (&["--cache-dir="], "--cache-dir \"\": not a directory"),
+            (&["serve"], "serve needs --plugin"),
+            (&["serve", "--plugin=x"], "--plugin \"x\": neither"),
+            (&["serve", "--plugin=70000"], "--plugin \"70000\": neither"),
+            (&["serve", "--plugin=1", "--modproxy"], "--modproxy needs --http"),
+            (&["serve", "--plugin=1", "--revproxy=h"], "--revproxy needs --http"),
+            (&["serve", "--plugin=1", "--http=5970"], "--http \"5970\": not an address"),
+            (&["serve", "--plugin=1", "--http=::1:80"], "--http \"::1:80\": not an address"),
+            (&["serve", "--plugin=1", "--revproxy=https://h"], "--revproxy \"https://h\": write host"),
+            (&["serve", "--plugin=1", "--offline"], "--offline needs --modproxy"),
+            (&["serve", "--plugin=1", "--install-ca"], "--install-ca needs --revproxy"),
+            (&["serve", "--plugin=1", "x"], "serve: Unrecognized argument: x"),
+            (&["run"], "run needs a command"),
+            (&["run", "--modproxy", "--upstream=direct", "go"], "--upstream \"direct\": an entry"),
+            (&["connect"], "connect: Required positional arguments not provided: address"),
+            (&["connect", "0"], "connect \"0\": not a port"),
+            (&["connect", "1", "2"], "connect: Unrecognized argument: 2"),
+            (&["help", "x"], "no help on \"x\""),
+            (&["prune"], "prune needs a limit"),
+        ] {
+            let text = error(args, &[]);
+            assert!(text.starts_with(want), "{args:?}: {text:?} does not start with {want:?}");
+        }
+        assert!(error(&[], &[("GOCACHE_EXPIRY", "x")]).starts_with("GOCACHE_EXPIRY \"x\": not a duration"));
+    }
+}

@@ -1,0 +1,297 @@
+//! The flags: one table from which the pre-pass, the argh structs, the variables and the help text
+//! are made. A flag that is not here does not exist; one that is here works everywhere.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use argh::FromArgs;
+
+use crate::error::Error;
+
+/// Which command a line is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No subcommand.
+    Direct,
+    /// `serve`
+    Serve,
+    /// `connect`
+    Connect,
+    /// `run`
+    Run,
+    /// `status`
+    Status,
+    /// `prune`
+    Prune,
+    /// `clear`
+    Clear,
+    /// `doctor`
+    Doctor,
+    /// `help`
+    Help,
+    /// `version`
+    Version,
+}
+
+impl Mode {
+    /// Every subcommand with its name.
+    pub const COMMANDS: [(&'static str, Mode); 9] = [
+        ("serve", Mode::Serve),
+        ("connect", Mode::Connect),
+        ("run", Mode::Run),
+        ("status", Mode::Status),
+        ("prune", Mode::Prune),
+        ("clear", Mode::Clear),
+        ("doctor", Mode::Doctor),
+        ("help", Mode::Help),
+        ("version", Mode::Version),
+    ];
+
+    /// The command called `name`.
+    pub fn named(name: &str) -> Option<Mode> {
+        Mode::COMMANDS.iter().find(|(n, _)| *n == name).map(|(_, mode)| *mode)
+    }
+
+    /// The command's name; none for direct mode.
+    pub fn name(self) -> Option<&'static str> {
+        Mode::COMMANDS.iter().find(|(_, mode)| *mode == self).map(|(n, _)| *n)
+    }
+}
+
+/// Flags that belong together in the help text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The local cache.
+    Cache,
+    /// The bucket.
+    Bucket,
+    /// What is logged.
+    Log,
+    /// Where clients connect.
+    Listen,
+    /// The module proxy.
+    ModProxy,
+    /// The reverse proxy.
+    RevProxy,
+    /// What `clear` empties.
+    Clear,
+}
+
+/// One flag.
+#[derive(Debug)]
+pub struct Flag {
+    /// Its name without dashes.
+    pub name: &'static str,
+    /// The variable that stands in for it; empty for none.
+    pub variable: &'static str,
+    /// What its value is called; `None` for a bool.
+    pub value: Option<&'static str>,
+    /// The default as people read it; empty where there is nothing to say.
+    pub default: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// Where it stands in the help text.
+    pub section: Section,
+    /// The commands that take it; empty for all.
+    pub modes: &'static [Mode],
+}
+
+impl Flag {
+    /// The flag called `name`.
+    pub fn named(name: &str) -> Option<&'static Flag> {
+        FLAGS.iter().find(|f| f.name == name)
+    }
+
+    /// Whether `mode` takes it.
+    pub fn applies(&self, mode: Mode) -> bool {
+        self.modes.is_empty() || self.modes.contains(&mode)
+    }
+
+    /// The flag as it is written: one dash for a letter, two for a word.
+    pub fn spelling(&self) -> String {
+        let dashes = if self.name.len() == 1 { "-" } else { "--" };
+        format!("{dashes}{}", self.name)
+    }
+}
+
+/// A value and where it was given, for messages.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// The text.
+    pub text: String,
+    /// The flag as it is written, or the variable's name.
+    pub from: String,
+    /// Whether it stood on the command line.
+    pub on_line: bool,
+}
+
+impl Given {
+    /// A usage error about this value.
+    pub fn error(&self, why: impl std::fmt::Display) -> Error {
+        Error::usage(format!("{} {:?}: {why}", self.from, self.text))
+    }
+}
+
+const ALL: &[Mode] = &[];
+const SERVE: &[Mode] = &[Mode::Serve];
+const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
+const CLEAR: &[Mode] = &[Mode::Clear];
+
+macro_rules! flags {
+    ($( $field:ident: $name:tt, $variable:tt, $value:expr, $default:tt, $section:ident, $modes:ident, $help:tt; )*) => {
+        /// Every flag, in the order of the help text.
+        pub static FLAGS: &[Flag] = &[ $( Flag {
+            name: $name, variable: $variable, value: $value, default: $default, help: $help,
+            section: Section::$section, modes: $modes,
+        }, )* ];
+
+        /// a build cache for Go, shared through local disk and S3
+        #[derive(FromArgs, Debug)]
+        #[argh(help_triggers("--help"))]
+        pub(super) struct Args {
+            $( #[argh(option, long = $name, description = $help)] $field: Option<String>, )*
+            #[argh(subcommand)]
+            pub(super) command: Option<Command>,
+        }
+
+        /// What the flags and variables say, not yet validated.
+        #[derive(Debug, Default)]
+        pub(super) struct Values { $( pub(super) $field: Option<Given>, )* }
+
+        impl Values {
+            /// A flag wins over its variable; an empty variable is none, and one whose flag `mode`
+            /// does not take is ignored.
+            pub(super) fn merge(args: &Args, env: &BTreeMap<OsString, OsString>, mode: Mode) -> Result<Values, Error> {
+                Ok(Values { $( $field: given(&args.$field, $name, env, mode)?, )* })
+            }
+        }
+    };
+}
+
+fn given(
+    arg: &Option<String>,
+    name: &str,
+    env: &BTreeMap<OsString, OsString>,
+    mode: Mode,
+) -> Result<Option<Given>, Error> {
+    let flag = Flag::named(name).expect("the macro makes the field and the row from one line");
+    if let Some(text) = arg {
+        return Ok(Some(Given { text: text.clone(), from: flag.spelling(), on_line: true }));
+    }
+    if flag.variable.is_empty() || !flag.applies(mode) {
+        return Ok(None);
+    }
+    let Some(value) = env.get(std::ffi::OsStr::new(flag.variable)).filter(|v| !v.is_empty()) else { return Ok(None) };
+    let text = value.to_str().ok_or_else(|| Error::usage(format!("{}: not valid UTF-8", flag.variable)))?;
+    Ok(Some(Given { text: text.to_string(), from: flag.variable.to_string(), on_line: false }))
+}
+
+flags! {
+    cache_dir: "cache-dir", "GOCACHE_DIR", Some("DIR"), "go-cache-plugin in the user's cache folder", Cache, ALL,
+        "local cache directory";
+    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "never", Cache, ALL,
+        "at close, prune actions unused for longer than this";
+    max_cache_size: "max-cache-size", "GOCACHE_MAX_CACHE_SIZE", Some("SIZE"), "no limit", Cache, ALL,
+        "at close, prune the least recently used until the local cache is this small";
+    concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 8", Cache, ALL,
+        "requests that one session works on at a time";
+    body_memory: "body-memory", "GOCACHE_BODY_MEMORY", Some("SIZE"), "256MiB", Cache, ALL,
+        "memory for put bodies in flight";
+    bucket: "bucket", "GOCACHE_S3_BUCKET", Some("NAME"), "none: local only", Bucket, ALL,
+        "S3 bucket, or file:///dir for a directory";
+    region: "region", "GOCACHE_S3_REGION", Some("REGION"), "asked of the bucket", Bucket, ALL,
+        "region of the bucket";
+    endpoint: "s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", Some("URL"), "AWS", Bucket, ALL,
+        "endpoint of an S3-compatible service";
+    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "false", Bucket, ALL,
+        "address the bucket in the path, not in the host name";
+    prefix: "prefix", "GOCACHE_KEY_PREFIX", Some("PREFIX"), "none", Bucket, ALL,
+        "prefix of every key in the bucket";
+    write_prefix: "write-prefix", "GOCACHE_WRITE_PREFIX", Some("PREFIX"), "none", Bucket, ALL,
+        "read this prefix first and write nowhere else";
+    read_only: "read-only", "GOCACHE_READ_ONLY", None, "false", Bucket, ALL,
+        "write nothing to the bucket";
+    signing_key_file: "signing-key-file", "GOCACHE_SIGNING_KEY_FILE", Some("FILE"), "none: unsigned", Bucket, ALL,
+        "sign what is written to the bucket, and take nothing that this key did not sign";
+    layout: "s3-layout", "GOCACHE_S3_LAYOUT", Some("LAYOUT"), "single", Bucket, ALL,
+        "layout of build outputs: single, or classic to share a bucket with the original program";
+    min_upload_size: "min-upload-size", "GOCACHE_MIN_SIZE", Some("SIZE"), "0", Bucket, ALL,
+        "outputs smaller than this stay local";
+    upload_concurrency: "u", "GOCACHE_S3_CONCURRENCY", Some("N"), "16", Bucket, ALL,
+        "uploads at a time";
+    compression_level: "compression-level", "GOCACHE_COMPRESSION_LEVEL", Some("N"), "1", Bucket, ALL,
+        "zstd level of what is uploaded, 1 to 19";
+    close_timeout: "close-timeout", "GOCACHE_CLOSE_TIMEOUT", Some("DURATION"), "30s", Bucket, ALL,
+        "how long close waits for uploads; the next start sends what is left";
+    scope: "scope", "GOCACHE_SCOPE", Some("NAME"), "module path of the nearest go.work or go.mod", Bucket, ALL,
+        "which builds share a readahead list";
+    no_readahead: "no-readahead", "GOCACHE_NO_READAHEAD", None, "false", Bucket, ALL,
+        "fetch nothing ahead of go";
+    metrics: "metrics", "GOCACHE_METRICS", None, "false", Log, ALL,
+        "print the metrics to stderr at exit, as JSON";
+    verbose: "v", "GOCACHE_VERBOSE", None, "false", Log, ALL,
+        "log what the program does to stderr";
+    debug: "debug", "GOCACHE_DEBUG", Some("MASK"), "0", Log, ALL,
+        "log every request; the sum of 1 (build cache), 2 (module proxy), 4 (reverse proxy)";
+    plugin: "plugin", "GOCACHE_PLUGIN", Some("PORT|PATH"), "", Listen, SERVE,
+        "port on 127.0.0.1, or path of a Unix socket, for plugin clients (required)";
+    http: "http", "GOCACHE_HTTP", Some("HOST:PORT"), "none; 127.0.0.1:0 for run --modproxy", Listen, HTTP,
+        "address of the HTTP server";
+    modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", ModProxy, HTTP,
+        "serve a Go module proxy under /mod/";
+    sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", ModProxy, HTTP,
+        "comma-separated sum databases to proxy";
+    upstream: "upstream", "GOCACHE_UPSTREAM", Some("LIST"), "https://proxy.golang.org", ModProxy, HTTP,
+        "where modules come from, written like GOPROXY";
+    mod_private: "mod-private", "GOCACHE_MOD_PRIVATE", Some("PATTERNS"), "none", ModProxy, HTTP,
+        "modules that a public upstream is never asked for, written like GONOPROXY";
+    mod_ttl: "mod-ttl", "GOCACHE_MOD_TTL", Some("DURATION"), "1m", ModProxy, HTTP,
+        "how long a list of versions or a branch query stays fresh";
+    offline: "offline", "GOCACHE_OFFLINE", None, "false", ModProxy, HTTP,
+        "never ask an upstream";
+    revproxy: "revproxy", "GOCACHE_REVPROXY", Some("HOSTS"), "none", RevProxy, SERVE,
+        "comma-separated hosts to reverse-proxy (needs --http)";
+    install_ca: "install-ca", "GOCACHE_INSTALL_CA", None, "false", RevProxy, SERVE,
+        "append the reverse proxy's authority to the system's certificate bundle";
+    local: "local", "", None, "", Clear, CLEAR,
+        "empty the local cache directory";
+}
+
+/// The subcommands, with the words that they take.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+pub(super) enum Command {
+    Serve(ServeArgs),
+    Connect(ConnectArgs),
+    Run(RunArgs),
+    Status(StatusArgs),
+    Prune(PruneArgs),
+    Clear(ClearArgs),
+    Doctor(DoctorArgs),
+    Help(HelpArgs),
+    Version(VersionArgs),
+}
+
+/// How argh knows `help`, a name that it keeps for itself.
+pub(super) const ARGH_HELP: &str = "help-on";
+
+macro_rules! commands {
+    ($( $Args:ident $name:tt { $( $field:ident: [$($Type:tt)+] ),* } )*) => { $(
+        /// one command's words
+        #[derive(FromArgs, Debug)]
+        #[argh(subcommand, name = $name, help_triggers("--help"))]
+        pub(super) struct $Args { $( #[argh(positional)] pub(super) $field: $($Type)+, )* }
+    )* };
+}
+
+commands! {
+    ServeArgs "serve" {}
+    ConnectArgs "connect" { address: [String] }
+    RunArgs "run" {}
+    StatusArgs "status" {}
+    PruneArgs "prune" {}
+    ClearArgs "clear" {}
+    DoctorArgs "doctor" {}
+    HelpArgs "help-on" { topic: [Option<String>] }
+    VersionArgs "version" {}
+}

@@ -1,0 +1,33 @@
+//! The commands, one file each. They construct everything and hand it down; nothing below them
+//! constructs its collaborators or reads the environment.
+
+mod help;
+mod logging;
+mod version;
+
+use std::io::{self, Write};
+
+use crate::config::Invocation;
+use crate::error::{Error, Exit};
+
+/// Does what the command line asks for.
+pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
+    match invocation {
+        Invocation::Help(topic) => help::execute(topic),
+        Invocation::Version => version::execute(),
+        Invocation::Direct(cache) => {
+            logging::init(cache.verbose, cache.debug);
+            Err(Error::failed("this command is not linked in"))
+        }
+        _ => Err(Error::failed("this command is not linked in")),
+    }
+}
+
+/// Writes what was asked for to stdout, which no protocol uses in these commands. A reader that
+/// went away (`| head`) is no failure.
+fn print(text: &str) -> Result<Exit, Error> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed(format!("stdout: {e}"))),
+        _ => Ok(Exit::Success),
+    }
+}

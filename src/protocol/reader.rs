@@ -1,0 +1,294 @@
+//! From bytes to requests and put bodies.
+//!
+//! Invariants: a body is read to its closing quote whatever it holds, so that one bad request
+//! leaves the next one readable; nothing is read beyond what has arrived, so that a body shorter
+//! than promised is answered rather than waited for.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use base64_simd::STANDARD;
+
+use super::PIECE;
+use super::input::Input;
+use super::message::Request;
+
+/// A request line without its body; `go` sends some 200 bytes.
+const MAX_LINE: usize = 1 << 20;
+
+/// Why a session cannot go on.
+#[derive(Debug)]
+pub enum ProtocolError {
+    /// The input could not be read.
+    Io(io::Error),
+    /// What came is not a request.
+    NotARequest(String),
+    /// The input ended within a request.
+    Truncated,
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProtocolError::Io(e) => write!(f, "reading requests: {e}"),
+            ProtocolError::NotARequest(why) => {
+                write!(f, "input is not the GOCACHEPROG protocol ({why}); this program is meant to be started by go")
+            }
+            ProtocolError::Truncated => f.write_str("input ended in the middle of a request"),
+        }
+    }
+}
+
+impl std::error::Error for ProtocolError {}
+
+impl From<io::Error> for ProtocolError {
+    fn from(e: io::Error) -> Self {
+        ProtocolError::Io(e)
+    }
+}
+
+/// Reads requests.
+pub struct Reader<R> {
+    input: Input<R>,
+    line: Vec<u8>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads from `inner`, which need not be buffered.
+    pub fn new(inner: R) -> Self {
+        Reader { input: Input::new(inner), line: Vec::new() }
+    }
+
+    /// The next request; `Ok(None)` at the end of input. When it has a body, call
+    /// [`Self::body`] before the next request.
+    pub fn request(&mut self) -> Result<Option<Request>, ProtocolError> {
+        match self.input.peek()? {
+            None => return Ok(None),
+            Some(b'{') => {}
+            Some(other) => return Err(not_a_request(format!("a line starts with {:?}", char::from(other)))),
+        }
+        self.line.clear();
+        if !self.input.read_until(b'\n', MAX_LINE, &mut self.line)? {
+            return Err(not_a_request(format!("a line is longer than {MAX_LINE} bytes")));
+        }
+        match Request::parse(&self.line) {
+            Ok(request) => Ok(Some(request)),
+            Err(e) if e.is_eof() && self.input.fill()?.is_empty() => Err(ProtocolError::Truncated),
+            Err(e) => Err(not_a_request(e.to_string())),
+        }
+    }
+
+    /// The body that follows the last request, `size` bytes of it promised.
+    pub fn body(&mut self, size: u64) -> Result<PutBody<'_, R>, ProtocolError> {
+        let state = if size == 0 {
+            // no body line, and what comes next may be long in coming
+            State::Done
+        } else {
+            match self.input.peek()? {
+                Some(b'"') => {
+                    self.input.consume(1);
+                    State::Open
+                }
+                None => return Err(ProtocolError::Truncated),
+                // the body is missing altogether: the next request may well be fine
+                Some(_) => State::Done,
+            }
+        };
+        Ok(PutBody { input: &mut self.input, state, left: size, bad: None, carry: [0; 4], carried: 0 })
+    }
+}
+
+#[derive(PartialEq)]
+enum State {
+    Open,
+    Done,
+}
+
+/// A body that is being read.
+pub struct PutBody<'a, R> {
+    input: &'a mut Input<R>,
+    state: State,
+    /// Promised bytes not yet decoded.
+    left: u64,
+    bad: Option<String>,
+    /// Characters of an unfinished group of four.
+    carry: [u8; 4],
+    carried: usize,
+}
+
+impl<R: Read> PutBody<'_, R> {
+    /// Decodes up to [`PIECE`] bytes more into `out`, which is cleared. `false` when the body is
+    /// at its end; then [`Self::finish`] tells whether it was sound.
+    pub fn piece(&mut self, out: &mut Vec<u8>) -> Result<bool, ProtocolError> {
+        out.clear();
+        while self.state == State::Open && out.len() < PIECE {
+            let buf = self.input.fill()?;
+            if buf.is_empty() {
+                return Err(ProtocolError::Truncated);
+            }
+            // four characters make three bytes; leave room for the group that is carried over
+            let room = (PIECE - out.len()).div_ceil(3) * 4;
+            let part = &buf[..buf.len().min(room)];
+            let quote = memchr::memchr(b'"', part);
+            let text = &part[..quote.unwrap_or(part.len())];
+            let used = text.len() + quote.is_some() as usize;
+            decode(text, &mut self.carry, &mut self.carried, out, &mut self.bad);
+            self.input.consume(used);
+            if quote.is_some() {
+                self.state = State::Done;
+                if self.carried > 0 {
+                    self.bad.get_or_insert_with(|| "body is not base64".into());
+                }
+            }
+        }
+        match self.left.checked_sub(out.len() as u64) {
+            Some(left) => self.left = left,
+            None => {
+                self.left = 0;
+                self.bad.get_or_insert_with(|| "body is longer than BodySize".into());
+            }
+        }
+        if self.bad.is_some() {
+            out.clear();
+        }
+        Ok(self.state == State::Open)
+    }
+
+    /// After the last piece: whether the body was base64 and of the length promised.
+    pub fn finish(self) -> Result<(), String> {
+        debug_assert!(self.state == State::Done);
+        match self.bad {
+            Some(why) => Err(why),
+            None if self.left > 0 => Err(format!("body is {} bytes shorter than BodySize", self.left)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Decodes `text`, which continues the group of four in `carry`, and carries the rest over.
+fn decode(text: &[u8], carry: &mut [u8; 4], carried: &mut usize, out: &mut Vec<u8>, bad: &mut Option<String>) {
+    if bad.is_some() {
+        return;
+    }
+    let mut rest = text;
+    while *carried > 0 && *carried < 4 && !rest.is_empty() {
+        carry[*carried] = rest[0];
+        *carried += 1;
+        rest = &rest[1..];
+    }
+    let mut failed = false;
+    if *carried == 4 {
+        *carried = 0;
+        failed |= STANDARD.decode_append(*carry, out).is_err();
+    }
+    let whole = rest.len() / 4 * 4;
+    if *carried == 0 {
+        failed |= STANDARD.decode_append(&rest[..whole], out).is_err();
+        let tail = &rest[whole..];
+        carry[..tail.len()].copy_from_slice(tail);
+        *carried = tail.len();
+    }
+    if failed {
+        *bad = Some("body is not base64".into());
+    }
+}
+
+fn not_a_request(why: String) -> ProtocolError {
+    ProtocolError::NotARequest(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Command;
+
+    /// A reader that returns at most `step` bytes at a time.
+    struct Dribble<'a>(&'a [u8], usize);
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let n = self.1.min(self.0.len()).min(buf.len());
+            buf[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    fn read_body<R: Read>(reader: &mut Reader<R>, size: u64) -> Result<Vec<u8>, String> {
+        let mut body = reader.body(size).unwrap();
+        let (mut all, mut piece) = (Vec::new(), Vec::new());
+        loop {
+            let more = body.piece(&mut piece).unwrap();
+            assert!(piece.len() <= PIECE + 3);
+            all.extend_from_slice(&piece);
+            if !more {
+                return body.finish().map(|()| all);
+            }
+        }
+    }
+
+    fn put(body: &str, size: usize) -> String {
+        let sum = STANDARD.encode_to_string([7; 32]);
+        format!(
+            "{{\"ID\":1,\"Command\":\"put\",\"ActionID\":\"AQI=\",\"OutputID\":\"{sum}\",\"BodySize\":{size}}}\n\n{body}\n"
+        )
+    }
+
+    #[test]
+    fn bodies_of_every_size_and_split() {
+        for size in (0..40).chain([PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5]) {
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 7) as u8).collect();
+            let body = if size == 0 { String::new() } else { format!("\"{}\"", STANDARD.encode_to_string(&bytes)) };
+            let text = put(&body, size) + "{\"ID\":2,\"Command\":\"close\"}\n";
+            for step in if size < 40 { vec![1, 2, 3, 5, 1000] } else { vec![4095, 65536] } {
+                let mut reader = Reader::new(Dribble(text.as_bytes(), step));
+                let request = reader.request().unwrap().unwrap();
+                assert_eq!(request.body_size, size as u64);
+                assert_eq!(read_body(&mut reader, request.body_size).unwrap(), bytes, "size {size} step {step}");
+                assert_eq!(reader.request().unwrap().unwrap().command, Ok(Command::Close));
+                assert!(reader.request().unwrap().is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_body_fails_alone() {
+        for (body, size, want) in [
+            ("\"AAAA\"", 2, "longer"),
+            ("\"AAAA\"", 4, "1 bytes shorter"),
+            ("\"AAA\"", 3, "not base64"),
+            ("\"A*AA\"", 3, "not base64"),
+            ("\"AA==AAAA\"", 4, "not base64"),
+            ("\"\"", 4, "4 bytes shorter"),
+            ("", 4, "4 bytes shorter"),
+        ] {
+            let text = put(body, size) + "{\"ID\":2,\"Command\":\"close\"}\n";
+            let mut reader = Reader::new(text.as_bytes());
+            reader.request().unwrap();
+            let err = read_body(&mut reader, size as u64).unwrap_err();
+            assert!(err.contains(want), "{body}: {err}");
+            assert_eq!(reader.request().unwrap().unwrap().command, Ok(Command::Close), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_protocol_ends_it() {
+        for (text, truncated) in
+            [("hello\n", false), ("{\"ID\":1,,}\n", false), ("{\"ID\":1", true), ("\"QUJD\"\n", false)]
+        {
+            let err = Reader::new(text.as_bytes()).request().unwrap_err();
+            assert_eq!(matches!(err, ProtocolError::Truncated), truncated, "{text}: {err}");
+        }
+        let long = format!("{{\"ID\":1,\"Command\":\"{}\"}}\n", "x".repeat(MAX_LINE));
+        assert!(Reader::new(long.as_bytes()).request().is_err());
+    }
+
+    #[test]
+    fn an_end_within_a_body_is_truncation() {
+        let text = put("\"AAAA", 300);
+        let mut reader = Reader::new(text.trim_end().as_bytes());
+        reader.request().unwrap();
+        let mut body = reader.body(300).unwrap();
+        assert!(matches!(body.piece(&mut Vec::new()), Err(ProtocolError::Truncated)));
+    }
+}

@@ -1,0 +1,261 @@
+//! One client: a reader on the calling thread, a pool of workers, answers in any order.
+//!
+//! Invariants: the reader waits for nobody but the client, the memory budget and a full queue; the
+//! close of a session is answered after every other request, and always; whatever ends the input,
+//! what was read is carried out and the session's uses are recorded.
+
+mod budget;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::cache::Client;
+use crate::cache::id::{ActionId, OutputId};
+use crate::pool::Pool;
+use crate::protocol::{Answer, Command, PIECE, ProtocolError, PutBody, Reader, Writer};
+pub use budget::Budget;
+use budget::Piece;
+
+/// Requests read and waiting for a worker.
+const QUEUE: usize = 64;
+/// Pieces of one body waiting for its worker.
+const PIECES: usize = 4;
+
+/// The commands of every session.
+const KNOWN: &[&str] = &["get", "put", "close"];
+/// The commands of a session that a `connect` of ours may be at the other end of.
+const KNOWN_TO_CONNECT: &[&str] = &["get", "put", "close", "scope"];
+
+/// How a session works.
+#[derive(Clone)]
+pub struct Options {
+    /// Requests worked on at a time.
+    pub concurrency: usize,
+    /// Memory for put bodies; sessions of one process share it.
+    pub budget: Arc<Budget>,
+    /// Log a line at begin and end of each request.
+    pub debug: bool,
+    /// Let the client name its scope.
+    pub scope_command: bool,
+}
+
+/// Serves one client until it closes the session or its input ends. `at_end` runs when every
+/// request has been carried out and before the close is answered; an error means that the input
+/// was not the protocol.
+pub fn run<W: Write + Send + 'static>(
+    input: impl Read,
+    output: W,
+    client: &Arc<Client>,
+    options: &Options,
+    at_end: impl FnOnce(),
+) -> Result<(), ProtocolError> {
+    let writer = Arc::new(Writer::new(output));
+    let known = if options.scope_command { KNOWN_TO_CONNECT } else { KNOWN };
+    let mut session =
+        Session { client, options, writer: &writer, pool: Pool::new("worker", options.concurrency, QUEUE) };
+    session.answer(0, Answer::Known(known));
+    let result = session.read(&mut Reader::new(input));
+    session.pool.finish();
+    at_end();
+    if let Ok(Some(close)) = result {
+        answer(&writer, close, Answer::Closed);
+    }
+    result.map(|_| ())
+}
+
+struct Session<'a, W> {
+    client: &'a Arc<Client>,
+    options: &'a Options,
+    writer: &'a Arc<Writer<W>>,
+    pool: Pool,
+}
+
+impl<W: Write + Send + 'static> Session<'_, W> {
+    /// Reads to the end; returns the id of the close request, if one came.
+    fn read<R: Read>(&mut self, reader: &mut Reader<R>) -> Result<Option<i64>, ProtocolError> {
+        while let Some(request) = reader.request()? {
+            let (id, size) = (request.id, request.body_size);
+            match request.command {
+                Ok(Command::Get(action)) => self.get(id, action),
+                Ok(Command::Put(action, output)) => self.put(id, action, output, size, reader.body(size)?)?,
+                Ok(Command::Close) => return Ok(Some(id)),
+                Ok(Command::Scope(scope)) if self.options.scope_command => self.client.set_scope(&scope),
+                Ok(Command::Scope(_)) => self.answer(id, Answer::Failed("unknown command \"scope\"".into())),
+                Err(why) => {
+                    let mut body = reader.body(size)?;
+                    while body.piece(&mut Vec::new())? {}
+                    self.answer(id, Answer::Failed(why));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn get(&mut self, id: i64, action: ActionId) {
+        let (client, writer, debug) = (self.client.clone(), self.writer.clone(), self.options.debug);
+        client.cache().metrics().server.get_requests.inc();
+        self.pool.submit(move || {
+            let span = Span::begin(debug, id, "get", &action);
+            let reply = get(&client, &action);
+            span.end(&reply);
+            answer(&writer, id, reply);
+        });
+    }
+
+    fn put<R: Read>(
+        &mut self,
+        id: i64,
+        action: ActionId,
+        output: OutputId,
+        size: u64,
+        mut body: PutBody<'_, R>,
+    ) -> Result<(), ProtocolError> {
+        self.client.cache().metrics().server.put_requests.inc();
+        let mut piece = self.options.budget.piece(size.min(PIECE as u64) as usize);
+        let mut more = body.piece(&mut piece.bytes)?;
+        let (sender, pieces) = bounded(PIECES);
+        let put = Put { id, action, output, size, first: piece, pieces };
+        if !more {
+            let _ = sender.send(Part::End(body.finish()));
+            self.submit_put(put);
+            return Ok(());
+        }
+        self.submit_put(put);
+        // a worker that gives up drops its receiver; the rest of the body is read all the same
+        while more {
+            let mut piece = self.options.budget.piece(PIECE);
+            more = body.piece(&mut piece.bytes)?;
+            let _ = sender.send(Part::Piece(piece));
+        }
+        let _ = sender.send(Part::End(body.finish()));
+        Ok(())
+    }
+
+    fn submit_put(&mut self, put: Put) {
+        let (client, writer, debug) = (self.client.clone(), self.writer.clone(), self.options.debug);
+        self.pool.submit(move || {
+            let (id, action) = (put.id, put.action);
+            let span = Span::begin(debug, id, "put", &action);
+            let reply = put.carry_out(&client);
+            span.end(&reply);
+            answer(&writer, id, reply);
+        });
+    }
+
+    fn answer(&self, id: i64, reply: Answer) {
+        answer(self.writer, id, reply);
+    }
+}
+
+fn answer<W: Write>(writer: &Writer<W>, id: i64, reply: Answer) {
+    if let Err(e) = writer.answer(id, &reply) {
+        // its requests are carried out all the same
+        log::debug!("the client is gone: {e}");
+    }
+}
+
+fn get(client: &Client, action: &ActionId) -> Answer {
+    let metrics = &client.cache().metrics().server;
+    match client.get(action) {
+        Ok(Some(hit)) => {
+            metrics.get_hits.inc();
+            metrics.get_hit_bytes.add(hit.size);
+            Answer::Hit { output: hit.output, size: hit.size, time: hit.time, path: hit.path }
+        }
+        Ok(None) => {
+            metrics.get_misses.inc();
+            Answer::Miss
+        }
+        Err(e) => {
+            metrics.get_errors.inc();
+            log::warn!("get of action {action}: {e}");
+            Answer::Failed(format!("cache directory: {e}"))
+        }
+    }
+}
+
+/// A put whose body is still coming in.
+struct Put {
+    id: i64,
+    action: ActionId,
+    output: OutputId,
+    size: u64,
+    first: Piece,
+    pieces: Receiver<Part>,
+}
+
+enum Part {
+    Piece(Piece),
+    /// The body is read, and whether it was sound. Without it, the input broke off.
+    End(Result<(), String>),
+}
+
+impl Put {
+    fn carry_out(self, client: &Client) -> Answer {
+        let metrics = client.cache().metrics();
+        match self.store(client) {
+            Ok(path) => {
+                metrics.server.put_bytes.add(path.1);
+                Answer::Stored(path.0)
+            }
+            Err(why) => {
+                metrics.server.put_errors.inc();
+                Answer::Failed(why)
+            }
+        }
+    }
+
+    fn store(self, client: &Client) -> Result<(std::path::PathBuf, u64), String> {
+        let disk = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::InvalidData => e.to_string(),
+            _ => {
+                log::warn!("put of action {}: {e}", self.action);
+                format!("cache directory: {e}")
+            }
+        };
+        let mut writer = client.cache().write_output(self.output, self.size).map_err(disk)?;
+        let mut piece = self.first;
+        loop {
+            writer.write_all(&piece.bytes).map_err(disk)?;
+            drop(piece);
+            piece = match self.pieces.recv() {
+                Ok(Part::Piece(next)) => next,
+                Ok(Part::End(sound)) => {
+                    sound?;
+                    break;
+                }
+                Err(_) => return Err("input ended within the body".into()),
+            };
+        }
+        writer.commit().map_err(disk)?;
+        let hit = client.link(&self.action, &self.output, self.size).map_err(disk)?;
+        Ok((hit.path, self.size))
+    }
+}
+
+/// The two log lines of `--debug`.
+struct Span<'a>(Option<(i64, &'static str, &'a ActionId, Instant)>);
+
+impl<'a> Span<'a> {
+    fn begin(on: bool, id: i64, command: &'static str, action: &'a ActionId) -> Self {
+        if on {
+            log::info!(target: "request", "B {command} #{id} {action}");
+        }
+        Span(on.then(|| (id, command, action, Instant::now())))
+    }
+
+    fn end(self, reply: &Answer) {
+        let Some((id, command, action, start)) = self.0 else { return };
+        let outcome = match reply {
+            Answer::Hit { size, .. } => format!("hit, {size} bytes"),
+            Answer::Miss => "miss".into(),
+            Answer::Stored(_) => "stored".into(),
+            Answer::Failed(why) => format!("failed: {why}"),
+            Answer::Known(_) | Answer::Closed => String::new(),
+        };
+        log::info!(target: "request", "E {command} #{id} {action} {outcome}, {:?}", start.elapsed());
+    }
+}

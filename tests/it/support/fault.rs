@@ -1,0 +1,244 @@
+//! A TCP proxy that misbehaves: it stands before a server and, on demand, delays, falls silent,
+//! resets, truncates, drips, or answers errors of its own.
+//!
+//! It understands just enough HTTP/1.1 to find where a request ends (head, then Content-Length).
+//! A fault applies to requests that begin after it was set; connections stay open across faults
+//! where the fault allows it, so that keep-alive clients are met on connections they believe in.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What happens to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// It is passed on.
+    None,
+    /// It is passed on after a wait.
+    Delay(Duration),
+    /// It is read and never answered.
+    BlackHole,
+    /// The connection is reset before an answer.
+    Reset,
+    /// The answer's head and this many bytes of its body are passed on, then the connection is
+    /// reset.
+    ResetAfter(usize),
+    /// The answer's head and this many bytes of its body are passed on, then the connection is
+    /// closed in good order.
+    Truncate(usize),
+    /// It is answered with this status, and not passed on.
+    Status(u16),
+    /// The body is passed on at this many bytes every 100 ms.
+    Drip(usize),
+}
+
+/// The proxy; it ends when dropped.
+pub struct FaultProxy {
+    /// `http://127.0.0.1:port`.
+    pub endpoint: String,
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    upstream: Mutex<String>,
+    /// The fault, and how many more requests it applies to.
+    fault: Mutex<(Fault, usize)>,
+    ending: AtomicBool,
+    connections: AtomicU64,
+    requests: AtomicU64,
+    /// To end the connections by; weak, or a reset would wait for us to close them.
+    open: Mutex<Vec<Weak<TcpStream>>>,
+}
+
+impl FaultProxy {
+    /// Starts a proxy to `upstream`, `http://host:port`.
+    pub fn start(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the proxy");
+        let addr = listener.local_addr().expect("the port bound");
+        let shared = Arc::new(Shared {
+            upstream: Mutex::new(upstream.trim_start_matches("http://").trim_end_matches('/').to_string()),
+            fault: Mutex::new((Fault::None, 0)),
+            ending: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            open: Mutex::default(),
+        });
+        let for_thread = shared.clone();
+        let acceptor = std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if for_thread.ending.load(Ordering::SeqCst) {
+                    break;
+                }
+                for_thread.connections.fetch_add(1, Ordering::SeqCst);
+                let _ = client.set_nodelay(true);
+                let client = Arc::new(client);
+                for_thread.open.lock().unwrap().push(Arc::downgrade(&client));
+                let shared = for_thread.clone();
+                // an error here is the client's or the server's going away
+                std::thread::spawn(move || serve(&client, &shared));
+            }
+        });
+        FaultProxy { endpoint: format!("http://{addr}"), addr, shared, acceptor: Some(acceptor) }
+    }
+
+    /// Every request from now on meets `fault`.
+    pub fn set(&self, fault: Fault) {
+        self.set_for(fault, usize::MAX);
+    }
+
+    /// The next `count` requests meet `fault`, later ones none.
+    pub fn set_for(&self, fault: Fault, count: usize) {
+        *self.shared.fault.lock().unwrap() = (fault, count);
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Requests received so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.shared.ending.store(true, Ordering::SeqCst);
+        for open in self.shared.open.lock().unwrap().drain(..).filter_map(|o| o.upgrade()) {
+            let _ = open.shutdown(Shutdown::Both);
+        }
+        // wakes the acceptor
+        let _ = TcpStream::connect(self.addr);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Shared {
+    fn next_fault(&self) -> Fault {
+        let mut fault = self.fault.lock().unwrap();
+        if fault.1 == 0 {
+            return Fault::None;
+        }
+        fault.1 = fault.1.saturating_sub(usize::from(fault.1 != usize::MAX));
+        fault.0.clone()
+    }
+}
+
+/// One client connection: request after request, each on an upstream connection of its own or the
+/// one kept from before.
+fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut server: Option<TcpStream> = None;
+    loop {
+        let Some(head) = read_head(client)? else { return Ok(()) };
+        shared.requests.fetch_add(1, Ordering::SeqCst);
+        let fault = shared.next_fault();
+        let body_len = content_length(&head).unwrap_or(0);
+        match fault {
+            Fault::Reset => return reset(client),
+            Fault::BlackHole => {
+                // until the client gives up
+                io::copy(&mut client, &mut io::sink())?;
+                return Ok(());
+            }
+            Fault::Status(code) => {
+                io::copy(&mut client.take(body_len), &mut io::sink())?;
+                let answer = format!("HTTP/1.1 {code} Fault\r\nContent-Length: 5\r\n\r\nfault");
+                client.write_all(answer.as_bytes())?;
+                continue;
+            }
+            Fault::Delay(time) => std::thread::sleep(time),
+            _ => {}
+        }
+        let mut upstream = match server.take() {
+            Some(s) => s,
+            None => {
+                let s = TcpStream::connect(&*shared.upstream.lock().unwrap())?;
+                s.set_nodelay(true)?;
+                s
+            }
+        };
+        upstream.write_all(&head)?;
+        io::copy(&mut client.take(body_len), &mut upstream)?;
+        let Some(answer) = read_head(&upstream)? else { return Ok(()) };
+        client.write_all(&answer)?;
+        let is_head = head.starts_with(b"HEAD ");
+        let len = if is_head { Some(0) } else { content_length(&answer) };
+        let chunked = answer.to_ascii_lowercase().windows(26).any(|w| w == b"transfer-encoding: chunked");
+        match (&fault, len) {
+            (Fault::ResetAfter(n), Some(_)) => {
+                io::copy(&mut (&upstream).take(*n as u64), &mut client)?;
+                return reset(client);
+            }
+            (Fault::Truncate(n), Some(_)) => {
+                io::copy(&mut (&upstream).take(*n as u64), &mut client)?;
+                return Ok(());
+            }
+            (Fault::Drip(n), Some(len)) => {
+                let mut left = len;
+                while left > 0 {
+                    let sent = io::copy(&mut (&upstream).take(left.min(*n as u64)), &mut client)?;
+                    if sent == 0 {
+                        return Ok(());
+                    }
+                    left -= sent;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+            (_, Some(len)) => {
+                io::copy(&mut (&upstream).take(len), &mut client)?;
+            }
+            (_, None) if chunked => copy_chunks(&upstream, client)?,
+            // no body (204, 304), or one to the end of the connection, which S3 servers do not send
+            (_, None) => {}
+        }
+        server = Some(upstream);
+    }
+}
+
+/// Closes with a reset rather than in good order.
+fn reset(client: &TcpStream) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_linger(client, Some(Duration::ZERO))?)
+}
+
+/// The bytes up to and with the blank line; `None` at the end of the connection.
+fn read_head(mut from: &TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if from.read(&mut byte)? == 0 {
+            return Ok(None);
+        }
+        head.push(byte[0]);
+    }
+    Ok(Some(head))
+}
+
+fn content_length(head: &[u8]) -> Option<u64> {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    head.lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse().ok())
+}
+
+fn copy_chunks(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
+    loop {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while !line.ends_with(b"\r\n") {
+            from.read_exact(&mut byte)?;
+            line.push(byte[0]);
+        }
+        to.write_all(&line)?;
+        let size = u64::from_str_radix(String::from_utf8_lossy(&line).trim(), 16).map_err(io::Error::other)?;
+        io::copy(&mut from.take(size + 2), &mut to)?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}
