@@ -166,7 +166,7 @@ impl Bench<'_> {
 
     /// From the local cache.
     fn warm(&mut self, runs: usize) -> Result<()> {
-        let (mut native, mut without, mut with) = Default::default();
+        let (mut native, mut without, mut with) = (Samples::default(), Samples::default(), Samples::default());
         let local = self.local.clone();
         let flags = [format!("--cache-dir={}", local.display()), SCOPE.to_string()];
         for i in 0..=runs {
@@ -175,8 +175,9 @@ impl Bench<'_> {
             let b = self.ours(&local, USUAL, &[SCOPE], Watch::Plain)?.wall;
             // the first round warms the page cache
             if i > 0 {
-                [(&mut native, n), (&mut without, w), (&mut with, b)]
-                    .map(|(to, t): (&mut Samples, Duration)| to.push_time(t));
+                native.push_time(n);
+                without.push_time(w);
+                with.push_time(b);
             }
         }
         paired("local, warm, no bucket, by native warm", &without, &native, Bound::Free);
@@ -319,7 +320,7 @@ impl Bench<'_> {
         flags.extend(self.s3.flags());
         self.s3.round_trip(Duration::ZERO)?;
         let mut client = Client::start(&flags)?;
-        let mut ask = |client: &mut Client, kind: &str, n: usize| -> Result<()> {
+        let ask = |client: &mut Client, kind: &str, n: usize| -> Result<()> {
             for i in 0..n {
                 client.get(&bodies::sha256(format!("{kind} {i}").as_bytes()))?;
             }

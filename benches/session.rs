@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use support::args::Args;
 use support::client::{Client, base64, get_request, put_request};
-use support::sigv4::hex;
 use support::table::{self, Bound, Samples, row, section};
-use support::{Result, bodies, golang};
+use support::{Result, bodies, files, golang};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -66,8 +64,8 @@ fn bench(args: &Args) -> Result<()> {
         let dir = golang::empty(&scratch.join("session-straight"))?;
         rustix::fs::sync();
         let straight_put = straight(threads, &tasks, |t| put_straight(&dir, t))?;
-        let straight_got = straight(threads, &asked, |t| get_straight(&dir, t))?;
-        let straight_single = straight(1, &asked, |t| get_straight(&dir, t))?;
+        let straight_got = straight(threads, &asked, |t| files::get(&dir, &t.action))?;
+        let straight_single = straight(1, &asked, |t| files::get(&dir, &t.action))?;
         table::progress(&format!("  put {put:.2?} / {straight_put:.2?}, get {got:.2?} / {straight_got:.2?}"));
         // the first round warms up
         if i > 0 {
@@ -117,31 +115,5 @@ fn straight<T: Sync>(threads: usize, tasks: &[T], each: impl Fn(&T) -> std::io::
 
 fn put_straight(dir: &Path, task: &Task) -> std::io::Result<()> {
     let body = base64_simd::STANDARD.decode_to_vec(&task.body).map_err(std::io::Error::other)?;
-    if bodies::sha256(&body) != task.output {
-        return Err(std::io::Error::other("wrong SHA-256"));
-    }
-    let output = hex(&task.output);
-    store(&dir.join("output"), &output, &hex(&task.action), &body)?;
-    let line = format!("{output} {}\n", body.len());
-    store(&dir.join("action"), &hex(&task.action), "action", line.as_bytes())
-}
-
-fn store(dir: &Path, name: &str, unique: &str, data: &[u8]) -> std::io::Result<()> {
-    let dir = dir.join(&name[..2]);
-    let temporary = dir.join(format!(".{name}.{unique}"));
-    if let Err(e) = fs::write(&temporary, data) {
-        if e.kind() != std::io::ErrorKind::NotFound {
-            return Err(e);
-        }
-        fs::create_dir_all(&dir)?;
-        fs::write(&temporary, data)?;
-    }
-    fs::rename(temporary, dir.join(name))
-}
-
-fn get_straight(dir: &Path, task: &Task) -> std::io::Result<()> {
-    let action = hex(&task.action);
-    let line = fs::read(dir.join("action").join(&action[..2]).join(&action))?;
-    let output = std::str::from_utf8(&line[..64]).map_err(std::io::Error::other)?;
-    fs::metadata(dir.join("output").join(&output[..2]).join(output)).map(drop)
+    files::put(dir, &task.action, &task.output, &body)
 }
