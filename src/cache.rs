@@ -10,6 +10,7 @@ pub mod entry;
 pub mod fetch;
 pub mod id;
 pub mod manifest;
+pub mod prune;
 pub mod readahead;
 mod sharing;
 mod usage;

@@ -1,8 +1,12 @@
 //! The commands, one file each. They construct everything and hand it down; nothing below them
 //! constructs its collaborators or reads the environment.
 
+mod direct;
 mod help;
 mod logging;
+mod scope;
+mod signals;
+mod stack;
 mod version;
 
 use std::io::{self, Write};
@@ -17,7 +21,7 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
         Invocation::Version => version::execute(),
         Invocation::Direct(cache) => {
             logging::init(cache.verbose, cache.debug);
-            Err(Error::failed("this command is not linked in"))
+            direct::execute(&cache)
         }
         _ => Err(Error::failed("this command is not linked in")),
     }

@@ -3,6 +3,13 @@
 //!
 //! Counters only grow and are never reset; gauges are not kept here but asked of their owners.
 
+mod histogram;
+mod recent;
+mod report;
+
+pub use histogram::{BOUNDS_MICROS, Histogram, Snapshot};
+pub use recent::{Recent, RecentRequest};
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,6 +55,39 @@ pub struct Row<'a> {
     pub counter: &'a Counter,
 }
 
+/// One latency distribution, for reports.
+pub struct LatencyRow<'a> {
+    /// Its name, for example `get`.
+    pub name: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// The distribution.
+    pub histogram: &'a Histogram,
+}
+
+macro_rules! latencies {
+    ($( $name:ident : $help:literal, )*) => {
+        /// How long things took.
+        #[derive(Debug, Default)]
+        pub struct Latencies { $( #[doc = $help] pub $name: Histogram, )* }
+
+        impl Latencies {
+            /// All distributions, in the order of the table.
+            pub fn rows(&self) -> Vec<LatencyRow<'_>> {
+                vec![ $( LatencyRow { name: stringify!($name), help: $help, histogram: &self.$name }, )* ]
+            }
+        }
+    };
+}
+
+latencies! {
+    get: "Time from a get request to its answer.",
+    put: "Time from a put request, body included, to its answer.",
+    bucket_request: "Time from a bucket request to the head of its answer.",
+    upstream_request: "Time from an upstream request to the head of its answer.",
+    http_request: "Time from an HTTP request to the end of its answer.",
+}
+
 macro_rules! groups {
     ($( $(#[$doc:meta])* $group:ident : $Type:ident = $expvar:literal { $( $name:ident : $help:literal, )* } )*) => {
         $(
@@ -58,7 +98,13 @@ macro_rules! groups {
 
         /// Every counter of the program.
         #[derive(Debug, Default)]
-        pub struct Metrics { $( $(#[$doc])* pub $group: $Type, )* }
+        pub struct Metrics {
+            $( $(#[$doc])* pub $group: $Type, )*
+            /// How long things took.
+            pub latency: Latencies,
+            /// The latest requests.
+            pub recent: Recent,
+        }
 
         impl Metrics {
             /// All counters, group by group, in the order of the table.

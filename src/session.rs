@@ -42,14 +42,15 @@ pub struct Options {
     pub scope_command: bool,
 }
 
-/// Serves one client until it closes the session or its input ends. `at_end` runs when every
-/// request has been carried out and before the close is answered; an error means that the input
-/// was not the protocol.
+/// Serves one client until it closes the session or its input ends. `greeted` runs once the
+/// greeting is out; `at_end` when every request has been carried out and before the close is
+/// answered. An error means that the input was not the protocol.
 pub fn run<W: Write + Send + 'static>(
     input: impl Read,
     output: W,
     client: &Arc<Client>,
     options: &Options,
+    greeted: impl FnOnce(),
     at_end: impl FnOnce(),
 ) -> Result<(), ProtocolError> {
     let writer = Arc::new(Writer::new(output));
@@ -57,6 +58,7 @@ pub fn run<W: Write + Send + 'static>(
     let mut session =
         Session { client, options, writer: &writer, pool: Pool::new("worker", options.concurrency, QUEUE) };
     session.answer(0, Answer::Known(known));
+    greeted();
     let result = session.read(&mut Reader::new(input));
     session.pool.finish();
     at_end();

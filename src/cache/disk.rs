@@ -241,7 +241,7 @@ pub fn make_real_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Parses `<output-id> <size>\n`.
-fn parse_action(text: &[u8]) -> Option<(OutputId, u64)> {
+pub(super) fn parse_action(text: &[u8]) -> Option<(OutputId, u64)> {
     let (output, size) = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.split_once(' ')?;
     if size.starts_with('+') {
         return None;

@@ -1,13 +1,30 @@
 //! One request and its reply, without sockets: handlers are `fn handle(&self, Request) -> Reply`.
 //!
 //! The only file that names tiny_http. The server parses heads (httparse) into [`Request`] and
-//! writes [`Reply`] with tiny_http's `Response::raw_print`.
+//! writes the head of a [`Reply`] with tiny_http's `Response::raw_print`. Bodies are the server's:
+//! `raw_print` would end a chunked body that broke off as if it were whole (its encoder sends the
+//! last chunk when dropped), hold a whole body of unknown length in memory for HTTP/1.0, and panic
+//! on a request's `TE: x;q=NaN`.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
+use tiny_http::{HTTPVersion, Response, StatusCode};
 pub use tiny_http::{Header, HeaderField, Method};
+
+/// Answers requests. Called from many threads at once; the request's body has to be read, as far as
+/// it is wanted, before the call returns.
+pub trait Handler: Send + Sync {
+    /// The answer to `request`.
+    fn handle(&self, request: Request) -> Reply;
+}
+
+impl<F: Fn(Request) -> Reply + Send + Sync> Handler for F {
+    fn handle(&self, request: Request) -> Reply {
+        self(request)
+    }
+}
 
 /// What a request line asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +58,25 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request without headers and body, from this machine, for `target`, a path and perhaps a
+    /// query.
+    pub fn new(method: Method, target: &str) -> Self {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_string())),
+            None => (target, None),
+        };
+        Request {
+            method,
+            target: Target::Origin,
+            path: path.to_string(),
+            query,
+            headers: Vec::new(),
+            peer: None,
+            body: Box::new(io::empty()),
+            body_len: None,
+        }
+    }
+
     /// The value of the first header of that name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|h| h.field.as_str().as_str().eq_ignore_ascii_case(name)).map(|h| h.value.as_str())
@@ -52,9 +88,22 @@ impl Request {
     }
 }
 
-/// Both directions of a client's connection.
-pub trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+/// Both directions of a client's connection. A read or write that waits too long fails with
+/// `WouldBlock` or `TimedOut`: reads after some seconds, so that their caller can look at the clock
+/// and try again.
+pub trait Stream: Read + Write + Send {
+    /// The socket below, for a second handle on it. Bytes that the client sent early may have been
+    /// read from it already; only reading the stream itself yields those.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
 
 /// The body of a reply.
 pub enum Body {
@@ -101,5 +150,122 @@ impl Reply {
     pub fn body(mut self, body: Body) -> Self {
         self.body = body;
         self
+    }
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is no body, and no length either: 204, 304, an answer to CONNECT.
+    None,
+    /// Content-Length.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// The connection's end.
+    ToEnd,
+}
+
+/// What the answer says of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// Nothing: HTTP/1.1 stays open by default.
+    Implied,
+    /// It stays open; HTTP/1.0 wants that said.
+    KeepAlive,
+    /// It closes after this answer.
+    Close,
+}
+
+/// The head of a reply, from status line to empty line. Headers that frame the body or the
+/// connection are ours to set, and those that would break the head are left out.
+pub(super) fn head_bytes(status: u16, headers: &[(String, String)], framing: Framing, stay: Persistence) -> Vec<u8> {
+    const OURS: [&str; 5] = ["Content-Length", "Transfer-Encoding", "Connection", "Trailer", "Upgrade"];
+    let length = match framing {
+        Framing::Length(n) => usize::try_from(n).ok(),
+        Framing::Chunked => None,
+        Framing::None | Framing::ToEnd => Some(0),
+    };
+    let mut response =
+        Response::new(StatusCode(status), Vec::new(), io::empty(), length, None).with_chunked_threshold(usize::MAX);
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Server")) {
+        response.add_header(Header {
+            field: HeaderField::from_bytes("Server").expect("the name is ASCII"),
+            value: "go-cache-plugin".parse().expect("the value is ASCII"),
+        });
+    }
+    // tiny_http's values are ASCII; others (a proxied file name, say) follow after its own
+    let mut others = Vec::new();
+    for (name, value) in headers.iter().filter(|(name, _)| !OURS.iter().any(|n| name.eq_ignore_ascii_case(n))) {
+        if name.is_empty()
+            || !name.bytes().all(is_token_byte)
+            || value.bytes().any(|b| matches!(b, 0..=8 | 10..=31 | 127))
+        {
+            log::debug!("left out of an answer: header {name:?}: {value:?}");
+        } else if let Ok(header) = Header::from_bytes(name.as_bytes(), value.as_bytes()) {
+            response.add_header(header);
+        } else {
+            others.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+    }
+    let mut head = Vec::with_capacity(512);
+    response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None).expect("writing to memory does not fail");
+    // the framing header comes last
+    let cut = match framing {
+        Framing::None | Framing::ToEnd => b"Content-Length: 0\r\n\r\n".len(),
+        Framing::Length(_) | Framing::Chunked => b"\r\n".len(),
+    };
+    head.truncate(head.len() - cut);
+    head.extend_from_slice(&others);
+    head.extend_from_slice(match stay {
+        Persistence::Implied => b"\r\n",
+        Persistence::KeepAlive => b"Connection: keep-alive\r\n\r\n",
+        Persistence::Close => b"Connection: close\r\n\r\n",
+    });
+    head
+}
+
+/// Whether `b` may be part of a header's name.
+fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(status: u16, headers: &[(&str, &str)], framing: Framing, stay: Persistence) -> String {
+        let headers: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        let head = String::from_utf8(head_bytes(status, &headers, framing, stay)).unwrap();
+        head.lines().filter(|l| !l.starts_with("Date: ")).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn heads_are_framed_as_asked() {
+        let got = head(200, &[("Content-Type", "text/plain")], Framing::Length(70_000), Persistence::Implied);
+        assert_eq!(got, "HTTP/1.1 200 OK\nServer: go-cache-plugin\nContent-Type: text/plain\nContent-Length: 70000\n");
+        let got = head(200, &[], Framing::Chunked, Persistence::Close);
+        assert_eq!(got, "HTTP/1.1 200 OK\nServer: go-cache-plugin\nTransfer-Encoding: chunked\nConnection: close\n");
+        let got = head(304, &[("Etag", "x")], Framing::None, Persistence::KeepAlive);
+        assert_eq!(got, "HTTP/1.1 304 Not Modified\nServer: go-cache-plugin\nEtag: x\nConnection: keep-alive\n");
+    }
+
+    #[test]
+    fn a_header_cannot_reframe_or_split_the_answer() {
+        let bad = [
+            ("Content-Length", "7"),
+            ("transfer-encoding", "chunked"),
+            ("A", "x\r\nSet-Cookie: y"),
+            ("B\r\nC", "x"),
+            ("", "x"),
+        ];
+        let got = head(200, &bad, Framing::Length(1), Persistence::Implied);
+        assert_eq!(got, "HTTP/1.1 200 OK\nServer: go-cache-plugin\nContent-Length: 1\n");
+    }
+
+    #[test]
+    fn values_beyond_ascii_pass() {
+        let got = head(200, &[("X-Name", "naïve")], Framing::Length(0), Persistence::Implied);
+        assert!(got.ends_with("\nContent-Length: 0\nX-Name: naïve\n"), "{got}");
     }
 }

@@ -1,0 +1,61 @@
+//! Direct mode: `go` starts us and speaks the protocol on stdin and stdout.
+
+use std::env;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::stack::Stack;
+use super::{scope, signals};
+use crate::config::Config;
+use crate::error::{Error, Exit};
+use crate::session;
+
+/// Serves one session.
+pub fn execute(config: &Config) -> Result<Exit, Error> {
+    let stack = Arc::new(Stack::open(config)?);
+    // the module is looked for only where a manifest may be wanted
+    let scope = config.bucket.as_ref().filter(|_| config.readahead).map(|_| {
+        let dir = env::current_dir().unwrap_or_default();
+        scope::resolve(config.scope.as_deref(), &dir)
+    });
+    let client = Arc::new(stack.cache.client(scope.as_deref()));
+    let end = {
+        let (stack, client) = (stack.clone(), client.clone());
+        // the session's end and a signal may come together: the second waits for the first
+        let once = Mutex::new(false);
+        Arc::new(move || {
+            let mut ended = once.lock().unwrap_or_else(|e| e.into_inner());
+            if !std::mem::replace(&mut *ended, true) {
+                stack.drain();
+                client.close();
+                stack.close();
+            }
+        })
+    };
+    let stop = end.clone();
+    let greeted = || {
+        // no later than the first request could come, and no sooner than the greeting is out
+        let handlers = signals::first_then_exit(move || {
+            stop();
+            // the reader is blocked on stdin and cannot be joined
+            std::process::exit(0);
+        });
+        if let Err(e) = handlers {
+            log::warn!("{e}");
+        }
+        if stack.uploader.is_some() {
+            let stack = stack.clone();
+            let spawned = thread::Builder::new().name("adopt".into()).spawn(move || stack.adopt());
+            if let Err(e) = spawned {
+                log::warn!("cannot look for unfinished uploads: {e}");
+            }
+        }
+    };
+    let options = stack.session_options(false);
+    let stdin = io::stdin().lock();
+    // `StdinLock` is buffered, the reader is too: large reads pass through
+    session::run(stdin, io::stdout(), &client, &options, greeted, || end())
+        .map(|()| Exit::Success)
+        .map_err(|e| Error::failed(e.to_string()))
+}

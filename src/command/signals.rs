@@ -1,0 +1,50 @@
+//! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once.
+
+use std::io;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::{Cause, Origin};
+
+use crate::error::Error;
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug)]
+pub struct Caught {
+    /// Its number.
+    pub signal: i32,
+    /// Whether the terminal sent it, and so to the whole process group.
+    pub from_terminal: bool,
+}
+
+impl From<Origin> for Caught {
+    fn from(origin: Origin) -> Self {
+        Caught { signal: origin.signal, from_terminal: matches!(origin.cause, Cause::Kernel) }
+    }
+}
+
+/// Calls `each` for every signal, on a thread of its own.
+pub fn each(mut each: impl FnMut(Caught) + Send + 'static) -> Result<(), Error> {
+    let failed = |e: io::Error| Error::failed(format!("signal handlers: {e}"));
+    let mut signals = SignalsInfo::<WithOrigin>::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let work = move || signals.forever().for_each(|origin| each(origin.into()));
+    thread::Builder::new().name("signals".into()).spawn(work).map_err(failed)?;
+    Ok(())
+}
+
+/// Calls `first` at the first signal; the second ends the process with the code that a shell gives
+/// to one that a signal ended.
+pub fn first_then_exit(first: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let mut first = Some(first);
+    each(move |caught| match first.take() {
+        Some(first) => {
+            // the end may take a while, and the second signal must be heard meanwhile
+            if let Err(e) = thread::Builder::new().name("stop".into()).spawn(first) {
+                log::error!("cannot start the stop thread: {e}");
+            }
+        }
+        None => std::process::exit(128 + caught.signal),
+    })
+}

@@ -1,0 +1,315 @@
+//! From bytes to the head of a request, within limits.
+//!
+//! Strict where leniency would let two programs read one request differently: lengths, transfer
+//! encodings, the Host header.
+
+use std::net::SocketAddr;
+
+use crate::http::exchange::{Header, Method, Target};
+
+/// Bytes of a head, from its first byte to the empty line.
+pub(super) const MAX_HEAD: usize = 16 << 10;
+/// Bytes of a request target.
+const MAX_URL: usize = 8 << 10;
+/// Headers in a head.
+const MAX_HEADERS: usize = 100;
+
+/// A parsed head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) target: Target,
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    pub(super) headers: Vec<Header>,
+    /// How the body is framed.
+    pub(super) length: BodyLength,
+    /// Whether the client speaks HTTP/1.0.
+    pub(super) http10: bool,
+    /// Whether the client wants the connection kept.
+    pub(super) keep_alive: bool,
+    /// Whether the client waits for 100 before it sends its body.
+    pub(super) expect_continue: bool,
+}
+
+/// What a request's head says of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyLength {
+    /// So many bytes; 0 where nothing is said.
+    Known(u64),
+    /// Chunks.
+    Chunked,
+}
+
+/// Why a head is refused: the status to answer and a line that says why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused(pub(super) u16, pub(super) &'static str);
+
+/// What an intercepted connection was opened for, and who is at its other end.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Where the client is; `None` where that was checked before.
+    pub peer: Option<SocketAddr>,
+    /// Scheme and `host[:port]` of requests in origin form, which makes them
+    /// [`Target::Absolute`]; `None` for requests to this server.
+    pub origin: Option<(String, String)>,
+}
+
+/// Parses the head that `bytes` begin with: the head and its length in bytes, or `None` while it
+/// is not whole.
+pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usize)>, Refused> {
+    let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut slots);
+    let window = &bytes[..bytes.len().min(MAX_HEAD)];
+    let used = match request.parse(window) {
+        Ok(httparse::Status::Complete(n)) => n,
+        Ok(httparse::Status::Partial) => {
+            // a path that httparse has not got to is still on an unfinished first line
+            let line = request.path.map_or(window.len().saturating_sub(MAX_METHOD), str::len);
+            if line > MAX_URL {
+                return Err(Refused(414, "the URL is longer than 8 KiB"));
+            }
+            if bytes.len() >= MAX_HEAD {
+                return Err(Refused(431, "the request's head is longer than 16 KiB"));
+            }
+            return Ok(None);
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(Refused(431, "the request has more than 100 headers")),
+        Err(httparse::Error::Version) => return Err(Refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")),
+        Err(_) => return Err(Refused(400, "malformed request")),
+    };
+    let (Some(method), Some(url), Some(version)) = (request.method, request.path, request.version) else {
+        return Err(Refused(400, "malformed request line"));
+    };
+    if url.len() > MAX_URL {
+        return Err(Refused(414, "the URL is longer than 8 KiB"));
+    }
+    let method: Method = method.parse().map_err(|()| Refused(400, "malformed method"))?;
+    let headers = headers(request.headers)?;
+    let (target, path, query) = target(&method, url, context)?;
+    let http10 = version == 0;
+    if !http10 && values(&headers, "Host").count() != 1 {
+        return Err(Refused(400, "HTTP/1.1 wants exactly one Host header"));
+    }
+    let length = body_length(&headers, http10)?;
+    let expect_continue = match values(&headers, "Expect").next() {
+        None => false,
+        Some(v) if v.eq_ignore_ascii_case("100-continue") => !http10,
+        Some(_) => return Err(Refused(417, "only 100-continue can be expected")),
+    };
+    let keep_alive = if http10 {
+        has_token(&headers, "Connection", "keep-alive")
+    } else {
+        !has_token(&headers, "Connection", "close")
+    };
+    Ok(Some((Head { method, target, path, query, headers, length, http10, keep_alive, expect_continue }, used)))
+}
+
+/// Bytes of the longest method, with its space, before a URL counts as too long.
+const MAX_METHOD: usize = 32;
+
+fn headers(parsed: &[httparse::Header<'_>]) -> Result<Vec<Header>, Refused> {
+    let mut headers = Vec::with_capacity(parsed.len());
+    for h in parsed {
+        let header = if h.value.is_ascii() {
+            Header::from_bytes(h.name.as_bytes(), h.value)
+        } else {
+            // tiny_http's headers hold ASCII alone
+            let masked: Vec<u8> = h.value.iter().map(|b| if b.is_ascii() { *b } else { b'?' }).collect();
+            Header::from_bytes(h.name.as_bytes(), masked)
+        };
+        headers.push(header.map_err(|()| Refused(400, "malformed header"))?);
+    }
+    Ok(headers)
+}
+
+/// Form, path and query of a request target.
+fn target(method: &Method, url: &str, context: &Context) -> Result<(Target, String, Option<String>), Refused> {
+    if !url.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Err(Refused(400, "the URL holds bytes that should be escaped"));
+    }
+    if *method == Method::Connect {
+        let host = authority(url).filter(|host| port(host).is_some());
+        let host = host.ok_or(Refused(400, "CONNECT wants host:port"))?;
+        return Ok((Target::Authority(host), String::new(), None));
+    }
+    let (target, rest) = if url.starts_with('/') {
+        let target = match &context.origin {
+            Some((scheme, host)) => Target::Absolute(scheme.clone(), host.clone()),
+            None => Target::Origin,
+        };
+        (target, url)
+    } else {
+        let (scheme, rest) = url.split_once("://").ok_or(Refused(400, "the URL is neither a path nor absolute"))?;
+        let scheme = scheme.to_ascii_lowercase();
+        if scheme != "http" && scheme != "https" {
+            return Err(Refused(400, "the URL's scheme is neither http nor https"));
+        }
+        let (host, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let host = authority(host).ok_or(Refused(400, "malformed host in the URL"))?;
+        (Target::Absolute(scheme, host), rest)
+    };
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_string())),
+        None => (rest, None),
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    Ok((target, path.to_string(), query))
+}
+
+/// `host[:port]` in lower case: a name or an address, nothing else (no user, no empty host).
+fn authority(text: &str) -> Option<String> {
+    let host = match port(text) {
+        Some(port) => &text[..text.len() - port.len() - 1],
+        None => text,
+    };
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let fine = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.len() <= 253
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        }
+    };
+    fine.then(|| text.to_ascii_lowercase())
+}
+
+/// The port of `host:port`, as digits.
+fn port(text: &str) -> Option<&str> {
+    let (_, port) = text.rsplit_once(':')?;
+    (!port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p > 0))
+        .then_some(port)
+}
+
+/// Reads Content-Length and Transfer-Encoding, which must not leave two readings.
+fn body_length(headers: &[Header], http10: bool) -> Result<BodyLength, Refused> {
+    let mut length = None;
+    for value in values(headers, "Content-Length") {
+        if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Refused(400, "malformed Content-Length"));
+        }
+        let n: u64 = value.parse().map_err(|_| Refused(400, "Content-Length is out of range"))?;
+        if length.is_some_and(|known| known != n) {
+            return Err(Refused(400, "two different Content-Lengths"));
+        }
+        length = Some(n);
+    }
+    let mut encodings = values(headers, "Transfer-Encoding");
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(BodyLength::Known(length.unwrap_or(0))),
+        (Some(_), _) if length.is_some() => Err(Refused(400, "both Content-Length and Transfer-Encoding")),
+        (Some(_), _) if http10 => Err(Refused(400, "HTTP/1.0 has no Transfer-Encoding")),
+        (Some(one), None) if one.eq_ignore_ascii_case("chunked") => Ok(BodyLength::Chunked),
+        _ => Err(Refused(501, "the only transfer encoding known here is chunked")),
+    }
+}
+
+fn values<'a>(headers: &'a [Header], name: &'static str) -> impl Iterator<Item = &'a str> {
+    headers.iter().filter(move |h| h.field.equiv(name)).map(|h| h.value.as_str().trim())
+}
+
+fn has_token(headers: &[Header], name: &'static str, token: &str) -> bool {
+    values(headers, name).any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<(Head, usize)>, Refused> {
+        parse(text.as_bytes(), &Context::default())
+    }
+
+    fn head(text: &str) -> Head {
+        read(text).expect("accepted").expect("whole").0
+    }
+
+    fn status(text: &str) -> u16 {
+        read(text).expect_err("refused").0
+    }
+
+    #[test]
+    fn forms_of_the_target() {
+        let h = head("GET /mod/a%2fb?x=1?2 HTTP/1.1\r\nHost: h\r\n\r\nrest");
+        assert_eq!((h.target, h.path.as_str(), h.query.as_deref()), (Target::Origin, "/mod/a%2fb", Some("x=1?2")));
+        let h = head("GET HTTP://Example.com:80?q HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(h.target, Target::Absolute("http".into(), "example.com:80".into()));
+        assert_eq!((h.path.as_str(), h.query.as_deref()), ("/", Some("q")));
+        let h = head("CONNECT [::1]:443 HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(h.target, Target::Authority("[::1]:443".into()));
+        let inside = Context { peer: None, origin: Some(("https".into(), "a.example".into())) };
+        let (h, _) = parse(b"GET /x HTTP/1.1\r\nHost: other\r\n\r\n", &inside).unwrap().unwrap();
+        assert_eq!(h.target, Target::Absolute("https".into(), "a.example".into()));
+        for bad in [
+            "CONNECT host HTTP/1.1\r\nHost: h\r\n\r\n",
+            "CONNECT host:0 HTTP/1.1\r\nHost: h\r\n\r\n",
+            "CONNECT u@host:1 HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET ftp://x/ HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET http:///x HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET http://u:p@h/ HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET http://[::zz]/ HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /\u{e9} HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /#x HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+            "\u{0}\u{1}\u{2}\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+        ] {
+            assert_eq!(status(bad), 400, "{bad:?}");
+        }
+        assert_eq!(status("GET / HTTP/2.0\r\nHost: h\r\n\r\n"), 505);
+    }
+
+    #[test]
+    fn lengths_have_one_reading() {
+        let with = |h: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{h}\r\n\r\n");
+        assert_eq!(head(&with("Content-Length: 5")).length, BodyLength::Known(5));
+        assert_eq!(head(&with("Content-Length: 5\r\nContent-Length: 5")).length, BodyLength::Known(5));
+        assert_eq!(head(&with("Transfer-Encoding: Chunked")).length, BodyLength::Chunked);
+        for bad in [
+            "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: 5, 5",
+            "Content-Length: +5",
+            "Content-Length: -1",
+            "Content-Length: 0x5",
+            "Content-Length:",
+            "Content-Length: 99999999999999999999999",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        ] {
+            assert_eq!(status(&with(bad)), 400, "{bad}");
+        }
+        for bad in ["Transfer-Encoding: gzip, chunked", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"] {
+            assert_eq!(status(&with(bad)), 501, "{bad}");
+        }
+        assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+        assert_eq!(status(&with("Expect: a-miracle")), 417);
+    }
+
+    #[test]
+    fn persistence() {
+        assert!(head("GET / HTTP/1.1\r\nHost: h\r\n\r\n").keep_alive);
+        assert!(!head("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n").keep_alive);
+        assert!(!head("GET / HTTP/1.0\r\n\r\n").keep_alive);
+        assert!(head("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
+    }
+
+    #[test]
+    fn limits() {
+        assert!(read("GET / HTTP/1.1\r\nHost: h\r\n").unwrap().is_none());
+        let long = "x".repeat(9 << 10);
+        assert_eq!(status(&format!("GET /{long} HTTP/1.1\r\nHost: h\r\n\r\n")), 414);
+        assert_eq!(status(&format!("GET /{long}")), 414, "the line is not over yet");
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: h\r\nA: {long}\r\nB: {long}\r\n\r\n")), 431);
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(100))), 431);
+        assert!(read(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(99))).unwrap().is_some());
+    }
+
+    #[test]
+    fn values_beyond_ascii_do_no_harm() {
+        assert_eq!(head("GET / HTTP/1.1\r\nHost: h\r\nA: \u{e9}b\r\n\r\n").headers[1].value.as_str(), "??b");
+    }
+}

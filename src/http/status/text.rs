@@ -1,0 +1,106 @@
+//! Numbers as people read them, and text as HTML takes it.
+
+use std::time::Duration;
+
+/// `1,234,567`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `512 B`, `1.5 MiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    // what would round to 1024 is one of the next unit
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if value < 9.95 { 1 } else { 0 };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// `85 µs`, `1.2 ms`, `3.4 s`, `2 min 5 s`, `3 h 12 min`, `4 d 1 h`.
+pub fn duration(d: Duration) -> String {
+    let s = d.as_secs_f64();
+    let seconds = d.as_secs();
+    match s {
+        0.0 => "0 s".to_string(),
+        s if s < 0.001 => format!("{:.0} µs", s * 1e6),
+        s if s < 0.01 => format!("{:.1} ms", s * 1e3),
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 60.0 => format!("{s:.0} s"),
+        s if s < 3600.0 => format!("{} min {} s", seconds / 60, seconds % 60),
+        s if s < 86_400.0 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// `97.3 %`; a dash where there is nothing to divide.
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "–".to_string();
+    }
+    let share = part as f64 * 100.0 / whole as f64;
+    // never claim all or nothing when it is not
+    let share = if part < whole { share.min(99.9) } else { share };
+    let share = if part > 0 { share.max(0.1) } else { share };
+    format!("{share:.1} %")
+}
+
+/// Text for an element or a quoted attribute.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // what could reorder or hide the text around it
+            c if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+                out.push('\u{fffd}');
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1024), bytes(10_240), bytes(1 << 20), bytes((1 << 20) - 1), bytes(u64::MAX)],
+            ["0 B", "1023 B", "1.0 KiB", "10 KiB", "1.0 MiB", "1.0 MiB", "16 EiB"]
+        );
+        let d = |s| duration(Duration::from_secs_f64(s));
+        assert_eq!([d(0.0), d(0.000085), d(0.0012), d(0.25), d(3.44)], ["0 s", "85 µs", "1.2 ms", "250 ms", "3.4 s"]);
+        assert_eq!([d(125.0), d(11_520.0), d(349_200.0)], ["2 min 5 s", "3 h 12 min", "4 d 1 h"]);
+        assert_eq!([percent(1, 0), percent(0, 5), percent(5, 5)], ["–", "0.0 %", "100.0 %"]);
+        assert_eq!([percent(99_999, 100_000), percent(1, 100_000)], ["99.9 %", "0.1 %"]);
+    }
+
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(escape("<a href=\"x\">'&\u{202e}\0"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\u{fffd}\u{fffd}");
+    }
+}

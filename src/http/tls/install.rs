@@ -1,0 +1,51 @@
+//! Appending the authority's certificate to a bundle that a system's TLS clients trust.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What came of an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// The certificate was appended.
+    Now,
+    /// It was there.
+    Before,
+}
+
+/// Where systems keep the bundle, in the order in which Go looks for it.
+const BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",                // Debian, Ubuntu, Arch, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",                  // Fedora, RHEL 6
+    "/etc/ssl/ca-bundle.pem",                            // openSUSE
+    "/etc/pki/tls/cacert.pem",                           // OpenELEC
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // CentOS, RHEL 7
+    "/etc/ssl/cert.pem",                                 // Alpine
+];
+
+/// The system's bundle, where it has one.
+pub fn system_bundle() -> Option<PathBuf> {
+    BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file())
+}
+
+/// Appends a certificate in PEM to `bundle`, unless it is in there. Errors say what to do instead.
+pub fn append(pem: &str, bundle: &Path) -> io::Result<Installed> {
+    let explain = |e: io::Error| {
+        let why = format!(
+            "{}: cannot add the certificate authority: {e}; run once as a user who may write it, \
+             or point clients to ca.pem (SSL_CERT_FILE, CURL_CA_BUNDLE)",
+            bundle.display()
+        );
+        io::Error::new(e.kind(), why)
+    };
+    let present = fs::read(bundle).map_err(explain)?;
+    let pem = pem.trim();
+    if memchr::memmem::find(&present, pem.as_bytes()).is_some() {
+        return Ok(Installed::Before);
+    }
+    let gap = if present.is_empty() || present.ends_with(b"\n") { "" } else { "\n" };
+    // one write at the end: the bundle is never seen without what was in it
+    let mut file = OpenOptions::new().append(true).open(bundle).map_err(explain)?;
+    file.write_all(format!("{gap}{pem}\n").as_bytes()).map_err(explain)?;
+    Ok(Installed::Now)
+}

@@ -1,0 +1,152 @@
+//! The authority's files over time, and certificates that a TLS client accepts.
+
+use super::*;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("go-cache-plugin-tls-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        Dir(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Shakes hands in memory; the client trusts `ca` alone.
+fn handshake(ca: &[u8], server: Arc<ServerConfig>, name: &str) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_string()).unwrap();
+    let mut client = ClientConnection::new(Arc::new(config), name)?;
+    let mut server = ServerConnection::new(server)?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut &wire[..]).unwrap();
+        server.process_new_packets()?;
+        wire.clear();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut &wire[..]).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn clients_that_trust_the_authority_accept_its_hosts() {
+    let dir = Dir::new("accept");
+    let now = SystemTime::now();
+    let authority = Authority::open(&dir.0, now).unwrap();
+    let ca = fs::read(authority.cert_path()).unwrap();
+    for (host, name) in [("example.com", "example.com"), ("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
+        handshake(&ca, authority.server_config(host, now).unwrap(), name).unwrap();
+    }
+    handshake(&ca, authority.server_config("example.com", now).unwrap(), "evil.com").unwrap_err();
+    let long = format!("{}.example.com", "a".repeat(63));
+    handshake(&ca, authority.server_config(&long, now).unwrap(), &long).unwrap();
+    let other = Dir::new("accept-other");
+    let stranger = Authority::open(&other.0, now).unwrap();
+    handshake(&ca, stranger.server_config("example.com", now).unwrap(), "example.com").unwrap_err();
+}
+
+#[test]
+fn the_key_is_private_and_kept() {
+    let dir = Dir::new("kept");
+    let now = SystemTime::now();
+    let first = Authority::open(&dir.0, now).unwrap();
+    let key = dir.0.join("ca-key.pem");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let (key_text, cert) = (fs::read(&key).unwrap(), fs::read(first.cert_path()).unwrap());
+    let again = Authority::open(&dir.0, now + DAY).unwrap();
+    assert_eq!(fs::read(&key).unwrap(), key_text);
+    assert_eq!(fs::read(again.cert_path()).unwrap(), cert);
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2, "no temporary file stays");
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let e = Authority::open(&dir.0, now).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("ca-key.pem") && e.contains("644"), "{e}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&key, "junk").unwrap();
+    let e = Authority::open(&dir.0, now).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("ca-key.pem") && e.contains("remove it"), "{e}");
+}
+
+#[test]
+fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
+    let dir = Dir::new("renew");
+    let long_ago = SystemTime::now() - (AUTHORITY_LIFE - AUTHORITY_RENEW + DAY);
+    let old = Authority::open(&dir.0, long_ago).unwrap();
+    let old_ca = fs::read(old.cert_path()).unwrap();
+    // a running server renews when it next signs
+    let now = SystemTime::now();
+    let config = old.server_config("example.com", now).unwrap();
+    let new_ca = fs::read(old.cert_path()).unwrap();
+    assert_ne!(new_ca, old_ca);
+    for ca in [&old_ca, &new_ca] {
+        handshake(ca, config.clone(), "example.com").unwrap();
+    }
+    // a certificate that is damaged or of another key is made anew, too
+    fs::write(old.cert_path(), "junk").unwrap();
+    Authority::open(&dir.0, now).unwrap();
+    assert!(x509::from_pem(&fs::read(old.cert_path()).unwrap()).is_some());
+    let other = Dir::new("renew-other");
+    fs::copy(Authority::open(&other.0, now).unwrap().cert_path(), old.cert_path()).unwrap();
+    let mended = Authority::open(&dir.0, now).unwrap();
+    handshake(&fs::read(old.cert_path()).unwrap(), mended.server_config("a", now).unwrap(), "a").unwrap();
+}
+
+#[test]
+fn host_certificates_are_reused_renewed_and_bounded() {
+    let dir = Dir::new("hosts");
+    let now = SystemTime::now();
+    let a = Authority::open(&dir.0, now).unwrap();
+    let first = a.server_config("example.com", now).unwrap();
+    assert!(Arc::ptr_eq(&first, &a.server_config("example.com", now + HOST_LIFE / 3).unwrap()));
+    assert!(!Arc::ptr_eq(&first, &a.server_config("example.com", now + HOST_LIFE / 2).unwrap()));
+    for n in 0..MAX_HOSTS + 10 {
+        a.server_config(&format!("h{n}.example.com"), now).unwrap();
+    }
+    assert_eq!(a.hosts.lock().unwrap().len(), MAX_HOSTS);
+    assert!(a.server_config("not a host name \u{e9}", now).is_err());
+}
+
+#[test]
+fn several_that_start_at_once_agree_on_one_key() {
+    let dir = Dir::new("race");
+    let keys: Vec<_> = std::thread::scope(|s| {
+        let open = || Authority::open(&dir.0, SystemTime::now()).unwrap().key.serialize_pem();
+        let threads: Vec<_> = (0..8).map(|_| s.spawn(open)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(keys.windows(2).all(|k| k[0] == k[1]));
+}
+
+#[test]
+fn installing_appends_once() {
+    let dir = Dir::new("install");
+    let a = Authority::open(&dir.0, SystemTime::now()).unwrap();
+    let bundle = dir.0.join("bundle.pem");
+    fs::write(&bundle, "# no newline at the end").unwrap();
+    assert_eq!(a.install_into(&bundle).unwrap(), Installed::Now);
+    let once = fs::read_to_string(&bundle).unwrap();
+    assert!(once.starts_with("# no newline at the end\n-----BEGIN CERTIFICATE-----\n") && once.ends_with("-----\n"));
+    assert_eq!(a.install_into(&bundle).unwrap(), Installed::Before);
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), once);
+    let e = a.install_into(&dir.0.join("missing.pem")).unwrap_err().to_string();
+    assert!(e.contains("missing.pem") && e.contains("SSL_CERT_FILE"), "{e}");
+}
