@@ -1,17 +1,22 @@
 //! The commands, one file each. They construct everything and hand it down; nothing below them
 //! constructs its collaborators or reads the environment.
 
+mod connect;
 mod direct;
 mod help;
+mod listen;
 mod logging;
+mod run;
 mod scope;
+mod serve;
 mod signals;
 mod stack;
+mod summary;
 mod version;
 
 use std::io::{self, Write};
 
-use crate::config::Invocation;
+use crate::config::{DebugMask, Invocation};
 use crate::error::{Error, Exit};
 
 /// Does what the command line asks for.
@@ -19,9 +24,21 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
     match invocation {
         Invocation::Help(topic) => help::execute(topic),
         Invocation::Version => version::execute(),
-        Invocation::Direct(cache) => {
-            logging::init(cache.verbose, cache.debug);
-            direct::execute(&cache)
+        Invocation::Direct(config) => {
+            logging::init(config.verbose, config.debug);
+            direct::execute(&config)
+        }
+        Invocation::Serve(config) => {
+            logging::init(config.cache.verbose, config.cache.debug);
+            serve::execute(&config)
+        }
+        Invocation::Connect(config) => {
+            logging::init(config.verbose, DebugMask::default());
+            connect::execute(&config)
+        }
+        Invocation::Run(config) => {
+            logging::init(config.cache.verbose, config.cache.debug);
+            run::execute(&config)
         }
         _ => Err(Error::failed("this command is not linked in")),
     }

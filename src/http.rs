@@ -3,5 +3,5 @@
 pub mod exchange;
 pub mod revproxy;
 pub mod server;
-pub mod status;
+// pub mod status;
 pub mod tls;

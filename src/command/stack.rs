@@ -43,7 +43,8 @@ impl Stack {
     /// Opens the cache. Nothing is asked of the bucket yet.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let dir = &config.cache_dir;
-        let failed = |e| Error::failed(format!("cache directory {}: {e}; choose another with --cache-dir", dir.display()));
+        let failed =
+            |e| Error::failed(format!("cache directory {}: {e}; choose another with --cache-dir", dir.display()));
         if dir.to_str().is_none() {
             return Err(Error::failed(format!("cache directory {}: its name is not UTF-8", dir.display())));
         }

@@ -1,0 +1,115 @@
+//! `connect`: bridges stdin and stdout to a server.
+//!
+//! The greeting is read first: only a server that lists the command `scope` is told ours, so that
+//! either side works with the reference program. Then bytes are copied both ways, unread.
+
+use std::env;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::scope;
+use crate::config::{ConnectAddr, ConnectConfig};
+use crate::error::{Error, Exit};
+
+/// Longer than any greeting.
+const MAX_GREETING: u64 = 64 * 1024;
+
+/// Connects and copies until the server closes the connection.
+pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
+    match &config.addr {
+        ConnectAddr::Tcp(host, port) => {
+            let stream =
+                TcpStream::connect((host.as_str(), *port)).map_err(|e| refused(&format!("{host}:{port}"), &e))?;
+            stream.set_nodelay(true).map_err(|e| lost(&e))?;
+            let (reader, writer) =
+                (stream.try_clone().map_err(|e| lost(&e))?, stream.try_clone().map_err(|e| lost(&e))?);
+            bridge(config, reader, writer, move || stream.shutdown(Shutdown::Write))
+        }
+        ConnectAddr::Unix(path) => {
+            let stream = UnixStream::connect(path).map_err(|e| refused(&path.display().to_string(), &e))?;
+            let (reader, writer) =
+                (stream.try_clone().map_err(|e| lost(&e))?, stream.try_clone().map_err(|e| lost(&e))?);
+            bridge(config, reader, writer, move || stream.shutdown(Shutdown::Write))
+        }
+    }
+}
+
+fn bridge<R: Read, W: Write + Send + 'static>(
+    config: &ConnectConfig,
+    reader: R,
+    mut writer: W,
+    half_close: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<Exit, Error> {
+    let mut reader = BufReader::new(reader);
+    let mut stdout = io::stdout().lock();
+    let mut greeting = Vec::new();
+    reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting).map_err(|e| lost(&e))?;
+    if greeting.is_empty() {
+        return Err(Error::failed("the server closed the connection without a greeting"));
+    }
+    if let Some(plain) = without_scope(&greeting) {
+        let dir = env::current_dir().unwrap_or_default();
+        let scope = scope::resolve(config.scope.as_deref(), &dir);
+        let line = json!({ "ID": 0, "Command": "scope", "Scope": scope });
+        writeln!(writer, "{line}").map_err(|e| lost(&e))?;
+        greeting = plain;
+    }
+    stdout.write_all(&greeting).and_then(|()| stdout.flush()).map_err(|e| Error::failed(format!("stdout: {e}")))?;
+    // ends with stdin, or with the process when the server went first
+    let upward = move || {
+        let copied = io::copy(&mut io::stdin().lock(), &mut writer).map(drop);
+        if let Err(e) = copied.and_then(|()| half_close()) {
+            log::debug!("to the server: {e}");
+        }
+    };
+    thread::Builder::new()
+        .name("stdin".into())
+        .spawn(upward)
+        .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
+    // what came with the greeting, then straight from socket to pipe
+    let early = reader.buffer().to_vec();
+    let mut socket = reader.into_inner();
+    let copied =
+        stdout.write_all(&early).and_then(|()| stdout.flush()).and_then(|()| io::copy(&mut socket, &mut stdout));
+    match copied {
+        Ok(_) => Ok(Exit::Success),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Success),
+        Err(e) => Err(lost(&e)),
+    }
+}
+
+/// The greeting as `go` gets to see it, where the server knows the command `scope`.
+fn without_scope(greeting: &[u8]) -> Option<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(greeting).ok()?;
+    let commands = value.get_mut("KnownCommands")?.as_array_mut()?;
+    let before = commands.len();
+    commands.retain(|c| c != "scope");
+    (commands.len() < before).then(|| format!("{value}\n").into_bytes())
+}
+
+fn refused(addr: &str, e: &io::Error) -> Error {
+    Error::failed(format!("{addr}: {e}; is `go-cache-plugin serve` running there?"))
+}
+
+fn lost(e: &io::Error) -> Error {
+    Error::failed(format!("connection to the server: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scope_is_told_only_to_who_knows_it() {
+        let reference = br#"{"ID":0,"KnownCommands":["get","put","close"]}"#;
+        assert_eq!(without_scope(reference), None);
+        assert_eq!(without_scope(b"rubbish"), None);
+        let plain = without_scope(br#"{"ID":0,"KnownCommands":["get","scope","close"]}"#).unwrap();
+        let plain: Value = serde_json::from_slice(&plain).unwrap();
+        assert_eq!(plain, json!({ "ID": 0, "KnownCommands": ["get", "close"] }));
+    }
+}

@@ -1,0 +1,267 @@
+//! Plugin clients over TCP and Unix sockets: an accept loop, a named thread a session.
+//!
+//! Invariants: TCP means loopback; a Unix socket is born with mode 0600; a socket file left by a
+//! dead server is replaced, a live one's is not. Stopping accepts no more, lets sessions end by
+//! themselves for a while, then ends their input, which they take as the client's end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::fs::Mode;
+
+use super::stack::Stack;
+use crate::config::PluginAddr;
+use crate::error::Error;
+use crate::session::{self, Options};
+
+/// A client's connection.
+enum Conn {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Conn {
+    fn try_clone(&self) -> io::Result<Conn> {
+        Ok(match self {
+            Conn::Tcp(s) => Conn::Tcp(s.try_clone()?),
+            Conn::Unix(s) => Conn::Unix(s.try_clone()?),
+        })
+    }
+
+    /// Ends what can still be read; answers can still be written.
+    fn end_input(&self) {
+        // a client that is gone has ended it already
+        let _ = match self {
+            Conn::Tcp(s) => s.shutdown(Shutdown::Read),
+            Conn::Unix(s) => s.shutdown(Shutdown::Read),
+        };
+    }
+}
+
+impl Read for Conn {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Conn::Tcp(s) => s.read(buf),
+            Conn::Unix(s) => s.read(buf),
+        }
+    }
+}
+
+impl Write for Conn {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Conn::Tcp(s) => s.write(buf),
+            Conn::Unix(s) => s.write(buf),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Socket {
+    fn accept(&self) -> io::Result<Conn> {
+        match self {
+            Socket::Tcp(l) => {
+                let (stream, _) = l.accept()?;
+                stream.set_nodelay(true)?;
+                Ok(Conn::Tcp(stream))
+            }
+            Socket::Unix(l, _) => Ok(Conn::Unix(l.accept()?.0)),
+        }
+    }
+}
+
+/// A listener with its sessions.
+pub struct Listener {
+    shared: Arc<Shared>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    socket: Socket,
+    stopping: AtomicBool,
+    sessions: Mutex<Sessions>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Sessions {
+    next: u64,
+    open: HashMap<u64, Conn>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Binds `addr` and starts to accept clients of `stack`. `default_scope` is that of clients
+    /// which name none.
+    pub fn start(addr: &PluginAddr, stack: &Arc<Stack>, default_scope: Option<String>) -> Result<Self, Error> {
+        let socket = bind(addr)?;
+        let shared = Arc::new(Shared {
+            socket,
+            stopping: AtomicBool::new(false),
+            sessions: Mutex::default(),
+            ended: Condvar::new(),
+        });
+        let (inner, stack) = (shared.clone(), stack.clone());
+        let thread = thread::Builder::new()
+            .name("accept".into())
+            .spawn(move || inner.accept(&stack, default_scope.as_deref()))
+            .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
+        Ok(Listener { shared, accepting: Mutex::new(Some(thread)) })
+    }
+
+    /// The address as `connect` takes it.
+    pub fn address(&self) -> String {
+        match &self.shared.socket {
+            Socket::Tcp(l) => l.local_addr().map_or_else(|_| String::new(), |a| a.port().to_string()),
+            Socket::Unix(_, path) => path.display().to_string(),
+        }
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.shared.lock().open.len()
+    }
+
+    /// Stops accepting, waits for the sessions to end until `deadline`, then ends their input and
+    /// waits for what they were doing.
+    pub fn stop(&self, deadline: Instant) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        if let Some(thread) = self.accepting.lock().expect("no holder panics").take() {
+            let _ = thread.join();
+        }
+        if let Socket::Unix(_, path) = &self.shared.socket {
+            let _ = fs::remove_file(path);
+        }
+        let mut sessions = self.shared.lock();
+        if !sessions.open.is_empty() {
+            log::info!("waiting for {} sessions to end", sessions.open.len());
+        }
+        while !sessions.open.is_empty() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
+            sessions = self.shared.ended.wait_timeout(sessions, left).expect("no holder panics").0;
+        }
+        sessions.open.values().for_each(Conn::end_input);
+        let threads = std::mem::take(&mut sessions.threads);
+        drop(sessions);
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
+        self.sessions.lock().expect("no holder panics")
+    }
+
+    /// Lets a blocked accept return.
+    fn wake(&self) {
+        let _ = match &self.socket {
+            Socket::Tcp(l) => l.local_addr().and_then(TcpStream::connect).map(drop),
+            Socket::Unix(_, path) => UnixStream::connect(path).map(drop),
+        };
+    }
+
+    fn accept(self: Arc<Self>, stack: &Arc<Stack>, default_scope: Option<&str>) {
+        loop {
+            let accepted = self.socket.accept();
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            match accepted.and_then(|conn| self.start(conn, stack, default_scope)) {
+                Ok(()) => {}
+                // out of descriptors or threads: wait for a session to end rather than spin
+                Err(e) => {
+                    log::warn!("a plugin client was turned away: {e}");
+                    let sessions = self.lock();
+                    let _ = self.ended.wait_timeout(sessions, Duration::from_millis(200)).expect("no holder panics");
+                }
+            }
+        }
+    }
+
+    fn start(self: &Arc<Self>, conn: Conn, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
+        let (kept, output) = (conn.try_clone()?, conn.try_clone()?);
+        let mut sessions = self.lock();
+        sessions.threads.retain(|t| !t.is_finished());
+        let id = sessions.next;
+        sessions.next += 1;
+        let client = Arc::new(stack.cache.client(default_scope));
+        let (options, shared) = (stack.session_options(default_scope.is_none()), self.clone());
+        let thread = thread::Builder::new().name(format!("session-{id}")).spawn(move || {
+            serve(conn, output, &client, &options);
+            shared.lock().open.remove(&id);
+            shared.ended.notify_all();
+        })?;
+        sessions.open.insert(id, kept);
+        sessions.threads.push(thread);
+        Ok(())
+    }
+}
+
+fn serve(input: Conn, output: Conn, client: &Arc<crate::cache::Client>, options: &Options) {
+    let result = session::run(input, output, client, options, || {}, || {});
+    // a reset is how a killed client ends
+    match result {
+        Err(crate::protocol::ProtocolError::Io(e)) => log::debug!("a client is gone: {e}"),
+        Err(e) => log::warn!("a plugin client was dropped: {e}"),
+        Ok(()) => {}
+    }
+    client.close();
+}
+
+fn bind(addr: &PluginAddr) -> Result<Socket, Error> {
+    match addr {
+        PluginAddr::Port(port) => {
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+            TcpListener::bind(addr).map(Socket::Tcp).map_err(|e| {
+                Error::failed(match e.kind() {
+                    io::ErrorKind::AddrInUse => format!("--plugin {addr}: the port is in use; choose another"),
+                    _ => format!("--plugin {addr}: {e}"),
+                })
+            })
+        }
+        PluginAddr::Unix(path) => {
+            make_way(path)?;
+            // restored right after: no other thread makes files yet
+            let mask = rustix::process::umask(Mode::from_bits_truncate(0o177));
+            let bound = UnixListener::bind(path);
+            rustix::process::umask(mask);
+            bound
+                .map(|l| Socket::Unix(l, path.clone()))
+                .map_err(|e| Error::failed(format!("--plugin {}: {e}", path.display())))
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on any more.
+fn make_way(path: &Path) -> Result<(), Error> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !meta.file_type().is_socket() {
+        return Err(Error::failed(format!("--plugin {}: there is a file that is not a socket", path.display())));
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|e| Error::failed(format!("--plugin {}: {e}", path.display())))
+        }
+        Err(e) => Err(Error::failed(format!("--plugin {}: {e}", path.display()))),
+        Ok(_) => Err(Error::failed(format!("--plugin {}: a server is listening there", path.display()))),
+    }
+}

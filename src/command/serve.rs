@@ -1,0 +1,37 @@
+//! `serve`: one cache for many clients, until a signal.
+//!
+//! Stop order: accept no more, sessions end, HTTP workers join, uploads drain to the deadline,
+//! prune, metrics. The close time-out counts once for sessions and once for uploads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use super::listen::Listener;
+use super::signals;
+use super::stack::Stack;
+use crate::config::ServeConfig;
+use crate::error::{Error, Exit};
+
+/// How often the uploads of dead processes are looked for, and pruning is considered.
+const MAINTENANCE: Duration = Duration::from_secs(60);
+
+/// Serves until SIGINT or SIGTERM.
+pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
+    let (sender, stop) = bounded::<()>(1);
+    signals::first_then_exit(move || drop(sender))?;
+    let stack = Arc::new(Stack::open(&config.cache)?);
+    let listener = Listener::start(&config.plugin, &stack, config.cache.scope.clone())?;
+    log::info!("serving plugin clients at {}", listener.address());
+    stack.adopt();
+    while stop.recv_timeout(MAINTENANCE) == Err(RecvTimeoutError::Timeout) {
+        stack.adopt();
+        stack.prune();
+    }
+    log::info!("stopping; a second signal ends at once");
+    listener.stop(Instant::now() + config.cache.close_timeout);
+    stack.drain();
+    stack.close();
+    Ok(Exit::Success)
+}
