@@ -61,7 +61,7 @@ fn bridge<R: Read, W: Write + Send + 'static>(
     stdout.write_all(&greeting).and_then(|()| stdout.flush()).map_err(|e| Error::failed(format!("stdout: {e}")))?;
     // ends with stdin, or with the process when the server went first
     let upward = move || {
-        let copied = io::copy(&mut io::stdin().lock(), &mut writer).map(drop);
+        let copied = copy(&mut io::stdin().lock(), &mut writer);
         if let Err(e) = copied.and_then(|()| half_close()) {
             log::debug!("to the server: {e}");
         }
@@ -73,12 +73,26 @@ fn bridge<R: Read, W: Write + Send + 'static>(
     // what came with the greeting, then straight from socket to pipe
     let early = reader.buffer().to_vec();
     let mut socket = reader.into_inner();
-    let copied =
-        stdout.write_all(&early).and_then(|()| stdout.flush()).and_then(|()| io::copy(&mut socket, &mut stdout));
+    let copied = stdout.write_all(&early).and_then(|()| stdout.flush()).and_then(|()| copy(&mut socket, &mut stdout));
     match copied {
-        Ok(_) => Ok(Exit::Success),
+        Ok(()) => Ok(Exit::Success),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Success),
         Err(e) => Err(lost(&e)),
+    }
+}
+
+/// Copies to the end of `from`, each piece as it comes. Not `io::copy`: between a pipe and a Unix
+/// socket that is splice(2), which can hold a piece back until the next one comes, and `go` waits
+/// for the answer to the last.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buf = vec![0; 128 * 1024];
+    loop {
+        match from.read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&buf[..n]).and_then(|()| to.flush())?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
