@@ -8,6 +8,7 @@ pub mod breaker;
 mod bucket;
 mod dir;
 mod error;
+mod guard;
 mod s3;
 
 pub use bucket::{Bucket, BucketPolicy, BucketState, Fetched};

@@ -3,8 +3,8 @@
 //! The breaker is closed (requests go out), open (nothing goes out but one probe every
 //! [`PROBE_INTERVAL`], made in the background), or off for the rest of the process, where the
 //! credentials or the bucket's name are no good. It opens after [`LIMIT`] failures in a row, a
-//! time-out counting for more (two in a row are enough, because each has held somebody up for
-//! seconds), or when answers are so slow that waiting for them took [`STALL_LIMIT`] of the last
+//! time-out counting for more, because each has held somebody up for seconds: two in a row are
+//! enough, and one where no other request succeeded meanwhile. It also opens when answers are so slow that waiting for them took [`STALL_LIMIT`] of the last
 //! [`STALL_WINDOW`]. Results that arrive while it is open are those of requests sent before, and
 //! change nothing.
 
@@ -30,6 +30,7 @@ pub struct Breaker {
     since: Instant,
     failures: u32,
     weight: u32,
+    last_success: Option<Instant>,
     last_error: Option<String>,
     stalled: Duration,
     window_start: Instant,
@@ -53,6 +54,15 @@ pub enum Admission {
     Skip,
     /// Do not send it, but start the probe that is due.
     SkipAndProbe,
+}
+
+/// How a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Without much waiting.
+    Fast,
+    /// After waiting for a time-out, from the instant on where it is known.
+    TimedOut(Option<Instant>),
 }
 
 /// A change of state that people should hear of.
@@ -85,6 +95,7 @@ impl Breaker {
             since: now,
             failures: 0,
             weight: 0,
+            last_success: None,
             last_error: None,
             stalled: Duration::ZERO,
             window_start: now,
@@ -106,7 +117,8 @@ impl Breaker {
     }
 
     /// A request succeeded (an absent object is a success too).
-    pub fn success(&mut self) {
+    pub fn success(&mut self, now: Instant) {
+        self.last_success = Some(now);
         if matches!(self.state, State::Closed) {
             self.failures = 0;
             self.weight = 0;
@@ -134,18 +146,25 @@ impl Breaker {
         Some(self.open(now, why))
     }
 
-    /// A request failed.
-    pub fn failure(&mut self, now: Instant, timed_out: bool, error: &str) -> Option<Change> {
+    /// A request failed; one that timed out says when it began, where that is known.
+    pub fn failure(&mut self, now: Instant, failed: Failed, error: &str) -> Option<Change> {
         self.last_error = Some(error.to_string());
         if !matches!(self.state, State::Closed) {
             return None;
         }
         self.failures += 1;
-        self.weight += if timed_out { TIMEOUT_WEIGHT } else { 1 };
+        self.weight += match failed {
+            Failed::Fast => 1,
+            Failed::TimedOut(Some(from)) if self.last_success.is_none_or(|at| at < from) => LIMIT,
+            Failed::TimedOut(_) => TIMEOUT_WEIGHT,
+        };
         if self.weight < LIMIT {
             return None;
         }
-        let why = format!("{} failures in a row, last: {error}", self.failures);
+        let why = match self.failures {
+            1 => error.to_string(),
+            n => format!("{n} failures in a row, last: {error}"),
+        };
         Some(self.open(now, why))
     }
 
@@ -207,7 +226,7 @@ mod tests {
         let t = Instant::now();
         let mut b = Breaker::new(t);
         for _ in 0..LIMIT {
-            b.failure(t, false, "reset");
+            b.failure(t, Failed::Fast, "reset");
         }
         (b, t)
     }
@@ -218,25 +237,36 @@ mod tests {
         let mut b = Breaker::new(t);
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(b.failure(t, false, "x"), None);
+                assert_eq!(b.failure(t, Failed::Fast, "x"), None);
             }
-            b.success();
+            b.success(t);
         }
         for _ in 0..4 {
-            assert_eq!(b.failure(t, false, "x"), None);
+            assert_eq!(b.failure(t, Failed::Fast, "x"), None);
         }
         assert_eq!(b.admit(t), Admission::Send);
-        assert_eq!(b.failure(t, false, "reset"), Some(Change::Opened("5 failures in a row, last: reset".into())));
-        assert_eq!(b.failure(t, false, "late"), None);
+        assert_eq!(
+            b.failure(t, Failed::Fast, "reset"),
+            Some(Change::Opened("5 failures in a row, last: reset".into()))
+        );
+        assert_eq!(b.failure(t, Failed::Fast, "late"), None);
         assert_eq!(b.admit(t), Admission::Skip);
     }
 
     #[test]
-    fn two_time_outs_open_it() {
+    fn two_time_outs_open_it_and_one_where_nothing_else_went_through() {
         let t = Instant::now();
         let mut b = Breaker::new(t);
-        assert_eq!(b.failure(t, true, "slow"), None);
-        assert!(matches!(b.failure(t, true, "slow"), Some(Change::Opened(w)) if w.starts_with("2 failures")));
+        let slow = Failed::TimedOut(Some(t));
+        b.success(t + 5 * SECOND);
+        assert_eq!(b.failure(t + 10 * SECOND, slow, "slow"), None);
+        assert!(
+            matches!(b.failure(t + 10 * SECOND, slow, "slow"), Some(Change::Opened(w)) if w.starts_with("2 failures"))
+        );
+        let mut b = Breaker::new(t);
+        b.success(t);
+        let slow = Failed::TimedOut(Some(t + SECOND));
+        assert_eq!(b.failure(t + 11 * SECOND, slow, "slow"), Some(Change::Opened("slow".into())));
     }
 
     #[test]
@@ -255,13 +285,13 @@ mod tests {
         assert_eq!(b.admit(at), Admission::SkipAndProbe);
         assert_eq!(b.probed(at, at + SECOND, Ok(())), Some(Change::Closed));
         assert_eq!(b.admit(at + SECOND), Admission::Send);
-        assert_eq!(b.failure(at, false, "x"), None, "it counts from nothing again");
+        assert_eq!(b.failure(at, Failed::Fast, "x"), None, "it counts from nothing again");
     }
 
     #[test]
     fn results_of_earlier_requests_do_not_close_it() {
         let (mut b, t) = opened();
-        b.success();
+        b.success(t);
         assert_eq!(b.admit(t), Admission::Skip);
     }
 
@@ -274,7 +304,7 @@ mod tests {
             let from = t + round * 9 * SECOND;
             for _ in 0..8 {
                 assert_eq!(b.waited(from, from + 9 * SECOND), None, "round {round}");
-                b.success();
+                b.success(t);
             }
         }
         let from = t + 18 * SECOND;

@@ -5,9 +5,11 @@
 //! found then, or ahead of it by [`Remote::warm_up`].
 
 mod address;
+mod answer;
 mod credentials;
 mod profile;
 mod providers;
+mod proxy;
 mod sign;
 mod transport;
 mod xml;
@@ -17,19 +19,18 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue};
-use url::Url;
+use ureq::http::{HeaderName, HeaderValue};
 
 use self::address::{Address, Place};
+use self::answer::{Failed, absent, header, http_date};
 use self::credentials::{CredentialError, Credentials, Keys};
+use self::proxy::proxy_for;
 use self::sign::{EMPTY_SHA256, Signer};
 use self::transport::{Answer, Limits, Options, Transport};
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::config::AwsEnv;
 use crate::metrics::Metrics;
 
-/// Longest error text that is read; a longer one costs its connection.
-const ERROR_LIMIT: u64 = 64 * 1024;
 /// Longest page of a listing: a thousand keys of a kilobyte each, all of them escaped.
 const LIST_LIMIT: u64 = 16 << 20;
 /// The region that GetBucketLocation is asked in, and that its empty answer means.
@@ -213,6 +214,11 @@ impl Remote for S3 {
         match answer.status {
             200 => {
                 let etag = header(&answer.headers, "etag");
+                if known_etag.is_some() && etag.as_deref() == known_etag {
+                    // a server without conditional gets
+                    Failed::read(answer);
+                    return Err(RemoteError::NotModified);
+                }
                 Ok(Some(Object { len: answer.len, etag, body: answer.body }))
             }
             304 => {
@@ -300,92 +306,9 @@ impl Remote for S3 {
 const IF_MATCH: HeaderName = HeaderName::from_static("if-match");
 const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
 
-/// An answer that is no success, read to its end so that its connection is used again.
-struct Failed {
-    status: u16,
-    headers: HeaderMap,
-    text: String,
-}
-
-impl Failed {
-    fn read(answer: Answer) -> Self {
-        let mut bytes = Vec::new();
-        // whatever came is better than nothing: the status decides
-        let _ = answer.body.take(ERROR_LIMIT).read_to_end(&mut bytes);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Failed { status: answer.status, headers: answer.headers, text }
-    }
-
-    fn code(&self) -> String {
-        xml::text(&self.text, "Code").unwrap_or_default()
-    }
-
-    /// The bucket's region, where the answer tells one other than was asked in.
-    fn region_hint(&self, asked: &Place) -> Option<String> {
-        if !matches!(self.status, 301 | 307 | 400 | 403) {
-            return None;
-        }
-        let told = header(&self.headers, "x-amz-bucket-region").or_else(|| xml::text(&self.text, "Region"))?;
-        (!told.is_empty() && told != asked.region.to_string()).then_some(told)
-    }
-
-    fn is_expired(&self) -> bool {
-        matches!(self.code().as_str(), "ExpiredToken" | "TokenRefreshRequired" | "RequestExpired")
-    }
-
-    fn into_error(self) -> RemoteError {
-        let code = self.code();
-        let words = match xml::text(&self.text, "Message") {
-            Some(message) => format!("{code}: {}", one_line(&message)),
-            None if !code.is_empty() => code.clone(),
-            None => one_line(self.text.trim()),
-        };
-        match (self.status, code.as_str()) {
-            (404, "NoSuchBucket") => RemoteError::Config("there is no such bucket".into()),
-            (
-                400 | 401 | 403,
-                "InvalidAccessKeyId"
-                | "SignatureDoesNotMatch"
-                | "ExpiredToken"
-                | "InvalidToken"
-                | "TokenRefreshRequired"
-                | "RequestExpired"
-                | "RequestTimeTooSkewed"
-                | "InvalidSecurity"
-                | "NotSignedUp"
-                | "AccountProblem",
-            ) => RemoteError::Denied(words),
-            (401, _) => RemoteError::Denied(if words.is_empty() { "status 401".into() } else { words }),
-            (403, _) => RemoteError::Forbidden(if words.is_empty() { "status 403".into() } else { words }),
-            (status, _) => RemoteError::Status(status, words),
-        }
-    }
-}
-
-/// A 404: no object, or no bucket.
-fn absent<T>(answer: Answer) -> Result<Option<T>, RemoteError> {
-    match Failed::read(answer).into_error() {
-        RemoteError::Status(404, _) => Ok(None),
-        e => Err(e),
-    }
-}
-
-fn header(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_string)
-}
-
 /// A request that cannot be sent, now or later.
 fn invalid(why: String) -> RemoteError {
     std::io::Error::new(std::io::ErrorKind::InvalidInput, why).into()
-}
-
-/// Text from elsewhere, fit for a log line.
-fn one_line(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-fn http_date(text: &str) -> Option<SystemTime> {
-    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().into())
 }
 
 fn sha256(body: &PutBody) -> Result<String, RemoteError> {
@@ -411,72 +334,9 @@ fn sha256(body: &PutBody) -> Result<String, RemoteError> {
     Ok(sign::hex(&digest))
 }
 
-/// The HTTP proxy for requests to `host` (`None`: some host of AWS): HTTPS_PROXY or HTTP_PROXY,
-/// unless the host is this machine or NO_PROXY lists it (`*`, a name, or the end of names).
-fn proxy_for(env: &AwsEnv, https: bool, host: Option<&str>) -> Result<Option<String>, String> {
-    let either = |upper: &str| env.var(upper).or(env.var(&upper.to_ascii_lowercase()));
-    let (name, found) =
-        if https { ("HTTPS_PROXY", either("HTTPS_PROXY")) } else { ("HTTP_PROXY", either("HTTP_PROXY")) };
-    let Some(proxy) = found else { return Ok(None) };
-    let host = host.unwrap_or("amazonaws.com").trim_matches(['[', ']']).to_ascii_lowercase();
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let listed = either("NO_PROXY").unwrap_or_default().split([',', ' ']).any(|entry| {
-        let entry = entry.trim_start_matches(['*', '.']).to_ascii_lowercase();
-        // `*` alone has become empty
-        !entry.is_empty() && (host == entry || host.ends_with(&format!(".{entry}")))
-    }) || either("NO_PROXY").is_some_and(|all| all.trim() == "*");
-    if loopback || listed {
-        return Ok(None);
-    }
-    let url = if proxy.contains("://") { proxy.to_string() } else { format!("http://{proxy}") };
-    match Url::parse(&url) {
-        Ok(u) if matches!(u.scheme(), "http" | "https") && u.has_host() => Ok(Some(url)),
-        _ => Err(format!("{name} is no http or https URL")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn env(vars: &[(&str, &str)]) -> AwsEnv {
-        AwsEnv { vars: vars.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect() }
-    }
-
-    #[test]
-    fn proxies_follow_the_environment_and_spare_this_machine() {
-        let all = env(&[("HTTPS_PROXY", "http://p:3128"), ("http_proxy", "q:80"), ("NO_PROXY", "corp.example, .x.y")]);
-        let of = |https, host| proxy_for(&all, https, host).unwrap();
-        assert_eq!(of(true, Some("s3.example")).as_deref(), Some("http://p:3128"));
-        assert_eq!(of(false, Some("s3.example")).as_deref(), Some("http://q:80"));
-        for host in ["127.0.0.1", "[::1]", "localhost", "corp.example", "s3.corp.example", "a.x.y"] {
-            assert_eq!(of(true, Some(host)), None, "{host}");
-        }
-        assert!(of(true, Some("notcorp.example")).is_some());
-        assert!(of(true, None).is_some());
-        assert_eq!(proxy_for(&env(&[("HTTPS_PROXY", "http://p"), ("NO_PROXY", "*")]), true, None), Ok(None));
-        assert!(proxy_for(&env(&[("HTTPS_PROXY", "socks5://p")]), true, None).is_err());
-    }
-
-    #[test]
-    fn answers_are_told_apart() {
-        let failed = |status: u16, text: &str| Failed { status, headers: HeaderMap::new(), text: text.into() };
-        let error = |status, code: &str| {
-            failed(status, &format!("<Error><Code>{code}</Code><Message>m\nn</Message></Error>")).into_error()
-        };
-        assert!(matches!(error(404, "NoSuchBucket"), RemoteError::Config(_)));
-        assert!(
-            matches!(error(403, "SignatureDoesNotMatch"), RemoteError::Denied(w) if w == "SignatureDoesNotMatch: m n")
-        );
-        assert!(matches!(error(400, "ExpiredToken"), RemoteError::Denied(_)));
-        assert!(matches!(error(403, "AccessDenied"), RemoteError::Forbidden(_)));
-        assert!(matches!(error(503, "SlowDown"), RemoteError::Status(503, _)));
-        let place = Address::new("b", None, false).unwrap().place("us-east-1").unwrap();
-        let text = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
-        assert_eq!(failed(400, text).region_hint(&place).as_deref(), Some("eu-west-1"));
-        assert_eq!(failed(500, text).region_hint(&place), None);
-        assert_eq!(failed(400, &text.replace("eu-west-1", "us-east-1")).region_hint(&place), None);
-    }
 
     #[test]
     fn construction_asks_nobody_and_refuses_nonsense() {
@@ -488,12 +348,5 @@ mod tests {
         assert!(new("b/c", None, None).unwrap().contains("no bucket name"));
         assert!(new("b", Some("no such"), None).unwrap().contains("no region name"));
         assert!(new("b", None, Some("minio:9000")).unwrap().contains("endpoint"));
-    }
-
-    #[test]
-    fn dates_of_answers_are_read() {
-        let t = http_date("Wed, 21 Oct 2015 07:28:00 GMT").unwrap();
-        assert_eq!(t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_445_412_480);
-        assert_eq!(http_date("yesterday"), None);
     }
 }

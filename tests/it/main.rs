@@ -2,6 +2,7 @@
 
 mod cli;
 mod dependencies;
+mod modproxy;
 mod remote;
 mod support;
 mod toolchain;

@@ -106,7 +106,7 @@ fn objects_go_there_and_back() {
     let f = Fixture::new(&server, &server.endpoint);
     assert!(f.bucket.get("v1/ab/abc").is_none());
     assert!(f.bucket.head("v1/ab/abc").is_none());
-    let big: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let big: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let file = std::env::temp_dir().join(format!("remote-put-{}", std::process::id()));
     std::fs::write(&file, &big).unwrap();
     let opened = Arc::new(std::fs::File::open(&file).unwrap());
@@ -287,6 +287,8 @@ fn missing_credentials_and_buckets_are_one_line() {
 
     let somebody = AwsEnv { vars: server.env().into_iter().collect() };
     let bucket = new("no-such-bucket", &somebody);
+    // s3s-fs names the missing bucket in answers to listings alone
+    assert!(bucket.list("k", &mut |_| {}).is_err());
     assert!(bucket.get("k").is_none() && bucket.get("k").is_none());
     let lines = warnings("s3://no-such-bucket");
     assert!(lines.len() == 1 && lines[0].contains("no such bucket"), "{lines:?}");
@@ -365,6 +367,27 @@ fn resets_and_busy_servers_are_tried_again() {
 }
 
 #[test]
+fn lacking_permissions_are_told_from_bad_credentials() {
+    collect_warnings();
+    let server = S3Server::in_process();
+    server.write("k", b"v");
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set_for(Fault::Status(403), 1);
+    assert!(f.bucket.put("p", &bytes(b"w")).is_err());
+    assert!(!f.bucket.writable(), "writing is given up");
+    assert_eq!(body(f.bucket.get("k")).unwrap(), b"v", "reading is not");
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set(Fault::Status(403));
+    for _ in 0..20 {
+        assert!(f.bucket.get("k").is_none());
+    }
+    assert_eq!((f.metrics.bucket.requests.get(), f.bucket.state().status), (16, Status::Off));
+    let count = |what: &str| warnings("s3://cache-bucket").iter().filter(|l| l.contains(what)).count();
+    assert_eq!((count("may not be written"), count("a get was refused"), count("every get is refused")), (1, 1, 1));
+}
+
+#[test]
 fn a_bucket_that_is_down_is_left_alone_and_found_again() {
     let mut server = S3Server::in_process();
     server.write("k", b"v");
@@ -405,6 +428,7 @@ fn a_black_hole_holds_a_build_up_for_one_time_out() {
     let took = begin.elapsed();
     assert!(took > Duration::from_secs(9) && took < Duration::from_secs(13), "{took:?}");
     assert_eq!(f.metrics.bucket.requests.get(), 2);
+    assert_eq!(f.metrics.bucket.breaker_opened.get(), 1);
     assert!(f.bucket.state().last_error.unwrap().contains("in time"));
 }
 

@@ -79,7 +79,10 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
 fn upstream(given: &Given) -> Result<String, Error> {
     let mut any = false;
     for entry in given.text.split([',', '|']).map(str::trim).filter(|e| !e.is_empty()) {
-        let known = entry == "off" || ["https://", "http://", "file:///"].iter().any(|s| entry.starts_with(s));
+        // `direct` may end a list, which is then what `go env GOPROXY` says, but not be all of it
+        let known = entry == "off"
+            || (entry == "direct" && any)
+            || ["https://", "http://", "file:///"].iter().any(|s| entry.starts_with(s));
         if !known {
             return Err(given.error("an entry is a URL (https, http, file) or off"));
         }

@@ -38,7 +38,7 @@ pub fn render(sources: &Sources, live: &Live) -> String {
         card(live, "bytes", "Bytes", &["bytes", "bytes2"], &key()),
         card(live, "wait", "Waiting on the bucket", &["wait"], ""),
         card(live, "queue", "Upload queue", &["queue"], ""),
-        breaker(live),
+        breaker(live, sources.bucket.is_some()),
         card(live, "cache", "Cache size", &["cache"], ""),
     ];
     format!(
@@ -116,12 +116,12 @@ fn card(live: &Live, name: &str, title: &str, lines: &[&str], key: &str) -> Stri
 }
 
 /// A band instead of a line: the bucket is either in use or left alone.
-fn breaker(live: &Live) -> String {
-    let paths = format!(
-        "<rect class=\"calm\" y=\"{}\" width=\"{WIDTH}\" height=\"6\"/>{}",
-        HEIGHT - 6.0,
-        path(live, "breaker-band".to_string(), "alarm")
-    );
+fn breaker(live: &Live, has_bucket: bool) -> String {
+    let mut paths = String::new();
+    if has_bucket {
+        paths += &format!("<rect class=\"calm\" y=\"{}\" width=\"{WIDTH}\" height=\"6\"/>", HEIGHT - 6.0);
+    }
+    paths += &path(live, "breaker-band".to_string(), "alarm");
     frame(live, "breaker", "Bucket", "", &paths)
 }
 
@@ -161,7 +161,7 @@ fn latencies(sources: &Sources, live: &Live) -> String {
         r#"<section class="card wide" aria-labelledby="latency-title">
 <h2 id="latency-title">Latency since the start</h2>
 <div class="scroll"><table>
-<thead><tr><th scope="col">Of</th><th scope="col" class="n">Count</th><th scope="col" class="n">Median</th><th scope="col" class="n">99 %</th></tr></thead>
+<thead><tr><th scope="col">Operation</th><th scope="col" class="n">Count</th><th scope="col" class="n">Median</th><th scope="col" class="n">99 %</th></tr></thead>
 <tbody>
 {rows}</tbody>
 </table></div>

@@ -61,6 +61,8 @@ struct State {
     keys: Option<Arc<Keys>>,
     looking: bool,
     missing: Option<String>,
+    /// Why the last look-up failed; good for [`RENEW_PAUSE`], so that not every request waits.
+    unreachable: Option<String>,
     /// When the source was last asked.
     asked: Option<Instant>,
 }
@@ -87,6 +89,13 @@ impl Credentials {
                 if fresh || alive && (state.looking || paused) {
                     return Ok(keys.clone());
                 }
+            }
+            if paused
+                && !state.looking
+                && state.keys.is_none()
+                && let Some(why) = &state.unreachable
+            {
+                return Err(CredentialError::Unreachable(why.clone()));
             }
             if !state.looking {
                 return self.look(state);
@@ -126,6 +135,7 @@ impl Credentials {
             Ok(keys) => {
                 let keys = Arc::new(keys);
                 state.keys = Some(keys.clone());
+                state.unreachable = None;
                 Ok(keys)
             }
             Err(e) => {
@@ -136,8 +146,12 @@ impl Credentials {
                     log::debug!("renewing the AWS credentials failed: {e}");
                     return Ok(keys.clone());
                 }
-                if let CredentialError::Missing(why) = &e {
-                    state.missing = Some(why.clone());
+                match &e {
+                    CredentialError::Missing(why) => state.missing = Some(why.clone()),
+                    CredentialError::Unreachable(why) => {
+                        state.keys = None; // they have ended
+                        state.unreachable = Some(why.clone());
+                    }
                 }
                 Err(e)
             }

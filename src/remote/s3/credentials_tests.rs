@@ -239,3 +239,17 @@ fn keys_near_their_end_are_renewed_by_one_while_others_go_on() {
     release.send(()).unwrap();
     assert_eq!(credentials.get().unwrap().access, "K2");
 }
+
+#[test]
+fn a_source_out_of_reach_is_not_asked_by_every_request() {
+    let dir = Dir::new();
+    let (url, count) = serve(|_, _| (503, String::new()));
+    let credentials = Credentials::new(dir.env(&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &url)]));
+    for _ in 0..5 {
+        assert!(matches!(credentials.get(), Err(CredentialError::Unreachable(w)) if w.contains("503")));
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    credentials.lock().asked = None;
+    assert!(credentials.get().is_err());
+    assert_eq!(count.load(Ordering::SeqCst), 2, "but again after a while");
+}

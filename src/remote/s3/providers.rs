@@ -15,8 +15,9 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
 use super::credentials::{CredentialError, Keys};
+use super::proxy::proxy_for;
 use super::transport::{Limits, Options, Transport};
-use super::{proxy_for, xml};
+use super::xml;
 use crate::config::AwsEnv;
 
 /// Longest answer that is read.
@@ -115,7 +116,7 @@ pub fn web_identity(env: &AwsEnv, file: &str, role: &str, session: Option<&str>)
         .finish();
     let proxy = proxy_for(env, url.scheme() == "https", url.host_str()).map_err(missing)?;
     let ca_file = ca_file(env);
-    let transport = Transport::new(Options { limits: Limits::BUCKET, proxy, ca_file }, None);
+    let transport = Transport::new(Options { limits: Limits::STS, proxy, ca_file }, None);
     let form_type = [("content-type", "application/x-www-form-urlencoded")];
     let (status, text) =
         ask(&transport, "POST", url.as_str(), &form_type, &form).map_err(CredentialError::Unreachable)?;

@@ -47,6 +47,8 @@ pub struct Limits {
 impl Limits {
     /// For requests that a build waits for.
     pub const BUCKET: Limits = Limits { connect: Duration::from_secs(3), answer: Duration::from_secs(10) };
+    /// For STS, which a build may wait for once.
+    pub const STS: Limits = Limits { connect: Duration::from_secs(2), answer: Duration::from_secs(3) };
     /// For sources of credentials on this machine or its network, which may well not be there.
     pub const LOCAL: Limits = Limits { connect: Duration::from_secs(1), answer: Duration::from_secs(2) };
 }
@@ -370,5 +372,43 @@ mod tests {
             Transport::new(options, None).send("GET", "https://localhost:1/", HeaderMap::new(), None).err().unwrap();
         assert!(e.to_string().contains("SSL_CERT_FILE"), "{e}");
         std::fs::remove_file(empty).unwrap();
+    }
+
+    #[test]
+    fn https_trusts_the_named_file_alone() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let mut tls = rustls::StreamOwned::new(rustls::ServerConnection::new(config.clone()).unwrap(), socket);
+                // a client without trust ends the handshake
+                let _ = tls
+                    .read(&mut [0; 4096])
+                    .and_then(|_| io::Write::write_all(&mut tls, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+            }
+        });
+        let file = std::env::temp_dir().join(format!("trusted-{}.pem", std::process::id()));
+        std::fs::write(&file, made.cert.pem()).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(file.clone()) };
+        let transport = Transport::new(options, Some(metrics.clone()));
+        let mut text = String::new();
+        transport.send("GET", &url, HeaderMap::new(), None).unwrap().body.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), metrics.bucket.connections.get()), ("ok", 1));
+        let other = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+        std::fs::write(&file, other.cert.pem()).unwrap();
+        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(file.clone()) };
+        assert!(Transport::new(options, None).send("GET", &url, HeaderMap::new(), None).is_err());
+        std::fs::remove_file(file).unwrap();
     }
 }

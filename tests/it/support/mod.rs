@@ -8,3 +8,4 @@ pub mod env;
 pub mod fault;
 pub mod go;
 pub mod s3;
+pub mod upstream;

@@ -157,7 +157,7 @@ impl S3Server {
             Some(_) => walk(&self.dir(), "", &mut found),
             None => {
                 let below = format!("{}/", self.prefix);
-                let mut each = |o: ObjectInfo| drop(found.insert(o.key[below.len()..].to_string(), o.len));
+                let mut each = |o: ObjectInfo| found.extend([(o.key[below.len()..].to_string(), o.len)]);
                 self.outside().list(&below, &mut each).expect("a listing");
             }
         }
