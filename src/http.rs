@@ -1,7 +1,127 @@
 //! The HTTP side: routing from a request to the handler that answers it.
+//!
+//! Invariants: clients on other machines get /mod/ and /healthz and nothing else; no decision
+//! depends on the Host header; the path is matched as it was sent, so that no escape leads around
+//! these rules.
 
+pub mod depot;
 pub mod exchange;
+pub mod modproxy;
 pub mod revproxy;
 pub mod server;
-// pub mod status;
+pub mod status;
+mod sumdb;
 pub mod tls;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::exchange::{Body, Handler, Reply, Request, Target};
+
+/// Who answers what. What is not there is 404, or 403 for clients on other machines.
+#[derive(Default)]
+pub struct Router {
+    /// /mod/
+    pub modproxy: Option<Arc<dyn Handler>>,
+    /// Requests to a proxy: absolute URLs and CONNECT.
+    pub revproxy: Option<Arc<dyn Handler>>,
+    /// /debug/, /metrics and /healthz
+    pub status: Option<Arc<dyn Handler>>,
+    /// Log begin and end of each request to /mod/.
+    pub debug_modproxy: bool,
+}
+
+impl Router {
+    fn route(&self, request: Request) -> Reply {
+        let local = request.from_loopback();
+        let handler = if request.target != Target::Origin {
+            if !local {
+                return Reply::text(403, "this proxy serves its own machine only\n");
+            }
+            let Some(revproxy) = &self.revproxy else {
+                return Reply::text(502, "this server is no proxy: --revproxy is not set\n");
+            };
+            revproxy
+        } else {
+            let path = request.path.as_str();
+            let handler = match path {
+                _ if path.starts_with("/mod/") => &self.modproxy,
+                "/healthz" => &self.status,
+                _ if !local => return Reply::text(403, "only /mod/ is served to other machines\n"),
+                "/" | "/debug" => return Reply::text(302, "see /debug/\n").header("Location", "/debug/"),
+                "/metrics" => &self.status,
+                _ if path.starts_with("/debug/") => &self.status,
+                _ => &None,
+            };
+            let Some(handler) = handler else { return Reply::text(404, "not found\n") };
+            handler
+        };
+        handler.handle(request)
+    }
+}
+
+impl Handler for Router {
+    fn handle(&self, request: Request) -> Reply {
+        if !(self.debug_modproxy && request.target == Target::Origin && request.path.starts_with("/mod/")) {
+            return self.route(request);
+        }
+        let begin = Instant::now();
+        let what = format!("{} {}", request.method, request.path);
+        log::info!(target: "request", "B {what}");
+        let reply = self.route(request);
+        let len = match &reply.body {
+            Body::File(_, n) => *n,
+            Body::Bytes(b) => b.len() as u64,
+            _ => 0,
+        };
+        log::info!(target: "request", "E {what} {} {len} bytes, {:?}", reply.status, begin.elapsed());
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::exchange::Method;
+
+    fn router() -> Router {
+        let named = |name: &'static str| -> Option<Arc<dyn Handler>> {
+            Some(Arc::new(move |r: Request| Reply::text(200, format!("{name} {}", r.path))))
+        };
+        Router { modproxy: named("mod"), revproxy: named("rev"), status: named("status"), debug_modproxy: true }
+    }
+
+    fn ask(path: &str, peer: &str) -> (u16, String) {
+        let mut request = Request::new(Method::Get, path);
+        request.peer = Some(format!("{peer}:1").parse().unwrap());
+        let reply = router().handle(request);
+        let Body::Bytes(text) = reply.body else { panic!("no text") };
+        (reply.status, String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn each_path_has_its_handler() {
+        for local in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
+            assert_eq!(ask("/mod/a", local), (200, "mod /mod/a".into()));
+            for path in ["/healthz", "/metrics", "/debug/", "/debug/vars"] {
+                assert_eq!(ask(path, local), (200, format!("status {path}")));
+            }
+            assert_eq!(ask("/", local).0, 302);
+            assert_eq!(ask("/modx", local).0, 404);
+        }
+    }
+
+    #[test]
+    fn other_machines_get_modules_and_health() {
+        assert_eq!(ask("/mod/a", "192.0.2.1").0, 200);
+        assert_eq!(ask("/healthz", "192.0.2.1").0, 200);
+        for path in ["/", "/debug/", "/metrics", "/debug/vars", "/mod", "/%6dod/", "/./debug/", "//debug/"] {
+            assert_eq!(ask(path, "192.0.2.1").0, 403, "{path}");
+        }
+        let mut request = Request::new(Method::Get, "/x");
+        request.target = Target::Absolute("http".into(), "127.0.0.1".into());
+        request.peer = Some("192.0.2.1:1".parse().unwrap());
+        assert_eq!(router().handle(request).status, 403);
+    }
+}

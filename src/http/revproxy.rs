@@ -1,6 +1,371 @@
-//! The reverse proxy: caches what servers say may be kept for long.
+//! The reverse proxy: forwards requests for chosen hosts and keeps what their servers let it keep.
+//!
+//! Requests come with absolute URLs, or inside a CONNECT whose TLS ends here. Invariants:
+//! - A request goes to the host that its URL names, or, inside a CONNECT, the one that was asked
+//!   for there. The Host header decides neither where it goes nor under which name it is kept.
+//! - What is kept, and for whom, is [`policy`]'s to say; what was forwarded unkept says so.
+//! - No body is held in memory but those that [`memory`] keeps; an answer that is kept reaches the
+//!   client while it is being written, and appears in the cache only when it is whole.
 
-pub mod headers;
-pub mod memory;
-pub mod policy;
-pub mod stored;
+mod connect;
+mod flight;
+mod forward;
+mod headers;
+mod hosts;
+mod keep;
+mod memory;
+mod policy;
+mod reply;
+mod stored;
+mod tee;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
+
+use self::connect::{Places, Secured, Watched};
+use self::flight::{Flights, Leader, Role};
+use self::forward::{Failed, Forwarded, Forwarder, RequestBody};
+use self::headers::Headers;
+use self::hosts::Hosts;
+use self::memory::{Answer, Memory};
+use self::policy::{Keep, Terms};
+use self::reply::{Outcome, Tags};
+use super::exchange::{Body, Handler, Method, Reply, Request, Target};
+use super::server::{Context, ServerLimits, serve_connection};
+use super::tls::Authority;
+use crate::metrics::Metrics;
+use crate::store::BlobStore;
+
+/// Bytes of answers kept in memory.
+const MEMORY: usize = 10 << 20;
+/// Larger bodies are not kept on disk.
+const MAX_STORED: u64 = 4 << 30;
+/// How long a request waits for another's fetch of the same thing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Tunnels at a time.
+const MAX_TUNNELS: usize = 128;
+
+/// Answers requests to a proxy: absolute URLs and CONNECT.
+pub struct RevProxy(Arc<Inner>);
+
+struct Inner {
+    hosts: Hosts,
+    store: Arc<BlobStore>,
+    authority: Authority,
+    memory: Arc<Memory>,
+    flights: Arc<Flights>,
+    forwarder: Forwarder,
+    tunnels: Arc<Places>,
+    metrics: Arc<Metrics>,
+    debug: bool,
+}
+
+impl RevProxy {
+    /// A proxy for `hosts` (`host` or `host:port`) that keeps answers in `store` and speaks TLS as
+    /// `authority` lets it. `debug` logs begin and end of each request.
+    pub fn new(
+        hosts: &[String],
+        store: Arc<BlobStore>,
+        authority: Authority,
+        metrics: Arc<Metrics>,
+        debug: bool,
+    ) -> Self {
+        RevProxy(Arc::new(Inner {
+            hosts: Hosts::new(hosts),
+            store,
+            authority,
+            memory: Arc::new(Memory::new(MEMORY)),
+            flights: Arc::default(),
+            forwarder: Forwarder::new(metrics.clone()),
+            tunnels: Places::new(MAX_TUNNELS),
+            metrics,
+            debug,
+        }))
+    }
+}
+
+impl Handler for RevProxy {
+    fn handle(&self, request: Request) -> Reply {
+        match &request.target {
+            Target::Authority(authority) => {
+                let authority = authority.clone();
+                self.connect(&authority, &request)
+            }
+            Target::Absolute(scheme, host) => {
+                let (scheme, host) = (scheme.clone(), host.clone());
+                self.0.proxy(request, &scheme, &host)
+            }
+            Target::Origin => Reply::text(400, "a proxy wants an absolute URL\n"),
+        }
+    }
+}
+
+impl RevProxy {
+    fn connect(&self, authority: &str, request: &Request) -> Reply {
+        let counters = &self.0.metrics.proxyconn;
+        if !request.from_loopback() {
+            counters.refused.inc();
+            return Reply::text(403, "CONNECT is for this machine only\n");
+        }
+        if self.0.hosts.contain("https", authority) { self.intercept(authority) } else { self.tunnel(authority) }
+    }
+
+    fn intercept(&self, authority: &str) -> Reply {
+        let metrics = self.0.metrics.clone();
+        let host = hosts::split(authority).0;
+        let config = match self.0.authority.server_config(host, SystemTime::now()) {
+            Ok(config) => config,
+            Err(e) => {
+                metrics.proxyconn.errors.inc();
+                log::warn!("CONNECT {authority}: no certificate: {e}");
+                return Reply::text(502, format!("no certificate for {host}: {e}\n"));
+            }
+        };
+        metrics.proxyconn.intercepted.inc();
+        let (inner, authority) = (self.0.clone(), hosts::normal("https", authority).to_string());
+        Reply::status(200).body(Body::Takeover(Box::new(move |stream| match Secured::accept(stream, config) {
+            Ok(secured) => {
+                let broken = secured.broken();
+                let context = Context { peer: None, origin: Some(("https".to_string(), authority.clone())) };
+                let handler = move |request: Request| inner.inside(request, &authority, &broken);
+                serve_connection(secured, &handler, &ServerLimits::default(), context);
+            }
+            Err(e) => {
+                metrics.proxyconn.errors.inc();
+                log::debug!("CONNECT {authority}: handshake with the client: {e}");
+            }
+        })))
+    }
+
+    fn tunnel(&self, authority: &str) -> Reply {
+        let metrics = self.0.metrics.clone();
+        let Some(place) = self.0.tunnels.take() else {
+            metrics.proxyconn.refused.inc();
+            return Reply::text(503, format!("{MAX_TUNNELS} tunnels are open already\n"));
+        };
+        let target = match connect::dial(authority) {
+            Ok(target) => target,
+            Err(e) => {
+                metrics.proxyconn.errors.inc();
+                let status = if e.kind() == io::ErrorKind::TimedOut { 504 } else { 502 };
+                return Reply::text(status, format!("cannot connect to {authority}: {e}\n"));
+            }
+        };
+        metrics.proxyconn.tunnelled.inc();
+        let authority = authority.to_string();
+        Reply::status(200).body(Body::Takeover(Box::new(move |stream| {
+            let _place = place;
+            if let Err(e) = connect::tunnel(stream, target) {
+                log::debug!("tunnel to {authority} broke: {e}");
+            }
+        })))
+    }
+}
+
+impl Inner {
+    /// A request inside an intercepted connection to `authority`.
+    fn inside(&self, request: Request, authority: &str, broken: &Arc<AtomicBool>) -> Reply {
+        let named = request.header("Host").map(|h| hosts::normal("https", h.trim()).to_ascii_lowercase());
+        let asked = match &request.target {
+            Target::Absolute(scheme, host) => scheme == "https" && hosts::normal(scheme, host) == authority,
+            _ => false,
+        };
+        if !asked || named.is_some_and(|host| host != authority) {
+            return Reply::text(421, format!("this connection was opened for {authority} alone\n"));
+        }
+        let mut reply = self.proxy(request, "https", authority);
+        if let Body::Stream(body, len) = reply.body {
+            reply.body = Body::Stream(Box::new(Watched { body, broken: broken.clone() }), len);
+        }
+        reply
+    }
+
+    fn proxy(&self, request: Request, scheme: &str, authority: &str) -> Reply {
+        let begin = Instant::now();
+        self.metrics.revcache.req_received.inc();
+        if !self.hosts.contain(scheme, authority) {
+            return Reply::text(502, format!("{authority} is not proxied: it is not in --revproxy\n"));
+        }
+        if request.path.contains('#') || request.query.as_ref().is_some_and(|q| q.contains('#')) {
+            return Reply::text(400, "a fragment is not part of a request\n");
+        }
+        let query = request.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
+        let url = format!("{scheme}://{}{}{query}", hosts::normal(scheme, authority), request.path);
+        let method = request.method.as_str().to_string();
+        if self.debug {
+            log::info!(target: "request", "B {method} {url}");
+        }
+        let (reply, outcome) = self.answer(request, &method, &url);
+        let (len, took) = (reply::body_len(&reply), begin.elapsed());
+        if self.debug {
+            log::info!(target: "request", "E {method} {url} {} {outcome}, {took:?}", reply.status);
+        }
+        self.metrics.recent.push("proxy", || url, outcome.text(), len, took);
+        reply
+    }
+
+    fn answer(&self, request: Request, method: &str, url: &str) -> (Reply, Outcome) {
+        let headers: Headers = request
+            .headers
+            .iter()
+            .map(|h| (h.field.as_str().as_str().to_string(), h.value.as_str().to_string()))
+            .collect();
+        let terms = policy::terms(method, &headers);
+        let mut stale = None;
+        let mut leader = None;
+        if terms.lookup {
+            match self.look_up(url, &headers, &terms, true) {
+                Ok(found) => return found,
+                Err(old) => stale = old,
+            }
+            if terms.only_if_cached {
+                let reply = Reply::text(504, "not in the cache\n");
+                return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
+            }
+            if terms.store && method == "GET" {
+                match self.flights.join(url, PATIENCE) {
+                    Role::Lead(role) => leader = Some(role),
+                    Role::LookAgain => match self.look_up(url, &headers, &terms, false) {
+                        Ok(found) => return found,
+                        Err(old) => stale = old,
+                    },
+                    Role::Alone => {}
+                }
+            }
+        }
+        self.forward(request, method, url, headers, &terms, stale.filter(|_| method == "GET"), leader)
+    }
+
+    /// An answer that is kept and may be used; else the one in memory that went stale, if any.
+    fn look_up(
+        &self,
+        url: &str,
+        headers: &Headers,
+        terms: &Terms,
+        ask_bucket: bool,
+    ) -> Result<(Reply, Outcome), Option<Arc<Answer>>> {
+        let now = Instant::now();
+        let in_memory = self.memory.get(url, headers);
+        if let Some(answer) = &in_memory
+            && answer.freshness.serves(answer.resident(now), terms)
+        {
+            self.metrics.revcache.req_memory_hit.inc();
+            return Ok((reply::from_memory(url, answer, headers, now), Outcome::Memory));
+        }
+        // what was not to be kept last time is hardly in the bucket
+        let ask_bucket = ask_bucket && !self.flights.is_not_kept(url) && in_memory.is_none();
+        let check: crate::store::Check<'_> = &|file| {
+            let mut file = file;
+            stored::decode_head(&mut file).map(|_| ()).map_err(|e| e.to_string())
+        };
+        let blob = self.store.local(url).or_else(|| ask_bucket.then(|| self.store.from_bucket(url, check)).flatten());
+        if let Some(blob) = blob {
+            match reply::from_blob(url, blob, headers, terms, SystemTime::now()) {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {} // older than the client wants it
+                Err(e) => log::warn!("{url}: {e}; fetching it anew"),
+            }
+        }
+        Err(in_memory)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a request has become by now")]
+    fn forward(
+        &self,
+        request: Request,
+        method: &str,
+        url: &str,
+        headers: Headers,
+        terms: &Terms,
+        stale: Option<Arc<Answer>>,
+        leader: Option<Leader>,
+    ) -> (Reply, Outcome) {
+        let mut sent = headers.clone();
+        if let Some(stale) = &stale {
+            reply::revalidate(&mut sent, stale);
+        }
+        let forwarded = match self.forwarder.send(method, url, &sent, request_body(request, &headers)) {
+            Ok(forwarded) => forwarded,
+            Err(Failed(status, why)) => {
+                log::debug!("{method} {url}: {why}");
+                let reply = Reply::text(status, format!("{url}: {why}\n"));
+                return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
+            }
+        };
+        if forwarded.status == 304
+            && let Some(stale) = stale
+        {
+            return self.revalidated(url, &headers, terms, &stale, forwarded);
+        }
+        let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
+        if changes && (200..400).contains(&forwarded.status) {
+            self.memory.remove(url); // RFC 9111, 4.4
+        }
+        let keep = self.keep(terms, &forwarded);
+        if terms.store {
+            self.flights.remember(url, !matches!(keep, Keep::No(_)));
+        }
+        keep::reply(self, url, &headers, forwarded, keep, leader)
+    }
+
+    /// What to do with an answer, its length considered.
+    fn keep(&self, terms: &Terms, answer: &Forwarded) -> Keep {
+        let keep = policy::keep(terms, answer.status, &answer.headers, SystemTime::now());
+        let limit = match keep {
+            Keep::Disk => MAX_STORED,
+            Keep::Memory(_) => self.memory.max_body() as u64,
+            Keep::No(_) => return keep,
+        };
+        if !answer.framed {
+            return Keep::No("its end cannot be told from a failure");
+        }
+        if answer.len.is_some_and(|len| len > limit) { Keep::No("too large") } else { keep }
+    }
+
+    /// The target says that what we have, gone stale, is still right.
+    fn revalidated(
+        &self,
+        url: &str,
+        headers: &Headers,
+        terms: &Terms,
+        stale: &Answer,
+        confirmed: Forwarded,
+    ) -> (Reply, Outcome) {
+        let now = Instant::now();
+        let merged = reply::merge(&stale.headers, confirmed.headers);
+        let mut answer = Answer { headers: merged, ..stale.clone() };
+        answer.since = now;
+        let outcome = match policy::keep(terms, 200, &answer.headers, SystemTime::now()) {
+            Keep::Memory(freshness) => {
+                answer.freshness = freshness;
+                answer.variant = policy::variant(&answer.headers, headers);
+                self.memory.put(url, answer.clone());
+                self.metrics.revcache.req_memory_hit.inc();
+                Outcome::Memory
+            }
+            _ => {
+                self.memory.remove(url);
+                Outcome::Uncached
+            }
+        };
+        let reply = reply::from_memory(url, &answer, headers, now);
+        (Tags::new(url, outcome).on(reply), outcome)
+    }
+}
+
+/// The body to send on, if there is one.
+fn request_body(request: Request, headers: &Headers) -> Option<RequestBody> {
+    let chunked = headers::has(headers, "transfer-encoding");
+    let told = headers::has(headers, "content-length");
+    match (chunked, told) {
+        (true, _) => Some((request.body, None)),
+        (false, true) => Some((request.body, Some(request.body_len.unwrap_or(0)))),
+        // these have a body even when it is empty
+        _ if matches!(request.method, Method::Post | Method::Put | Method::Patch) => {
+            Some((Box::new(io::empty()), Some(0)))
+        }
+        _ => None,
+    }
+}

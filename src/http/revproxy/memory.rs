@@ -113,8 +113,8 @@ impl Memory {
         self.lock().take_out(key);
     }
 
-    /// How many bytes are held.
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         self.lock().bytes
     }
 

@@ -25,12 +25,11 @@ pub struct Process {
 pub fn process() -> Option<Process> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
-    let usage = rustix::process::times();
-    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Some(Process {
         resident_bytes: field("VmRSS:").map(|kib: u64| kib * 1024),
         threads: field("Threads:"),
-        cpu_seconds: Some((usage.user_time + usage.system_time) as f64 / ticks),
+        cpu_seconds: Some(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9),
         open_files: fs::read_dir("/proc/self/fd").ok().map(|d| d.count() as u64),
     })
 }
@@ -52,7 +51,11 @@ pub fn list(sources: &Sources, cache: Size) -> Vec<Gauge> {
         gauge("gocache_upload_busy", "Uploads under way.", queue.busy as f64),
         gauge("gocache_cache_bytes", "Size of the cache directory, about.", cache.bytes as f64),
         gauge("gocache_cache_files", "Files in the cache directory, about.", cache.files as f64),
-        gauge("gocache_stopping", "1 while the program stops.", f64::from(sources.stopping.load(Ordering::Relaxed) as u8)),
+        gauge(
+            "gocache_stopping",
+            "1 while the program stops.",
+            f64::from(sources.stopping.load(Ordering::Relaxed) as u8),
+        ),
         gauge("process_start_time_seconds", "When the program started, in seconds since 1970.", started),
     ];
     if let Some(bucket) = &sources.bucket {
@@ -106,7 +109,8 @@ fn without_password(arg: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         out += before;
-        let end = after.find(|c: char| matches!(c, '/' | '?' | '#' | ',' | '|') || c.is_whitespace()).unwrap_or(after.len());
+        let end =
+            after.find(|c: char| matches!(c, '/' | '?' | '#' | ',' | '|') || c.is_whitespace()).unwrap_or(after.len());
         rest = match after[..end].rfind('@') {
             Some(user) => &after[user + 1..],
             None => after,

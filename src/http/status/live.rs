@@ -82,14 +82,14 @@ impl Live {
             (Some(_), true) => ("left alone", "warn"),
         };
         say("breaker-value", value.to_string());
-        say(
-            "breaker-note",
-            format!(
-                "{} errors · breaker opened {} times",
-                count(b.errors.get()),
-                count(b.breaker_opened.get())
-            ),
-        );
+        let note = match &sources.bucket {
+            None => "what is stored stays on this machine".to_string(),
+            Some(_) => {
+                let (errors, opened) = (count(b.errors.get()), count(b.breaker_opened.get()));
+                format!("{errors} errors · left alone {opened} times")
+            }
+        };
+        say("breaker-note", note);
         self.mood.insert("breaker-value", mood);
     }
 
@@ -98,17 +98,17 @@ impl Live {
             ring.windows(2).map(|w| Some(of(&w[1]).saturating_sub(of(&w[0])) as f64)).collect()
         };
         let hits = hit_rates(ring);
-        self.chart("hits", &["hits"], &[hits], Some(100.0), |v| format!("{v:.0} %"));
+        self.chart("hits", &["hits"], &[hits], |_| 100.0, |v| format!("{v:.0} %"));
         let served = per_second(|s| s.served_bytes);
         let stored = per_second(|s| s.stored_bytes);
-        self.chart("bytes", &["bytes", "bytes2"], &[served, stored], None, |v| format!("{}/s", bytes(v as u64)));
+        self.chart("bytes", &["bytes", "bytes2"], &[served, stored], nice_bytes, |v| format!("{}/s", bytes(v as u64)));
         let wait = per_second(|s| s.wait_nanos / 1_000_000);
-        self.chart("wait", &["wait"], &[wait], None, |v| format!("{}/s", duration(Duration::from_secs_f64(v / 1e3))));
+        self.chart("wait", &["wait"], &[wait], nice, |v| format!("{}/s", duration(Duration::from_secs_f64(v / 1e3))));
         let gauge = |of: fn(&Sample) -> u64| ring.iter().map(|s| Some(of(s) as f64)).collect::<Vec<_>>();
-        self.chart("queue", &["queue"], &[gauge(|s| s.queue)], None, |v| count(v as u64));
+        self.chart("queue", &["queue"], &[gauge(|s| s.queue)], nice, |v| count(v as u64));
         // what is not looked at yet is no size
         let sizes = ring.iter().map(|s| (s.cache.files > 0).then_some(s.cache.bytes as f64)).collect();
-        self.chart("cache", &["cache"], &[sizes], None, |v| bytes(v as u64));
+        self.chart("cache", &["cache"], &[sizes], nice_bytes, |v| bytes(v as u64));
         let open: Vec<_> = ring.iter().map(|s| s.breaker_open).collect();
         self.path.insert("breaker-band", chart::bands(&open));
         let seconds = open.iter().filter(|o| **o).count();
@@ -125,12 +125,12 @@ impl Live {
         name: &'static str,
         lines: &[&'static str],
         values: &[Vec<Option<f64>>],
-        top: Option<f64>,
+        top: fn(f64) -> f64,
         unit: impl Fn(f64) -> String,
     ) {
         let ids = chart_ids(name);
         let highest = values.iter().flatten().flatten().fold(0.0, |a: f64, b| a.max(*b));
-        let top = top.unwrap_or_else(|| nice(highest));
+        let top = top(highest);
         for (line, values) in lines.iter().zip(values) {
             self.path.insert(chart_ids(line).line, chart::line(values, top));
         }
@@ -209,9 +209,19 @@ fn nice(value: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].iter().map(|f| f * decade).find(|top| *top >= value).unwrap_or(value)
 }
 
+/// [`nice`] in the unit that [`bytes`] writes the value in.
+fn nice_bytes(value: f64) -> f64 {
+    let mut unit = 1.0;
+    while value / unit >= 1000.0 {
+        unit *= 1024.0;
+    }
+    nice(value / unit) * unit
+}
+
 fn recent(sources: &Sources, now: SystemTime) -> Vec<[String; 6]> {
     let ago = |at: SystemTime| match now.duration_since(at).unwrap_or_default().as_secs() {
         0 => "now".to_string(),
+        s @ 1..60 => format!("{s} s ago"),
         s => format!("{} ago", duration(Duration::from_secs(s))),
     };
     let rows = sources.metrics.recent.list().into_iter();
@@ -229,6 +239,7 @@ mod tests {
     #[test]
     fn scales_are_round() {
         assert_eq!([0.0, 1.0, 1.5, 3.0, 10.0, 11.0, 999.0].map(nice), [1.0, 1.0, 2.0, 5.0, 10.0, 20.0, 1000.0]);
+        assert_eq!([0.0, 1000.0, 3000.0, 1e6].map(nice_bytes), [1.0, 1024.0, 5120.0, 1048576.0]);
     }
 
     #[test]

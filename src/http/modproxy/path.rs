@@ -1,0 +1,413 @@
+//! Paths of the module proxy protocol, and the names in them: the rules of golang.org/x/mod
+//! (`module.CheckPath`, `module.UnescapePath`, `semver`), so that whatever gets past here is a name
+//! that `go` itself would use.
+
+/// A request, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModPath {
+    /// The module path, unescaped.
+    pub module: String,
+    /// The module path with upper case as `!x`, as it is in URLs and cache names.
+    pub escaped: String,
+    /// Which of its files.
+    pub file: ModFile,
+}
+
+/// What is asked of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModFile {
+    /// `@v/list`
+    List,
+    /// `@latest`
+    Latest,
+    /// `@v/<version>.info`, where the version may be a branch or a commit.
+    Info(String),
+    /// `@v/<version>.mod`
+    Mod(String),
+    /// `@v/<version>.zip`
+    Zip(String),
+}
+
+impl ModPath {
+    /// Parses a decoded path such as `github.com/!burnt!sushi/toml/@v/v0.3.1.info`. The error says
+    /// what is wrong with it.
+    pub fn parse(path: &str) -> Result<Self, String> {
+        let (escaped, file) = match path.strip_suffix("/@latest") {
+            Some(module) => (module, ModFile::Latest),
+            None => {
+                let (module, file) = path.split_once("/@v/").ok_or("neither @latest nor a file below @v/")?;
+                (module, Self::file(file)?)
+            }
+        };
+        let module = unescape(escaped).ok_or_else(|| format!("invalid escaped module path {escaped:?}"))?;
+        check_path(&module).map_err(|why| format!("invalid module path {module:?}: {why}"))?;
+        Ok(ModPath { module, escaped: escaped.to_string(), file })
+    }
+
+    fn file(name: &str) -> Result<ModFile, String> {
+        if name == "list" {
+            return Ok(ModFile::List);
+        }
+        let (escaped, kind) = name.rsplit_once('.').ok_or("neither list nor .info, .mod or .zip")?;
+        let version = unescape(escaped).ok_or_else(|| format!("invalid escaped version {escaped:?}"))?;
+        check_version(&version).map_err(|why| format!("invalid version {version:?}: {why}"))?;
+        match kind {
+            "info" => Ok(ModFile::Info(version)),
+            "mod" | "zip" if !is_canonical(&version) => Err(format!("version {version:?} is not canonical")),
+            "mod" => Ok(ModFile::Mod(version)),
+            "zip" => Ok(ModFile::Zip(version)),
+            _ => Err("neither list nor .info, .mod or .zip".into()),
+        }
+    }
+
+    /// Whether the answer may change: everything but the files of a canonical version.
+    pub fn is_mutable(&self) -> bool {
+        match &self.file {
+            ModFile::List | ModFile::Latest => true,
+            ModFile::Info(version) => !is_canonical(version),
+            ModFile::Mod(_) | ModFile::Zip(_) => false,
+        }
+    }
+}
+
+/// Decodes `%xx` in a URL path that can only stand for names of the protocol: every byte is
+/// visible ASCII afterwards, and none is a separator that the URL hid.
+pub fn decode(path: &str) -> Option<String> {
+    let mut out = String::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(b) = bytes.next() {
+        let decoded = match b {
+            b'%' => {
+                let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
+                let b = (digit(bytes.next())? * 16 + digit(bytes.next())?) as u8;
+                if matches!(b, b'/' | b'\\' | b'%') {
+                    return None;
+                }
+                b
+            }
+            b'\\' => return None,
+            b => b,
+        };
+        // a space is the one byte beyond these that a version query could hold, and no proxy has any
+        if !decoded.is_ascii_graphic() {
+            return None;
+        }
+        out.push(decoded as char);
+    }
+    Some(out)
+}
+
+/// Undoes the case escapes; `None` where the text is not what escaping makes.
+pub fn unescape(escaped: &str) -> Option<String> {
+    let mut out = String::with_capacity(escaped.len());
+    let mut bytes = escaped.bytes();
+    while let Some(b) = bytes.next() {
+        match b {
+            b'!' => out.push(bytes.next().filter(u8::is_ascii_lowercase)?.to_ascii_uppercase() as char),
+            b'A'..=b'Z' => return None,
+            0..=127 => out.push(b as char),
+            _ => return None,
+        }
+    }
+    Some(out)
+}
+
+/// Escapes upper case.
+pub fn escape(plain: &str) -> String {
+    let mut out = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        if c.is_ascii_uppercase() {
+            out.push('!');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// `module.CheckPath`.
+pub fn check_path(path: &str) -> Result<(), &'static str> {
+    if path.starts_with('-') {
+        return Err("leading dash");
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    for element in path.split('/') {
+        check_element(element, plain)?;
+        if element.starts_with('.') {
+            return Err("leading dot in path element");
+        }
+        let short = element.split('.').next().unwrap_or_default();
+        if let Some((_, digits)) = short.rsplit_once('~')
+            && !digits.is_empty()
+            && digits.bytes().all(|b| b.is_ascii_digit())
+        {
+            return Err("trailing tilde and digits in path element");
+        }
+    }
+    let first = path.split('/').next().unwrap_or_default();
+    if !first.contains('.') {
+        return Err("missing dot in first path element");
+    }
+    if !first.bytes().all(|b| matches!(b, b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z')) {
+        return Err("invalid character in first path element");
+    }
+    if has_version_suffix(path) { Ok(()) } else { Err("invalid version suffix") }
+}
+
+/// What both paths and versions want of an element between slashes.
+fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'static str> {
+    if element.is_empty() {
+        return Err("empty path element");
+    }
+    if element.bytes().all(|b| b == b'.') {
+        return Err("path element of dots only");
+    }
+    if element.ends_with('.') {
+        return Err("trailing dot in path element");
+    }
+    if !element.bytes().all(allowed) {
+        return Err("invalid character");
+    }
+    let short = element.split('.').next().unwrap_or_default();
+    let device = match short.len() {
+        3 => ["con", "prn", "aux", "nul"].iter().any(|d| short.eq_ignore_ascii_case(d)),
+        4 => {
+            let (name, digit) = short.split_at(3);
+            (name.eq_ignore_ascii_case("com") || name.eq_ignore_ascii_case("lpt"))
+                && matches!(digit.as_bytes(), [b'1'..=b'9'])
+        }
+        _ => false,
+    };
+    if device { Err("path element that Windows reserves") } else { Ok(()) }
+}
+
+/// `module.SplitPathVersion`: whether the path's major version suffix, if any, is a valid one.
+fn has_version_suffix(path: &str) -> bool {
+    if let Some(rest) = path.strip_prefix("gopkg.in/") {
+        let rest = rest.strip_suffix("-unstable").unwrap_or(rest);
+        let major = rest.trim_end_matches(|c: char| c.is_ascii_digit());
+        let digits = &rest[major.len()..];
+        return major.ends_with(".v") && !digits.is_empty() && (!digits.starts_with('0') || digits == "0");
+    }
+    let stem = path.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let suffix = &path[stem.len()..];
+    if suffix.is_empty() || !stem.ends_with("/v") {
+        return true;
+    }
+    !suffix.contains('.') && !suffix.starts_with('0') && suffix != "1"
+}
+
+/// What `module.UnescapeVersion` wants of a version or query.
+pub fn check_version(version: &str) -> Result<(), &'static str> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&()+,-.=@[]^_{}~ ".contains(&b);
+    check_element(version, allowed)?;
+    if version.contains('!') { Err("invalid character") } else { Ok(()) }
+}
+
+/// Whether `version` is a canonical semantic version: `v1.2.3`, with a pre-release perhaps, and no
+/// build but `+incompatible`. Such a version never changes.
+pub fn is_canonical(version: &str) -> bool {
+    let Some(rest) = version.strip_prefix('v') else { return false };
+    let rest = match rest.split_once('+') {
+        Some((rest, "incompatible")) => rest,
+        Some(_) => return false,
+        None => rest,
+    };
+    let (core, pre) = match rest.split_once('-') {
+        Some((core, pre)) => (core, Some(pre)),
+        None => (rest, None),
+    };
+    let number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && (n == "0" || !n.starts_with('0'));
+    let identifier = |i: &str| {
+        !i.is_empty()
+            && i.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && (number(i) || !i.bytes().all(|b| b.is_ascii_digit()))
+    };
+    core.split('.').count() == 3 && core.split('.').all(number) && pre.is_none_or(|p| p.split('.').all(identifier))
+}
+
+/// `module.MatchPrefixPatterns`: whether one of the comma-separated `globs` matches `path` or the
+/// elements that it begins with.
+pub fn matches_prefix(globs: &str, path: &str) -> bool {
+    globs.split(',').map(|g| g.trim().trim_end_matches('/')).filter(|g| !g.is_empty()).any(|glob| {
+        let depth = glob.matches('/').count();
+        let mut slashes = path.match_indices('/').map(|(at, _)| at);
+        match slashes.nth(depth) {
+            Some(end) => matches_glob(glob.as_bytes(), &path.as_bytes()[..end]),
+            None => path.matches('/').count() == depth && matches_glob(glob.as_bytes(), path.as_bytes()),
+        }
+    })
+}
+
+/// `path.Match` for ASCII: `*` and `?` do not match a slash, `[a-z]` and `[^a-z]` are classes, a
+/// backslash quotes. A malformed pattern matches nothing.
+fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
+    match glob {
+        [] => text.is_empty(),
+        [b'*', rest @ ..] => {
+            let reach = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
+            (0..=reach).any(|n| matches_glob(rest, &text[n..]))
+        }
+        [b'?', rest @ ..] => matches!(text, [b, after @ ..] if *b != b'/' && matches_glob(rest, after)),
+        [b'[', rest @ ..] => {
+            let [b, after @ ..] = text else { return false };
+            match class(rest, *b) {
+                Some((true, rest)) => *b != b'/' && matches_glob(rest, after),
+                _ => false,
+            }
+        }
+        [b'\\', c, rest @ ..] | [c, rest @ ..] => {
+            matches!(text, [b, after @ ..] if b == c && matches_glob(rest, after))
+        }
+    }
+}
+
+/// Whether `b` is in the class that `glob` begins with (after its bracket), and what follows it.
+fn class(glob: &[u8], b: u8) -> Option<(bool, &[u8])> {
+    let (negated, mut glob) = match glob {
+        [b'^', rest @ ..] => (true, rest),
+        _ => (false, glob),
+    };
+    let mut found = false;
+    let mut first = true;
+    loop {
+        match glob {
+            [b']', rest @ ..] if !first => return Some((found != negated, rest)),
+            [lo, b'-', hi, rest @ ..] if *hi != b']' => {
+                found |= (*lo..=*hi).contains(&b);
+                glob = rest;
+            }
+            [b'-' | b']', ..] | [] => return None,
+            [c, rest @ ..] => {
+                found |= *c == b;
+                glob = rest;
+            }
+        }
+        first = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests() {
+        let p = ModPath::parse("github.com/!burnt!sushi/toml/@v/v0.3.1.info").unwrap();
+        assert_eq!((p.module.as_str(), p.file), ("github.com/BurntSushi/toml", ModFile::Info("v0.3.1".into())));
+        let p = ModPath::parse("golang.org/toolchain/@v/v0.0.1-go1.21.0.linux-amd64.zip").unwrap();
+        assert_eq!(p.file, ModFile::Zip("v0.0.1-go1.21.0.linux-amd64".into()));
+        assert!(ModPath::parse("a.b/c/@v/list").unwrap().is_mutable());
+        assert!(ModPath::parse("a.b/c/@latest").unwrap().is_mutable());
+        assert!(ModPath::parse("a.b/c/@v/master.info").unwrap().is_mutable());
+        assert!(ModPath::parse("a.b/c/@v/v1.info").unwrap().is_mutable());
+        assert!(!ModPath::parse("a.b/c/@v/v1.0.0+incompatible.mod").unwrap().is_mutable());
+        for bad in [
+            "",
+            "a.b/c",
+            "a.b/c/@v/",
+            "a.b/c/@v/list/x",
+            "a.b/c/@v/v1.0.0.tar",
+            "a.b/c/@v/master.zip",
+            "a.b/c/@v/master.mod",
+            "a.b/c/@v/.info",
+            "a.b/c/@v/...info",
+            "a.b/c/@v/v1/2.info",
+            "a.b/C/@v/list",
+            "a.b/!C/@v/list",
+            "a.b/!/@v/list",
+            "a.b/../x/@v/list",
+            "a.b//x/@v/list",
+            "/a.b/@v/list",
+            "a.b/./x/@latest",
+            "a.b/.x/@latest",
+            "ab/x/@latest",
+            "-a.b/x/@latest",
+            "a.b/con/@latest",
+            "a.b/nul.txt/@latest",
+            "a.b/x~1/@latest",
+            "a.b/x@v/@latest",
+            "a.b/x/@v/VERSION.info",
+            "a.b/x/v1/@latest",
+            "a.b/x/v0/@latest",
+            "a.b/x/v02/@latest",
+            "gopkg.in/yaml/@latest",
+            "a.b/x/@v/a@latest",
+        ] {
+            assert!(ModPath::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["a.b/@latest", "a.b/x/v2/@latest", "gopkg.in/yaml.v3/@latest", "gopkg.in/a/b.v0-unstable/@latest"]
+        {
+            assert!(ModPath::parse(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn decoding() {
+        assert_eq!(decode("a.b/%21x/@v/v1.0.0%2Bincompatible.info").unwrap(), "a.b/!x/@v/v1.0.0+incompatible.info");
+        for bad in ["a%2fb", "a%2Fb", "a%5cb", "a\\b", "a%00b", "a%0ab", "a%", "a%2", "a%zz", "a%252f", "a%e9", "a%20b"]
+        {
+            assert_eq!(decode(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn escapes_round_trip() {
+        let plain = "github.com/Azure/azure-sdk-for-go/v2";
+        assert_eq!(escape(plain), "github.com/!azure/azure-sdk-for-go/v2");
+        assert_eq!(unescape(&escape(plain)).unwrap(), plain);
+    }
+
+    #[test]
+    fn canonical_versions() {
+        for good in [
+            "v1.2.3",
+            "v0.0.0",
+            "v1.2.3-pre.1",
+            "v0.0.0-20191109021931-daa7c04131f5",
+            "v2.0.0+incompatible",
+            "v1.0.0-0.20200101000000-abcdefabcdef+incompatible",
+        ] {
+            assert!(is_canonical(good), "{good}");
+        }
+        for bad in [
+            "",
+            "v1",
+            "v1.2",
+            "1.2.3",
+            "v1.2.3.4",
+            "v01.2.3",
+            "v1.2.3+meta",
+            "v1.2.3-",
+            "v1.2.3-01",
+            "v1.2.3-a..b",
+            "master",
+        ] {
+            assert!(!is_canonical(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn private_patterns() {
+        let globs = "*.corp.example.com, github.com/org/*,exact.example/x/";
+        for inside in [
+            "git.corp.example.com/x/y",
+            "github.com/org/repo",
+            "github.com/org/repo/v2/sub",
+            "exact.example/x",
+            "exact.example/x/y",
+        ] {
+            assert!(matches_prefix(globs, inside), "{inside}");
+        }
+        for outside in [
+            "corp.example.com/x",
+            "github.com/org",
+            "github.com/other/repo",
+            "exact.example/xy",
+            "a/git.corp.example.com",
+        ] {
+            assert!(!matches_prefix(globs, outside), "{outside}");
+        }
+        assert!(matches_prefix("a.b/[x-z]?", "a.b/yy/z") && !matches_prefix("a.b/[^x-z]", "a.b/y"));
+        assert!(!matches_prefix("", "a.b/c") && !matches_prefix("a.b/[", "a.b/["));
+    }
+}

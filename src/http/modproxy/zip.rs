@@ -1,0 +1,200 @@
+//! What makes a module zip fit to be kept: `zip.CheckZip` of golang.org/x/mod, and every checksum.
+//!
+//! One pass, in memory that does not grow with the zip but for eight bytes a file.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+
+use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
+
+/// `go`'s limit on a module zip, and on what it unpacks to, in bytes.
+pub const MAX_ZIP: u64 = 500 << 20;
+/// `go`'s limit on go.mod and LICENSE, in bytes.
+pub const MAX_SMALL: u64 = 16 << 20;
+/// Files in a zip. `go` sets no limit; the largest modules have some ten thousand.
+const MAX_FILES: usize = 1 << 20;
+
+/// Checks that `file` is a whole zip of `module@version`. The error says what is wrong.
+pub fn check(file: &File, module: &str, version: &str) -> Result<(), String> {
+    let len = file.metadata().map_err(|e| e.to_string())?.len();
+    if len > MAX_ZIP {
+        return Err(format!("{len} bytes, more than the 500 MiB that go allows"));
+    }
+    let prefix = format!("{module}@{version}/");
+    let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
+    let file = file.try_clone().map_err(|e| e.to_string())?;
+    let zip = ZipArchive::from_file(file, &mut buffer).map_err(|e| format!("not a whole zip: {e}"))?;
+    let expected = zip.entries_hint();
+    if expected > MAX_FILES as u64 {
+        return Err(format!("{expected} files"));
+    }
+    let mut seen = HashSet::new();
+    let mut found = 0;
+    let mut unpacked = 0;
+    let mut scratch = vec![0; 32 << 10];
+    let mut entries = zip.entries(&mut buffer);
+    while let Some(entry) = entries.next_entry().map_err(|e| format!("damaged directory: {e}"))? {
+        found += 1;
+        if found > expected {
+            return Err("more files than its directory says".into());
+        }
+        let path = entry.file_path();
+        let name = std::str::from_utf8(path.as_ref()).map_err(|_| "a file name that is not UTF-8")?;
+        let inner = name.strip_prefix(&prefix).ok_or_else(|| format!("{name:?} does not lie under {prefix}"))?;
+        let size = entry.uncompressed_size_hint();
+        if let Some(dir) = name.strip_suffix('/') {
+            // go skips directories
+            if size > 0 || !dir.split('/').all(is_element) {
+                return Err(format!("invalid directory {name:?}"));
+            }
+            continue;
+        }
+        if !inner.split('/').all(is_element) {
+            return Err(format!("invalid file name {name:?}"));
+        }
+        let small = inner == "LICENSE" || inner.eq_ignore_ascii_case("go.mod");
+        if small && size > MAX_SMALL {
+            return Err(format!("{inner} of {size} bytes, more than the 16 MiB that go allows"));
+        }
+        if inner != "go.mod" && inner.eq_ignore_ascii_case("go.mod") {
+            return Err(format!("{inner} where go.mod is meant"));
+        }
+        let mut hash = DefaultHasher::new();
+        inner.to_lowercase().hash(&mut hash);
+        if !seen.insert(hash.finish()) {
+            return Err(format!("{name:?} is there twice"));
+        }
+        unpacked += size;
+        if unpacked > MAX_ZIP {
+            return Err("unpacks to more than the 500 MiB that go allows".into());
+        }
+        let damaged = |e: &dyn std::fmt::Display| format!("{name:?} is damaged: {e}");
+        let data = zip.get_entry(entry.wayfinder()).map_err(|e| damaged(&e))?;
+        let read = match entry.compression_method() {
+            CompressionMethod::STORE => drain(data.verifying_reader(data.reader()), size, &mut scratch),
+            CompressionMethod::DEFLATE => {
+                let inflate = flate2::read::DeflateDecoder::new(data.reader());
+                drain(data.verifying_reader(inflate), size, &mut scratch)
+            }
+            other => return Err(format!("{name:?} is compressed by method {other}, which go does not know")),
+        };
+        read.map_err(|e| damaged(&e))?;
+    }
+    if found != expected {
+        return Err("fewer files than its directory says".into());
+    }
+    Ok(())
+}
+
+/// Reads to the end, where sizes and checksum are compared, but no further than the size claimed.
+fn drain(reader: impl Read, size: u64, scratch: &mut [u8]) -> io::Result<()> {
+    let mut reader = reader.take(size + 1);
+    let mut got = 0;
+    loop {
+        match reader.read(scratch)? {
+            0 if got == size => return Ok(()),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => got += n as u64,
+        }
+        if got > size {
+            return Err(io::Error::other("longer than its size"));
+        }
+    }
+}
+
+fn is_element(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.bytes().any(|b| b == b'\\' || b < b' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const MODULE: &str = "example.com/M";
+
+    /// A zip of stored and deflated files.
+    fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut archive = rawzip::ZipArchiveWriter::new(&mut out);
+        for (name, bytes) in files {
+            let (mut entry, config) =
+                archive.new_file(*name).compression_method(CompressionMethod::DEFLATE).start().unwrap();
+            let encoder = flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::default());
+            let mut writer = config.wrap(encoder);
+            writer.write_all(bytes).unwrap();
+            let (encoder, descriptor) = writer.finish().unwrap();
+            encoder.finish().unwrap();
+            entry.finish(descriptor).unwrap();
+        }
+        archive.finish().unwrap();
+        out
+    }
+
+    fn verdict(bytes: &[u8]) -> Result<(), String> {
+        let mut temp = crate::atomic::TempFile::create(&std::env::temp_dir()).unwrap();
+        temp.file().write_all(bytes).unwrap();
+        check(temp.file(), MODULE, "v1.0.0")
+    }
+
+    #[test]
+    fn whole_zips_pass() {
+        let big = vec![7; 300_000];
+        let files: [(&str, &[u8]); 3] = [
+            ("example.com/M@v1.0.0/go.mod", b"module example.com/M\n"),
+            ("example.com/M@v1.0.0/a/b.go", &big),
+            ("example.com/M@v1.0.0/empty", b""),
+        ];
+        verdict(&zip(&files)).unwrap();
+        verdict(&zip(&[])).unwrap();
+    }
+
+    #[test]
+    fn wrong_names_do_not() {
+        for name in [
+            "go.mod",
+            "example.com/m@v1.0.0/x",
+            "example.com/M@v1.0.1/x",
+            "example.com/M@v1.0.0/../x",
+            "example.com/M@v1.0.0//x",
+            "example.com/M@v1.0.0/a\\b",
+            "example.com/M@v1.0.0/GO.MOD",
+            "/example.com/M@v1.0.0/x",
+        ] {
+            // the writer would tidy the name up: write another of its length, then exchange them
+            let stand_in = "Q".repeat(name.len());
+            let mut bytes = zip(&[(&stand_in, b"x")]);
+            for at in 0..bytes.len() - name.len() {
+                if bytes[at..].starts_with(stand_in.as_bytes()) {
+                    bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
+                }
+            }
+            assert!(verdict(&bytes).is_err(), "{name}");
+        }
+        let twice: [(&str, &[u8]); 2] = [("example.com/M@v1.0.0/x", b"1"), ("example.com/M@v1.0.0/X", b"2")];
+        assert!(verdict(&zip(&twice)).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_of_a_body_is_seen() {
+        let whole = zip(&[("example.com/M@v1.0.0/x.go", b"package x // some text that deflates somewhat, somewhat")]);
+        for len in 0..whole.len() {
+            assert!(verdict(&whole[..len]).is_err(), "cut at {len}");
+        }
+        let body = 30 + "example.com/M@v1.0.0/x.go".len();
+        for at in body..body + 40 {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            assert!(verdict(&flipped).is_err(), "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let big = vec![0; (MAX_SMALL + 1) as usize];
+        assert!(verdict(&zip(&[("example.com/M@v1.0.0/go.mod", &big)])).unwrap_err().contains("16 MiB"));
+        verdict(&zip(&[("example.com/M@v1.0.0/other", &big)])).unwrap();
+    }
+}

@@ -1,0 +1,170 @@
+//! Sends requests on to their targets and takes their answers, changing nothing that is not for
+//! one hop only: no headers of our own (no Via either, for which servers switch compression off),
+//! no redirects followed, no bodies decoded, no bodies held in memory.
+
+use std::io::{self, Read};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use ureq::http;
+use ureq::tls::TlsConfig;
+use ureq::{Agent, SendBody};
+
+use super::headers::{self, Headers};
+use crate::http::upstream;
+use crate::metrics::Metrics;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until the head of the answer: servers that compute it may take their time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// A pause in a body, in either direction.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request's body, and its length where the client told it.
+pub type RequestBody = (Box<dyn Read + Send>, Option<u64>);
+
+/// A target's answer.
+pub struct Forwarded {
+    /// Status code.
+    pub status: u16,
+    /// Headers, without those for one hop only.
+    pub headers: Headers,
+    /// The body as it is sent. A read fails when it breaks off, as far as that can be told.
+    pub body: Box<dyn Read + Send>,
+    /// Length of the body, where the target tells it; for HEAD, of the body that GET would have.
+    pub len: Option<u64>,
+    /// Whether the end of the body can be told from the connection breaking off.
+    pub framed: bool,
+}
+
+/// A request that got no answer: the status to say so with, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failed(pub u16, pub String);
+
+/// The clients for all targets.
+pub struct Forwarder {
+    plain: Agent,
+    /// Made on first use: reading the machine's certificates takes milliseconds.
+    secure: OnceLock<Result<Agent, String>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Forwarder {
+    /// Clients that keep connections, and use no proxy: that may be ourselves.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Forwarder { plain: agent(TlsConfig::default()), secure: OnceLock::new(), metrics }
+    }
+
+    /// Sends a request to `url`; its Host is that of the URL. A request without a body is sent
+    /// again when a connection that was kept open turns out to be closed.
+    pub fn send(
+        &self,
+        method: &str,
+        url: &str,
+        request: &Headers,
+        body: Option<RequestBody>,
+    ) -> Result<Forwarded, Failed> {
+        let agent = self.agent(url)?;
+        let begin = Instant::now();
+        self.metrics.revcache.req_forward.inc();
+        let answer = match body {
+            Some(_) => send_once(agent, method, url, request, body),
+            None => match send_once(agent, method, url, request, None) {
+                Err(ureq::Error::Io(e)) if is_disconnect(&e) => send_once(agent, method, url, request, None),
+                other => other,
+            },
+        };
+        self.metrics.latency.upstream_request.observe(begin.elapsed());
+        answer.map(|a| forwarded(method, a)).map_err(|e| failed(&e))
+    }
+
+    fn agent(&self, url: &str) -> Result<&Agent, Failed> {
+        if !url.starts_with("https:") {
+            return Ok(&self.plain);
+        }
+        let made = self.secure.get_or_init(|| Ok(agent(upstream::tls()?)));
+        made.as_ref().map_err(|why| Failed(502, why.clone()))
+    }
+}
+
+fn send_once(
+    agent: &Agent,
+    method: &str,
+    url: &str,
+    request: &Headers,
+    body: Option<RequestBody>,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    let mut builder = http::Request::builder().method(method).uri(url);
+    let mut forwarded = request.clone();
+    headers::drop_hop_by_hop(&mut forwarded);
+    for (name, value) in &forwarded {
+        // Host comes from the URL; 100-continue is between us and the client
+        if !name.eq_ignore_ascii_case("host") && !name.eq_ignore_ascii_case("expect") {
+            builder = builder.header(name, value);
+        }
+    }
+    // a body is sent whatever the method: GET and DELETE may carry one, too
+    match body {
+        None => agent.run(builder.body(SendBody::none())?),
+        Some((body, len)) => {
+            if let Some(len) = len {
+                builder = builder.header("content-length", len);
+            }
+            agent.run(builder.body(SendBody::from_owned_reader(body))?)
+        }
+    }
+}
+
+fn agent(tls: TlsConfig) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .allow_non_standard_methods(true)
+        .proxy(None)
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .tls_config(tls)
+        .timeout_resolve(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(HEAD_TIMEOUT))
+        .timeout_per_read(Some(PAUSE_TIMEOUT))
+        .timeout_per_write(Some(PAUSE_TIMEOUT))
+        .max_idle_connections(64)
+        .max_idle_connections_per_host(16)
+        .max_idle_age(Duration::from_secs(30))
+        .build()
+        .new_agent()
+}
+
+fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Forwarded {
+    let (parts, body) = answer.into_parts();
+    let mut headers = Headers::with_capacity(parts.headers.len());
+    for (name, value) in &parts.headers {
+        match std::str::from_utf8(value.as_bytes()) {
+            Ok(value) => headers.push((name.as_str().to_string(), value.to_string())),
+            Err(_) => log::debug!("left out of a proxied answer: header {name}, which is not UTF-8"),
+        }
+    }
+    let told = headers::first(&headers, "content-length").and_then(|n| n.trim().parse().ok());
+    let chunked = headers::list(&headers, "transfer-encoding").any(|e| e.eq_ignore_ascii_case("chunked"));
+    let len = if method == "HEAD" { told } else { body.content_length() };
+    headers::drop_hop_by_hop(&mut headers);
+    let body = body.into_with_config().limit(u64::MAX).reader();
+    Forwarded { status: parts.status.as_u16(), headers, body: Box::new(body), len, framed: len.is_some() || chunked }
+}
+
+fn failed(e: &ureq::Error) -> Failed {
+    match e {
+        ureq::Error::Timeout(which) => Failed(504, format!("no answer in time ({which})")),
+        ureq::Error::Http(_) | ureq::Error::BadUri(_) => Failed(400, format!("cannot be forwarded: {e}")),
+        e => Failed(502, e.to_string()),
+    }
+}
+
+/// Whether a connection was closed before anything came back.
+fn is_disconnect(e: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(e.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+}

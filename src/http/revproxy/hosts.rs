@@ -1,0 +1,94 @@
+//! Which hosts are proxied, and what a URL is called.
+
+use sha2::{Digest, Sha256};
+
+/// The hosts of `--revproxy`: `host`, on any port, or `host:port`.
+pub struct Hosts(Vec<String>);
+
+impl Hosts {
+    /// The hosts of a list; names in any case.
+    pub fn new(hosts: &[String]) -> Self {
+        Hosts(hosts.iter().map(|h| h.trim().trim_end_matches('.').to_ascii_lowercase()).collect())
+    }
+
+    /// Whether requests to `authority`, `host[:port]` in lower case, are proxied.
+    pub fn contain(&self, scheme: &str, authority: &str) -> bool {
+        let (host, port) = split(authority);
+        let host = host.trim_end_matches('.');
+        let port = port.unwrap_or(default_port(scheme));
+        self.0.iter().any(|listed| match split(listed) {
+            (name, None) => name == host,
+            (name, Some(p)) => name == host && p == port,
+        })
+    }
+}
+
+/// `host` and `port` of `host[:port]`; the brackets of an IPv6 address stay.
+pub fn split(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+/// `authority` without a port that goes without saying.
+pub fn normal<'a>(scheme: &str, authority: &'a str) -> &'a str {
+    match split(authority) {
+        (host, Some(port)) if port == default_port(scheme) => host,
+        _ => authority,
+    }
+}
+
+fn default_port(scheme: &str) -> &'static str {
+    if scheme == "https" { "443" } else { "80" }
+}
+
+/// The first 12 digits of the SHA-256 of a URL, by which its answer is stored.
+pub fn cache_id(url: &str) -> String {
+    Sha256::digest(url.as_bytes())[..6].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_match_whole_names_and_ports() {
+        let hosts =
+            Hosts::new(&["Example.com".into(), " a.example:8443 ".into(), "[::1]:80".into(), "10.0.0.1".into()]);
+        for (scheme, yes) in [
+            ("https", "example.com"),
+            ("https", "example.com:444"),
+            ("http", "example.com."),
+            ("https", "a.example:8443"),
+            ("http", "[::1]"),
+            ("http", "10.0.0.1:9"),
+        ] {
+            assert!(hosts.contain(scheme, yes), "{yes}");
+        }
+        for (scheme, no) in [
+            ("https", "www.example.com"),
+            ("https", "example.com.evil"),
+            ("https", "a.example"),
+            ("https", "[::1]"),
+            ("https", ""),
+            ("http", "10.0.0.10"),
+        ] {
+            assert!(!hosts.contain(scheme, no), "{no}");
+        }
+        assert!(!Hosts::new(&[]).contain("http", ""));
+    }
+
+    #[test]
+    fn default_ports_go_without_saying() {
+        assert_eq!(normal("https", "a:443"), "a");
+        assert_eq!(normal("http", "a:443"), "a:443");
+        assert_eq!(normal("http", "[::1]:80"), "[::1]");
+        assert_eq!(normal("http", "[::1]"), "[::1]");
+    }
+
+    #[test]
+    fn the_id_is_the_start_of_the_hash() {
+        assert_eq!(cache_id("http://example.com/"), "2a1b402420ef"); // sha256sum says the same
+    }
+}
