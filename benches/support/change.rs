@@ -40,7 +40,7 @@ impl Change {
                 importers.entry(dep).or_default().insert(line[0]);
             }
         }
-        let (of, wanted) = (lines.len(), lines.len() as f64 * share);
+        let (of, wanted) = (lines.len(), (lines.len() as f64 * share).max(1.0));
         let mut rebuilt = BTreeSet::new();
         let mut files = Vec::new();
         // every third package, so that they are not all of one corner of the tree

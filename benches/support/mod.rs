@@ -10,9 +10,11 @@ pub mod golang;
 pub mod plugin;
 pub mod s3;
 pub mod s3server;
+pub mod setup;
 pub mod shim;
 pub mod sigv4;
 pub mod table;
+pub mod wire;
 
 /// Errors end a bench; there is nothing to tell apart.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

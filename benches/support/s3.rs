@@ -82,9 +82,9 @@ impl S3 {
         self.say("restore").map(drop)
     }
 
-    /// Fills the bucket below `prefix` from a local cache directory, in the classic layout.
-    pub fn load_classic(&mut self, cache: &Path, prefix: &str) -> Result<()> {
-        self.say(&format!("classic {} {BUCKET}/{prefix}", cache.display())).map(drop)
+    /// Fills the bucket from a local cache directory, in the classic layout.
+    pub fn load_classic(&mut self, cache: &Path) -> Result<()> {
+        self.say(&format!("classic {BUCKET} {}", cache.display())).map(drop)
     }
 
     /// Number and bytes of the objects whose key starts with `prefix`.

@@ -18,12 +18,12 @@ use sha2::{Digest, Sha256};
 
 use super::shim::Shim;
 use super::sigv4::{self, Signed, hex};
+use super::wire::{CHUNK, Reply, Request, decode, parse, read_some};
 
 /// The hidden argument that makes a bench this server.
 pub const SERVE: &str = "--serve-s3";
 
 const HEAD_LIMIT: usize = 64 << 10;
-const CHUNK: usize = 64 << 10;
 
 type Objects = BTreeMap<String, Object>;
 
@@ -52,6 +52,8 @@ struct Counters {
     put: AtomicU64,
     delete: AtomicU64,
     list: AtomicU64,
+    /// Of them all, those for keys with a segment `manifest`.
+    manifest: AtomicU64,
     not_found: AtomicU64,
     denied: AtomicU64,
     connections: AtomicU64,
@@ -65,13 +67,14 @@ struct Counters {
 }
 
 impl Counters {
-    fn all(&self) -> [(&'static str, &AtomicU64); 13] {
+    fn all(&self) -> [(&'static str, &AtomicU64); 14] {
         [
             ("get", &self.get),
             ("head", &self.head),
             ("put", &self.put),
             ("delete", &self.delete),
             ("list", &self.list),
+            ("manifest", &self.manifest),
             ("not_found", &self.not_found),
             ("denied", &self.denied),
             ("connections", &self.connections),
@@ -124,7 +127,8 @@ fn now() -> u64 {
 
 impl Server {
     fn control(&self, line: &str) -> io::Result<String> {
-        let words: Vec<&str> = line.split(' ').collect();
+        // a path stands last and may have spaces
+        let words: Vec<&str> = line.splitn(3, ' ').collect();
         let number = |s: &str| s.parse::<u64>().map_err(io::Error::other);
         match words[..] {
             ["rtt", micros] => self.shim.set_round_trip(number(micros)?),
@@ -134,7 +138,7 @@ impl Server {
             ["clear"] => self.lock_objects().clear(),
             ["save"] => *self.saved.write().expect("no holder panics") = self.lock_objects().clone(),
             ["restore"] => *self.lock_objects() = self.saved.read().expect("no holder panics").clone(),
-            ["classic", dir, prefix] => self.load_classic(Path::new(dir), prefix)?,
+            ["classic", bucket, dir] => self.load_classic(Path::new(dir), bucket)?,
             ["size", prefix] => {
                 let objects = self.lock_objects();
                 let (n, bytes) = objects
@@ -157,17 +161,17 @@ impl Server {
         self.objects.write().expect("no holder panics")
     }
 
-    /// Stores what the local cache directory `dir` holds in the classic layout below `prefix`.
-    fn load_classic(&self, dir: &Path, prefix: &str) -> io::Result<()> {
+    /// Stores in `bucket` what the local cache directory `dir` holds, in the classic layout.
+    fn load_classic(&self, dir: &Path, bucket: &str) -> io::Result<()> {
         for (id, path) in files(&dir.join("action"))? {
             let text = fs::read_to_string(&path)?;
             let Some((output, _)) = text.trim_end().split_once(' ') else { continue };
             let put = fs::metadata(&path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
             let entry = format!("{output} {put}");
-            self.store(format!("{prefix}/action/{}/{id}", &id[..2]), entry.into_bytes());
+            self.store(format!("{bucket}/action/{}/{id}", &id[..2]), entry.into_bytes());
         }
         for (id, path) in files(&dir.join("output"))? {
-            self.store(format!("{prefix}/output/{}/{id}", &id[..2]), fs::read(path)?);
+            self.store(format!("{bucket}/output/{}/{id}", &id[..2]), fs::read(path)?);
         }
         Ok(())
     }
@@ -244,6 +248,7 @@ impl Server {
             _ => return Reply::error(405, "MethodNotAllowed"),
         };
         counter.fetch_add(1, Relaxed);
+        c.manifest.fetch_add(request.target.contains("/manifest/").into(), Relaxed);
         if self.failing.load(Relaxed) {
             return Reply::error(503, "ServiceUnavailable");
         }
@@ -347,78 +352,6 @@ impl Server {
     }
 }
 
-struct Request {
-    method: String,
-    target: String,
-    /// Names in lower case.
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
-    }
-
-    fn param(&self, name: &str) -> Option<&str> {
-        let pairs = self.target.split_once('?')?.1.split('&');
-        pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).find(|(n, _)| *n == name).map(|(_, v)| v)
-    }
-}
-
-struct Reply {
-    status: u16,
-    etag: Option<String>,
-    body: Arc<[u8]>,
-    xml: bool,
-}
-
-impl Reply {
-    fn xml(status: u16, text: String) -> Self {
-        Reply { status, etag: None, body: text.into_bytes().into(), xml: true }
-    }
-
-    fn error(status: u16, code: &str) -> Self {
-        Self::xml(status, format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{code}</Message></Error>"))
-    }
-}
-
-/// Parses a head, and tells its length; `None` when it is not complete.
-fn parse(buf: &[u8]) -> io::Result<Option<(Request, usize)>> {
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut head = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(length) = head.parse(buf).map_err(io::Error::other)? else { return Ok(None) };
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    let request = Request {
-        method: head.method.unwrap_or_default().to_string(),
-        target: head.path.unwrap_or_default().to_string(),
-        headers: head.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h.value))).collect(),
-        body: Vec::new(),
-    };
-    Ok(Some((request, length)))
-}
-
-/// Undoes percent-encoding.
-fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let code = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
-        match code.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(b) => {
-                out.push(b);
-                i += 3;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// Names and paths of the files two levels below `dir`.
 fn files(dir: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
     let mut found = Vec::new();
@@ -429,13 +362,4 @@ fn files(dir: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
         }
     }
     Ok(found)
-}
-
-/// One read, appended to `buf`.
-fn read_some(stream: &mut TcpStream, buf: &mut Vec<u8>) -> io::Result<usize> {
-    let start = buf.len();
-    buf.resize(start + CHUNK, 0);
-    let n = stream.read(&mut buf[start..])?;
-    buf.truncate(start + n);
-    Ok(n)
 }
