@@ -319,6 +319,10 @@ mod tests {
             (&["--s3-endpoint-url=h:1"], "--s3-endpoint-url \"h:1\": not an endpoint"),
             (&["--read-only", "--write-prefix=p"], "--write-prefix \"p\": cannot be combined"),
             (&["--prefix=p", "--write-prefix=p/"], "--write-prefix \"p/\": is the same"),
+            (
+                &["--bucket=some", "--s3-layout=classic", "--signing-key-file=x"],
+                "--signing-key-file \"x\": the classic layout has no room",
+            ),
             (&["--cache-dir="], "--cache-dir \"\": not a directory"),
             (&["serve"], "serve needs --plugin"),
             (&["serve", "--plugin=x"], "--plugin \"x\": neither"),

@@ -1,16 +1,21 @@
 //! The commands, one file each. They construct everything and hand it down; nothing below them
 //! constructs its collaborators or reads the environment.
 
+mod clear;
 mod connect;
 mod direct;
+mod doctor;
 mod help;
 mod listen;
 mod logging;
+mod names;
+mod prune;
 mod run;
 mod scope;
 mod serve;
 mod signals;
 mod stack;
+mod status;
 mod summary;
 mod version;
 
@@ -40,7 +45,19 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             logging::init(config.cache.verbose, config.cache.debug);
             run::execute(&config)
         }
-        _ => Err(Error::failed("this command is not linked in")),
+        Invocation::Status(cache) => {
+            logging::init(cache.verbose, cache.debug);
+            status::execute(&cache)
+        }
+        Invocation::Prune(cache) => {
+            logging::init(cache.verbose, cache.debug);
+            prune::execute(&cache)
+        }
+        Invocation::Clear(clear) => {
+            logging::init(clear.cache.verbose, clear.cache.debug);
+            clear::execute(&clear)
+        }
+        Invocation::Doctor(cache) => doctor::execute(&cache),
     }
 }
 

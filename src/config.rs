@@ -158,8 +158,16 @@ pub enum BucketLocation {
 /// What the environment says of AWS credentials; read once by `cli`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AwsEnv {
-    /// Every `AWS_*` variable and `HOME`, by name.
+    /// Every `AWS_*` variable, and `HOME`, `SSL_CERT_FILE`, `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`
+    /// and their lower-case forms, by name.
     pub vars: std::collections::BTreeMap<String, String>,
+}
+
+impl AwsEnv {
+    /// The value of a variable that is set and not empty.
+    pub fn var(&self, name: &str) -> Option<&str> {
+        self.vars.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
 }
 
 /// Layouts of build outputs in the bucket.

@@ -348,9 +348,13 @@ mod tests {
         }
         let all = text(Some("configure"));
         let environment = text(Some("environment"));
+        let readme = include_str!("../README.md");
         for flag in FLAGS {
             assert!(all.contains(&format!("  {}", flag.spelling())), "{}", flag.name);
             assert!(environment.contains(flag.variable), "{}", flag.name);
+            let cell = format!("| `{}", flag.spelling());
+            assert!(readme.contains(&cell) && readme.contains(flag.variable), "README: {}", flag.name);
+            assert!(readme.contains(flag.help), "README: {}", flag.name);
         }
     }
 

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod pool;
 pub mod protocol;
 pub mod remote;
+pub mod retry;
 pub mod session;
 pub mod store;
 pub mod upload;

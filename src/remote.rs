@@ -4,11 +4,17 @@
 //! included; an absent object is `Ok(None)`; a backend neither retries nor logs, [`Bucket`] does
 //! both; every error path returns its connection to the pool or closes it.
 
+pub mod breaker;
 mod bucket;
+mod dir;
 mod error;
+mod guard;
+mod s3;
 
-pub use bucket::{Bucket, BucketPolicy, Fetched};
+pub use bucket::{Bucket, BucketPolicy, BucketState, Fetched};
+pub use dir::Dir;
 pub use error::RemoteError;
+pub use s3::S3;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -98,6 +104,11 @@ pub trait Remote: Send + Sync {
     fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
     /// Deletes `key`; an absent object is no error.
     fn delete(&self, key: &str) -> Result<(), RemoteError>;
+    /// Finds out what the first request will need (credentials, region), so that it need not wait
+    /// for that. Default: nothing.
+    fn warm_up(&self) -> Result<(), RemoteError> {
+        Ok(())
+    }
     /// The bucket as people name it, for messages: `s3://name` or `file:///dir`.
     fn describe(&self) -> String;
 }

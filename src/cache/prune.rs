@@ -146,7 +146,7 @@ fn output_path(root: &Path, id: &OutputId) -> PathBuf {
 }
 
 /// Calls `each` for every plain file in the shards of `dir`.
-fn each_file(dir: &Path, mut each: impl FnMut(&DirEntry, &str)) -> io::Result<()> {
+pub(crate) fn each_file(dir: &Path, mut each: impl FnMut(&DirEntry, &str)) -> io::Result<()> {
     for shard in read_dir(dir)? {
         let shard = shard?;
         let is_shard = shard.file_name().to_str().is_some_and(|n| n.len() == 2 && ActionId::from_hex(n).is_some());

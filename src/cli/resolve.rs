@@ -1,9 +1,10 @@
 //! From values as given to a validated invocation.
 
+mod bucket;
+mod http;
+
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,17 +12,14 @@ use super::Environment;
 use super::flags::{Command, Given, Values};
 use super::value;
 use crate::config::{
-    AwsEnv, BucketConfig, BucketLocation, ClearConfig, ClearTarget, Config, ConnectAddr, ConnectConfig, DebugMask,
-    HttpConfig, Invocation, Layout, ModProxyConfig, PluginAddr, RunConfig, ServeConfig,
+    ClearConfig, ClearTarget, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, RunConfig,
+    ServeConfig,
 };
 use crate::error::Error;
 use crate::help;
 
 /// A Unix socket's path may be this long, in bytes.
 const SOCKET_PATH_LIMIT: usize = 107;
-/// A signing key may be this long, in bytes; a longer file is a mistake.
-const SIGNING_KEY_LIMIT: u64 = 64 * 1024;
-
 /// Makes the invocation, checking what concerns more than one value.
 pub(super) fn invocation(
     command: Option<Command>,
@@ -99,11 +97,6 @@ fn count(given: &Option<Given>, default: usize) -> Result<usize, Error> {
     }
 }
 
-/// The items of a comma-separated list, without blanks and empty ones.
-fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
-}
-
 struct Resolver<'a> {
     values: &'a Values,
     env: &'a Environment,
@@ -153,69 +146,6 @@ impl Resolver<'_> {
             return Err(Error::usage(format!("cache directory {dir:?}: not valid UTF-8, so give --cache-dir")));
         }
         Ok(dir)
-    }
-
-    fn bucket(&self) -> Result<Option<BucketConfig>, Error> {
-        let v = self.values;
-        let prefix = v.prefix.as_ref().map_or(Ok(String::new()), key_prefix)?;
-        let write_prefix = v.write_prefix.as_ref().map(key_prefix).transpose()?.filter(|p| !p.is_empty());
-        let read_only = on(&v.read_only)?;
-        let path_style = on(&v.path_style)?;
-        let endpoint = v.endpoint.as_ref().filter(|g| !g.text.is_empty()).map(endpoint).transpose()?;
-        let layout = match &v.layout {
-            None => Layout::Single,
-            Some(given) => match given.text.as_str() {
-                "single" => Layout::Single,
-                "classic" => Layout::Classic,
-                _ => return Err(given.error("the layouts are single and classic")),
-            },
-        };
-        if read_only && let Some(p) = v.write_prefix.as_ref().filter(|_| write_prefix.is_some()) {
-            return Err(p.error("cannot be combined with --read-only, which writes nothing"));
-        }
-        if let Some(p) = v.write_prefix.as_ref().filter(|_| write_prefix.as_ref() == Some(&prefix)) {
-            return Err(p.error("is the same as --prefix: leave it out, or choose another"));
-        }
-        let Some(given) = v.bucket.as_ref().filter(|g| !g.text.is_empty()) else { return Ok(None) };
-        let signing_key = v.signing_key_file.as_ref().map(|g| self.signing_key(g)).transpose()?;
-        let location = match given.text.strip_prefix("file://") {
-            Some(path) if path.starts_with('/') => BucketLocation::Dir(PathBuf::from(path)),
-            Some(_) => return Err(given.error("not an absolute path: write file:///dir")),
-            None => BucketLocation::S3 {
-                bucket: bucket_name(given)?,
-                region: v.region.as_ref().filter(|g| !g.text.is_empty()).map(region).transpose()?,
-                endpoint,
-                path_style,
-                aws: self.aws(),
-            },
-        };
-        Ok(Some(BucketConfig { location, prefix, write_prefix, read_only, layout, signing_key }))
-    }
-
-    fn aws(&self) -> AwsEnv {
-        let text = |(name, value): (&OsString, &OsString)| Some((name.to_str()?.into(), value.to_str()?.into()));
-        let ours = |name: &str| name.starts_with("AWS_") || name == "HOME";
-        AwsEnv { vars: self.env.iter().filter_map(text).filter(|(name, _): &(String, String)| ours(name)).collect() }
-    }
-
-    fn signing_key(&self, given: &Given) -> Result<Vec<u8>, Error> {
-        let mut key = Vec::new();
-        File::open(self.cwd.join(&given.text))
-            .and_then(|file| file.take(SIGNING_KEY_LIMIT + 1).read_to_end(&mut key))
-            .map_err(|e| given.error(e))?;
-        if key.len() as u64 > SIGNING_KEY_LIMIT {
-            return Err(given.error("the key is longer than 64 KiB"));
-        }
-        if key.ends_with(b"\n") {
-            key.pop();
-            if key.ends_with(b"\r") {
-                key.pop();
-            }
-        }
-        if key.len() < 16 {
-            return Err(given.error(format!("the key has {} bytes, and needs at least 16", key.len())));
-        }
-        Ok(key)
     }
 
     fn debug(&self) -> Result<DebugMask, Error> {
@@ -295,128 +225,19 @@ impl Resolver<'_> {
                 return Err(Error::usage("clear what? --local, or --bucket=NAME --prefix=PREFIX"));
             }
         };
-        let cache = self.cache()?;
+        let mut cache = self.cache()?;
         if target == ClearTarget::Bucket {
-            match &cache.bucket {
+            match &mut cache.bucket {
                 None => return Err(Error::usage("clear --bucket needs a bucket's name")),
                 Some(b) if b.read_only => {
                     return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
                 }
-                Some(_) => {}
+                // --prefix says what goes, whatever else is written to
+                Some(b) => b.write_prefix = None,
             }
         }
         Ok(ClearConfig { cache, target })
     }
-
-    /// The HTTP side, at `fallback` where the module proxy is wanted without an address.
-    fn http(&self, fallback: Option<SocketAddr>) -> Result<Option<HttpConfig>, Error> {
-        let v = self.values;
-        let modproxy = on(&v.modproxy)?;
-        let mut rev_proxy = Vec::new();
-        if let Some(given) = &v.revproxy {
-            for host in items(&given.text) {
-                rev_proxy.push(proxied_host(host).ok_or_else(|| given.error("write host or host:port, no URL"))?);
-            }
-        }
-        let install_ca = on(&v.install_ca)?;
-        if !modproxy {
-            for given in [&v.upstream, &v.mod_private, &v.mod_ttl, &v.offline].into_iter().flatten() {
-                if given.on_line && value::boolean(&given.text) != Some(false) {
-                    return Err(Error::usage(format!("{} needs --modproxy", given.from)));
-                }
-            }
-        }
-        if rev_proxy.is_empty() && install_ca && v.install_ca.as_ref().is_some_and(|g| g.on_line) {
-            return Err(Error::usage("--install-ca needs --revproxy"));
-        }
-        let mod_proxy = modproxy.then(|| self.mod_proxy()).transpose()?;
-        let addr = match v.http.as_ref().filter(|g| !g.text.is_empty()) {
-            Some(given) => http_addr(given)?,
-            None => match fallback {
-                Some(addr) if modproxy => addr,
-                _ if modproxy => {
-                    return Err(Error::usage("--modproxy needs --http, for example --http=localhost:5970"));
-                }
-                _ if !rev_proxy.is_empty() => {
-                    return Err(Error::usage("--revproxy needs --http, for example --http=localhost:5970"));
-                }
-                _ => return Ok(None),
-            },
-        };
-        Ok(Some(HttpConfig { addr, mod_proxy, rev_proxy, install_ca }))
-    }
-
-    fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
-        let v = self.values;
-        let upstream = match v.upstream.as_ref() {
-            None => "https://proxy.golang.org".to_string(),
-            Some(given) => upstream(given)?,
-        };
-        let sumdb = v.sumdb.as_ref().map_or("sum.golang.org", |g| g.text.as_str());
-        let netrc = self
-            .variable("NETRC")
-            .map(|path| self.cwd.join(path))
-            .or_else(|| self.variable("HOME").map(|home| Path::new(home).join(".netrc")));
-        Ok(ModProxyConfig {
-            upstream,
-            private: v.mod_private.as_ref().map_or_else(String::new, |g| g.text.clone()),
-            offline: on(&v.offline)?,
-            ttl: v.mod_ttl.as_ref().map_or(Ok(Duration::from_secs(60)), duration)?,
-            sumdb: items(sumdb).map(str::to_string).collect(),
-            netrc,
-        })
-    }
-}
-
-/// A prefix without slashes at its ends and doubled ones.
-fn key_prefix(given: &Given) -> Result<String, Error> {
-    let segments: Vec<&str> = given.text.split('/').filter(|s| !s.is_empty()).collect();
-    if segments.iter().any(|s| matches!(*s, "." | "..")) || !given.text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(given.error("not a key prefix: ASCII without blanks, and no segment . or .."));
-    }
-    Ok(segments.join("/"))
-}
-
-fn bucket_name(given: &Given) -> Result<String, Error> {
-    let name = given.text.strip_prefix("s3://").unwrap_or(&given.text).trim_end_matches('/');
-    let fits = (3..=255).contains(&name.len()) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if !fits || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-        return Err(given.error("not a bucket's name, nor file:///dir"));
-    }
-    Ok(name.to_string())
-}
-
-fn region(given: &Given) -> Result<String, Error> {
-    let fits = given.text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    if fits { Ok(given.text.clone()) } else { Err(given.error("not a region: write for example us-east-1")) }
-}
-
-fn endpoint(given: &Given) -> Result<String, Error> {
-    let url = given.text.trim_end_matches('/');
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
-    let plain = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
-    if plain { Ok(url.to_string()) } else { Err(given.error("not an endpoint: write http[s]://host[:port]")) }
-}
-
-fn upstream(given: &Given) -> Result<String, Error> {
-    let mut any = false;
-    for entry in given.text.split([',', '|']).map(str::trim).filter(|e| !e.is_empty()) {
-        // `direct` may end a list, which is then what `go env GOPROXY` says, but not be all of it
-        let known = entry == "off"
-            || (entry == "direct" && any)
-            || ["https://", "http://", "file:///"].iter().any(|s| entry.starts_with(s));
-        if !known {
-            return Err(given.error("an entry is a URL (https, http, file) or off"));
-        }
-        any = true;
-    }
-    if any { Ok(given.text.clone()) } else { Err(given.error("an empty list of upstreams")) }
-}
-
-fn proxied_host(host: &str) -> Option<String> {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
-    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
-    (plain && port.parse::<u16>().is_ok_and(|p| p > 0)).then(|| host.to_ascii_lowercase())
 }
 
 /// Takes the brackets off an IPv6 address.
@@ -424,21 +245,5 @@ fn bare_host(host: &str) -> Option<&str> {
     match host.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']'),
         None => (!host.contains(':')).then_some(host),
-    }
-}
-
-/// `[host]:port`; without a host, every IPv4 interface; a name is looked up, IPv4 first as in Go.
-fn http_addr(given: &Given) -> Result<SocketAddr, Error> {
-    let wrong = || given.error("not an address: write host:port, for example localhost:5970");
-    let (host, port) = given.text.rsplit_once(':').ok_or_else(wrong)?;
-    let port: u16 = port.parse().map_err(|_| wrong())?;
-    match bare_host(host).ok_or_else(wrong)? {
-        "" => Ok((Ipv4Addr::UNSPECIFIED, port).into()),
-        "localhost" => Ok((Ipv4Addr::LOCALHOST, port).into()),
-        name => {
-            let found: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(|e| given.error(e))?.collect();
-            let best = found.iter().find(|a| a.is_ipv4()).or(found.first());
-            best.copied().ok_or_else(|| given.error("the host has no address"))
-        }
     }
 }

@@ -4,8 +4,10 @@
 //! either side works with the reference program. Then bytes are copied both ways, unread.
 
 use std::env;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -45,7 +47,8 @@ fn bridge<R: Read, W: Write + Send + 'static>(
     half_close: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Result<Exit, Error> {
     let mut reader = BufReader::new(reader);
-    let mut stdout = io::stdout().lock();
+    // unbuffered, so that an answer never waits for the next one
+    let mut stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(|e| stdout_failed(&e))?;
     let mut greeting = Vec::new();
     reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting).map_err(|e| lost(&e))?;
     if greeting.is_empty() {
@@ -58,10 +61,10 @@ fn bridge<R: Read, W: Write + Send + 'static>(
         writeln!(writer, "{line}").map_err(|e| lost(&e))?;
         greeting = plain;
     }
-    stdout.write_all(&greeting).and_then(|()| stdout.flush()).map_err(|e| Error::failed(format!("stdout: {e}")))?;
+    stdout.write_all(&greeting).map_err(|e| stdout_failed(&e))?;
     // ends with stdin, or with the process when the server went first
     let upward = move || {
-        let copied = io::copy(&mut io::stdin().lock(), &mut writer).map(drop);
+        let copied = copy(&mut io::stdin().lock(), &mut writer);
         if let Err(e) = copied.and_then(|()| half_close()) {
             log::debug!("to the server: {e}");
         }
@@ -70,15 +73,24 @@ fn bridge<R: Read, W: Write + Send + 'static>(
         .name("stdin".into())
         .spawn(upward)
         .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
-    // what came with the greeting, then straight from socket to pipe
-    let early = reader.buffer().to_vec();
-    let mut socket = reader.into_inner();
-    let copied =
-        stdout.write_all(&early).and_then(|()| stdout.flush()).and_then(|()| io::copy(&mut socket, &mut stdout));
-    match copied {
-        Ok(_) => Ok(Exit::Success),
+    match copy(&mut reader, &mut stdout) {
+        Ok(()) => Ok(Exit::Success),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Success),
         Err(e) => Err(lost(&e)),
+    }
+}
+
+/// Copies to the end, passing on at once whatever has come. (`io::copy` would splice, and hold
+/// answers back.)
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buf = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&buf[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -93,6 +105,10 @@ fn without_scope(greeting: &[u8]) -> Option<Vec<u8>> {
 
 fn refused(addr: &str, e: &io::Error) -> Error {
     Error::failed(format!("{addr}: {e}; is `go-cache-plugin serve` running there?"))
+}
+
+fn stdout_failed(e: &io::Error) -> Error {
+    Error::failed(format!("stdout: {e}"))
 }
 
 fn lost(e: &io::Error) -> Error {

@@ -6,6 +6,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -74,9 +75,22 @@ fn wait(mut command: Command, name: &OsString) -> Result<process::ExitStatus, Er
     Ok(status)
 }
 
+/// This program's file: as the kernel says, or, where /proc is not mounted, as we were called.
+fn own_file() -> io::Result<PathBuf> {
+    env::current_exe().or_else(|e| {
+        let called = PathBuf::from(env::args_os().next().unwrap_or_default());
+        if called.components().count() > 1 {
+            return called.canonicalize();
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&path).map(|dir| dir.join(&called)).find(|file| file.is_file());
+        found.ok_or(e)
+    })
+}
+
 /// What GOCACHEPROG says: this program and `connect`. `go` splits it at spaces, outside of quotes.
 fn plugin_command(address: &str) -> Result<String, Error> {
-    let exe = env::current_exe().map_err(|e| Error::failed(format!("finding this program's own file: {e}")))?;
+    let exe = own_file().map_err(|e| Error::failed(format!("finding this program's own file: {e}")))?;
     let exe = exe.to_str().ok_or_else(|| Error::failed(format!("{}: not UTF-8", exe.display())))?;
     Ok(format!("{} connect {}", quote(exe)?, quote(address)?))
 }

@@ -157,6 +157,6 @@ impl Stack {
 }
 
 /// How exactly the time of last use must be kept for `expiry` to mean something.
-pub fn granularity(expiry: Option<Duration>) -> Duration {
+pub(super) fn granularity(expiry: Option<Duration>) -> Duration {
     expiry.map_or(USE_GRANULARITY, |e| (e / 8).min(USE_GRANULARITY))
 }

@@ -14,7 +14,7 @@ mod page;
 mod prometheus;
 mod samples;
 mod size;
-mod text;
+pub(crate) mod text;
 
 use std::io;
 use std::net::IpAddr;

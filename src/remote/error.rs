@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::retry::Failure;
+
 /// A failed request to a bucket.
 #[derive(Debug)]
 pub enum RemoteError {
@@ -14,8 +16,11 @@ pub enum RemoteError {
     Precondition,
     /// The bucket may not be written: `--read-only`.
     ReadOnly,
-    /// No usable credentials, or the bucket refuses them (401, 403).
+    /// No usable credentials, or the bucket refuses them: no request will succeed.
     Denied(String),
+    /// The credentials are good but lack a permission for this request (403). A get of an absent
+    /// object is answered so where they lack s3:ListBucket.
+    Forbidden(String),
     /// Any other status that is not a success; status and a short text from the answer.
     Status(u16, String),
     /// Connecting, sending or receiving failed, time-outs included.
@@ -34,6 +39,26 @@ impl RemoteError {
             _ => false,
         }
     }
+
+    /// What [`crate::retry`] makes of it.
+    pub fn failure(&self) -> Failure {
+        use io::ErrorKind as Kind;
+        match self {
+            RemoteError::Io(e) => match e.kind() {
+                Kind::ConnectionReset
+                | Kind::ConnectionAborted
+                | Kind::BrokenPipe
+                | Kind::NotConnected
+                | Kind::UnexpectedEof => Failure::ConnectionLost,
+                // of our own making: a key, a local file
+                Kind::InvalidInput => Failure::Fatal,
+                Kind::TimedOut | Kind::WouldBlock => Failure::TimedOut,
+                _ => Failure::Unreachable,
+            },
+            _ if self.is_transient() => Failure::Busy,
+            _ => Failure::Fatal,
+        }
+    }
 }
 
 impl fmt::Display for RemoteError {
@@ -44,6 +69,7 @@ impl fmt::Display for RemoteError {
             RemoteError::Precondition => f.write_str("changed by another writer"),
             RemoteError::ReadOnly => f.write_str("the bucket is used read-only"),
             RemoteError::Denied(why) => write!(f, "access denied: {why}"),
+            RemoteError::Forbidden(why) => write!(f, "permission denied: {why}"),
             RemoteError::Status(code, text) if text.is_empty() => write!(f, "status {code}"),
             RemoteError::Status(code, text) => write!(f, "status {code}: {text}"),
             RemoteError::Io(e) => e.fmt(f),

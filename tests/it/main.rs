@@ -1,4 +1,8 @@
 //! The integration tests: one binary, one file for each side of the program.
 
+mod cli;
+mod dependencies;
+mod modproxy;
 mod remote;
 mod support;
+mod toolchain;

@@ -1,8 +1,83 @@
 //! Buckets through the library: a real S3 server, and a proxy before it that misbehaves.
 
 use std::io::{Read, Write};
+use std::sync::{Arc, Mutex, Once};
+use std::time::{Duration, Instant};
 
+use go_cache_plugin::config::AwsEnv;
+use go_cache_plugin::metrics::Metrics;
+use go_cache_plugin::remote::breaker::Status;
+use go_cache_plugin::remote::{Bucket, BucketPolicy, Fetched, Object, PutBody, Remote, RemoteError, S3};
+
+use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
+
+/// A bucket, its counters, and the lines it logged.
+struct Fixture {
+    bucket: Bucket,
+    metrics: Arc<Metrics>,
+}
+
+impl Fixture {
+    fn new(server: &S3Server, endpoint: &str) -> Self {
+        Self::with(server, endpoint, |_| {})
+    }
+
+    fn with(server: &S3Server, endpoint: &str, adjust: impl FnOnce(&mut BucketPolicy)) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let remote = server.client(endpoint, metrics.clone());
+        let mut policy = BucketPolicy { prefix: server.prefix.clone(), ..BucketPolicy::default() };
+        adjust(&mut policy);
+        Fixture { bucket: Bucket::new(Box::new(remote), policy, metrics.clone()), metrics }
+    }
+}
+
+fn bytes(b: &[u8]) -> PutBody {
+    PutBody::Bytes(Arc::from(b))
+}
+
+fn body(object: Option<Object>) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    object?.body.read_to_end(&mut out).expect("the whole body");
+    Some(out)
+}
+
+/// The warnings that mention `about`, of all tests so far.
+fn warnings(about: &str) -> Vec<String> {
+    LINES.lock().unwrap().iter().filter(|l| l.contains(about)).cloned().collect()
+}
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Collect;
+
+impl log::Log for Collect {
+    fn enabled(&self, m: &log::Metadata) -> bool {
+        m.level() <= log::Level::Warn
+    }
+    fn log(&self, record: &log::Record) {
+        if self.enabled(record.metadata()) {
+            LINES.lock().unwrap().push(record.args().to_string());
+        }
+    }
+    fn flush(&self) {}
+}
+
+fn collect_warnings() {
+    static START: Once = Once::new();
+    START.call_once(|| {
+        log::set_logger(&Collect).expect("the only logger of this binary");
+        log::set_max_level(log::LevelFilter::Warn);
+    });
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 #[test]
 fn the_test_server_stops_and_restarts_on_its_port() {
@@ -23,4 +98,349 @@ fn the_test_server_stops_and_restarts_on_its_port() {
     server.restart();
     assert!(ask(&addr).unwrap().starts_with("HTTP/1.1 403"));
     assert_eq!((server.count("GET"), server.connections()), (2, 2));
+}
+
+#[test]
+fn objects_go_there_and_back() {
+    let server = S3Server::start();
+    let f = Fixture::new(&server, &server.endpoint);
+    assert!(f.bucket.get("v1/ab/abc").is_none());
+    assert!(f.bucket.head("v1/ab/abc").is_none());
+    let big: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
+    let file = std::env::temp_dir().join(format!("remote-put-{}", std::process::id()));
+    std::fs::write(&file, &big).unwrap();
+    let opened = Arc::new(std::fs::File::open(&file).unwrap());
+    std::fs::remove_file(&file).unwrap();
+    f.bucket.put("v1/ab/abc", &PutBody::File(opened, big.len() as u64)).unwrap();
+    f.bucket.put("v1/ab/empty", &bytes(b"")).unwrap();
+    f.bucket.put("v1/cd/x", &bytes(b"hello")).unwrap();
+    assert_eq!(server.keys(), ["v1/ab/abc", "v1/ab/empty", "v1/cd/x"]);
+    assert_eq!(server.read("v1/ab/abc").unwrap(), big);
+    assert_eq!(body(f.bucket.get("v1/ab/abc")).unwrap(), big);
+    assert_eq!(body(f.bucket.get("v1/ab/empty")).unwrap(), b"");
+    assert_eq!(f.bucket.head("v1/ab/abc").unwrap().len, big.len() as u64);
+    let mut listed = Vec::new();
+    f.bucket.list("v1/ab/", &mut |o| listed.push((o.key, o.len, o.modified.is_some()))).unwrap();
+    assert_eq!(listed, [("v1/ab/abc".into(), big.len() as u64, true), ("v1/ab/empty".into(), 0, true)]);
+    f.bucket.delete("v1/ab/abc").unwrap();
+    f.bucket.delete("v1/ab/abc").unwrap();
+    assert_eq!(server.keys(), ["v1/ab/empty", "v1/cd/x"]);
+    let m = &f.metrics.bucket;
+    assert_eq!((m.put_bytes.get(), m.get_bytes.get()), (big.len() as u64 + 5, big.len() as u64));
+    assert_eq!((m.get_requests.get(), m.put_requests.get(), m.requests.get()), (5, 3, 11));
+    assert_eq!((m.errors.get(), m.retries.get()), (0, 0));
+    assert_eq!(m.connections.get(), 1, "everything above went over one connection");
+}
+
+#[test]
+fn keys_with_special_characters_are_signed_as_sent() {
+    let server = S3Server::start();
+    let remote = server.client(&server.endpoint, Arc::default());
+    for name in ["a b", "a+b", "a%2Fb", "ü/é", "a=b&c", "a?b#c", "~!$'()*,;:@", "x&amp;<y>"] {
+        let key = format!("{}/{name}", server.prefix);
+        remote.put(&key, &bytes(name.as_bytes()), None).unwrap();
+        assert_eq!(body(remote.get(&key, None).unwrap()).unwrap(), name.as_bytes(), "{name}");
+        assert_eq!(server.read(name).unwrap(), name.as_bytes(), "{name}");
+        let mut listed = Vec::new();
+        remote.list(&key, &mut |o| listed.push(o.key)).unwrap();
+        assert_eq!(listed, [key], "{name}");
+    }
+}
+
+#[test]
+fn listings_go_on_past_a_page() {
+    let server = S3Server::in_process();
+    for i in 0..2300 {
+        server.write(&format!("v1/{i:04}"), b"");
+    }
+    let f = Fixture::new(&server, &server.endpoint);
+    let mut keys = Vec::new();
+    f.bucket.list("v1/", &mut |o| keys.push(o.key)).unwrap();
+    assert_eq!(keys.len(), 2300);
+    assert!(keys.is_sorted() && keys[0] == "v1/0000");
+    assert_eq!(server.count("GET"), 3);
+}
+
+#[test]
+fn conditions_are_kept() {
+    let server = S3Server::start();
+    let f = Fixture::new(&server, &server.endpoint);
+    f.bucket.put_if("m", &bytes(b"1"), Some("")).unwrap();
+    assert!(matches!(f.bucket.put_if("m", &bytes(b"2"), Some("")), Err(RemoteError::Precondition)));
+    let first = f.bucket.get("m").unwrap();
+    let etag = first.etag.clone().unwrap();
+    assert_eq!(body(Some(first)).unwrap(), b"1");
+    assert!(matches!(f.bucket.get_if_changed("m", &etag), Fetched::Unchanged));
+    f.bucket.put_if("m", &bytes(b"22"), Some(&etag)).unwrap();
+    assert!(matches!(f.bucket.put_if("m", &bytes(b"3"), Some(&etag)), Err(RemoteError::Precondition)));
+    let Fetched::Found(second) = f.bucket.get_if_changed("m", &etag) else { panic!("it has changed") };
+    assert_eq!(body(Some(second)).unwrap(), b"22");
+    assert!(matches!(f.bucket.get_if_changed("absent", &etag), Fetched::Missing));
+    assert_eq!(f.metrics.bucket.errors.get(), 0);
+}
+
+#[test]
+fn a_write_prefix_is_read_first_and_written_alone() {
+    let server = S3Server::start();
+    let main = Fixture::new(&server, &server.endpoint);
+    main.bucket.put("k", &bytes(b"main")).unwrap();
+    main.bucket.put("l", &bytes(b"main")).unwrap();
+    let review = Fixture::with(&server, &server.endpoint, |p| p.write_prefix = Some(format!("{}/pr", server.prefix)));
+    assert_eq!(body(review.bucket.get("k")).unwrap(), b"main");
+    review.bucket.put("k", &bytes(b"review")).unwrap();
+    assert_eq!(body(review.bucket.get("k")).unwrap(), b"review");
+    assert_eq!(body(review.bucket.get("l")).unwrap(), b"main");
+    assert!(review.bucket.head("l").is_none() && review.bucket.head("k").is_some());
+    assert_eq!(server.keys(), ["k", "l", "pr/k"]);
+    assert_eq!(body(main.bucket.get("k")).unwrap(), b"main");
+    let reader = Fixture::with(&server, &server.endpoint, |p| p.read_only = true);
+    assert!(matches!(reader.bucket.put("n", &bytes(b"")), Err(RemoteError::ReadOnly)));
+    assert!(matches!(reader.bucket.delete("k"), Err(RemoteError::ReadOnly)));
+    assert_eq!(body(reader.bucket.get("k")).unwrap(), b"main");
+    assert_eq!(server.keys(), ["k", "l", "pr/k"]);
+}
+
+#[test]
+fn connections_are_used_again() {
+    let server = S3Server::in_process();
+    for i in 0..10 {
+        server.write(&format!("k{i}"), &vec![i; 4096]);
+    }
+    let f = Fixture::new(&server, &server.endpoint);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for i in 0..125u8 {
+                    // some are absent: their errors have bodies too
+                    let got = body(f.bucket.get(&format!("k{}", i % 12)));
+                    assert_eq!(got, (i % 12 < 10).then(|| vec![i % 12; 4096]));
+                }
+            });
+        }
+    });
+    assert_eq!(server.count("GET"), 1000);
+    assert!(server.connections() <= 16, "{} connections", server.connections());
+    assert_eq!(f.metrics.bucket.connections.get(), server.connections());
+}
+
+#[test]
+fn a_body_read_by_its_length_returns_the_connection() {
+    let server = S3Server::in_process();
+    server.write("k", b"12345");
+    let f = Fixture::new(&server, &server.endpoint);
+    for _ in 0..5 {
+        let mut five = [0; 5];
+        f.bucket.get("k").unwrap().body.read_exact(&mut five).unwrap();
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn a_restarted_server_is_met_without_an_error() {
+    let mut server = S3Server::in_process();
+    server.write("k", b"v");
+    let f = Fixture::new(&server, &server.endpoint);
+    assert_eq!(body(f.bucket.get("k")).unwrap(), b"v");
+    server.restart();
+    assert_eq!(body(f.bucket.get("k")).unwrap(), b"v");
+    f.bucket.put("l", &bytes(b"w")).unwrap();
+    assert_eq!(f.metrics.bucket.errors.get(), 0);
+}
+
+#[test]
+fn a_wrong_secret_is_one_line_and_one_request() {
+    collect_warnings();
+    let server = S3Server::in_process();
+    let vars = [("AWS_ACCESS_KEY_ID", &*server.access_key), ("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let env = AwsEnv { vars: vars.map(|(k, v)| (k.to_string(), v.to_string())).into() };
+    // a name of its own finds its lines among those of other tests
+    std::fs::create_dir_all(server.root().join("wrong-secret")).unwrap();
+    let remote =
+        S3::new("wrong-secret", Some("us-east-1"), Some(&server.endpoint), true, &env, Arc::default()).unwrap();
+    let bucket = Bucket::new(Box::new(remote), BucketPolicy::default(), Arc::default());
+    for _ in 0..5 {
+        assert!(bucket.get("k").is_none());
+        assert!(bucket.put("k", &bytes(b"v")).is_err());
+    }
+    let lines = warnings("s3://wrong-secret");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("SignatureDoesNotMatch") && lines[0].contains("local cache alone"), "{lines:?}");
+    assert_eq!(server.count(""), 1);
+    assert_eq!(bucket.state().status, Status::Off);
+}
+
+#[test]
+fn missing_credentials_and_buckets_are_one_line() {
+    collect_warnings();
+    let server = S3Server::in_process();
+    let new = |name: &str, env: &AwsEnv| {
+        let remote = S3::new(name, Some("us-east-1"), Some(&server.endpoint), true, env, Arc::default()).unwrap();
+        Bucket::new(Box::new(remote), BucketPolicy::default(), Arc::default())
+    };
+    let nobody = AwsEnv { vars: [("AWS_EC2_METADATA_DISABLED".to_string(), "true".to_string())].into() };
+    let bucket = new("no-credentials", &nobody);
+    bucket.warm_up();
+    assert!(bucket.get("k").is_none() && bucket.get("k").is_none());
+    let lines = warnings("s3://no-credentials");
+    assert!(lines.len() == 1 && lines[0].contains("AWS_ACCESS_KEY_ID"), "{lines:?}");
+    assert_eq!(server.count(""), 0);
+
+    let somebody = AwsEnv { vars: server.env().into_iter().collect() };
+    let bucket = new("no-such-bucket", &somebody);
+    // s3s-fs names the missing bucket in answers to listings alone
+    assert!(bucket.list("k", &mut |_| {}).is_err());
+    assert!(bucket.get("k").is_none() && bucket.get("k").is_none());
+    let lines = warnings("s3://no-such-bucket");
+    assert!(lines.len() == 1 && lines[0].contains("no such bucket"), "{lines:?}");
+}
+
+#[test]
+fn the_region_is_asked_for_once() {
+    let server = S3Server::in_process();
+    let env = AwsEnv { vars: server.env().into_iter().filter(|(k, _)| k.starts_with("AWS_")).collect() };
+    let remote = S3::new(&server.bucket, None, Some(&server.endpoint), true, &env, Arc::default()).unwrap();
+    assert_eq!(server.connections(), 0, "construction asks nobody");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert!(remote.get("k", None).unwrap().is_none()));
+        }
+    });
+    let asked = server.requests().iter().filter(|r| r.path.contains("location")).count();
+    assert_eq!((asked, server.count("")), (1, 5));
+}
+
+#[test]
+fn short_and_broken_bodies_are_errors() {
+    let server = S3Server::in_process();
+    server.write("k", &[7; 100_000]);
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    for fault in [Fault::Truncate(50_000), Fault::ResetAfter(50_000), Fault::Truncate(0)] {
+        proxy.set_for(fault.clone(), 1);
+        let mut got = Vec::new();
+        let mut object = f.bucket.get("k").unwrap();
+        assert_eq!(object.len, Some(100_000));
+        assert!(object.body.read_to_end(&mut got).is_err(), "{fault:?} passed for a whole body");
+        assert!(got.len() < 100_000);
+        assert_eq!(body(f.bucket.get("k")).unwrap().len(), 100_000);
+    }
+    assert_eq!(f.metrics.bucket.errors.get(), 3);
+    assert!(f.bucket.available());
+}
+
+#[test]
+fn bodies_that_always_break_open_the_breaker() {
+    let server = S3Server::in_process();
+    server.write("k", &[7; 1000]);
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set(Fault::Truncate(10));
+    for _ in 0..5 {
+        assert!(f.bucket.get("k").unwrap().body.read_to_end(&mut Vec::new()).is_err());
+    }
+    assert!(!f.bucket.available());
+    assert!(f.bucket.get("k").is_none());
+    assert_eq!(f.metrics.bucket.breaker_skipped.get(), 1);
+}
+
+#[test]
+fn resets_and_busy_servers_are_tried_again() {
+    let server = S3Server::in_process();
+    server.write("k", b"v");
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    for (fault, times) in [(Fault::Reset, 1), (Fault::Reset, 2), (Fault::Status(503), 2), (Fault::Status(500), 1)] {
+        let before = f.metrics.bucket.retries.get();
+        proxy.set_for(fault.clone(), times);
+        assert_eq!(body(f.bucket.get("k")).unwrap(), b"v", "{fault:?}");
+        assert_eq!(f.metrics.bucket.retries.get() - before, times as u64);
+        proxy.set_for(fault.clone(), times);
+        f.bucket.put("p", &bytes(b"w")).unwrap();
+        assert_eq!(server.read("p").unwrap(), b"w");
+    }
+    assert_eq!(f.metrics.bucket.errors.get(), 0);
+    proxy.set_for(Fault::Status(503), 3);
+    assert!(f.bucket.get("k").is_none(), "not for ever");
+    proxy.set_for(Fault::Status(418), 1);
+    assert!(f.bucket.get("k").is_none(), "nor what would not help");
+    assert_eq!(f.metrics.bucket.errors.get(), 2);
+}
+
+#[test]
+fn lacking_permissions_are_told_from_bad_credentials() {
+    collect_warnings();
+    let server = S3Server::in_process();
+    server.write("k", b"v");
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set_for(Fault::Status(403), 1);
+    assert!(f.bucket.put("p", &bytes(b"w")).is_err());
+    assert!(!f.bucket.writable(), "writing is given up");
+    assert_eq!(body(f.bucket.get("k")).unwrap(), b"v", "reading is not");
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set(Fault::Status(403));
+    for _ in 0..20 {
+        assert!(f.bucket.get("k").is_none());
+    }
+    assert_eq!((f.metrics.bucket.requests.get(), f.bucket.state().status), (16, Status::Off));
+    let count = |what: &str| warnings("s3://cache-bucket").iter().filter(|l| l.contains(what)).count();
+    assert_eq!((count("may not be written"), count("a get was refused"), count("every get is refused")), (1, 1, 1));
+}
+
+#[test]
+fn a_bucket_that_is_down_is_left_alone_and_found_again() {
+    let mut server = S3Server::in_process();
+    server.write("k", b"v");
+    let f = Fixture::new(&server, &server.endpoint);
+    server.stop();
+    let begin = Instant::now();
+    for _ in 0..500 {
+        assert!(f.bucket.get("k").is_none());
+    }
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    let m = &f.metrics.bucket;
+    assert_eq!((m.requests.get(), m.breaker_skipped.get(), m.breaker_opened.get()), (5, 495, 1));
+    let state = f.bucket.state();
+    assert_eq!(state.status, Status::Open);
+    assert!(state.last_error.unwrap().contains("refused"));
+    server.restart();
+    until("closing", || f.bucket.get("k").is_some());
+    assert!(begin.elapsed() > Duration::from_secs(9), "only a probe closes it");
+    assert!(f.bucket.available());
+}
+
+#[test]
+fn a_black_hole_holds_a_build_up_for_one_time_out() {
+    let server = S3Server::in_process();
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set(Fault::BlackHole);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    assert!(f.bucket.get("k").is_none());
+                }
+            });
+        }
+    });
+    let took = begin.elapsed();
+    assert!(took > Duration::from_secs(9) && took < Duration::from_secs(13), "{took:?}");
+    assert_eq!(f.metrics.bucket.requests.get(), 2);
+    assert_eq!(f.metrics.bucket.breaker_opened.get(), 1);
+    assert!(f.bucket.state().last_error.unwrap().contains("in time"));
+}
+
+#[test]
+fn a_dripping_body_fails() {
+    let server = S3Server::in_process();
+    server.write("k", &[7; 100_000]);
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set(Fault::Drip(20));
+    let begin = Instant::now();
+    let e = f.bucket.get("k").unwrap().body.read_to_end(&mut Vec::new()).unwrap_err();
+    assert!(e.kind() == std::io::ErrorKind::TimedOut && e.to_string().contains("too slow"), "{e}");
+    assert!(begin.elapsed() < Duration::from_secs(14), "{:?}", begin.elapsed());
 }

@@ -3,5 +3,9 @@
 // every test file uses a part of this
 #![allow(dead_code)]
 
+pub mod client;
+pub mod env;
 pub mod fault;
+pub mod go;
 pub mod s3;
+pub mod upstream;

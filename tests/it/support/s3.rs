@@ -2,11 +2,13 @@
 //! `S3_TEST_ENDPOINT` names.
 //!
 //! In-process it listens on 127.0.0.1, keeps its objects in a temporary directory, logs every
-//! request (refused ones too), and can be stopped and started again on the same port. Tests see
-//! keys without the prefix; every server, external ones above all, gets a prefix of its own.
+//! request (refused ones too), and can be stopped and started again on the same port. An external
+//! one is looked into through signed requests. Tests see keys without the prefix; every server,
+//! external ones above all, gets a prefix of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +16,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use go_cache_plugin::config::AwsEnv;
+use go_cache_plugin::metrics::Metrics;
+use go_cache_plugin::remote::{ObjectInfo, PutBody, Remote, S3};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -138,10 +143,24 @@ impl S3Server {
         env
     }
 
+    /// A client of the library for this bucket, through `endpoint`.
+    pub fn client(&self, endpoint: &str, metrics: Arc<Metrics>) -> S3 {
+        let vars = self.env().into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
+        S3::new(&self.bucket, Some("us-east-1"), Some(endpoint), true, &AwsEnv { vars }, metrics)
+            .expect("a good address")
+    }
+
     /// Every object below the prefix: its key without the prefix, and its length.
     pub fn objects(&self) -> BTreeMap<String, u64> {
         let mut found = BTreeMap::new();
-        walk(&self.dir(), "", &mut found);
+        match &self.local {
+            Some(_) => walk(&self.dir(), "", &mut found),
+            None => {
+                let below = format!("{}/", self.prefix);
+                let mut each = |o: ObjectInfo| found.extend([(o.key[below.len()..].to_string(), o.len)]);
+                self.outside().list(&below, &mut each).expect("a listing");
+            }
+        }
         found
     }
 
@@ -152,21 +171,41 @@ impl S3Server {
 
     /// The bytes of an object.
     pub fn read(&self, key: &str) -> Option<Vec<u8>> {
-        fs::read(self.dir().join(key)).ok()
+        if self.local.is_some() {
+            return fs::read(self.dir().join(key)).ok();
+        }
+        let mut object = self.outside().get(&self.full(key), None).expect("an answer")?;
+        let mut bytes = Vec::new();
+        object.body.read_to_end(&mut bytes).expect("the whole body");
+        Some(bytes)
     }
 
-    /// Replaces an object's bytes behind the server's back.
+    /// Replaces an object's bytes, behind the server's back where it is ours.
     pub fn write(&self, key: &str, bytes: &[u8]) {
+        if self.local.is_none() {
+            return self.outside().put(&self.full(key), &PutBody::Bytes(bytes.into()), None).expect("a put");
+        }
         let path = self.dir().join(key);
         fs::create_dir_all(path.parent().expect("a key lies in the bucket")).expect("a directory for the object");
         fs::write(path, bytes).expect("writing the object");
         self.forget(key);
     }
 
-    /// Removes an object behind the server's back.
+    /// Removes an object, behind the server's back where it is ours.
     pub fn delete(&self, key: &str) {
+        if self.local.is_none() {
+            return self.outside().delete(&self.full(key)).expect("a delete");
+        }
         fs::remove_file(self.dir().join(key)).expect("removing the object");
         self.forget(key);
+    }
+
+    fn outside(&self) -> S3 {
+        self.client(&self.endpoint, Arc::default())
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}/{key}", self.prefix)
     }
 
     /// What was asked of the server so far, refused requests included.
@@ -187,6 +226,11 @@ impl S3Server {
     /// Connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.local().state.connections.load(Ordering::SeqCst)
+    }
+
+    /// The directory that holds the server's buckets.
+    pub fn root(&self) -> &Path {
+        &self.local().root
     }
 
     /// Stops the server: connections are closed, new ones refused.

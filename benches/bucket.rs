@@ -1,0 +1,338 @@
+//! Real builds from a bucket that is some milliseconds away, beside Go's own warm cache.
+//!
+//! `cargo bench --bench bucket -- --rtt 0,20,50 --packages std,cmd --runs 3 --slow-runs 1 --cold-runs 1`
+//! (those are the defaults). Every round runs each kind of build once, one after another, and
+//! ratios are taken within a round. The S3 server runs in a process of its own and shares the CPUs
+//! with the build; what it costs is in the table.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use support::args::Args;
+use support::change::Change;
+use support::client::Client;
+use support::golang::{Cache, Go};
+use support::plugin::Watch;
+use support::s3::S3;
+use support::setup::{Outcome, Setup};
+use support::table::{self, Bound, Samples, paired, row, section};
+use support::{Result, bodies};
+
+fn main() -> ExitCode {
+    support::main(bench)
+}
+
+/// The round trip of the rows that name none, in ms.
+const USUAL: u64 = 20;
+/// The round trip that cold builds upload over, in ms.
+const COLD: u64 = 50;
+/// 1 Gbit/s in bytes.
+const GIGABIT: u64 = 125_000_000;
+const MIB: f64 = (1 << 20) as f64;
+const SCOPE: &str = "--scope=bench";
+
+fn bench(args: &Args) -> Result<()> {
+    args.check(&["rtt", "packages", "runs", "slow-runs", "cold-runs"])?;
+    let rtts = args.text("rtt", "0,20,50").split(',').map(str::parse).collect::<std::result::Result<Vec<u64>, _>>();
+    let packages: Vec<&str> = args.text("packages", "std,cmd").split(',').collect();
+    let go = Go::find()?;
+    let mut bench = Bench {
+        at: Setup {
+            native: go.scratch.join("native"),
+            local: go.scratch.join("local"),
+            go,
+            s3: S3::start()?,
+            build: packages.clone(),
+        },
+    };
+    section(&format!("bucket: go build {}", packages.join(" ")));
+    bench.cold(args.number("cold-runs", 1)?)?;
+    let runs = args.number("runs", 3)?;
+    bench.warm(runs)?;
+    bench.far(runs, &rtts.map_err(|e| format!("--rtt: {e}"))?)?;
+    bench.changed(runs)?;
+    bench.unseen(args.number("slow-runs", 1)?)?;
+    bench.one_package()?;
+    bench.misses()
+}
+
+struct Bench<'a> {
+    at: Setup<'a>,
+}
+
+impl Bench<'_> {
+    /// Builds from nothing, which fills the native cache, our local cache, and the bucket.
+    fn cold(&mut self, runs: usize) -> Result<()> {
+        let (mut ours, mut native, mut after) = (Samples::default(), Samples::default(), Samples::default());
+        let mut last = None;
+        for i in 0..runs.max(1) {
+            table::progress(&format!("cold build {i}"));
+            self.at.go.fresh("native")?;
+            native.push_time(self.at.native()?.wall);
+            self.at.s3.clear()?;
+            let dir = self.at.go.fresh("local")?;
+            let o = self.at.ours(&dir, COLD, &[SCOPE], Watch::Tap)?;
+            ours.push_time(o.wall);
+            after.push_time(o.report.after_last_put.ok_or("go put nothing")?);
+            last = Some(o);
+        }
+        self.at.s3.save()?;
+        let Some(o) = last else { return Ok(()) };
+        paired(&format!("cold build that uploads all, {COLD} ms"), &ours, &native, Bound::Most(1.05));
+        let close = after.quantile(1.0);
+        row("— from go's last put to our exit, s", &after.show("s"), "", close, Bound::Most(1.0));
+        let puts = o.report.metric("gocache_server", "put_requests");
+        let (sent, raw) = (o.server.get("received") as f64, o.report.metric("gocache_server", "put_bytes"));
+        let requests = o.server.get("put") as f64;
+        row("— PUT requests per put", &format!("{requests}"), &format!("{puts} puts"), requests / puts, Bound::Free);
+        let (get, gets) = ((o.server.get("get") + o.server.get("head")) as f64, o.gets());
+        row("— GET and HEAD requests per get", &format!("{get}"), &format!("{gets} gets"), get / gets, Bound::Free);
+        row("— gets waited for the bucket, added up", &Samples(vec![o.waited()]).show("s"), "", f64::NAN, Bound::Free);
+        row("— bytes sent by raw bytes", &mb(sent), &mb(raw), sent / raw, Bound::Free);
+        row("— connections opened", &o.server.get("connections").to_string(), "", f64::NAN, Bound::Free);
+        Ok(())
+    }
+
+    /// From the local cache.
+    fn warm(&mut self, runs: usize) -> Result<()> {
+        let (mut native, mut without, mut with) = (Samples::default(), Samples::default(), Samples::default());
+        let local = self.at.local.clone();
+        let flags = [format!("--cache-dir={}", local.display()), SCOPE.to_string()];
+        for i in 0..=runs {
+            let mut walls = [Duration::ZERO; 3];
+            // each takes its turn at going first
+            for kind in (0..3).map(|k| (k + i) % 3) {
+                walls[kind] = match kind {
+                    0 => self.at.native()?.wall,
+                    1 => self.at.go.build(&self.at.build, &Cache::Watched(&flags, Watch::Plain))?.wall,
+                    _ => self.at.ours(&local, USUAL, &[SCOPE], Watch::Plain)?.wall,
+                };
+            }
+            // the first round warms the page cache
+            if i > 0 {
+                native.push_time(walls[0]);
+                without.push_time(walls[1]);
+                with.push_time(walls[2]);
+            }
+        }
+        paired("local, warm, no bucket, by native warm", &without, &native, Bound::Free);
+        paired("local, warm, bucket configured, by the same without", &with, &without, Bound::Most(1.02));
+        Ok(())
+    }
+
+    /// From the bucket, at each distance.
+    fn far(&mut self, runs: usize, rtts: &[u64]) -> Result<()> {
+        let mut native = Samples::default();
+        let mut walls: BTreeMap<u64, Samples> = BTreeMap::new();
+        let mut capped = Samples::default();
+        let mut capped_base = Samples::default();
+        let mut last = BTreeMap::new();
+        for &rtt in rtts {
+            // warms up, and is watched more closely than a timed run may be
+            let o = self.at.fresh(rtt, &[SCOPE], Watch::Tap)?;
+            last.insert(rtt, vec![o]);
+        }
+        for _ in 0..runs {
+            native.push_time(self.at.native()?.wall);
+            let mut near = None;
+            for &rtt in rtts {
+                let o = self.at.fresh(rtt, &[SCOPE], Watch::Plain)?;
+                walls.entry(rtt).or_default().push_time(o.wall);
+                if rtt == 0 {
+                    near = Some(o.wall);
+                }
+                last.entry(rtt).or_default().push(o);
+            }
+            if let (Some(near), true) = (near, rtts.contains(&USUAL)) {
+                self.at.s3.bandwidth(GIGABIT)?;
+                let o = self.at.fresh(USUAL, &[SCOPE], Watch::Plain);
+                self.at.s3.bandwidth(0)?;
+                let o = o?;
+                capped.push_time(o.wall);
+                capped_base.push(near.as_secs_f64() + o.server.get("sent") as f64 / GIGABIT as f64);
+            }
+        }
+        for (&rtt, wall) in &walls {
+            let (by_near, by_native) = match rtt {
+                20 => (Bound::Most(1.10), Bound::Most(1.5)),
+                50 => (Bound::Most(1.15), Bound::Most(1.6)),
+                _ => (Bound::Free, Bound::Free),
+            };
+            paired(&format!("fresh directory, {rtt} ms, by native warm"), wall, &native, by_native);
+            if let Some(near) = walls.get(&0).filter(|_| rtt > 0) {
+                paired(&format!("fresh directory, {rtt} ms, by 0 ms"), wall, near, by_near);
+            }
+            details(&last[&rtt]);
+        }
+        if !capped.0.is_empty() {
+            let what = format!("fresh directory, {USUAL} ms, 1 Gbit/s, by 0 ms and the time of the bytes");
+            paired(&what, &capped, &capped_base, Bound::Most(1.15));
+        }
+        Ok(())
+    }
+
+    /// After a change that rebuilds 5 % of the packages.
+    fn changed(&mut self, runs: usize) -> Result<()> {
+        let change = Change::plan(&self.at.go, &self.at.native, &self.at.build, 0.05)?;
+        let (mut ours, mut native) = (Samples::default(), Samples::default());
+        let mut puts = 0.0;
+        for i in 0..runs {
+            change.apply(i)?;
+            native.push_time(self.at.native()?.wall);
+            let o = self.at.fresh(USUAL, &[SCOPE], Watch::Plain)?;
+            puts = o.report.metric("gocache_server", "put_requests");
+            ours.push_time(o.wall);
+            change.revert()?;
+        }
+        let what = format!(
+            "fresh directory, {USUAL} ms, {} of {} packages rebuilt ({puts} puts), by native doing the same",
+            change.rebuilt, change.of
+        );
+        paired(&what, &ours, &native, Bound::Most(1.3));
+        Ok(())
+    }
+
+    /// The first build of a scope that has no manifest, beside two requests in sequence.
+    fn unseen(&mut self, runs: usize) -> Result<()> {
+        let (mut ours, mut without, mut sequence) = (Samples::default(), Samples::default(), Samples::default());
+        let mut last = None;
+        for i in 0..runs {
+            let scope = format!("--scope=unseen-{i}");
+            let o = self.at.fresh(USUAL, &[&scope], Watch::Plain)?;
+            ours.push_time(o.wall);
+            without.push_time(self.at.fresh(USUAL, &[SCOPE, "--no-readahead"], Watch::Plain)?.wall);
+            self.at.s3.clear()?;
+            self.at.s3.load_classic(&self.at.local)?;
+            let dir = self.at.go.fresh("fresh")?;
+            let two = self.at.ours(&dir, USUAL, &[SCOPE, "--s3-layout=classic", "--no-readahead"], Watch::Plain)?;
+            sequence.push_time(two.wall);
+            last = Some((o, two));
+            // the classic bucket once more, and then the other
+            self.compiles("classic", &[SCOPE, "--s3-layout=classic"])?;
+        }
+        let Some((o, two)) = last else { return Ok(()) };
+        let speed = sequence.by(&ours).median();
+        let what = format!("first sight of the scope, {USUAL} ms: speed by two requests in sequence");
+        row(&what, &ours.show("s"), &sequence.show("s"), speed, Bound::Least(1.9));
+        let (waited, two_waited) = (o.waited(), two.waited());
+        let times = |s: f64| format!("{s:.1} s");
+        row("— seconds of waiting, as speed", &times(waited), &times(two_waited), two_waited / waited, Bound::Free);
+        // but for the look for a manifest
+        let (requests, gets) = (o.server.get("get") + o.server.get("head") - o.server.get("manifest"), o.gets());
+        let per_get = requests as f64 / gets;
+        row("— requests per get", &requests.to_string(), &format!("{gets} gets"), per_get, Bound::Most(1.0));
+        let what = format!("--no-readahead, {USUAL} ms: speed by two requests in sequence");
+        row(&what, &without.show("s"), &sequence.show("s"), sequence.by(&without).median(), Bound::Free);
+        Ok(())
+    }
+
+    /// Counts what an empty cache directory makes `go` compile; the bucket is as it is.
+    fn compiles(&mut self, layout: &str, flags: &[&str]) -> Result<()> {
+        let dir = self.at.go.fresh("fresh")?;
+        let verbose: Vec<&str> = ["-x"].into_iter().chain(self.at.build.iter().copied()).collect();
+        let o = self.at.ours_of(&verbose, &dir, 0, flags, Watch::Plain)?;
+        let compiled = o.stderr.lines().filter(|l| l.contains("/compile -o ")).count();
+        row(
+            &format!("packages compiled, fresh directory, layout {layout}"),
+            &compiled.to_string(),
+            "",
+            compiled as f64,
+            Bound::Most(0.0),
+        );
+        Ok(())
+    }
+
+    /// One small package out of a large manifest.
+    fn one_package(&mut self) -> Result<()> {
+        self.at.s3.restore()?;
+        self.compiles("single", &[SCOPE])?;
+        let dir = self.at.go.fresh("fresh")?;
+        let o = self.at.ours_of(&["errors"], &dir, USUAL, &[SCOPE], Watch::Plain)?;
+        let (_, manifest) = self.at.s3.size("manifest/")?;
+        let m = |name: &str| o.report.metric("readahead", name);
+        let down = o.server.get("sent") as f64;
+        let used = down - manifest as f64 - (m("fetched_bytes") - m("used_bytes"));
+        let may = 2.0 * used + 8.0 * MIB;
+        row(
+            &format!(
+                "go build errors in this scope (manifest {}): bytes down by 2 × used + 8 MiB",
+                mb(manifest as f64)
+            ),
+            &mb(down),
+            &mb(may),
+            down / may,
+            Bound::Most(1.0),
+        );
+        Ok(())
+    }
+
+    /// Gets of actions that are nowhere.
+    fn misses(&mut self) -> Result<()> {
+        const GETS: usize = 200;
+        self.at.s3.restore()?;
+        let dir = self.at.go.fresh("fresh")?;
+        let mut flags = vec![format!("--cache-dir={}", dir.display()), SCOPE.into(), "--no-readahead".into()];
+        flags.extend(self.at.s3.flags());
+        self.at.s3.round_trip(Duration::ZERO)?;
+        let mut client = Client::start(&flags)?;
+        let ask = |client: &mut Client, kind: &str, n: usize| -> Result<()> {
+            for i in 0..n {
+                client.get(&bodies::sha256(format!("{kind} {i}").as_bytes()))?;
+            }
+            Ok(())
+        };
+        ask(&mut client, "absent", GETS)?;
+        let per_get = self.at.s3.counters()?.requests() as f64 / GETS as f64;
+        row("a get that misses everywhere: requests", "", "", per_get, Bound::Most(1.0));
+        self.at.s3.fail(true)?;
+        ask(&mut client, "failing", 20)?;
+        self.at.s3.round_trip(Duration::ZERO)?;
+        ask(&mut client, "open", GETS)?;
+        let per_get = self.at.s3.counters()?.requests() as f64 / GETS as f64;
+        row("the same while the breaker is open", "", "", per_get, Bound::Most(0.0));
+        self.at.s3.fail(false)?;
+        client.close()
+    }
+}
+
+/// What runs at one distance had to move and to wait for. The first of them was tapped.
+fn details(runs: &[Outcome]) {
+    let all = |f: &dyn Fn(&Outcome) -> f64| Samples(runs.iter().map(f).collect());
+    let per_get = all(&|o| o.server.requests() as f64 / o.gets());
+    let gets = format!("{} gets", all(&Outcome::gets).median());
+    row(
+        "— S3 requests per get",
+        &all(&|o| o.server.requests() as f64).show(""),
+        &gets,
+        per_get.median(),
+        Bound::Most(0.6),
+    );
+    let connections = all(&|o| o.server.get("connections") as f64);
+    let pool = POOL as f64;
+    row(
+        "— connections by pool size",
+        &connections.show(""),
+        &pool.to_string(),
+        connections.median() / pool,
+        Bound::Most(1.0),
+    );
+    let (down, raw) =
+        (all(&|o| o.server.get("sent") as f64), all(&|o| o.report.metric("gocache_server", "get_hit_bytes")));
+    row("— bytes moved by raw outputs", &down.show("MB"), &raw.show("MB"), down.by(&raw).median(), Bound::Most(0.3));
+    row("— gets waited for the bucket, added up", &all(&Outcome::waited).show("s"), "", f64::NAN, Bound::Free);
+    row("— CPU of our process", &all(&|o| o.report.cpu).show("s"), "", f64::NAN, Bound::Free);
+    row("— CPU of the bench's server", &all(&|o| o.server_cpu).show("s"), "", f64::NAN, Bound::Free);
+    if let Some(close) = runs.first().and_then(|o| o.report.after_close) {
+        row("— from go's close to our exit", &Samples(vec![close.as_secs_f64()]).show("ms"), "", f64::NAN, Bound::Free);
+    }
+}
+
+/// Connections that the program keeps at most.
+const POOL: usize = 64;
+
+fn mb(bytes: f64) -> String {
+    Samples(vec![bytes]).show("MB")
+}

@@ -1,0 +1,119 @@
+//! A `go build std cmd`-sized session replayed over a pipe, beside the same work done straight
+//! with `std::fs` on as many threads: put bodies decoded, hashed, written to a temporary file and
+//! renamed, with the action file likewise; gets by reading the action file and a stat of the output.
+//!
+//! `cargo bench --bench session -- --puts 3715 --gets 2650 --megabytes 730 --runs 5`
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use support::args::Args;
+use support::client::{Client, base64, get_request, put_request};
+use support::table::{self, Bound, Samples, row, section};
+use support::{Result, bodies, files, golang};
+
+fn main() -> ExitCode {
+    support::main(bench)
+}
+
+/// A put as the baseline gets it: the body still in base64.
+struct Task {
+    action: [u8; 32],
+    output: [u8; 32],
+    body: String,
+}
+
+fn bench(args: &Args) -> Result<()> {
+    args.check(&["puts", "gets", "megabytes", "runs"])?;
+    let (puts, gets) = (args.number("puts", 3715)?, args.number("gets", 2650)?);
+    let total = args.number("megabytes", 730)? as u64 * 1_000_000;
+    let runs = args.number("runs", 5)?;
+    // what the program works with by default
+    let threads = (4 * std::thread::available_parallelism()?.get()).max(8);
+    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
+
+    table::progress("making up the session");
+    let (mut tasks, mut requests, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for (i, put) in bodies::session(puts, total).enumerate() {
+        requests.extend(put_request(i as u64 + 1, &put.action, &put.output, &put.body));
+        bytes += put.body.len();
+        tasks.push(Task { action: put.action, output: put.output, body: base64(&put.body) });
+    }
+    let asked: Vec<&Task> = (0..gets).map(|i| &tasks[i % tasks.len()]).collect();
+    let asking: Vec<u8> =
+        asked.iter().enumerate().flat_map(|(i, t)| get_request((puts + i) as u64 + 1, &t.action)).collect();
+
+    let mut s = Figures::default();
+    for i in 0..=runs {
+        let dir = golang::empty(&scratch.join("session-ours"))?;
+        rustix::fs::sync();
+        let mut client = Client::start(&[format!("--cache-dir={}", dir.display())])?;
+        let put = client.replay(&requests, puts)?;
+        let got = client.replay(&asking, gets)?;
+        let begin = Instant::now();
+        for t in &asked {
+            client.get(&t.action)?;
+        }
+        let single = begin.elapsed();
+        client.close()?;
+
+        let dir = golang::empty(&scratch.join("session-straight"))?;
+        rustix::fs::sync();
+        let straight_put = straight(threads, &tasks, |t| put_straight(&dir, t))?;
+        let straight_got = straight(threads, &asked, |t| files::get(&dir, &t.action))?;
+        let straight_single = straight(1, &asked, |t| files::get(&dir, &t.action))?;
+        table::progress(&format!("  put {put:.2?} / {straight_put:.2?}, get {got:.2?} / {straight_got:.2?}"));
+        // the first round warms up
+        if i > 0 {
+            s.add([put, straight_put, got, straight_got, single, straight_single]);
+        }
+    }
+
+    section(&format!("session: {puts} puts of {} MB, {gets} gets, over a pipe, {threads} threads", bytes / 1_000_000));
+    let [put, straight_put, got, straight_got, single, straight_single] = &s.0;
+    let speed = |t: &Samples| Samples(t.0.iter().map(|t| bytes as f64 / t).collect());
+    let (ours, base) = (speed(put), speed(straight_put));
+    row("puts", &ours.show("MB/s"), &base.show("MB/s"), ours.by(&base).median(), Bound::Least(0.7));
+    let each = |t: &Samples| Samples(t.0.iter().map(|t| t / gets as f64).collect()).show("µs");
+    let ratio = got.by(straight_got).median();
+    row("gets, sent without waiting, each", &each(got), &each(straight_got), ratio, Bound::Most(2.5));
+    let ratio = single.by(straight_single).median();
+    row("gets, one after another, each", &each(single), &each(straight_single), ratio, Bound::Free);
+    Ok(())
+}
+
+/// Times of all rounds: puts, gets, gets in sequence, each ours and straight.
+#[derive(Default)]
+struct Figures([Samples; 6]);
+
+impl Figures {
+    fn add(&mut self, times: [Duration; 6]) {
+        self.0.iter_mut().zip(times).for_each(|(s, t)| s.push_time(t));
+    }
+}
+
+/// Does `each` of `tasks` on so many threads.
+fn straight<T: Sync>(threads: usize, tasks: &[T], each: impl Fn(&T) -> std::io::Result<()> + Sync) -> Result<Duration> {
+    let next = AtomicUsize::new(0);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let work = || -> std::io::Result<()> {
+            while let Some(task) = tasks.get(next.fetch_add(1, Relaxed)) {
+                each(task)?;
+            }
+            Ok(())
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|w| w.join().map_err(|_| "a worker panicked")?.map_err(Into::into))
+    })
+    .map(|()| begin.elapsed())
+}
+
+fn put_straight(dir: &Path, task: &Task) -> std::io::Result<()> {
+    let body = base64_simd::STANDARD.decode_to_vec(&task.body).map_err(std::io::Error::other)?;
+    files::put(dir, &task.action, &task.output, &body)
+}

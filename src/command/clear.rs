@@ -1,0 +1,72 @@
+//! `clear`: empties the local cache, or our names under an explicit prefix of the bucket.
+//!
+//! Only names that this program writes are touched; the reverse proxy's authority stays.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::names;
+use crate::atomic::TEMP_PREFIX;
+use crate::cache::prune::each_file;
+use crate::config::{ClearConfig, ClearTarget};
+use crate::error::{Error, Exit};
+use crate::http::status::text;
+use crate::metrics::Metrics;
+use crate::remote::Bucket;
+
+/// Clears, and says how much went.
+pub(super) fn execute(config: &ClearConfig) -> Result<Exit, Error> {
+    match config.target {
+        ClearTarget::Local => local(&config.cache.cache_dir),
+        ClearTarget::Bucket => bucket(config),
+    }
+}
+
+fn local(root: &Path) -> Result<Exit, Error> {
+    let failed = |e: io::Error| Error::failed(format!("{}: {e}", root.display()));
+    let (mut files, mut bytes) = (0, 0);
+    // actions first: one without its output is a miss, but an output without an action is waste
+    for folder in names::FOLDERS {
+        each_file(&root.join(folder), |entry, name| {
+            if names::is_id(name) || name.starts_with(TEMP_PREFIX) {
+                let len = entry.metadata().map_or(0, |m| m.len());
+                if fs::remove_file(entry.path()).is_ok() {
+                    files += 1;
+                    bytes += len;
+                }
+            }
+        })
+        .map_err(failed)?;
+    }
+    super::print(&format!("{}: removed {} files, {}\n", root.display(), text::count(files), text::bytes(bytes)))
+}
+
+fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
+    let shared = config.cache.bucket.as_ref().expect("the command line was checked for it");
+    let failed = |e: &dyn std::fmt::Display| Error::failed(format!("bucket: {e}"));
+    let bucket = Bucket::open(shared, Arc::new(Metrics::default())).map_err(|e| failed(&e))?;
+    let mut keys = Vec::new();
+    let (mut bytes, mut foreign) = (0, 0u64);
+    bucket
+        .list("", &mut |object| {
+            if names::is_key(&object.key) {
+                bytes += object.len;
+                keys.push(object.key);
+            } else {
+                foreign += 1;
+            }
+        })
+        .map_err(|e| failed(&e))?;
+    for key in &keys {
+        bucket.delete(key).map_err(|e| failed(&format_args!("{key}: {e}")))?;
+    }
+    super::print(&format!(
+        "{}: removed {} objects, {}; {} of other names are left\n",
+        bucket.identity(),
+        text::count(keys.len() as u64),
+        text::bytes(bytes),
+        text::count(foreign),
+    ))
+}

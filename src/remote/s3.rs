@@ -1,0 +1,352 @@
+//! S3 and what speaks its protocol: rust-s3 addresses and signs, one pooled agent carries.
+//!
+//! This file and those below it are the only ones that name rust-s3. Nothing is looked up or
+//! requested before the first request: credentials and, where it is not given, the region are
+//! found then, or ahead of it by [`Remote::warm_up`].
+
+mod address;
+mod answer;
+mod credentials;
+mod profile;
+mod providers;
+mod proxy;
+mod sign;
+mod transport;
+mod xml;
+
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+use ureq::http::{HeaderName, HeaderValue};
+
+use self::address::{Address, Place};
+use self::answer::{Failed, absent, header, http_date};
+use self::credentials::{CredentialError, Credentials, Keys};
+use self::proxy::proxy_for;
+use self::sign::{EMPTY_SHA256, Signer};
+use self::transport::{Answer, Limits, Options, Transport};
+use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
+use crate::config::AwsEnv;
+use crate::metrics::Metrics;
+
+/// Longest page of a listing: a thousand keys of a kilobyte each, all of them escaped.
+const LIST_LIMIT: u64 = 16 << 20;
+/// The region that GetBucketLocation is asked in, and that its empty answer means.
+const FIRST_REGION: &str = "us-east-1";
+
+/// A bucket on S3.
+pub struct S3 {
+    name: String,
+    address: Address,
+    credentials: Credentials,
+    signer: Signer,
+    transport: Transport,
+    place: Mutex<Option<Arc<Place>>>,
+    /// Held by the thread that asks for the region.
+    locating: Mutex<()>,
+}
+
+/// One request, before it is addressed and signed.
+struct Op<'a> {
+    method: &'static str,
+    key: &'a str,
+    query: &'a [(&'a str, &'a str)],
+    headers: &'a [(HeaderName, &'a str)],
+    body: Option<(&'a PutBody, String)>,
+}
+
+impl<'a> Op<'a> {
+    fn new(method: &'static str, key: &'a str) -> Self {
+        Op { method, key, query: &[], headers: &[], body: None }
+    }
+}
+
+impl S3 {
+    /// A bucket named `bucket`; without `region` AWS_REGION, AWS_DEFAULT_REGION, the profile and
+    /// at last the bucket itself are asked, on first use. No I/O. `metrics` counts connections.
+    pub fn new(
+        bucket: &str,
+        region: Option<&str>,
+        endpoint: Option<&str>,
+        path_style: bool,
+        env: &AwsEnv,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, RemoteError> {
+        let configured = env.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") != Some("true");
+        let from_env = || env.var("AWS_ENDPOINT_URL_S3").or(env.var("AWS_ENDPOINT_URL")).filter(|_| configured);
+        let address = Address::new(bucket, endpoint.or_else(from_env), path_style).map_err(RemoteError::Config)?;
+        let region = region.or(env.var("AWS_REGION")).or(env.var("AWS_DEFAULT_REGION"));
+        let place = region.map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
+        let proxy = proxy_for(env, address.is_https(), address.host()).map_err(RemoteError::Config)?;
+        let options = Options { limits: Limits::BUCKET, proxy, ca_file: providers::ca_file(env) };
+        Ok(S3 {
+            name: bucket.to_string(),
+            address,
+            credentials: Credentials::new(env.clone()),
+            signer: Signer::new("s3"),
+            transport: Transport::new(options, Some(metrics)),
+            place: Mutex::new(place.map(Arc::new)),
+            locating: Mutex::new(()),
+        })
+    }
+
+    /// Sends a request; the answer is a success, 304, 404 or 412. A wrong region is corrected and
+    /// an expired token renewed, once each.
+    fn request(&self, op: &Op) -> Result<Answer, RemoteError> {
+        let (mut moved, mut renewed) = (false, false);
+        loop {
+            let keys = self.keys()?;
+            let place = self.place(&keys)?;
+            let answer = self.send(op, &place, &keys)?;
+            if matches!(answer.status, 200..300 | 304 | 404 | 412) {
+                return Ok(answer);
+            }
+            let failed = Failed::read(answer);
+            if !moved && let Some(region) = failed.region_hint(&place) {
+                log::debug!("bucket {} is in region {region}", self.name);
+                self.set_place(&region)?;
+                moved = true;
+            } else if !renewed && failed.is_expired() && self.credentials.discard(&keys) {
+                renewed = true;
+            } else {
+                return Err(failed.into_error());
+            }
+        }
+    }
+
+    fn keys(&self) -> Result<Arc<Keys>, RemoteError> {
+        self.credentials.get().map_err(|e| match e {
+            CredentialError::Missing(why) => RemoteError::Denied(why),
+            CredentialError::Unreachable(why) => RemoteError::Io(std::io::Error::other(why)),
+        })
+    }
+
+    fn send(&self, op: &Op, place: &Place, keys: &Arc<Keys>) -> Result<Answer, RemoteError> {
+        let url = place.url(op.key, op.query).map_err(invalid)?;
+        let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
+        let mut headers = self
+            .signer
+            .sign(op.method, &url, &place.region, keys, payload, SystemTime::now())
+            .map_err(RemoteError::Denied)?;
+        for (name, value) in op.headers {
+            let value =
+                HeaderValue::from_str(value).map_err(|_| invalid(format!("{value:?} cannot be sent as {name}")))?;
+            headers.insert(name.clone(), value);
+        }
+        let body = op.body.as_ref().map(|(body, _)| (body.len(), body.reader()));
+        Ok(self.transport.send(op.method, url.as_str(), headers, body)?)
+    }
+
+    fn known_place(&self) -> Option<Arc<Place>> {
+        self.place.lock().expect("no holder panics").clone()
+    }
+
+    fn set_place(&self, region: &str) -> Result<Arc<Place>, RemoteError> {
+        let place = Arc::new(self.address.place(region).map_err(RemoteError::Config)?);
+        *self.place.lock().expect("no holder panics") = Some(place.clone());
+        Ok(place)
+    }
+
+    fn place(&self, keys: &Arc<Keys>) -> Result<Arc<Place>, RemoteError> {
+        if let Some(place) = self.known_place() {
+            return Ok(place);
+        }
+        let _one = self.locating.lock().expect("no holder panics");
+        if let Some(place) = self.known_place() {
+            return Ok(place);
+        }
+        let region = match self.credentials.profile_region() {
+            Some(region) => region,
+            None => self.ask_location(keys)?,
+        };
+        self.set_place(&region)
+    }
+
+    /// GetBucketLocation. A server that does not answer it, or forbids it, gets the first region:
+    /// where that is wrong, it says so in its answer to the first request.
+    fn ask_location(&self, keys: &Arc<Keys>) -> Result<String, RemoteError> {
+        let first = self.address.place(FIRST_REGION).map_err(RemoteError::Config)?;
+        let op = Op { query: &[("location", "")], ..Op::new("GET", "") };
+        let answer = self.send(&op, &first, keys)?;
+        let status = answer.status;
+        let failed = Failed::read(answer);
+        if let Some(region) = failed.region_hint(&first) {
+            return Ok(region);
+        }
+        if status == 200 {
+            return Ok(match xml::text(&failed.text, "LocationConstraint").unwrap_or_default().as_str() {
+                "" => FIRST_REGION.into(),
+                "EU" => "eu-west-1".into(),
+                region => region.into(),
+            });
+        }
+        match failed.into_error() {
+            e @ (RemoteError::Denied(_) | RemoteError::Config(_)) => Err(e),
+            e if e.is_transient() => Err(e),
+            e => {
+                log::debug!("bucket {} does not tell its region ({e}): assuming {FIRST_REGION}", self.name);
+                Ok(FIRST_REGION.into())
+            }
+        }
+    }
+
+    fn list_page(&self, prefix: &str, token: Option<&str>) -> Result<String, RemoteError> {
+        let mut query = vec![("list-type", "2"), ("prefix", prefix)];
+        query.extend(token.map(|t| ("continuation-token", t)));
+        // signatures are over sorted names, and so is the URL, for servers that compare bytes
+        query.sort();
+        let answer = self.request(&Op { query: &query, ..Op::new("GET", "") })?;
+        if answer.status != 200 {
+            return Err(Failed::read(answer).into_error());
+        }
+        let mut text = String::new();
+        answer.body.take(LIST_LIMIT).read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Remote for S3 {
+    fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
+        let condition = known_etag.map(|tag| (IF_NONE_MATCH, tag));
+        let answer = self.request(&Op { headers: condition.as_slice(), ..Op::new("GET", key) })?;
+        match answer.status {
+            200 => {
+                let etag = header(&answer.headers, "etag");
+                if known_etag.is_some() && etag.as_deref() == known_etag {
+                    // a server without conditional gets
+                    Failed::read(answer);
+                    return Err(RemoteError::NotModified);
+                }
+                Ok(Some(Object { len: answer.len, etag, body: answer.body }))
+            }
+            304 => {
+                Failed::read(answer);
+                Err(RemoteError::NotModified)
+            }
+            _ => absent(answer),
+        }
+    }
+
+    fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
+        let answer = self.request(&Op::new("HEAD", key))?;
+        if answer.status != 200 {
+            return absent(answer);
+        }
+        let len = header(&answer.headers, "content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+        let modified = header(&answer.headers, "last-modified").as_deref().and_then(http_date);
+        Ok(Some(ObjectInfo { key: key.to_string(), len, modified }))
+    }
+
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
+        let sha = sha256(body)?;
+        let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
+        let op = Op { headers: condition.as_slice(), body: Some((body, sha)), ..Op::new("PUT", key) };
+        let answer = match self.request(&op) {
+            // a server without conditional writes
+            Err(RemoteError::Status(501, _)) if if_match.is_some() => self.request(&Op { headers: &[], ..op }),
+            Err(RemoteError::Status(409, _)) if if_match.is_some() => return Err(RemoteError::Precondition),
+            other => other,
+        }?;
+        match answer.status {
+            200..300 => {
+                Failed::read(answer);
+                Ok(())
+            }
+            // 404: the object that was to match is gone
+            404 | 412 if if_match.is_some() => match Failed::read(answer).into_error() {
+                e @ RemoteError::Config(_) => Err(e),
+                _ => Err(RemoteError::Precondition),
+            },
+            _ => Err(Failed::read(answer).into_error()),
+        }
+    }
+
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError> {
+        let mut token: Option<String> = None;
+        loop {
+            let page = self.list_page(prefix, token.as_deref())?;
+            for object in xml::elements(&page, "Contents") {
+                let (Some(key), Some(len)) = (xml::text(object, "Key"), xml::text(object, "Size")) else { continue };
+                let modified = xml::text(object, "LastModified").and_then(|t| t.parse::<jiff::Timestamp>().ok());
+                each(ObjectInfo { key, len: len.parse().unwrap_or(0), modified: modified.map(Into::into) });
+            }
+            let next = xml::text(&page, "NextContinuationToken").filter(|t| !t.is_empty());
+            if xml::text(&page, "IsTruncated").as_deref() != Some("true") {
+                return Ok(());
+            }
+            if next.is_none() || next == token {
+                return Err(RemoteError::Status(200, "a listing that does not go on where it says so".into()));
+            }
+            token = next;
+        }
+    }
+
+    fn delete(&self, key: &str) -> Result<(), RemoteError> {
+        let answer = self.request(&Op::new("DELETE", key))?;
+        match answer.status {
+            200..300 => {
+                Failed::read(answer);
+                Ok(())
+            }
+            _ => absent::<()>(answer).map(drop),
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("s3://{}", self.name)
+    }
+
+    fn warm_up(&self) -> Result<(), RemoteError> {
+        self.place(&self.keys()?).map(drop)
+    }
+}
+
+const IF_MATCH: HeaderName = HeaderName::from_static("if-match");
+const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
+
+/// A request that cannot be sent, now or later.
+fn invalid(why: String) -> RemoteError {
+    std::io::Error::new(std::io::ErrorKind::InvalidInput, why).into()
+}
+
+fn sha256(body: &PutBody) -> Result<String, RemoteError> {
+    let digest = match body {
+        PutBody::Bytes(bytes) => Sha256::digest(bytes),
+        PutBody::File(_, len) => {
+            let (mut hasher, mut reader, mut buf, mut seen) = (Sha256::new(), body.reader(), vec![0; 64 * 1024], 0);
+            loop {
+                match reader.read(&mut buf)? {
+                    0 => break,
+                    n => {
+                        hasher.update(&buf[..n]);
+                        seen += n as u64;
+                    }
+                }
+            }
+            if seen != *len {
+                return Err(invalid(format!("the file to send holds {seen} bytes instead of {len}")));
+            }
+            hasher.finalize()
+        }
+    };
+    Ok(sign::hex(&digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn construction_asks_nobody_and_refuses_nonsense() {
+        let new = |bucket: &str, region, endpoint| {
+            S3::new(bucket, region, endpoint, false, &AwsEnv::default(), Arc::default()).err().map(|e| e.to_string())
+        };
+        // nothing listens there, and it is not asked
+        assert_eq!(new("b", None, Some("http://127.0.0.1:1")), None);
+        assert!(new("b/c", None, None).unwrap().contains("no bucket name"));
+        assert!(new("b", Some("no such"), None).unwrap().contains("no region name"));
+        assert!(new("b", None, Some("minio:9000")).unwrap().contains("endpoint"));
+    }
+}

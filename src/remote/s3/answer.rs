@@ -1,0 +1,136 @@
+//! What answers that carry no object say: statuses, error codes, hints.
+
+use std::io::Read;
+use std::time::SystemTime;
+
+use ureq::http::HeaderMap;
+
+use super::address::Place;
+use super::transport::Answer;
+use super::xml;
+use crate::remote::RemoteError;
+
+/// Longest error text that is read; a longer one costs its connection.
+const ERROR_LIMIT: u64 = 64 * 1024;
+
+/// An answer that is no success, read to its end so that its connection is used again.
+pub struct Failed {
+    status: u16,
+    headers: HeaderMap,
+    /// The body, as far as it is read.
+    pub text: String,
+}
+
+impl Failed {
+    /// Reads the answer's body, as much as is reasonable.
+    pub fn read(answer: Answer) -> Self {
+        let mut bytes = Vec::new();
+        // whatever came is better than nothing: the status decides
+        let _ = answer.body.take(ERROR_LIMIT).read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Failed { status: answer.status, headers: answer.headers, text }
+    }
+
+    fn code(&self) -> String {
+        xml::text(&self.text, "Code").unwrap_or_default()
+    }
+
+    /// The bucket's region, where the answer tells one other than was asked in.
+    pub fn region_hint(&self, asked: &Place) -> Option<String> {
+        if !matches!(self.status, 301 | 307 | 400 | 403) {
+            return None;
+        }
+        let told = header(&self.headers, "x-amz-bucket-region").or_else(|| xml::text(&self.text, "Region"))?;
+        (!told.is_empty() && told != asked.region.to_string()).then_some(told)
+    }
+
+    /// Whether the credentials were good once.
+    pub fn is_expired(&self) -> bool {
+        matches!(self.code().as_str(), "ExpiredToken" | "TokenRefreshRequired" | "RequestExpired")
+    }
+
+    /// What this means to the rest of the program.
+    pub fn into_error(self) -> RemoteError {
+        let code = self.code();
+        let words = match xml::text(&self.text, "Message") {
+            Some(message) => format!("{code}: {}", one_line(&message)),
+            None if !code.is_empty() => code.clone(),
+            None => one_line(self.text.trim()),
+        };
+        match (self.status, code.as_str()) {
+            (404, "NoSuchBucket") => RemoteError::Config("there is no such bucket".into()),
+            (
+                400 | 401 | 403,
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "RequestExpired"
+                | "RequestTimeTooSkewed"
+                | "InvalidSecurity"
+                | "NotSignedUp"
+                | "AccountProblem",
+            ) => RemoteError::Denied(words),
+            (401, _) => RemoteError::Denied(if words.is_empty() { "status 401".into() } else { words }),
+            (403, _) => RemoteError::Forbidden(if words.is_empty() { "status 403".into() } else { words }),
+            (status, _) => RemoteError::Status(status, words),
+        }
+    }
+}
+
+/// A 404: no object, or no bucket.
+pub fn absent<T>(answer: Answer) -> Result<Option<T>, RemoteError> {
+    match Failed::read(answer).into_error() {
+        RemoteError::Status(404, _) => Ok(None),
+        e => Err(e),
+    }
+}
+
+/// A header's text.
+pub fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_string)
+}
+
+/// Text from elsewhere, fit for a log line.
+fn one_line(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A time as Last-Modified has it.
+pub fn http_date(text: &str) -> Option<SystemTime> {
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::Address;
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let failed = |status: u16, text: &str| Failed { status, headers: HeaderMap::new(), text: text.into() };
+        let error = |status, code: &str| {
+            failed(status, &format!("<Error><Code>{code}</Code><Message>m\nn</Message></Error>")).into_error()
+        };
+        assert!(matches!(error(404, "NoSuchBucket"), RemoteError::Config(_)));
+        assert!(
+            matches!(error(403, "SignatureDoesNotMatch"), RemoteError::Denied(w) if w == "SignatureDoesNotMatch: m n")
+        );
+        assert!(matches!(error(400, "ExpiredToken"), RemoteError::Denied(_)));
+        assert!(matches!(error(403, "AccessDenied"), RemoteError::Forbidden(_)));
+        assert!(matches!(error(503, "SlowDown"), RemoteError::Status(503, _)));
+        let place = Address::new("b", None, false).unwrap().place("us-east-1").unwrap();
+        let text = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
+        assert_eq!(failed(400, text).region_hint(&place).as_deref(), Some("eu-west-1"));
+        assert_eq!(failed(500, text).region_hint(&place), None);
+        assert_eq!(failed(400, &text.replace("eu-west-1", "us-east-1")).region_hint(&place), None);
+    }
+
+    #[test]
+    fn dates_of_answers_are_read() {
+        let t = http_date("Wed, 21 Oct 2015 07:28:00 GMT").unwrap();
+        assert_eq!(t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_445_412_480);
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

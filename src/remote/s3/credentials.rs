@@ -1,0 +1,257 @@
+//! AWS credentials: where they are looked for, and their renewal.
+//!
+//! The order is that of AWS's own tools: the environment's keys; the profile that AWS_PROFILE
+//! names; web identity; the default profile; container credentials; instance metadata (IMDSv2).
+//! The first source that is configured decides: where it fails, the next is not asked.
+//!
+//! Invariants: nothing is looked up before the first [`Credentials::get`]; one thread at a time
+//! looks, others use the keys that there are or wait for it; a chain that came up empty is not
+//! asked again; keys that expire are renewed [`EARLY`] before they do.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::profile::{self, Profile};
+use super::providers;
+use crate::config::AwsEnv;
+
+/// How long before their end keys are renewed.
+const EARLY: Duration = Duration::from_secs(300);
+/// Renewals that fail, or bring keys that end soon, are tried again no sooner than this.
+const RENEW_PAUSE: Duration = Duration::from_secs(30);
+
+/// What requests are signed with.
+#[derive(Clone, PartialEq)]
+pub struct Keys {
+    /// The key id.
+    pub access: String,
+    /// The secret.
+    pub secret: String,
+    /// The session token, of temporary keys.
+    pub token: Option<String>,
+    /// When they end.
+    pub expires: Option<SystemTime>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({}, …, expires {:?})", self.access, self.expires)
+    }
+}
+
+/// Why there are no keys.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CredentialError {
+    /// None are configured, or what is configured is wrong or refused: asking again is no use.
+    Missing(String),
+    /// The source cannot be reached at present.
+    Unreachable(String),
+}
+
+/// Finds, keeps and renews the credentials of this process.
+pub struct Credentials {
+    env: AwsEnv,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    keys: Option<Arc<Keys>>,
+    looking: bool,
+    missing: Option<String>,
+    /// Why the last look-up failed; good for [`RENEW_PAUSE`], so that not every request waits.
+    unreachable: Option<String>,
+    /// When the source was last asked.
+    asked: Option<Instant>,
+}
+
+impl Credentials {
+    /// Credentials as `env` describes them.
+    pub fn new(env: AwsEnv) -> Self {
+        Credentials { env, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Keys that are good for a request now.
+    pub fn get(&self) -> Result<Arc<Keys>, CredentialError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(why) = &state.missing {
+                return Err(CredentialError::Missing(why.clone()));
+            }
+            let now = SystemTime::now();
+            let paused = state.asked.is_some_and(|at| at.elapsed() < RENEW_PAUSE);
+            if let Some(keys) = &state.keys {
+                let left = keys.expires.map(|end| end.duration_since(now).unwrap_or_default());
+                let alive = left.is_none_or(|left| !left.is_zero());
+                let fresh = left.is_none_or(|left| left > EARLY);
+                if fresh || alive && (state.looking || paused) {
+                    return Ok(keys.clone());
+                }
+            }
+            if paused
+                && !state.looking
+                && state.keys.is_none()
+                && let Some(why) = &state.unreachable
+            {
+                return Err(CredentialError::Unreachable(why.clone()));
+            }
+            if !state.looking {
+                return self.look(state);
+            }
+            state = self.changed.wait(state).expect("no holder panics");
+        }
+    }
+
+    /// Drops `used`, which the bucket called expired. Tells whether asking again may bring others.
+    pub fn discard(&self, used: &Arc<Keys>) -> bool {
+        let mut state = self.lock();
+        match &state.keys {
+            Some(keys) if Arc::ptr_eq(keys, used) && keys.expires.is_none() => false,
+            Some(keys) if Arc::ptr_eq(keys, used) => {
+                state.keys = None;
+                true
+            }
+            // somebody else has renewed them
+            _ => true,
+        }
+    }
+
+    /// The region of the profile in use, where it names one.
+    pub fn profile_region(&self) -> Option<String> {
+        profile::load(&self.env).ok().flatten()?.get("region").map(str::to_string)
+    }
+
+    fn look(&self, mut state: MutexGuard<'_, State>) -> Result<Arc<Keys>, CredentialError> {
+        state.looking = true;
+        state.asked = Some(Instant::now());
+        drop(state);
+        let found = chain(&self.env);
+        let mut state = self.lock();
+        state.looking = false;
+        self.changed.notify_all();
+        match found {
+            Ok(keys) => {
+                let keys = Arc::new(keys);
+                state.keys = Some(keys.clone());
+                state.unreachable = None;
+                Ok(keys)
+            }
+            Err(e) => {
+                // keys that are still good outlive a failed renewal
+                if let Some(keys) = &state.keys
+                    && keys.expires.is_none_or(|end| end > SystemTime::now())
+                {
+                    log::debug!("renewing the AWS credentials failed: {e}");
+                    return Ok(keys.clone());
+                }
+                match &e {
+                    CredentialError::Missing(why) => state.missing = Some(why.clone()),
+                    CredentialError::Unreachable(why) => {
+                        state.keys = None; // they have ended
+                        state.unreachable = Some(why.clone());
+                    }
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+}
+
+/// Asks one source after another.
+fn chain(env: &AwsEnv) -> Result<Keys, CredentialError> {
+    let missing = |why: String| Err(CredentialError::Missing(why));
+    match (env.var("AWS_ACCESS_KEY_ID"), env.var("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access), Some(secret)) => {
+            let token = env.var("AWS_SESSION_TOKEN").map(str::to_string);
+            return Ok(Keys { access: access.into(), secret: secret.into(), token, expires: None });
+        }
+        (Some(_), None) => return missing("AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not".into()),
+        (None, Some(_)) => return missing("AWS_SECRET_ACCESS_KEY is set but AWS_ACCESS_KEY_ID is not".into()),
+        (None, None) => {}
+    }
+    let chosen = env.var("AWS_PROFILE").is_some();
+    let profile = profile::load(env).map_err(CredentialError::Missing)?;
+    if chosen && let Some(profile) = &profile {
+        return from_profile(env, profile)?
+            .map_or_else(|| missing(format!("AWS profile {:?} holds no credentials", profile.name)), Ok);
+    }
+    if let (Some(file), Some(role)) = (env.var("AWS_WEB_IDENTITY_TOKEN_FILE"), env.var("AWS_ROLE_ARN")) {
+        return providers::web_identity(env, file, role, env.var("AWS_ROLE_SESSION_NAME"));
+    }
+    if let Some(profile) = &profile
+        && let Some(keys) = from_profile(env, profile)?
+    {
+        return Ok(keys);
+    }
+    if let Some(found) = providers::container(env) {
+        return found;
+    }
+    let metadata = match providers::instance_metadata(env) {
+        Ok(keys) => return Ok(keys),
+        Err(why) => why,
+    };
+    let files = match profile::paths(env) {
+        Some((credentials, config)) => format!("{} and {}", credentials.display(), config.display()),
+        None => "no home directory".into(),
+    };
+    missing(format!(
+        "no AWS credentials found; tried AWS_ACCESS_KEY_ID, web identity, the default profile ({files}), \
+         container credentials, instance metadata ({metadata}); set AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
+    ))
+}
+
+/// What a profile says; `None` where it says nothing of credentials.
+fn from_profile(env: &AwsEnv, profile: &Profile) -> Result<Option<Keys>, CredentialError> {
+    let hint = |what: &str| {
+        let name = &profile.name;
+        Err(CredentialError::Missing(format!(
+            "AWS profile {name:?} uses {what}, which is not supported here; set credential_process = \
+             aws configure export-credentials --profile {name} --format process in another profile"
+        )))
+    };
+    if let Some(role) = profile.get("role_arn") {
+        return match profile.get("web_identity_token_file") {
+            Some(file) => providers::web_identity(env, file, role, profile.get("role_session_name")).map(Some),
+            None => hint("role_arn"),
+        };
+    }
+    match (profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")) {
+        (Some(access), Some(secret)) => {
+            let token = profile.get("aws_session_token").map(str::to_string);
+            return Ok(Some(Keys { access: access.into(), secret: secret.into(), token, expires: None }));
+        }
+        (None, None) => {}
+        _ => {
+            return Err(CredentialError::Missing(format!(
+                "AWS profile {:?} has only one of aws_access_key_id and aws_secret_access_key",
+                profile.name
+            )));
+        }
+    }
+    if let Some(command) = profile.get("credential_process") {
+        return providers::process(command).map(Some);
+    }
+    if profile.get("sso_session").or(profile.get("sso_start_url")).is_some() {
+        return hint("single sign-on");
+    }
+    Ok(None)
+}
+
+impl fmt::Display for CredentialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialError::Missing(why) | CredentialError::Unreachable(why) => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "credentials_tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+//! Profiles of the AWS command line's two files: `~/.aws/credentials`, whose sections are profile
+//! names, and `~/.aws/config`, whose sections are `[default]` and `[profile name]`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::AwsEnv;
+
+/// A profile: the settings of both files, those of the credentials file first.
+#[derive(Debug, PartialEq)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+    settings: BTreeMap<String, String>,
+}
+
+impl Profile {
+    /// A setting that is there and not empty; names are lower case.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+}
+
+/// The paths of the credentials file and the config file; `None` where neither the variables nor
+/// a home directory tell.
+pub fn paths(env: &AwsEnv) -> Option<(PathBuf, PathBuf)> {
+    let path = |var: &str, name: &str| match env.var(var) {
+        Some(path) => Some(PathBuf::from(path)),
+        None => Some(Path::new(env.var("HOME")?).join(".aws").join(name)),
+    };
+    Some((path("AWS_SHARED_CREDENTIALS_FILE", "credentials")?, path("AWS_CONFIG_FILE", "config")?))
+}
+
+/// The profile that AWS_PROFILE names, which must be there, or the default one, which need not.
+/// The error is a sentence for people.
+pub fn load(env: &AwsEnv) -> Result<Option<Profile>, String> {
+    let chosen = env.var("AWS_PROFILE");
+    let name = chosen.unwrap_or("default");
+    let Some((credentials, config)) = paths(env) else {
+        return match chosen {
+            Some(name) => Err(format!("AWS_PROFILE is {name:?} but there is no home directory to look for it")),
+            None => Ok(None),
+        };
+    };
+    let mut settings = BTreeMap::new();
+    let mut found = false;
+    for (path, sections) in [
+        (&credentials, vec![name.to_string()]),
+        (&config, vec![format!("profile {name}"), if name == "default" { name.to_string() } else { String::new() }]),
+    ] {
+        let text = match std::fs::read(path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(format!("{}: {e}", path.display())),
+        };
+        for (section, key, value) in parse(&text) {
+            if sections.contains(&section) {
+                found = true;
+                if let Some((key, value)) = key.zip(value) {
+                    settings.entry(key).or_insert(value);
+                }
+            }
+        }
+    }
+    match (found, chosen) {
+        (true, _) => Ok(Some(Profile { name: name.to_string(), settings })),
+        (false, None) => Ok(None),
+        (false, Some(name)) => {
+            Err(format!("AWS profile {name:?} is neither in {} nor in {}", credentials.display(), config.display()))
+        }
+    }
+}
+
+/// Section headers (without a key) and settings, in order. Indented lines belong to nested
+/// settings, of which none matters here.
+fn parse(text: &str) -> Vec<(String, Option<String>, Option<String>)> {
+    let mut out = Vec::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let trimmed = line.trim();
+        if trimmed.is_empty() || trimmed.starts_with(['#', ';']) || line.starts_with([' ', '\t']) {
+            continue;
+        }
+        if let Some(rest) = trimmed.strip_prefix('[') {
+            let name = rest.split(']').next().unwrap_or_default();
+            section = name.split_whitespace().collect::<Vec<_>>().join(" ");
+            out.push((section.clone(), None, None));
+        } else if let Some((key, value)) = trimmed.split_once('=') {
+            let value = [" #", " ;", "\t#", "\t;"].iter().fold(value, |v, mark| v.split(mark).next().unwrap_or(v));
+            out.push((section.clone(), Some(key.trim().to_ascii_lowercase()), Some(value.trim().to_string())));
+        }
+    }
+    out
+}

@@ -1,0 +1,253 @@
+//! Sources of credentials that have to be asked: STS with a web identity token, the container
+//! agent, the instance metadata service, a command.
+//!
+//! Every one of them is bounded in time and in the length of its answer.
+
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
+use url::{Host, Url};
+
+use super::credentials::{CredentialError, Keys};
+use super::proxy::proxy_for;
+use super::transport::{Limits, Options, Transport};
+use super::xml;
+use crate::config::AwsEnv;
+
+/// Longest answer that is read.
+const ANSWER_LIMIT: u64 = 64 * 1024;
+/// How long a credential_process may run.
+const PROCESS_LIMIT: Duration = Duration::from_secs(10);
+/// Where the container agent of ECS listens.
+const CONTAINER: &str = "http://169.254.170.2";
+/// Where the instance metadata service listens.
+const METADATA: &str = "http://169.254.169.254";
+
+type Found = Result<Keys, CredentialError>;
+
+fn missing(why: impl Into<String>) -> CredentialError {
+    CredentialError::Missing(why.into())
+}
+
+/// The JSON that container agent, metadata service and commands answer with.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct JsonKeys {
+    access_key_id: String,
+    secret_access_key: String,
+    #[serde(alias = "SessionToken")]
+    token: Option<String>,
+    expiration: Option<String>,
+}
+
+fn from_json(text: &str, source: &str) -> Found {
+    let json: JsonKeys = serde_json::from_str(text)
+        .map_err(|e| missing(format!("{source}: the answer is no credentials document ({e})")))?;
+    let expires = json.expiration.as_deref().map(|t| expiry(t, source)).transpose()?;
+    let token = json.token.filter(|t| !t.is_empty());
+    Ok(Keys { access: json.access_key_id, secret: json.secret_access_key, token, expires })
+}
+
+fn expiry(text: &str, source: &str) -> Result<SystemTime, CredentialError> {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(t) => Ok(t.into()),
+        Err(_) => Err(missing(format!("{source}: {text:?} is no time"))),
+    }
+}
+
+/// One exchange: status and text. The error is in words.
+fn ask(
+    transport: &Transport,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<(u16, String), String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().map_err(|_| format!("{name:?} is no header name"))?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| "a token contains line breaks".to_string())?;
+        value.set_sensitive(true);
+        map.insert(name, value);
+    }
+    let body = body.to_string();
+    let body = (method != "GET").then(|| -> (u64, Box<dyn Read + Send>) {
+        (body.len() as u64, Box::new(std::io::Cursor::new(body.into_bytes())))
+    });
+    let answer = transport.send(method, url, map, body).map_err(|e| format!("{}: {e}", brief(url)))?;
+    let mut text = String::new();
+    answer.body.take(ANSWER_LIMIT).read_to_string(&mut text).map_err(|e| format!("{}: {e}", brief(url)))?;
+    Ok((answer.status, text))
+}
+
+/// A URL without its path, for messages.
+fn brief(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| url.to_string(), |u| u.origin().ascii_serialization())
+}
+
+fn local_transport() -> Transport {
+    Transport::new(Options { limits: Limits::LOCAL, proxy: None, ca_file: None }, None)
+}
+
+/// STS AssumeRoleWithWebIdentity with the token in `file`.
+pub fn web_identity(env: &AwsEnv, file: &str, role: &str, session: Option<&str>) -> Found {
+    let token = std::fs::read_to_string(file).map_err(|e| missing(format!("web identity token {file}: {e}")))?;
+    let region = env.var("AWS_REGION").or(env.var("AWS_DEFAULT_REGION"));
+    let endpoint = match (env.var("AWS_ENDPOINT_URL_STS"), region) {
+        (Some(url), _) => url.to_string(),
+        (None, Some(region)) if region.starts_with("cn-") => format!("https://sts.{region}.amazonaws.com.cn"),
+        (None, Some(region)) => format!("https://sts.{region}.amazonaws.com"),
+        (None, None) => "https://sts.amazonaws.com".to_string(),
+    };
+    let source = format!("web identity ({endpoint})");
+    let url = Url::parse(&endpoint).map_err(|e| missing(format!("{source}: {e}")))?;
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("Action", "AssumeRoleWithWebIdentity")
+        .append_pair("Version", "2011-06-15")
+        .append_pair("RoleArn", role)
+        .append_pair("RoleSessionName", session.unwrap_or("go-cache-plugin"))
+        .append_pair("WebIdentityToken", token.trim())
+        .finish();
+    let proxy = proxy_for(env, url.scheme() == "https", url.host_str()).map_err(missing)?;
+    let ca_file = ca_file(env);
+    let transport = Transport::new(Options { limits: Limits::STS, proxy, ca_file }, None);
+    let form_type = [("content-type", "application/x-www-form-urlencoded")];
+    let (status, text) =
+        ask(&transport, "POST", url.as_str(), &form_type, &form).map_err(CredentialError::Unreachable)?;
+    match status {
+        200..300 => {}
+        400..500 if status != 429 => {
+            let code = xml::text(&text, "Code").unwrap_or_default();
+            let message = xml::text(&text, "Message").unwrap_or_default();
+            return Err(missing(format!("{source} refuses role {role}: status {status} {code} {message}")));
+        }
+        _ => return Err(CredentialError::Unreachable(format!("{source}: status {status}"))),
+    }
+    let field = |name: &str| {
+        xml::text(&text, name)
+            .filter(|t| !t.is_empty())
+            .ok_or_else(|| missing(format!("{source}: the answer has no {name}")))
+    };
+    Ok(Keys {
+        access: field("AccessKeyId")?,
+        secret: field("SecretAccessKey")?,
+        token: Some(field("SessionToken")?),
+        expires: Some(expiry(&field("Expiration")?, &source)?),
+    })
+}
+
+/// A file of certificates that the environment names.
+pub fn ca_file(env: &AwsEnv) -> Option<PathBuf> {
+    env.var("AWS_CA_BUNDLE").or(env.var("SSL_CERT_FILE")).map(PathBuf::from)
+}
+
+/// The container agent; `None` where none is configured.
+pub fn container(env: &AwsEnv) -> Option<Found> {
+    let url = match (env.var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"), env.var("AWS_CONTAINER_CREDENTIALS_FULL_URI")) {
+        (Some(path), _) => format!("{CONTAINER}/{}", path.trim_start_matches('/')),
+        (None, Some(url)) => url.to_string(),
+        (None, None) => return None,
+    };
+    Some(ask_container(env, &url))
+}
+
+fn ask_container(env: &AwsEnv, url: &str) -> Found {
+    let parsed = Url::parse(url).map_err(|e| missing(format!("AWS_CONTAINER_CREDENTIALS_FULL_URI: {e}")))?;
+    if !may_be_trusted(&parsed) {
+        return Err(missing(format!(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI: {} is neither https nor on this machine or its agent",
+            brief(url)
+        )));
+    }
+    let source = format!("container credentials ({})", brief(url));
+    let token = match env.var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|e| missing(format!("{source}: token {file}: {e}")))?;
+            Some(text.trim().to_string())
+        }
+        None => env.var("AWS_CONTAINER_AUTHORIZATION_TOKEN").map(str::to_string),
+    };
+    let headers: Vec<_> = token.iter().map(|t| ("authorization", t.as_str())).collect();
+    let (status, text) = ask(&local_transport(), "GET", url, &headers, "").map_err(CredentialError::Unreachable)?;
+    match status {
+        200 => from_json(&text, &source),
+        400..500 if status != 429 => Err(missing(format!("{source}: status {status}"))),
+        _ => Err(CredentialError::Unreachable(format!("{source}: status {status}"))),
+    }
+}
+
+/// https anywhere, http only where no one else listens: loopback and the agents of ECS and EKS.
+fn may_be_trusted(url: &Url) -> bool {
+    let agents: [IpAddr; 3] =
+        [[169, 254, 170, 2].into(), [169, 254, 170, 23].into(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23].into()];
+    match (url.scheme(), url.host()) {
+        ("https", Some(_)) => true,
+        ("http", Some(Host::Ipv4(ip))) => ip.is_loopback() || agents.contains(&ip.into()),
+        ("http", Some(Host::Ipv6(ip))) => ip.is_loopback() || agents.contains(&ip.into()),
+        ("http", Some(Host::Domain(name))) => name == "localhost",
+        _ => false,
+    }
+}
+
+/// IMDSv2. The error says in a few words why there is nothing; on a machine that is no EC2
+/// instance that takes a second at most.
+pub fn instance_metadata(env: &AwsEnv) -> Result<Keys, String> {
+    if env.var("AWS_EC2_METADATA_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
+        return Err("disabled".into());
+    }
+    let endpoint = env.var("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or(METADATA).trim_end_matches('/');
+    let transport = local_transport();
+    let expect = |what: &str, (status, text): (u16, String)| match status {
+        200 => Ok(text),
+        _ => Err(format!("{endpoint}: status {status} for {what}")),
+    };
+    let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")];
+    let token = ask(&transport, "PUT", &format!("{endpoint}/latest/api/token"), &ttl, "")?;
+    let token = expect("a token", token)?;
+    let token = [("x-aws-ec2-metadata-token", token.trim())];
+    let roles = format!("{endpoint}/latest/meta-data/iam/security-credentials/");
+    let role = expect("the instance's role", ask(&transport, "GET", &roles, &token, "")?)?;
+    let role = role.lines().next().unwrap_or_default().trim();
+    if role.is_empty() || role.contains(['/', '?', '#', ' ']) {
+        return Err(format!("{endpoint}: the instance has no role"));
+    }
+    let text = expect("the role's keys", ask(&transport, "GET", &format!("{roles}{role}"), &token, "")?)?;
+    from_json(&text, endpoint).map_err(|e| e.to_string())
+}
+
+/// A profile's credential_process: prints JSON on stdout.
+pub fn process(command: &str) -> Found {
+    let source = format!("credential_process {:?}", command.split_whitespace().next().unwrap_or_default());
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| missing(format!("{source}: cannot start: {e}")))?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let (done, result) = mpsc::channel();
+    // ends with the command's output, which killing the command ends too
+    let reader = std::thread::Builder::new().name("credentials".into()).spawn(move || {
+        let mut text = String::new();
+        let _ = done.send(stdout.take(ANSWER_LIMIT).read_to_string(&mut text).map(|_| text));
+    });
+    reader.map_err(|e| CredentialError::Unreachable(format!("{source}: {e}")))?;
+    let text = result.recv_timeout(PROCESS_LIMIT);
+    if text.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(|e| missing(format!("{source}: {e}")))?;
+    match text {
+        Err(_) => Err(missing(format!("{source}: no answer within {} s", PROCESS_LIMIT.as_secs()))),
+        Ok(_) if !status.success() => Err(missing(format!("{source}: {status}"))),
+        Ok(Err(e)) => Err(missing(format!("{source}: {e}"))),
+        Ok(Ok(text)) => from_json(&text, &source),
+    }
+}

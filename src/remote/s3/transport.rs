@@ -1,0 +1,414 @@
+//! Carries requests: one ureq agent with a pool of kept connections, its time-outs, its counters.
+//!
+//! Invariants: nothing happens before the first request (certificates are loaded then, and only
+//! for https); no read or write blocks for longer than the time-out; a body that comes, or goes,
+//! at less than [`FLOOR`] bytes in [`FLOOR_WINDOW`] fails with `TimedOut`; a body read to its
+//! length returns its connection to the pool, without a further read by the caller.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use ureq::http::{HeaderMap, Request, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport as Pipe};
+use ureq::{Agent, Proxy, SendBody};
+
+use crate::metrics::Metrics;
+
+/// Bytes that must move within each [`FLOOR_WINDOW`] of waiting for a body.
+const FLOOR: u64 = 32 * 1024;
+/// See [`FLOOR`].
+const FLOOR_WINDOW: Duration = Duration::from_secs(10);
+/// Idle connections kept; more requests at a time than this open connections anew.
+const POOL: usize = 64;
+/// Idle connections are closed after this long. A connection that the server closed meanwhile is
+/// found out before it is used; the rare one that dies in between is a lost connection, which is
+/// tried again at once.
+const IDLE: Duration = Duration::from_secs(60);
+/// Per connection and direction; ureq's 128 KiB would make the pool 16 MiB.
+const BUFFER: usize = 32 * 1024;
+/// How long a host's addresses are believed: ureq asks for them before every request, also of
+/// those that take a kept connection.
+const ADDRESS_TTL: Duration = Duration::from_secs(60);
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// To resolve the host's name; then to connect, TLS included.
+    pub connect: Duration,
+    /// To the first byte of the answer, and between two bytes of anything.
+    pub answer: Duration,
+}
+
+impl Limits {
+    /// For requests that a build waits for.
+    pub const BUCKET: Limits = Limits { connect: Duration::from_secs(3), answer: Duration::from_secs(10) };
+    /// For STS, which a build may wait for once.
+    pub const STS: Limits = Limits { connect: Duration::from_secs(2), answer: Duration::from_secs(3) };
+    /// For sources of credentials on this machine or its network, which may well not be there.
+    pub const LOCAL: Limits = Limits { connect: Duration::from_secs(1), answer: Duration::from_secs(2) };
+}
+
+/// What a [`Transport`] is made from.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time-outs.
+    pub limits: Limits,
+    /// An HTTP proxy, `http[s]://[user:password@]host[:port]`.
+    pub proxy: Option<String>,
+    /// A file of certificates in PEM form to trust instead of the machine's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Sends requests.
+pub struct Transport {
+    options: Options,
+    metrics: Option<Arc<Metrics>>,
+    agent: OnceLock<Agent>,
+    making: Mutex<()>,
+}
+
+/// An answer whose body has not been read.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body; of [`Self::len`] bytes or an error.
+    pub body: Box<dyn Read + Send>,
+    /// Length of the body, where the server told.
+    pub len: Option<u64>,
+}
+
+/// A request's body: its length, and a reader of that many bytes.
+pub type RequestBody = (u64, Box<dyn Read + Send>);
+
+impl Transport {
+    /// A transport; `metrics` counts the connections it opens.
+    pub fn new(options: Options, metrics: Option<Arc<Metrics>>) -> Self {
+        Transport { options, metrics, agent: OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    /// Sends one request and waits for the head of the answer, whatever its status. Errors are
+    /// those of the connection; no redirect is followed and nothing is sent twice.
+    pub fn send(&self, method: &str, url: &str, headers: HeaderMap, body: Option<RequestBody>) -> io::Result<Answer> {
+        let agent = self.agent(url.starts_with("https:"))?;
+        let mut request = Request::builder().method(method).uri(url);
+        if let Some(h) = request.headers_mut() {
+            *h = headers;
+            if let Some((len, _)) = &body {
+                h.insert("content-length", (*len).into());
+            }
+        }
+        let answer = match body {
+            None => agent.run(request.body(()).map_err(io::Error::other)?),
+            Some((_, reader)) => {
+                let body = SendBody::from_owned_reader(Sending { inner: reader, pace: Pace::default(), left: None });
+                let request = request.body(body).map_err(io::Error::other)?;
+                // storing takes its time: an upload may wait three times as long for its answer
+                let patient = agent.configure_request(request);
+                let patient = patient.timeout_recv_response(Some(3 * self.options.limits.answer));
+                agent.run(patient.timeout_per_read(Some(3 * self.options.limits.answer)).build())
+            }
+        };
+        let answer = answer.map_err(plain)?;
+        let (head, body) = answer.into_parts();
+        let len = if method == "HEAD" { Some(0) } else { body.content_length() };
+        let mut inner: Box<dyn Read + Send> = Box::new(body.into_reader());
+        if len == Some(0) {
+            // nobody will read this, and it is what returns the connection to the pool
+            let _ = inner.read(&mut [0]);
+        }
+        let body = Receiving { inner, pace: Pace::default(), left: len };
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Box::new(body), len })
+    }
+
+    fn agent(&self, https: bool) -> io::Result<&Agent> {
+        if let Some(agent) = self.agent.get() {
+            return Ok(agent);
+        }
+        let _one = self.making.lock().expect("no holder panics");
+        if let Some(agent) = self.agent.get() {
+            return Ok(agent);
+        }
+        let agent = self.make(https)?;
+        Ok(self.agent.get_or_init(|| agent))
+    }
+
+    fn make(&self, https: bool) -> io::Result<Agent> {
+        let limits = self.options.limits;
+        let proxy = match &self.options.proxy {
+            Some(url) => Some(Proxy::new(url).map_err(|e| io::Error::other(format!("HTTP proxy {url:?}: {e}")))?),
+            None => None,
+        };
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(proxy)
+            .user_agent(concat!("go-cache-plugin/", env!("CARGO_PKG_VERSION")))
+            .timeout_resolve(Some(limits.connect))
+            .timeout_connect(Some(limits.connect))
+            .timeout_send_request(Some(limits.answer))
+            .timeout_recv_response(Some(limits.answer))
+            .timeout_per_read(Some(limits.answer))
+            .timeout_per_write(Some(limits.answer))
+            .max_idle_connections(POOL)
+            .max_idle_connections_per_host(POOL)
+            .max_idle_age(IDLE)
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER);
+        // a proxy may be an https one before an http bucket
+        if https || self.options.proxy.as_deref().is_some_and(|p| p.starts_with("https:")) {
+            let tls = TlsConfig::builder()
+                .root_certs(roots(self.options.ca_file.as_deref())?)
+                .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .build();
+            config = config.tls_config(tls);
+        }
+        let connector = Counting { inner: DefaultConnector::default(), metrics: self.metrics.clone() };
+        Ok(Agent::with_parts(config.build(), connector, Remembering::default()))
+    }
+}
+
+/// The certificates to trust.
+fn roots(file: Option<&Path>) -> io::Result<RootCerts> {
+    let found = match file {
+        Some(file) => rustls_native_certs::load_certs_from_paths(Some(file), None),
+        None => rustls_native_certs::load_native_certs(),
+    };
+    if found.certs.is_empty() {
+        let from = file.map_or_else(|| "on this machine".to_string(), |f| format!("in {}", f.display()));
+        let why = found.errors.first().map(|e| format!(" ({e})")).unwrap_or_default();
+        return Err(io::Error::other(format!(
+            "no certificate authorities {from}{why}: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
+        )));
+    }
+    Ok(found.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect::<Vec<_>>().into())
+}
+
+/// ureq's error as an `io::Error` whose kind tells what [`crate::retry`] needs to know.
+fn plain(e: ureq::Error) -> io::Error {
+    use ureq::Error;
+    match e {
+        // one that wraps one of ours keeps its kind
+        Error::Io(e) => e,
+        Error::Timeout(which) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in time ({which})")),
+        Error::HostNotFound => io::Error::new(io::ErrorKind::HostUnreachable, "no such host"),
+        Error::ConnectionFailed => io::Error::new(io::ErrorKind::HostUnreachable, "cannot connect"),
+        e => io::Error::other(e),
+    }
+}
+
+/// Like [`plain`], for errors that ureq has wrapped already.
+fn plain_io(e: io::Error) -> io::Error {
+    match e.downcast::<ureq::Error>() {
+        Ok(e) => plain(e),
+        Err(e) => e,
+    }
+}
+
+/// How fast a body moves, judged by the time spent waiting for it.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    moved: u64,
+}
+
+impl Pace {
+    fn step(&mut self, waited: Duration, moved: u64) -> io::Result<()> {
+        self.waited += waited;
+        self.moved += moved;
+        if self.waited >= FLOOR_WINDOW {
+            if self.moved < FLOOR {
+                let text = format!("too slow: {} bytes in {} s", self.moved, self.waited.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            *self = Pace::default();
+        }
+        Ok(())
+    }
+}
+
+/// An answer's body.
+struct Receiving {
+    inner: Box<dyn Read + Send>,
+    pace: Pace,
+    left: Option<u64>,
+}
+
+impl Read for Receiving {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.left == Some(0) || buf.is_empty() {
+            return Ok(0);
+        }
+        let begin = Instant::now();
+        let n = self.inner.read(buf).map_err(plain_io)?;
+        self.pace.step(begin.elapsed(), n as u64)?;
+        if let Some(left) = &mut self.left {
+            if n == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("body ended {left} bytes short")));
+            }
+            *left = left.saturating_sub(n as u64);
+            if *left == 0 {
+                // returns the connection to the pool; there is nothing more to come
+                let _ = self.inner.read(&mut [0]);
+            }
+        }
+        Ok(n)
+    }
+}
+
+/// A request's body: ureq reads it as fast as the connection takes it.
+struct Sending {
+    inner: Box<dyn Read + Send>,
+    pace: Pace,
+    /// When the last piece was handed out, and its length.
+    left: Option<(Instant, u64)>,
+}
+
+impl Read for Sending {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some((at, len)) = self.left {
+            self.pace.step(at.elapsed(), len)?;
+        }
+        let n = self.inner.read(buf)?;
+        self.left = Some((Instant::now(), n as u64));
+        Ok(n)
+    }
+}
+
+/// Counts the connections it opens.
+#[derive(Debug)]
+struct Counting {
+    inner: DefaultConnector,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Connector for Counting {
+    type Out = Box<dyn Pipe>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        let pipe = self.inner.connect(details, chained)?;
+        if let (Some(_), Some(metrics)) = (&pipe, &self.metrics) {
+            metrics.bucket.connections.inc();
+        }
+        Ok(pipe)
+    }
+}
+
+/// A resolver that remembers.
+#[derive(Debug, Default)]
+struct Remembering {
+    inner: DefaultResolver,
+    known: Mutex<HashMap<String, (Instant, Vec<std::net::SocketAddr>)>>,
+}
+
+impl Resolver for Remembering {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let name = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
+        let known = self.known.lock().expect("no holder panics").get(&name).cloned();
+        if let Some((at, addresses)) = known
+            && at.elapsed() < ADDRESS_TTL
+        {
+            let mut found = self.empty();
+            addresses.into_iter().for_each(|a| found.push(a));
+            return Ok(found);
+        }
+        let found = self.inner.resolve(uri, config, timeout)?;
+        self.known.lock().expect("no holder panics").insert(name, (Instant::now(), found.to_vec()));
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_on_waiting_alone() {
+        let mut pace = Pace::default();
+        let second = Duration::from_secs(1);
+        for _ in 0..100 {
+            pace.step(second, FLOOR / 10 + 1).unwrap();
+        }
+        for _ in 0..9 {
+            pace.step(second, 1).unwrap();
+        }
+        let e = pace.step(second, 1).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().as_str()), (io::ErrorKind::TimedOut, "too slow: 10 bytes in 10 s"));
+    }
+
+    #[test]
+    fn a_body_that_ends_early_is_an_error() {
+        let inner: Box<dyn Read + Send> = Box::new(&b"abc"[..]);
+        let mut body = Receiving { inner, pace: Pace::default(), left: Some(5) };
+        let e = body.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn time_outs_keep_their_kind_through_io_errors() {
+        let e = plain_io(io::Error::other(ureq::Error::Timeout(ureq::Timeout::PerRead)));
+        assert_eq!(e.kind(), io::ErrorKind::TimedOut);
+        let e = plain_io(io::Error::new(io::ErrorKind::ConnectionReset, "x"));
+        assert_eq!(e.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_machine_without_certificates_is_told_what_to_do() {
+        let empty = std::env::temp_dir().join(format!("no-certificates-{}", std::process::id()));
+        std::fs::write(&empty, "").unwrap();
+        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(empty.clone()) };
+        let e =
+            Transport::new(options, None).send("GET", "https://localhost:1/", HeaderMap::new(), None).err().unwrap();
+        assert!(e.to_string().contains("SSL_CERT_FILE"), "{e}");
+        std::fs::remove_file(empty).unwrap();
+    }
+
+    #[test]
+    fn https_trusts_the_named_file_alone() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let mut tls = rustls::StreamOwned::new(rustls::ServerConnection::new(config.clone()).unwrap(), socket);
+                // a client without trust ends the handshake
+                let _ = tls
+                    .read(&mut [0; 4096])
+                    .and_then(|_| io::Write::write_all(&mut tls, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+            }
+        });
+        let file = std::env::temp_dir().join(format!("trusted-{}.pem", std::process::id()));
+        std::fs::write(&file, made.cert.pem()).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(file.clone()) };
+        let transport = Transport::new(options, Some(metrics.clone()));
+        let mut text = String::new();
+        transport.send("GET", &url, HeaderMap::new(), None).unwrap().body.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), metrics.bucket.connections.get()), ("ok", 1));
+        let other = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+        std::fs::write(&file, other.cert.pem()).unwrap();
+        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(file.clone()) };
+        assert!(Transport::new(options, None).send("GET", &url, HeaderMap::new(), None).is_err());
+        std::fs::remove_file(file).unwrap();
+    }
+}
