@@ -4,5 +4,7 @@ mod cli;
 mod dependencies;
 mod modproxy;
 mod remote;
+mod revproxy;
+mod status;
 mod support;
 mod toolchain;

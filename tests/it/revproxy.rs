@@ -1,0 +1,356 @@
+//! The reverse proxy of a running server, with curl as its client.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::env::{Plugin, Running, TempDir, free_port, poll, run, scrubbed};
+use crate::support::origin::{Origin, answer};
+
+/// `serve` with a reverse proxy.
+struct Proxy {
+    child: Running,
+    port: u16,
+    ca: String,
+}
+
+impl Proxy {
+    fn start(dir: &TempDir, hosts: &str, more: impl FnOnce(Plugin) -> Plugin) -> Self {
+        let port = free_port();
+        let plugin = Plugin::new(dir)
+            .arg("serve")
+            .arg(format!("--plugin={}", dir.join("plugin.sock").display()))
+            .arg(format!("--http=127.0.0.1:{port}"))
+            .arg(format!("--revproxy={hosts}"));
+        let child = more(plugin).spawn();
+        poll("the proxy", || TcpStream::connect(("127.0.0.1", port)).ok());
+        Proxy { child, port, ca: dir.join("cache/ca.pem").display().to_string() }
+    }
+
+    /// Curl through the proxy; its exit code, and head and body.
+    fn try_curl(&self, dir: &TempDir, args: &[&str]) -> (i32, String) {
+        let proxy = format!("http://127.0.0.1:{}", self.port);
+        let mut curl = scrubbed("curl", dir.path());
+        curl.args(["-sS", "-i", "--suppress-connect-headers", "--max-time", "60", "--proxy", &proxy, "--noproxy", ""]);
+        curl.args(["--cacert", &self.ca]).args(args);
+        let out = run(curl);
+        (out.status.code().unwrap_or(-1), format!("{}{}", out.stdout, out.stderr))
+    }
+
+    fn curl(&self, dir: &TempDir, args: &[&str]) -> Got {
+        let (code, text) = self.try_curl(dir, args);
+        assert_eq!(code, 0, "curl {args:?}\n{text}\n{}", self.child.stderr());
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        Got { head: head.to_string(), body: body.to_string() }
+    }
+
+    fn counter(&self, group: &str, name: &str) -> u64 {
+        let mut curl = Command::new("curl");
+        let url = format!("http://127.0.0.1:{}/debug/vars", self.port);
+        curl.args(["-sS", "--noproxy", "*", &url]);
+        let vars: Value = serde_json::from_str(&run(curl).ok().stdout).unwrap();
+        vars[group][name].as_u64().unwrap()
+    }
+
+    fn stop(mut self) {
+        self.child.signal(Signal::TERM);
+        self.child.wait().ok();
+    }
+}
+
+struct Got {
+    head: String,
+    body: String,
+}
+
+impl Got {
+    fn status(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().filter_map(|l| l.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    #[track_caller]
+    fn cache(&self, want: &str) -> &Self {
+        assert_eq!(self.header("X-Cache"), Some(want), "{}", self.head);
+        self
+    }
+}
+
+#[test]
+fn answers_are_kept_where_their_servers_let_us() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| {
+        let policy = request.split(['/', '?', ' ']).nth(2).unwrap();
+        answer(&format!("Cache-Control: {policy}\nETag: \"e\"\nContent-Type: text/x\nX-Cache: HIT elsewhere"), policy)
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let url = |path: &str| format!("http://{}/{path}", origin.host());
+    let get = |path: &str| proxy.curl(&dir, &[&url(path)]);
+
+    for path in ["immutable", "must-revalidate,max-age=5184001"] {
+        let first = get(path);
+        first.cache("fetch, cached");
+        assert_eq!(first.body, path);
+        let id = first.header("X-Cache-Id").unwrap().to_string();
+        assert_eq!(id.len(), 12);
+        let again = get(path);
+        again.cache("hit, local");
+        assert_eq!(
+            (again.body.as_str(), again.header("Content-Type"), again.header("Etag"), again.header("X-Cache-Id")),
+            (path, Some("text/x"), Some("\"e\""), Some(id.as_str()))
+        );
+        assert!(again.header("Age").is_some());
+        assert_eq!(origin.count(&format!("/{path}")), 1);
+        let stored = fs::read_dir(dir.join(&format!("cache/revproxy/{}", &id[..2]))).unwrap();
+        let stored = stored.map(|e| e.unwrap()).find(|e| e.file_name().to_str().unwrap().starts_with(&id)).unwrap();
+        let text = fs::read_to_string(stored.path()).unwrap();
+        assert!(
+            text.starts_with("Content-Type: text/x\nDate: ") && text.ends_with(&format!("\nEtag: \"e\"\n\n{path}"))
+        );
+        // the client has it already; HEAD tells the length alone
+        assert_eq!(proxy.curl(&dir, &["-H", "If-None-Match: W/\"e\"", &url(path)]).status(), "304");
+        let head = proxy.curl(&dir, &["--head", &url(path)]);
+        assert_eq!((head.status(), head.body.as_str()), ("200", ""));
+        assert_eq!(head.header("Content-Length"), Some(path.len().to_string().as_str()));
+    }
+    get("max-age=3599").cache("fetch, cached, volatile");
+    let hit = get("max-age=3599");
+    assert_eq!((hit.cache("hit, memory").body.as_str(), origin.count("/max-age=3599")), ("max-age=3599", 1));
+    for path in ["max-age=3600", "immutable,no-store", "immutable,private", "immutable,no-cache", "public"] {
+        get(path).cache("fetch, uncached");
+        get(path).cache("fetch, uncached");
+        assert_eq!(origin.count(&format!("/{path}")), 2, "{path}");
+    }
+    for secret in ["Authorization: Basic eA==", "Cookie: a=b", "Range: bytes=0-2"] {
+        let path = format!("immutable?{}", secret.len());
+        proxy.curl(&dir, &["-H", secret, &url(&path)]).cache("fetch, uncached");
+        get(&path).cache("fetch, cached");
+        proxy.curl(&dir, &["-H", secret, &url(&path)]).cache("fetch, uncached");
+    }
+    assert_eq!(proxy.curl(&dir, &["-H", "Cache-Control: only-if-cached", &url("immutable?new")]).status(), "504");
+    assert_eq!(proxy.counter("revcache", "rsp_save"), 5);
+    assert_eq!(proxy.counter("revcache", "rsp_save_memory"), 1);
+    assert_eq!(proxy.counter("revcache", "req_memory_hit"), 1);
+    proxy.stop();
+}
+
+#[test]
+fn requests_are_forwarded_as_they_are() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| match request.split(' ').nth(1).unwrap() {
+        "/moved" => b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        "/cookie" => answer("Cache-Control: immutable\nSet-Cookie: a=b\nSet-Cookie: c=d", "x"),
+        "/gzip" => answer("Cache-Control: immutable\nContent-Encoding: gzip\nVary: Accept-Encoding", "raw"),
+        "/hop" => answer("Connection: close, X-Hop\nX-Hop: 1\nKeep-Alive: 9\nProxy-Authenticate: x\nX-End: 2", "x"),
+        _ => answer("", "done"),
+    });
+    let proxy = Proxy::start(&dir, "127.0.0.1", |p| p);
+    let url = |path: &str| format!("http://{}{path}", origin.host());
+    let posted = proxy.curl(&dir, &["-d", "a body", "-H", "Connection: x-mine", "-H", "X-Mine: 1", &url("/post?q")]);
+    assert_eq!(posted.cache("fetch, uncached").body, "done");
+    let seen = origin.seen().pop().unwrap();
+    assert!(seen.starts_with("POST /post?q HTTP/1.1\r\n") && seen.ends_with("\r\n\r\na body"), "{seen}");
+    let lower = seen.to_ascii_lowercase();
+    assert!(lower.contains(&format!("host: {}\r\n", origin.host())) && lower.contains("user-agent: curl"), "{seen}");
+    for no in ["x-mine", "proxy-", "via:", "x-forwarded", "accept-encoding", "transfer-encoding"] {
+        assert!(!lower.contains(no), "{no}: {seen}");
+    }
+    proxy.curl(&dir, &["-T", "-", &url("/put")]);
+    assert_eq!(proxy.curl(&dir, &["-X", "DELETE", &url("/gone")]).body, "done");
+    let moved = proxy.curl(&dir, &[&url("/moved")]);
+    assert_eq!((moved.status(), moved.header("Location")), ("302", Some("/x")));
+    let cookie = proxy.curl(&dir, &[&url("/cookie")]);
+    assert_eq!(cookie.cache("fetch, uncached").head.matches("set-cookie").count(), 2);
+    // not decoded, and not kept for clients that cannot read it
+    assert_eq!(proxy.curl(&dir, &["-H", "Accept-Encoding: gzip", &url("/gzip")]).cache("fetch, uncached").body, "raw");
+    let hop = proxy.curl(&dir, &[&url("/hop")]);
+    assert_eq!((hop.header("X-End"), hop.header("X-Hop"), hop.header("Keep-Alive")), (Some("2"), None, None));
+    assert_eq!(hop.header("Proxy-Authenticate"), None);
+    // a Host header does not decide where a request goes
+    let count = origin.seen().len();
+    assert_eq!(proxy.curl(&dir, &["-H", "Host: evil.example", &url("/h")]).status(), "200");
+    assert!(origin.seen()[count].to_ascii_lowercase().contains(&format!("host: {}\r\n", origin.host())));
+    let other = proxy.curl(&dir, &["http://other.example/"]);
+    assert_eq!(other.status(), "502");
+    assert!(other.body.contains("--revproxy"), "{}", other.body);
+    let unreachable = format!("http://127.0.0.1:{}/", free_port());
+    assert_eq!(proxy.curl(&dir, &[&unreachable]).status(), "502");
+    proxy.stop();
+}
+
+#[test]
+fn stale_answers_are_revalidated_by_their_etag() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| {
+        if request.to_ascii_lowercase().contains("if-none-match: \"v1\"") {
+            return b"HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=3000\r\nConnection: close\r\n\r\n".to_vec();
+        }
+        // fresh for a second
+        answer("Cache-Control: max-age=3000\nAge: 2999\nETag: \"v1\"\nX-Kept: yes", "body")
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let url = format!("http://{}/", origin.host());
+    proxy.curl(&dir, &[&url]).cache("fetch, cached, volatile");
+    poll("the answer to go stale", || {
+        let got = proxy.curl(&dir, &[&url]);
+        assert_eq!((got.cache("hit, memory").body.as_str(), got.header("X-Kept")), ("body", Some("yes")));
+        (origin.seen().len() > 1).then_some(())
+    });
+    // fresh again for long
+    let age: u64 = proxy.curl(&dir, &[&url]).cache("hit, memory").header("Age").unwrap().parse().unwrap();
+    assert!(age < 2999, "{age}");
+    assert_eq!(origin.seen().len(), 2);
+    proxy.stop();
+}
+
+#[test]
+fn https_is_intercepted_for_listed_hosts_and_tunnelled_for_others() {
+    let dir = TempDir::new();
+    let (origin, trust) = Origin::https(dir.path(), |_| answer("Cache-Control: immutable", "secret"));
+    let (other, _) = {
+        let sub = dir.dir("other");
+        Origin::https(&sub, |_| answer("", "other"))
+    };
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p.env("SSL_CERT_FILE", &trust));
+    let url = format!("https://{}/x", origin.host());
+    assert_eq!(proxy.curl(&dir, &[&url]).cache("fetch, cached").body, "secret");
+    proxy.curl(&dir, &[&url]).cache("hit, local");
+    // the same name as an absolute URL
+    assert_eq!(origin.count("/x"), 1);
+    // a connection is for its host alone
+    let confused = proxy.curl(&dir, &["-H", "Host: evil.example", &url]);
+    assert_eq!((confused.status(), origin.count("/x")), ("421", 1));
+    // through a tunnel, the target shows its own certificate
+    let other_url = format!("https://{}/", other.host());
+    let own = dir.join("other/origin.pem").display().to_string();
+    assert_eq!(proxy.curl(&dir, &["--cacert", &own, &other_url]).body, "other");
+    assert_eq!(proxy.try_curl(&dir, &[&other_url]).0, 60, "our authority does not vouch for it");
+    assert_eq!(proxy.counter("proxyconn", "intercepted"), 3);
+    assert_eq!(proxy.counter("proxyconn", "tunnelled"), 2);
+    let stderr = proxy.child.stderr();
+    assert!(stderr.contains("ca.pem"), "{stderr}");
+    proxy.stop();
+}
+
+#[test]
+fn an_upstream_that_nobody_vouches_for_is_an_error() {
+    let dir = TempDir::new();
+    let (origin, _) = Origin::https(dir.path(), |_| answer("", "x"));
+    let (_unused, trust) = Origin::https(&dir.dir("unused"), |_| Vec::new());
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p.env("SSL_CERT_FILE", &trust));
+    assert_eq!(proxy.curl(&dir, &[&format!("https://{}/", origin.host())]).status(), "502");
+    proxy.stop();
+}
+
+#[test]
+fn answers_that_break_off_are_not_kept() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| match request.split(' ').nth(1).unwrap() {
+        "/short" => {
+            b"HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nContent-Length: 100\r\nConnection: close\r\n\r\npart"
+                .to_vec()
+        }
+        "/chunks" => {
+            b"HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n".to_vec()
+        }
+        _ => b"HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nConnection: close\r\n\r\nto the end".to_vec(),
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    for path in ["/short", "/chunks"] {
+        for n in 1..=2 {
+            let (code, text) = proxy.try_curl(&dir, &[&format!("http://{}{path}", origin.host())]);
+            assert!(code != 0 && text.contains("part"), "{path}: curl must notice: {code} {text}");
+            assert_eq!(origin.count(path), n, "{path}");
+        }
+    }
+    let got = proxy.curl(&dir, &[&format!("http://{}/close", origin.host())]);
+    assert_eq!(got.cache("fetch, uncached").body, "to the end");
+    assert_eq!(proxy.counter("revcache", "rsp_save"), 0);
+    proxy.stop();
+}
+
+#[test]
+fn clients_that_ask_at_once_cause_one_fetch() {
+    const CLIENTS: usize = 6;
+    let dir = TempDir::new();
+    let waiting = std::sync::Arc::new(AtomicUsize::new(0));
+    let asked = waiting.clone();
+    let origin = Origin::http(move |_| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        // time enough for the others to come
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        answer("Cache-Control: immutable", "once")
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let url = format!("http://{}/", origin.host());
+    let barrier = Barrier::new(CLIENTS);
+    std::thread::scope(|s| {
+        for _ in 0..CLIENTS {
+            s.spawn(|| {
+                barrier.wait();
+                assert_eq!(proxy.curl(&dir, &[&url]).body, "once");
+            });
+        }
+    });
+    assert_eq!(waiting.load(Ordering::SeqCst), 1);
+    proxy.stop();
+}
+
+#[test]
+fn another_machine_finds_answers_in_the_bucket() {
+    let (one, two, bucket) = (TempDir::new(), TempDir::new(), TempDir::new());
+    let origin = Origin::http(|_| answer("Cache-Control: immutable\nContent-Type: text/x", "shared"));
+    let flag = format!("--bucket=file://{}", bucket.path().display());
+    let url = format!("http://{}/", origin.host());
+    let proxy = Proxy::start(&one, &origin.host(), |p| p.arg(&flag));
+    proxy.curl(&one, &[&url]).cache("fetch, cached");
+    poll("the upload", || (proxy.counter("revcache", "rsp_push") == 1).then_some(()));
+    proxy.stop();
+    let proxy = Proxy::start(&two, &origin.host(), |p| p.arg(&flag));
+    let got = proxy.curl(&two, &[&url]);
+    assert_eq!((got.cache("hit, remote").body.as_str(), got.header("Content-Type")), ("shared", Some("text/x")));
+    proxy.curl(&two, &[&url]).cache("hit, local");
+    assert_eq!(origin.seen().len(), 1);
+    proxy.stop();
+}
+
+#[test]
+fn tunnels_carry_both_directions_past_a_half_close() {
+    let dir = TempDir::new();
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::start(&dir, "example.com", |p| p);
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    let addr = target.local_addr().unwrap();
+    // the first bytes come along with the request
+    write!(client, "CONNECT {addr} HTTP/1.1\r\nHost: {addr}\r\n\r\nearly ").unwrap();
+    let (mut far, _) = target.accept().unwrap();
+    let mut head = [0; 12];
+    client.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    client.write_all(b"late").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut got = String::new();
+    far.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "early late");
+    far.write_all(b"answer after the end").unwrap();
+    drop(far);
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("\r\n\r\nanswer after the end"), "{rest}");
+    // nobody is there
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    let gone = free_port();
+    write!(client, "CONNECT 127.0.0.1:{gone} HTTP/1.1\r\nHost: 127.0.0.1:{gone}\r\n\r\n").unwrap();
+    client.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 502");
+    proxy.stop();
+}
