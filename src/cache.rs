@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod entry;
 pub mod fetch;
+mod haste;
 pub mod id;
 pub mod manifest;
 pub mod prune;
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::upload::Uploader;
 use disk::{DiskCache, Hit, OutputWriter};
 use fetch::{Fetched, Fetcher};
+use haste::{Background, Streak};
 use id::{ActionId, OutputId};
 use readahead::{Advice, Readahead};
 pub use sharing::{ACTION_KIND, ActionSource};
@@ -50,12 +52,20 @@ pub struct Tier {
     /// Whether manifests are read and written.
     pub readahead: bool,
     scopes: Mutex<HashMap<String, Weak<Readahead>>>,
+    background: Background,
 }
 
 impl Tier {
     /// A bucket reached through `fetcher`, written through `uploader`.
     pub fn new(fetcher: Arc<Fetcher>, uploader: Option<Arc<Uploader>>, min_upload_size: u64, readahead: bool) -> Self {
-        Tier { fetcher, uploader, min_upload_size, readahead, scopes: Mutex::default() }
+        Tier {
+            fetcher,
+            uploader,
+            min_upload_size,
+            readahead,
+            scopes: Mutex::default(),
+            background: Background::default(),
+        }
     }
 
     fn readahead(&self, scope: &str) -> Arc<Readahead> {
@@ -90,7 +100,8 @@ impl BuildCache {
 
     /// A client of the cache: one session of `go`, whose uses are recorded for `scope`.
     pub fn client(self: &Arc<Self>, scope: Option<&str>) -> Client {
-        let client = Client { cache: self.clone(), readahead: OnceLock::new(), usage: Mutex::default() };
+        let client =
+            Client { cache: self.clone(), readahead: OnceLock::new(), usage: Mutex::default(), streak: Arc::default() };
         if let Some(scope) = scope {
             client.set_scope(scope);
         }
@@ -109,6 +120,7 @@ pub struct Client {
     cache: Arc<BuildCache>,
     readahead: OnceLock<Arc<Readahead>>,
     usage: Mutex<Usage>,
+    streak: Arc<Streak>,
 }
 
 impl Client {
@@ -164,6 +176,7 @@ impl Client {
 
     /// Gets `action` from behind the directory.
     fn fault(&self, tier: &Tier, action: &ActionId, advice: Advice) -> io::Result<Option<Hit>> {
+        let listed = !matches!(advice, Advice::Unlisted);
         let known = match advice {
             Advice::Inline(output, time, body) => {
                 if let Ok(hit) = self.store(action, output, &body, time) {
@@ -174,11 +187,19 @@ impl Client {
                 Some((output, time)) // damaged in the manifest
             }
             Advice::Listed(known) => known,
+            Advice::Unlisted if self.streak.is_long() && tier.fetcher.bucket().available() => {
+                self.cache.metrics.bucket.unwaited.inc();
+                tier.background.ask(&tier.fetcher, *action, &self.streak);
+                return Ok(None);
+            }
             Advice::Unlisted => None,
         };
         let start = Instant::now();
         let fetched = tier.fetcher.fetch(action, known);
         self.cache.metrics.bucket.wait_nanos.add_nanos(start.elapsed());
+        if !listed {
+            if matches!(fetched, Fetched::Missing) { self.streak.miss() } else { self.streak.hit() }
+        }
         match fetched {
             Fetched::Here(hit, moved) => {
                 if let Some(r) = self.readahead.get() {

@@ -18,6 +18,7 @@ mod stack;
 mod status;
 mod summary;
 mod version;
+mod web;
 
 use std::io::{self, Write};
 

@@ -164,6 +164,7 @@ groups! {
         connections: "Connections opened.",
         breaker_opened: "Times the breaker opened.",
         breaker_skipped: "Requests not sent because the breaker was open.",
+        unwaited: "Gets answered as misses without waiting for the bucket, after a long run of misses.",
         wait_nanos: "Nanoseconds that gets spent waiting for the bucket.",
     }
     /// The upload queue.

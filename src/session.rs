@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::cache::Client;
 use crate::cache::id::{ActionId, OutputId};
+use crate::metrics::{Histogram, Recent};
 use crate::pool::Pool;
 use crate::protocol::{Answer, Command, PIECE, ProtocolError, PutBody, Reader, Writer};
 pub use budget::Budget;
@@ -102,7 +103,8 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         self.pool.submit(move || {
             let span = Span::begin(debug, id, "get", &action);
             let reply = get(&client, &action);
-            span.end(&reply);
+            let metrics = client.cache().metrics();
+            span.end(&reply, &metrics.latency.get, &metrics.recent);
             answer(&writer, id, reply);
         });
     }
@@ -142,7 +144,8 @@ impl<W: Write + Send + 'static> Session<'_, W> {
             let (id, action) = (put.id, put.action);
             let span = Span::begin(debug, id, "put", &action);
             let reply = put.carry_out(&client);
-            span.end(&reply);
+            let metrics = client.cache().metrics();
+            span.end(&reply, &metrics.latency.put, &metrics.recent);
             answer(&writer, id, reply);
         });
     }
@@ -238,26 +241,40 @@ impl Put {
     }
 }
 
-/// The two log lines of `--debug`.
-struct Span<'a>(Option<(i64, &'static str, &'a ActionId, Instant)>);
+/// One request's trace: its latency, its place among the recent ones, and the log lines of
+/// `--debug`.
+struct Span<'a> {
+    debug: bool,
+    id: i64,
+    command: &'static str,
+    action: &'a ActionId,
+    begin: Instant,
+}
 
 impl<'a> Span<'a> {
-    fn begin(on: bool, id: i64, command: &'static str, action: &'a ActionId) -> Self {
-        if on {
+    fn begin(debug: bool, id: i64, command: &'static str, action: &'a ActionId) -> Self {
+        if debug {
             log::info!(target: "request", "B {command} #{id} {action}");
         }
-        Span(on.then(|| (id, command, action, Instant::now())))
+        Span { debug, id, command, action, begin: Instant::now() }
     }
 
-    fn end(self, reply: &Answer) {
-        let Some((id, command, action, start)) = self.0 else { return };
-        let outcome = match reply {
-            Answer::Hit { size, .. } => format!("hit, {size} bytes"),
-            Answer::Miss => "miss".into(),
-            Answer::Stored(_) => "stored".into(),
-            Answer::Failed(why) => format!("failed: {why}"),
-            Answer::Known(_) | Answer::Closed => String::new(),
+    fn end(self, reply: &Answer, latency: &Histogram, recent: &Recent) {
+        let took = self.begin.elapsed();
+        let (outcome, bytes) = match reply {
+            Answer::Hit { size, .. } => ("hit", Some(*size)),
+            Answer::Miss => ("miss", None),
+            Answer::Stored(_) => ("stored", None),
+            Answer::Failed(_) => ("failed", None),
+            Answer::Known(_) | Answer::Closed => ("", None),
         };
-        log::info!(target: "request", "E {command} #{id} {action} {outcome}, {:?}", start.elapsed());
+        latency.observe(took);
+        recent.push(self.command, || self.action.to_string(), outcome, bytes, took);
+        if self.debug {
+            let Span { command, id, action, .. } = self;
+            let why = if let Answer::Failed(why) = reply { why } else { "" };
+            let bytes = bytes.map_or_else(String::new, |n| format!(", {n} bytes"));
+            log::info!(target: "request", "E {command} #{id} {action} {outcome} {why}{bytes}, {took:?}");
+        }
     }
 }

@@ -20,6 +20,7 @@ use signal_hook::consts::SIGINT;
 
 use super::listen::Listener;
 use super::stack::Stack;
+use super::web::Web;
 use super::{scope, signals, summary};
 use crate::config::{PluginAddr, RunConfig};
 use crate::error::{Error, Exit};
@@ -37,13 +38,23 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     // every client of this run is of one scope, wherever its working directory is
     let here = env::current_dir().unwrap_or_default();
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
-    let listener = Listener::start(&socket, &stack, Some(scope))?;
+    let listener = Arc::new(Listener::start(&socket, &stack, Some(scope))?);
+    let sessions = listener.clone();
+    let web = config.http.as_ref().map(|http| Web::start(http, &stack, move || sessions.sessions())).transpose()?;
     stack.adopt();
     let mut command = Command::new(&config.command[0]);
     command.args(&config.command[1..]);
     command.env("GOCACHEPROG", plugin_command(&listener.address())?);
+    if let (Some(web), Some(modproxy)) = (&web, config.http.as_ref().and_then(|h| h.mod_proxy.as_ref())) {
+        let base = format!("http://{}/mod", web.address());
+        command.env("GOPROXY", &base);
+        if let Some(name) = modproxy.sumdb.first().and_then(|entry| entry.split('=').next()) {
+            command.env("GOSUMDB", format!("{name} {base}/sumdb/{name}"));
+        }
+    }
     let status = wait(command, &config.command[0]);
     listener.stop(Instant::now() + GRACE);
+    web.iter().for_each(Web::stop);
     stack.drain();
     stack.close();
     let status = status?;

@@ -11,6 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use super::listen::Listener;
 use super::signals;
 use super::stack::Stack;
+use super::web::Web;
 use crate::config::ServeConfig;
 use crate::error::{Error, Exit};
 
@@ -22,15 +23,26 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     let (sender, stop) = bounded::<()>(1);
     signals::first_then_exit(move || drop(sender))?;
     let stack = Arc::new(Stack::open(&config.cache)?);
-    let listener = Listener::start(&config.plugin, &stack, config.cache.scope.clone())?;
+    let listener = Arc::new(Listener::start(&config.plugin, &stack, config.cache.scope.clone())?);
     log::info!("serving plugin clients at {}", listener.address());
+    let sessions = listener.clone();
+    let web = config.http.as_ref().map(|http| Web::start(http, &stack, move || sessions.sessions())).transpose()?;
+    if let Some(web) = &web {
+        log::info!("serving HTTP at {}", web.address());
+    }
+    // the HTTP side has told the upload queue of its kinds by now
     stack.adopt();
+    if let Some(bucket) = &stack.bucket {
+        bucket.warm_up();
+    }
     while stop.recv_timeout(MAINTENANCE) == Err(RecvTimeoutError::Timeout) {
         stack.adopt();
         stack.prune();
     }
     log::info!("stopping; a second signal ends at once");
+    web.iter().for_each(Web::announce_stop);
     listener.stop(Instant::now() + config.cache.close_timeout);
+    web.iter().for_each(Web::stop);
     stack.drain();
     stack.close();
     Ok(Exit::Success)

@@ -77,6 +77,11 @@ impl Stack {
         Ok(stack)
     }
 
+    /// What the stack was opened with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// How sessions over this cache work.
     pub fn session_options(&self, scope_command: bool) -> Options {
         Options {

@@ -535,3 +535,40 @@ fn head_and_headers() {
         assert!(answer.body_mut().read_to_vec().unwrap().is_empty());
     }
 }
+
+/// Some two hundred modules, 170 MB.
+const GRAPH: &str = "module example.com/graph\n\ngo 1.21\n\nrequire (\n\thelm.sh/helm/v3 v3.14.0\n\t\
+                     github.com/cli/cli/v2 v2.40.0\n)\n";
+
+#[test]
+#[ignore = "downloads 170 MB from the machine's own GOPROXY"]
+fn a_graph_of_real_modules_survives_its_upstream() {
+    let dir = Dir::new("graph");
+    let env = Command::new("go").args(["env", "GOPROXY"]).output().unwrap();
+    let upstream = String::from_utf8(env.stdout).unwrap().trim().to_string();
+    let config = ModProxyConfig { sumdb: vec!["sum.golang.org".into()], ..config(&upstream) };
+    // nobody listens there
+    let gone = ModProxyConfig { upstream: "http://127.0.0.1:9".into(), ..config.clone() };
+    let (cache, bucket) = (dir.sub("cache"), dir.sub("bucket"));
+    let mut sums = None;
+    let mut download = |name: &str, proxy: Proxy| {
+        let go = Go::new(&dir.sub(name), &proxy.url(), "sum.golang.org");
+        fs::write(go.dir.join("go.mod"), GRAPH).unwrap();
+        if let Some(sums) = &sums {
+            fs::write(go.dir.join("go.sum"), sums).unwrap();
+        }
+        let listed = go.run(&["mod", "download", "-json", "all"]);
+        let modules = listed.matches("\"Zip\": ").count();
+        assert!(modules > 200 && !listed.contains("\"Error\": "), "{modules} modules");
+        sums.get_or_insert_with(|| fs::read_to_string(go.dir.join("go.sum")).unwrap());
+        fs::remove_dir_all(&go.dir).unwrap();
+        let counts = proxy.stop();
+        assert_eq!((counts["rejected"], counts["path_error"]), (0, 0), "{counts:?}");
+        counts
+    };
+    download("first", Proxy::start(&cache, Some(&bucket), &config));
+    let counts = download("second", Proxy::start(&cache, None, &gone));
+    assert_eq!(counts["put_request"], 0);
+    let counts = download("third", Proxy::start(&dir.sub("cache2"), Some(&bucket), &gone));
+    assert!(counts["get_fault_hit"] > 400, "{counts:?}");
+}

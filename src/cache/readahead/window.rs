@@ -6,7 +6,7 @@
 use crate::cache::manifest::Manifest;
 
 /// The window starts with, and never falls below, this many entries.
-pub const WINDOW_MIN: usize = 32;
+pub const WINDOW_MIN: usize = 16;
 /// The window never grows over this many.
 const WINDOW_MAX: usize = 2048;
 /// Bytes that may be moved without anybody using them, over and above those used.
