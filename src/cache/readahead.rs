@@ -264,7 +264,10 @@ impl Shared {
             let moved = self.fetch_one(&manifest.entries[i]);
             state = self.lock();
             if let Phase::Loaded(loaded) = &mut state.phase {
-                loaded.window.done(i, moved);
+                let asked = loaded.window.done(i, moved);
+                if asked {
+                    self.fetcher.metrics().readahead.used_bytes.add(moved.unwrap_or(0));
+                }
             }
             // room for the next may have come up
             self.changed.notify_one();

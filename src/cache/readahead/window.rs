@@ -132,12 +132,12 @@ impl Window {
         None
     }
 
-    /// The fetch of entry `i` has ended, and moved so many bytes.
-    pub fn done(&mut self, i: usize, moved: Option<u64>) {
+    /// The fetch of entry `i` has ended, and moved so many bytes. Returns whether it was asked for
+    /// meanwhile, so that what was moved was of use.
+    pub fn done(&mut self, i: usize, moved: Option<u64>) -> bool {
         if self.fates[i] != Fate::Pending {
-            // asked for meanwhile: what was moved was of use
             self.used += moved.unwrap_or(0);
-            return;
+            return true;
         }
         self.pending -= self.estimate(i);
         match moved {
@@ -151,6 +151,7 @@ impl Window {
                 self.ahead -= 1;
             }
         }
+        false
     }
 
     /// The entries fetched and never asked for.
@@ -277,7 +278,7 @@ mod tests {
         window.ask(0);
         let i = window.next().unwrap();
         assert_eq!(window.ask(i), None);
-        window.done(i, Some(7));
+        assert!(window.done(i, Some(7)));
         assert_eq!((window.used, window.unused, window.pending, window.ahead), (7, 0, 0, 0));
         assert_eq!(window.wasted().count(), 0);
     }
