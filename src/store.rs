@@ -10,6 +10,7 @@
 //! and by the caller's check before it appears; failures of the bucket are misses.
 
 pub mod flight;
+mod tally;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use self::tally::Event;
 use crate::atomic::TempFile;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, PutBody, RemoteError};
@@ -80,22 +82,6 @@ struct Place {
     kind: Kind,
     dir: PathBuf,
     metrics: Arc<Metrics>,
-}
-
-/// What is counted, for either kind where it has a counter for it.
-enum Event {
-    LocalHit(u64),
-    LocalMiss,
-    LocalError,
-    BucketHit(u64),
-    BucketMiss,
-    BucketError,
-    Put,
-    PutPresent,
-    PutError,
-    Stored(u64),
-    Pushed(u64),
-    PushError,
 }
 
 impl BlobStore {
@@ -209,52 +195,6 @@ impl Place {
             made => made,
         }
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
-    }
-
-    fn count(&self, event: Event) {
-        let (m, r) = (&self.metrics.modcache, &self.metrics.revcache);
-        match (self.kind, event) {
-            (Kind::Module, Event::LocalHit(n)) => {
-                m.get_request.inc();
-                m.get_local_hit.inc();
-                m.get_local_bytes.add(n);
-            }
-            (Kind::Module, Event::LocalMiss) => {
-                m.get_request.inc();
-                m.get_local_miss.inc();
-            }
-            (Kind::Module, Event::LocalError) => {
-                m.get_request.inc();
-                m.get_local_error.inc();
-            }
-            (Kind::Module, Event::BucketHit(n)) => {
-                m.get_fault_hit.inc();
-                m.get_s3_bytes.add(n);
-            }
-            (Kind::Module, Event::BucketMiss) => m.get_fault_miss.inc(),
-            (Kind::Module, Event::BucketError) => m.get_fault_error.inc(),
-            (Kind::Module, Event::Put) => m.put_request.inc(),
-            (Kind::Module, Event::PutPresent) => m.put_local_hit.inc(),
-            (Kind::Module, Event::PutError) => m.put_local_error.inc(),
-            (Kind::Module, Event::Stored(n)) => m.put_local_bytes.add(n),
-            (Kind::Module, Event::Pushed(n)) => m.put_s3_bytes.add(n),
-            (Kind::Module, Event::PushError) => m.put_s3_error.inc(),
-            (Kind::RevProxy, Event::LocalHit(_)) => r.req_local_hit.inc(),
-            (Kind::RevProxy, Event::LocalMiss | Event::LocalError) => r.req_local_miss.inc(),
-            (Kind::RevProxy, Event::BucketHit(_)) => r.req_fault_hit.inc(),
-            (Kind::RevProxy, Event::BucketMiss | Event::BucketError) => r.req_fault_miss.inc(),
-            (Kind::RevProxy, Event::Put | Event::PutPresent) => {}
-            (Kind::RevProxy, Event::PutError) => r.rsp_save_error.inc(),
-            (Kind::RevProxy, Event::Stored(n)) => {
-                r.rsp_save.inc();
-                r.rsp_save_bytes.add(n);
-            }
-            (Kind::RevProxy, Event::Pushed(n)) => {
-                r.rsp_push.inc();
-                r.rsp_push_bytes.add(n);
-            }
-            (Kind::RevProxy, Event::PushError) => r.rsp_push_error.inc(),
-        }
     }
 }
 
@@ -389,4 +329,48 @@ fn digest(name: &str) -> String {
 
 fn key(kind: Kind, digest: &str) -> String {
     format!("{}/{}/{digest}", kind.name(), &digest[..2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(dir: &Path) -> BlobStore {
+        BlobStore::new(Kind::Module, dir, None, None, Arc::default())
+    }
+
+    fn put(store: &BlobStore, name: &str, bytes: &[u8]) -> Blob {
+        let mut writer = store.writer(name).unwrap();
+        writer.write_all(bytes).unwrap();
+        writer.commit().unwrap()
+    }
+
+    #[test]
+    fn blobs_appear_whole_under_the_hash_of_their_name() {
+        let dir = std::env::temp_dir().join(format!("gcp-store-{}", std::process::id()));
+        let store = store(&dir);
+        assert!(store.local("../name").is_none());
+        let mut text = String::new();
+        put(&store, "../name", b"first").file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "first");
+        let path = store.place.path(&digest("../name"));
+        assert!(path.starts_with(dir.join("module")) && fs::read(&path).unwrap() == b"first");
+        drop(store.writer("../name").unwrap());
+        // one that is open is replaced, not changed
+        let mut old = store.local("../name").unwrap();
+        put(&store, "../name", b"other");
+        text.clear();
+        old.file.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), fs::read(&path).unwrap()), ("first", b"other".to_vec()));
+        // the same bytes are confirmed
+        File::open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        put(&store, "../name", b"other");
+        assert!(store.local("../name").unwrap().modified > SystemTime::UNIX_EPOCH);
+        let m = &store.place.metrics.modcache;
+        let got =
+            [&m.get_request, &m.get_local_hit, &m.get_local_miss, &m.put_request, &m.put_local_hit, &m.put_local_bytes];
+        assert_eq!(got.map(|c| c.get()), [3, 2, 1, 3, 1, 10]);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

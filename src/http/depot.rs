@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::store::flight::Flights;
 use crate::store::{Blob, BlobStore, BlobWriter};
 
-/// After a failure, answers that may be served stale are, for so long, without asking again: a
+/// After a time-out, answers that may be served stale are, for so long, without asking again: a
 /// client should not wait for time-outs over and over.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
 
@@ -29,7 +29,7 @@ pub struct Depot {
     offline: bool,
     ttl: Duration,
     flights: Flights<Result<(), FetchError>>,
-    last_failure: Mutex<Option<Instant>>,
+    last_timeout: Mutex<Option<Instant>>,
 }
 
 /// An answer that is wanted.
@@ -78,7 +78,7 @@ impl Depot {
             offline,
             ttl,
             flights: Flights::default(),
-            last_failure: Mutex::default(),
+            last_timeout: Mutex::default(),
         }
     }
 
@@ -142,7 +142,7 @@ impl Depot {
                 Err(absent("not in the cache, and --offline never asks an upstream"))
             };
         }
-        if wanted.mutable && local.is_some() && self.failed_lately() {
+        if wanted.mutable && local.is_some() && self.timed_out_lately() {
             self.metrics.modcache.stale_served.inc();
             return Ok(());
         }
@@ -197,15 +197,17 @@ impl Depot {
     }
 
     fn note(&self, outcome: &Result<u64, FetchError>) {
-        if let Err(FetchError::Failed(_, why)) = outcome {
+        if let Err(FetchError::Failed(status, why)) = outcome {
             log::debug!("{why}");
             self.metrics.modcache.upstream_errors.inc();
-            *self.last_failure.lock().expect("no holder panics") = Some(Instant::now());
+            if *status == 504 {
+                *self.last_timeout.lock().expect("no holder panics") = Some(Instant::now());
+            }
         }
     }
 
-    fn failed_lately(&self) -> bool {
-        self.last_failure.lock().expect("no holder panics").is_some_and(|at| at.elapsed() < LEAVE_ALONE)
+    fn timed_out_lately(&self) -> bool {
+        self.last_timeout.lock().expect("no holder panics").is_some_and(|at| at.elapsed() < LEAVE_ALONE)
     }
 }
 

@@ -12,26 +12,28 @@
 //! - Threads are named, started as work comes, bounded, and joined by [`Server::stop`].
 //! - A connection that a reply takes over (CONNECT) gets a thread of its own, counted and capped.
 
+mod answer;
 mod body;
 mod conn;
 mod head;
+mod open;
 mod park;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod workers;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use self::conn::{Conn, Turn};
+use self::conn::{Conn, Host, Turn};
+use self::open::{Entry, Open};
 use self::park::Parking;
 use self::transport::{Blocking, Socket, TakenOver};
 use self::workers::Workers;
@@ -232,10 +234,33 @@ pub fn serve_connection<S: io::Read + io::Write + Send + 'static>(
 ) {
     let mut conn = Conn::new(Blocking(stream), context);
     loop {
-        match conn.run(handler, limits, &|_| false, &|| false) {
+        match conn.run(handler, limits, &Alone) {
             Turn::Wait(_) if Instant::now() < conn.deadline(limits) => {}
             _ => return,
         }
+    }
+}
+
+/// The host of a connection that has the thread to itself.
+struct Alone;
+
+impl Host for Alone {
+    fn keeps_connections(&self) -> Option<(u16, &'static str)> {
+        Some((501, "CONNECT cannot be nested"))
+    }
+}
+
+impl Host for Shared {
+    fn linger(&self, wait: &mut dyn FnMut(Duration) -> bool) -> bool {
+        !self.is_stopping() && self.workers.linger(wait)
+    }
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+    fn keeps_connections(&self) -> Option<(u16, &'static str)> {
+        let mut takers = lock(&self.takers);
+        takers.retain(|t| !t.is_finished());
+        (takers.len() >= self.limits.max_takeovers).then_some((503, "too many CONNECTs are open"))
     }
 }
 
@@ -298,10 +323,7 @@ impl Shared {
 
     /// What a worker does with a connection that is ready.
     fn attend(&self, handler: &dyn Handler, mut client: Client) {
-        let stopping = || self.stopping.load(Ordering::SeqCst);
-        let linger = |conn: &mut dyn FnMut(Duration) -> bool| !stopping() && self.workers.linger(conn);
-        let turn = client.conn.run(handler, &self.limits, &linger, &stopping);
-        match turn {
+        match client.conn.run(handler, &self.limits, self) {
             Turn::Wait(interest) => self.parking.park(client, interest, &self.limits),
             Turn::Close => {}
             Turn::TakeOver(taker) => {
@@ -322,10 +344,6 @@ impl Shared {
         socket.set_read_timeout(Some(TICK))?;
         socket.set_write_timeout(Some(self.limits.io_timeout))?;
         let mut takers = lock(&self.takers);
-        takers.retain(|t| !t.is_finished());
-        if takers.len() >= self.limits.max_takeovers {
-            return Err(io::Error::other("too many are open"));
-        }
         entry.set_taken();
         if self.stopping.load(Ordering::SeqCst) {
             return Ok(());
@@ -344,71 +362,6 @@ struct Client {
     conn: Conn<Socket>,
     socket: Arc<TcpStream>,
     entry: Entry,
-}
-
-/// The connections that are open.
-#[derive(Default)]
-struct Open {
-    table: Arc<(Mutex<Sockets>, Condvar)>,
-    next: AtomicU64,
-}
-
-/// By number: the socket, and whether a reply has taken it over.
-type Sockets = HashMap<u64, (Weak<TcpStream>, bool)>;
-
-/// A connection's place in the table; dropping it gives the place up.
-struct Entry {
-    table: Arc<(Mutex<Sockets>, Condvar)>,
-    id: u64,
-}
-
-impl Open {
-    fn add(&self, socket: &Arc<TcpStream>) -> Entry {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.table.0).insert(id, (Arc::downgrade(socket), false));
-        Entry { table: self.table.clone(), id }
-    }
-
-    fn count(&self) -> usize {
-        lock(&self.table.0).len()
-    }
-
-    fn shut_down(&self, how: Shutdown, which: impl Fn(bool) -> bool) {
-        let sockets: Vec<_> =
-            lock(&self.table.0).values().filter(|s| which(s.1)).filter_map(|s| s.0.upgrade()).collect();
-        for socket in sockets {
-            let _ = socket.shutdown(how); // an error says that it is closed
-        }
-    }
-
-    /// Waits until none is open; false when `timeout` is over.
-    fn wait_closed(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut table = lock(&self.table.0);
-        while !table.is_empty() {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            table = self.table.1.wait_timeout(table, left).expect("no holder panics").0;
-        }
-        true
-    }
-}
-
-impl Entry {
-    fn set_taken(&mut self) {
-        if let Some(socket) = lock(&self.table.0).get_mut(&self.id) {
-            socket.1 = true;
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let mut table = lock(&self.table.0);
-        table.remove(&self.id);
-        if table.is_empty() {
-            self.table.1.notify_all();
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
