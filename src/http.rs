@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::exchange::{Body, Handler, Reply, Request, Target};
+use crate::metrics::Metrics;
 
 /// Who answers what. What is not there is 404, or 403 for clients on other machines.
 #[derive(Default)]
@@ -30,6 +31,8 @@ pub struct Router {
     pub status: Option<Arc<dyn Handler>>,
     /// Log begin and end of each request to /mod/.
     pub debug_modproxy: bool,
+    /// Where requests are counted. The status' own are not.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 impl Router {
@@ -63,19 +66,39 @@ impl Router {
 
 impl Handler for Router {
     fn handle(&self, request: Request) -> Reply {
-        if !(self.debug_modproxy && request.target == Target::Origin && request.path.starts_with("/mod/")) {
+        let module = request.target == Target::Origin && request.path.starts_with("/mod/");
+        if !module && request.target == Target::Origin {
             return self.route(request);
         }
         let begin = Instant::now();
-        let what = format!("{} {}", request.method, request.path);
-        log::info!(target: "request", "B {what}");
+        let (method, path) = (request.method.clone(), request.path.clone());
+        if module && self.debug_modproxy {
+            log::info!(target: "request", "B {method} {path}");
+        }
         let reply = self.route(request);
+        let took = begin.elapsed();
         let len = match &reply.body {
             Body::File(_, n) => *n,
             Body::Bytes(b) => b.len() as u64,
             _ => 0,
         };
-        log::info!(target: "request", "E {what} {} {len} bytes, {:?}", reply.status, begin.elapsed());
+        if module && self.debug_modproxy {
+            log::info!(target: "request", "E {method} {path} {} {len} bytes, {took:?}", reply.status);
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.latency.http_request.observe(took);
+            // the reverse proxy tells of its own, those inside a CONNECT included
+            if module {
+                let outcome = match reply.status {
+                    200..=399 => "answered",
+                    404 | 410 => "not there",
+                    400..=499 => "refused",
+                    _ => "failed",
+                };
+                let what = || path.trim_start_matches("/mod/").to_string();
+                metrics.recent.push("module", what, outcome, Some(len), took);
+            }
+        }
         reply
     }
 }
@@ -89,7 +112,13 @@ mod tests {
         let named = |name: &'static str| -> Option<Arc<dyn Handler>> {
             Some(Arc::new(move |r: Request| Reply::text(200, format!("{name} {}", r.path))))
         };
-        Router { modproxy: named("mod"), revproxy: named("rev"), status: named("status"), debug_modproxy: true }
+        Router {
+            modproxy: named("mod"),
+            revproxy: named("rev"),
+            status: named("status"),
+            debug_modproxy: true,
+            metrics: None,
+        }
     }
 
     fn ask(path: &str, peer: &str) -> (u16, String) {

@@ -83,9 +83,9 @@ macro_rules! latencies {
 latencies! {
     get: "Time from a get request to its answer.",
     put: "Time from a put request, body included, to its answer.",
-    bucket_request: "Time from a bucket request to the head of its answer.",
-    upstream_request: "Time from an upstream request to the head of its answer.",
-    http_request: "Time from an HTTP request to the end of its answer.",
+    bucket_request: "Time from a bucket request to the head of its answer, to its end for a put.",
+    upstream_request: "Time from an upstream request to its answer: its end for modules, its head for the reverse proxy.",
+    http_request: "Time from an HTTP request to the head of its answer.",
 }
 
 macro_rules! groups {

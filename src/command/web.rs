@@ -46,6 +46,7 @@ impl Web {
         let mut router = Router {
             status: Some(Arc::new(status)),
             debug_modproxy: stack.config().debug.mod_proxy(),
+            metrics: Some(stack.metrics.clone()),
             ..Router::default()
         };
         if let Some(modproxy) = &config.mod_proxy {

@@ -109,9 +109,16 @@ impl Depot {
 
     /// Fetches `path` from `upstream` past the store.
     pub fn ask(&self, upstream: &Upstream, path: &str, to: &mut dyn Write) -> Result<u64, FetchError> {
-        self.metrics.modcache.upstream_requests.inc();
-        let got = self.fetcher.get(upstream, path, 1 << 20, to);
+        let got = self.fetch_timed(upstream, path, 1 << 20, to);
         self.note(&got);
+        got
+    }
+
+    fn fetch_timed(&self, upstream: &Upstream, path: &str, limit: u64, to: &mut dyn Write) -> Result<u64, FetchError> {
+        self.metrics.modcache.upstream_requests.inc();
+        let begin = Instant::now();
+        let got = self.fetcher.get(upstream, path, limit, to);
+        self.metrics.latency.upstream_request.observe(begin.elapsed());
         got
     }
 
@@ -179,8 +186,7 @@ impl Depot {
     fn fetch(&self, wanted: &Wanted<'_>, upstream: &Upstream, path: &str) -> Result<(), FetchError> {
         let ours = |e: std::io::Error| FetchError::Failed(500, format!("cannot be stored: {e}"));
         let mut writer: BlobWriter = self.store.writer(wanted.name).map_err(ours)?;
-        self.metrics.modcache.upstream_requests.inc();
-        let got = self.fetcher.get(upstream, path, wanted.limit, &mut writer);
+        let got = self.fetch_timed(upstream, path, wanted.limit, &mut writer);
         self.note(&got);
         let len = got?;
         let sound = if len == 0 && !wanted.mutable {

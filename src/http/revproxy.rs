@@ -18,13 +18,12 @@ mod policy;
 mod reply;
 mod stored;
 mod tee;
+mod tunnel;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::connect::{Places, Secured, Watched};
 use self::flight::{Flights, Leader, Role};
 use self::forward::{Failed, Forwarded, Forwarder, RequestBody};
 use self::headers::Headers;
@@ -32,8 +31,8 @@ use self::hosts::Hosts;
 use self::memory::{Answer, Memory};
 use self::policy::{Keep, Terms};
 use self::reply::{Outcome, Tags};
-use super::exchange::{Body, Handler, Method, Reply, Request, Target};
-use super::server::{Context, ServerLimits, serve_connection};
+use self::tunnel::Places;
+use super::exchange::{Handler, Method, Reply, Request, Target};
 use super::tls::Authority;
 use crate::metrics::Metrics;
 use crate::store::BlobStore;
@@ -44,8 +43,6 @@ const MEMORY: usize = 10 << 20;
 const MAX_STORED: u64 = 4 << 30;
 /// How long a request waits for another's fetch of the same thing.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Tunnels at a time.
-const MAX_TUNNELS: usize = 128;
 
 /// Answers requests to a proxy: absolute URLs and CONNECT.
 pub struct RevProxy(Arc<Inner>);
@@ -79,7 +76,7 @@ impl RevProxy {
             memory: Arc::new(Memory::new(MEMORY)),
             flights: Arc::default(),
             forwarder: Forwarder::new(metrics.clone()),
-            tunnels: Places::new(MAX_TUNNELS),
+            tunnels: Places::new(connect::MAX_TUNNELS),
             metrics,
             debug,
         }))
@@ -102,86 +99,7 @@ impl Handler for RevProxy {
     }
 }
 
-impl RevProxy {
-    fn connect(&self, authority: &str, request: &Request) -> Reply {
-        let counters = &self.0.metrics.proxyconn;
-        if !request.from_loopback() {
-            counters.refused.inc();
-            return Reply::text(403, "CONNECT is for this machine only\n");
-        }
-        if self.0.hosts.contain("https", authority) { self.intercept(authority) } else { self.tunnel(authority) }
-    }
-
-    fn intercept(&self, authority: &str) -> Reply {
-        let metrics = self.0.metrics.clone();
-        let host = hosts::split(authority).0;
-        let config = match self.0.authority.server_config(host, SystemTime::now()) {
-            Ok(config) => config,
-            Err(e) => {
-                metrics.proxyconn.errors.inc();
-                log::warn!("CONNECT {authority}: no certificate: {e}");
-                return Reply::text(502, format!("no certificate for {host}: {e}\n"));
-            }
-        };
-        metrics.proxyconn.intercepted.inc();
-        let (inner, authority) = (self.0.clone(), hosts::normal("https", authority).to_string());
-        Reply::status(200).body(Body::Takeover(Box::new(move |stream| match Secured::accept(stream, config) {
-            Ok(secured) => {
-                let broken = secured.broken();
-                let context = Context { peer: None, origin: Some(("https".to_string(), authority.clone())) };
-                let handler = move |request: Request| inner.inside(request, &authority, &broken);
-                serve_connection(secured, &handler, &ServerLimits::default(), context);
-            }
-            Err(e) => {
-                metrics.proxyconn.errors.inc();
-                log::debug!("CONNECT {authority}: handshake with the client: {e}");
-            }
-        })))
-    }
-
-    fn tunnel(&self, authority: &str) -> Reply {
-        let metrics = self.0.metrics.clone();
-        let Some(place) = self.0.tunnels.take() else {
-            metrics.proxyconn.refused.inc();
-            return Reply::text(503, format!("{MAX_TUNNELS} tunnels are open already\n"));
-        };
-        let target = match connect::dial(authority) {
-            Ok(target) => target,
-            Err(e) => {
-                metrics.proxyconn.errors.inc();
-                let status = if e.kind() == io::ErrorKind::TimedOut { 504 } else { 502 };
-                return Reply::text(status, format!("cannot connect to {authority}: {e}\n"));
-            }
-        };
-        metrics.proxyconn.tunnelled.inc();
-        let authority = authority.to_string();
-        Reply::status(200).body(Body::Takeover(Box::new(move |stream| {
-            let _place = place;
-            if let Err(e) = connect::tunnel(stream, target) {
-                log::debug!("tunnel to {authority} broke: {e}");
-            }
-        })))
-    }
-}
-
 impl Inner {
-    /// A request inside an intercepted connection to `authority`.
-    fn inside(&self, request: Request, authority: &str, broken: &Arc<AtomicBool>) -> Reply {
-        let named = request.header("Host").map(|h| hosts::normal("https", h.trim()).to_ascii_lowercase());
-        let asked = match &request.target {
-            Target::Absolute(scheme, host) => scheme == "https" && hosts::normal(scheme, host) == authority,
-            _ => false,
-        };
-        if !asked || named.is_some_and(|host| host != authority) {
-            return Reply::text(421, format!("this connection was opened for {authority} alone\n"));
-        }
-        let mut reply = self.proxy(request, "https", authority);
-        if let Body::Stream(body, len) = reply.body {
-            reply.body = Body::Stream(Box::new(Watched { body, broken: broken.clone() }), len);
-        }
-        reply
-    }
-
     fn proxy(&self, request: Request, scheme: &str, authority: &str) -> Reply {
         let begin = Instant::now();
         self.metrics.revcache.req_received.inc();

@@ -126,6 +126,7 @@ impl Guard {
             }
             let from = Instant::now();
             let outcome = send(&*self.remote);
+            self.metrics.latency.bucket_request.observe(from.elapsed());
             if kind == Kind::Get {
                 let change = self.breaker().waited(from, Instant::now());
                 self.announce(change);
