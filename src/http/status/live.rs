@@ -73,9 +73,12 @@ impl Live {
             n => format!(" · {} put off", count(n)),
         };
         say("queue-note", format!("{} uploaded{failed}", count(m.upload.done.get())));
+        // until someone looks, nobody measures
+        let unknown = s.cache.estimated && s.cache.files == 0;
         let about = if s.cache.estimated { "about " } else { "" };
-        say("cache-value", bytes(s.cache.bytes));
-        say("cache-note", format!("{about}{} files", count(s.cache.files)));
+        say("cache-value", if unknown { "–".to_string() } else { bytes(s.cache.bytes) });
+        let files = format!("{about}{} files", count(s.cache.files));
+        say("cache-note", if unknown { "being measured".to_string() } else { files });
         let (value, mood) = match (&sources.bucket, s.breaker_open) {
             (None, _) => ("no bucket", "off"),
             (Some(_), false) => ("in use", "ok"),
