@@ -73,9 +73,12 @@ impl Live {
             n => format!(" · {} put off", count(n)),
         };
         say("queue-note", format!("{} uploaded{failed}", count(m.upload.done.get())));
+        // until someone looks, nobody measures
+        let unknown = s.cache.estimated && s.cache.files == 0;
         let about = if s.cache.estimated { "about " } else { "" };
-        say("cache-value", bytes(s.cache.bytes));
-        say("cache-note", format!("{about}{} files", count(s.cache.files)));
+        say("cache-value", if unknown { "–".to_string() } else { bytes(s.cache.bytes) });
+        let files = format!("{about}{} files", count(s.cache.files));
+        say("cache-note", if unknown { "being measured".to_string() } else { files });
         let (value, mood) = match (&sources.bucket, s.breaker_open) {
             (None, _) => ("no bucket", "off"),
             (Some(_), false) => ("in use", "ok"),
@@ -239,7 +242,7 @@ mod tests {
     #[test]
     fn scales_are_round() {
         assert_eq!([0.0, 1.0, 1.5, 3.0, 10.0, 11.0, 999.0].map(nice), [1.0, 1.0, 2.0, 5.0, 10.0, 20.0, 1000.0]);
-        assert_eq!([0.0, 1000.0, 3000.0, 1e6].map(nice_bytes), [1.0, 1024.0, 5120.0, 1048576.0]);
+        assert_eq!([0.0, 1000.0, 3000.0, 1e6].map(nice_bytes), [1.0, 1024.0, 5120.0, 1_024_000.0]);
     }
 
     #[test]
