@@ -18,8 +18,12 @@ mod usage;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::bounded;
 
 use crate::metrics::Metrics;
 use crate::upload::Uploader;
@@ -31,6 +35,8 @@ use readahead::{Advice, Readahead};
 pub use sharing::{ACTION_KIND, ActionSource};
 use usage::Usage;
 
+/// How long the end of a session waits for the manifest to be written.
+pub const SAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A readahead is shared by the clients of its scope that come within this time.
 const SHARE_READAHEAD: Duration = Duration::from_secs(600);
 
@@ -73,10 +79,12 @@ impl Tier {
         scopes.retain(|_, r| r.strong_count() > 0);
         if let Some(shared) = scopes.get(scope).and_then(Weak::upgrade)
             && shared.age() < SHARE_READAHEAD
+            && shared.join()
         {
             return shared;
         }
         let new = Arc::new(Readahead::new(self.fetcher.clone(), scope));
+        new.join();
         scopes.insert(scope.to_string(), Arc::downgrade(&new));
         new
     }
@@ -100,8 +108,13 @@ impl BuildCache {
 
     /// A client of the cache: one session of `go`, whose uses are recorded for `scope`.
     pub fn client(self: &Arc<Self>, scope: Option<&str>) -> Client {
-        let client =
-            Client { cache: self.clone(), readahead: OnceLock::new(), usage: Mutex::default(), streak: Arc::default() };
+        let client = Client {
+            cache: self.clone(),
+            readahead: OnceLock::new(),
+            usage: Mutex::default(),
+            streak: Arc::default(),
+            closed: AtomicBool::new(false),
+        };
         if let Some(scope) = scope {
             client.set_scope(scope);
         }
@@ -121,6 +134,17 @@ pub struct Client {
     readahead: OnceLock<Arc<Readahead>>,
     usage: Mutex<Usage>,
     streak: Arc<Streak>,
+    closed: AtomicBool,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(readahead) = self.readahead.get()
+            && !self.closed.load(Ordering::Relaxed)
+        {
+            readahead.close();
+        }
+    }
 }
 
 impl Client {
@@ -259,13 +283,30 @@ impl Client {
     }
 
     /// Writes what this session used into its scope's manifest. Call it when the session has
-    /// ended; it asks the bucket twice at most, unless others write at the same time.
+    /// ended; it asks the bucket twice at most, unless others write at the same time, and returns
+    /// after [`SAVE_TIMEOUT`] whatever the bucket does.
     pub fn close(&self) {
-        let Some(readahead) = self.readahead.get() else { return };
+        let Some(readahead) = self.readahead.get().cloned() else { return };
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let left = readahead.close();
-        let (Some(tier), true) = (&self.cache.tier, readahead.begun()) else { return };
+        if !readahead.begun() {
+            return;
+        }
         let used = self.usage.lock().expect("no holder panics").take();
-        sharing::save_manifest(tier, readahead, left, &used);
+        let (cache, (done, wait)) = (self.cache.clone(), bounded::<()>(1));
+        let save = move || {
+            if let Some(tier) = &cache.tier {
+                sharing::save_manifest(tier, &readahead, left, &used);
+            }
+            drop(done);
+        };
+        match thread::Builder::new().name("save".into()).spawn(save) {
+            // closed, when the thread is done
+            Ok(_) => drop(wait.recv_timeout(SAVE_TIMEOUT)),
+            Err(e) => log::warn!("cannot write the manifest: {e}"),
+        }
     }
 
     fn store(&self, action: &ActionId, output: OutputId, body: &[u8], time: SystemTime) -> io::Result<Hit> {

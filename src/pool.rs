@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -36,20 +37,27 @@ impl Pool {
         if pending > self.threads.len() && self.threads.len() < self.limit {
             self.start();
         }
+        // a cgroup may be short of threads for a moment; without a single one nothing is answered
+        for _ in 0..50 {
+            if !self.threads.is_empty() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+            self.start();
+        }
+        assert!(!self.threads.is_empty(), "this system lets us start no thread at all");
         self.queue.send(Box::new(job)).expect("the pool holds a receiver");
     }
 
     /// Waits for every job, and ends the threads.
     pub fn finish(self) {
-        let Pool { queue, threads, jobs, .. } = self;
+        let Pool { queue, threads, .. } = self;
         drop(queue);
         for thread in threads {
             if thread.join().is_err() {
                 log::error!("a worker panicked");
             }
         }
-        // only without a single thread is there anything left
-        jobs.iter().for_each(|job| job());
     }
 
     fn start(&mut self) {
@@ -62,13 +70,7 @@ impl Pool {
         };
         match thread::Builder::new().name(format!("{}-{}", self.name, self.threads.len())).spawn(work) {
             Ok(thread) => self.threads.push(thread),
-            Err(e) => {
-                log::error!("cannot start a worker: {e}");
-                // with none at all, nobody would empty the queue
-                if self.threads.is_empty() {
-                    self.jobs.try_iter().for_each(|job| job());
-                }
-            }
+            Err(e) => log::warn!("cannot start a worker: {e}"),
         }
     }
 }

@@ -62,7 +62,10 @@ struct State {
     /// Fresh uploads that did not fit in memory.
     spilled: bool,
     busy_fresh: usize,
+    busy_adopted: usize,
     idle: usize,
+    /// Names that were put again while their upload was under way.
+    again: HashSet<String>,
     stopping: bool,
 }
 
@@ -89,7 +92,7 @@ struct Session {
 pub struct QueueState {
     /// Uploads waiting in memory.
     pub waiting: usize,
-    /// Fresh uploads under way.
+    /// Uploads under way.
     pub busy: usize,
 }
 
@@ -146,6 +149,7 @@ impl Uploader {
                 return;
             }
             if !state.known.insert(job.marker()) {
+                state.again.insert(job.marker());
                 return;
             }
             state.fresh.push_back(job);
@@ -182,17 +186,43 @@ impl Uploader {
         self.shared.session.get().map_or(0, |s| markers(&s.dir).map_or(0, |m| m.len()))
     }
 
-    /// Ends the workers after the uploads they are at, and joins them. Call [`Self::drain`] first.
+    /// Tries again what has failed and stayed marked, where the bucket can be asked and nothing
+    /// else is to do.
+    pub fn retry(&self) {
+        if !self.shared.bucket.available() || self.shared.session.get().is_none() {
+            return;
+        }
+        {
+            let mut state = self.shared.lock();
+            if !state.known.is_empty() || state.stopping {
+                return;
+            }
+            state.spilled = true;
+        }
+        self.shared.changed.notify_one();
+        self.start_worker();
+    }
+
+    /// Ends the workers after the uploads they are at, and joins them, unless one of those is
+    /// under way still: it may take as long as its time-outs, and nothing is lost by leaving it.
+    /// Call [`Self::drain`] first.
     pub fn stop(&self) {
-        self.shared.lock().stopping = true;
+        let busy = {
+            let mut state = self.shared.lock();
+            state.stopping = true;
+            state.busy_fresh + state.busy_adopted
+        };
         self.shared.changed.notify_all();
+        if busy > 0 {
+            return;
+        }
         for worker in self.workers.lock().expect("no holder panics").drain(..) {
             if worker.join().is_err() {
                 log::error!("an upload worker panicked");
             }
         }
         if let Some(s) = self.shared.session.get() {
-            // only an empty directory goes
+            // only an empty directory goes; one that a late put has marked in is adopted
             if markers(&s.dir).is_ok_and(|m| m.is_empty()) {
                 let _ = fs::remove_file(s.dir.join(LOCK));
                 let _ = fs::remove_dir(&s.dir);
@@ -203,7 +233,7 @@ impl Uploader {
     /// How the queue looks now.
     pub fn state(&self) -> QueueState {
         let s = self.shared.lock();
-        QueueState { waiting: s.fresh.len() + s.adopted.len(), busy: s.busy_fresh }
+        QueueState { waiting: s.fresh.len() + s.adopted.len(), busy: s.busy_fresh + s.busy_adopted }
     }
 
     fn start_worker(&self) {
@@ -220,6 +250,8 @@ impl Uploader {
 }
 
 const LOCK: &str = ".lock";
+/// A key that is asked for while the breaker is open; no such object is ever written.
+const PROBE: &str = "v1/probe";
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -229,21 +261,32 @@ impl Shared {
     fn work(&self) {
         let mut state = self.lock();
         loop {
+            if state.stopping {
+                return;
+            }
             let job = state.fresh.pop_front().or_else(|| state.adopted.pop_front());
             if let Some(job) = job {
-                state.busy_fresh += job.fresh as usize;
+                let count = if job.fresh { &mut state.busy_fresh } else { &mut state.busy_adopted };
+                *count += 1;
                 drop(state);
                 self.run(&job);
                 state = self.lock();
-                state.busy_fresh -= job.fresh as usize;
-                state.known.remove(&job.marker());
+                let count = if job.fresh { &mut state.busy_fresh } else { &mut state.busy_adopted };
+                *count -= 1;
+                let marker = job.marker();
+                if state.again.remove(&marker) {
+                    state.fresh.push_back(Job { fresh: true, ..job });
+                } else {
+                    state.known.remove(&marker);
+                }
                 self.changed.notify_all();
             } else if state.spilled {
                 state.spilled = false;
                 // counts as busy, so that draining does not end between the flag and the queue
                 state.busy_fresh += 1;
                 drop(state);
-                let again = self.rescan();
+                // what a bucket that is left alone did not take stays marked
+                let again = if self.bucket.available() { self.rescan() } else { Vec::new() };
                 state = self.lock();
                 state.busy_fresh -= 1;
                 for job in again {
@@ -256,8 +299,6 @@ impl Shared {
                     }
                 }
                 self.changed.notify_all();
-            } else if state.stopping {
-                return;
             } else {
                 state.idle += 1;
                 state = self.changed.wait(state).expect("no holder panics");
@@ -268,12 +309,24 @@ impl Shared {
 
     fn run(&self, job: &Job) {
         let Some(source) = self.source(job.kind) else { return };
+        let unmark = || {
+            if let Some(s) = self.session.get() {
+                let _ = fs::remove_file(s.dir.join(job.marker()));
+            }
+        };
+        if !self.bucket.writable() {
+            return unmark(); // these credentials can never send it
+        }
+        if !self.bucket.available() {
+            // nothing is read and compressed for nothing; asking lets the breaker try the bucket
+            let _ = self.bucket.head(PROBE);
+            self.metrics.upload.failed.inc();
+            return;
+        }
         match source.upload(&job.name, &self.bucket) {
             Ok(()) => {
                 self.metrics.upload.done.inc();
-                if let Some(s) = self.session.get() {
-                    let _ = fs::remove_file(s.dir.join(job.marker()));
-                }
+                unmark();
             }
             Err(e) => {
                 self.metrics.upload.failed.inc();
@@ -342,7 +395,8 @@ impl Shared {
             if name.split('-').next() != Some(&self.bucket_tag) {
                 continue;
             }
-            let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+            // one without a lock was left between the two steps of its removal
+            let Ok(lock) = File::options().create(true).append(true).open(path.join(LOCK)) else { continue };
             if lock.try_lock().is_err() {
                 continue; // alive
             }
@@ -354,7 +408,10 @@ impl Shared {
 
     /// Moves the markers of a dead session, whose lock the caller holds, into ours.
     fn take_over(&self, dead: &Path) -> io::Result<usize> {
-        let names = markers(dead)?;
+        let names = match markers(dead) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0), // another was faster
+            other => other?,
+        };
         let mut taken = Vec::new();
         if !names.is_empty() {
             let ours = self.session()?;

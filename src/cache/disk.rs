@@ -88,6 +88,11 @@ impl DiskCache {
         Ok(Some(Hit { output, size, time, path }))
     }
 
+    /// Whether [`Self::get`] would find `action`; not counted as a use.
+    pub fn contains(&self, action: &ActionId) -> bool {
+        matches!(self.read_action(&action.to_string()), Ok(Some((output, size, _))) if self.has_output(&output, size))
+    }
+
     /// Where the bytes of `output` are or would be.
     pub fn output_path(&self, output: &OutputId) -> PathBuf {
         sharded_path(&self.root, OUTPUT, &output.to_string())
@@ -101,7 +106,11 @@ impl DiskCache {
     /// Starts to take in the bytes of `output`. Where it is there already, they are checked all
     /// the same but not written again.
     pub fn write_output(&self, output: OutputId, size: u64) -> io::Result<OutputWriter<'_>> {
-        let temp = if self.has_output(&output, size) {
+        let path = self.output_path(&output);
+        let present = fs::symlink_metadata(&path).ok().filter(|m| m.is_file() && m.len() == size);
+        let temp = if let Some(meta) = present {
+            // it is about to be handed out, so pruning must see it used
+            self.touch(&path, &meta);
             None
         } else {
             let shard = self.root.join(OUTPUT).join(format!("{:02x}", output.0[0]));

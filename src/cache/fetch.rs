@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::disk::{DiskCache, Hit};
 use super::entry::{self, Codec, DecodeError};
@@ -14,6 +14,9 @@ use super::id::{ActionId, OutputId};
 use crate::config::Layout;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
+
+/// How long a get waits for another's fetch of the same action before it is a miss.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Fetches entries of one bucket.
 pub struct Fetcher {
@@ -89,12 +92,18 @@ impl Fetcher {
         };
         if let Some(flight) = flight {
             let mut landed = flight.landed.lock().expect("no holder panics");
+            let deadline = Instant::now() + PATIENCE;
             while !*landed {
-                landed = flight.changed.wait(landed).expect("no holder panics");
+                let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Fetched::Missing };
+                landed = flight.changed.wait_timeout(landed, left).expect("no holder panics").0;
             }
             return Fetched::ByAnother;
         }
         let _landing = Landing { fetcher: self, action };
+        // another's fetch may have landed between our caller's look at the disk and now
+        if self.disk.contains(action) {
+            return Fetched::ByAnother;
+        }
         let result = match self.layout {
             Layout::Single => self.single(action),
             Layout::Classic => self.classic(action, known),

@@ -34,6 +34,9 @@ const FETCHERS: usize = 24;
 /// How long a close waits for fetches under way, which nobody needs any more.
 const CLOSE_WAIT: Duration = Duration::from_millis(250);
 
+/// How long fetchers wait before they look at a bucket again that is left alone.
+const RECOVERY: Duration = Duration::from_secs(1);
+
 /// What is known of an action that a get asks for.
 #[derive(Debug)]
 pub enum Advice {
@@ -64,6 +67,8 @@ struct State {
     phase: Phase,
     closing: bool,
     threads: usize,
+    /// Clients that share this readahead.
+    users: usize,
 }
 
 #[derive(Default)]
@@ -107,6 +112,13 @@ impl Readahead {
     /// How long ago this was made.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Adds a client; `false` when the last one has left already. Each leaves by [`Self::close`].
+    pub fn join(&self) -> bool {
+        let mut state = self.shared.lock();
+        state.users += !state.closing as usize;
+        !state.closing
     }
 
     /// Starts to load the manifest, the first time it is called.
@@ -168,24 +180,23 @@ impl Readahead {
         matches!(&self.shared.lock().phase, Phase::Loaded(loaded) if loaded.index.contains_key(id))
     }
 
-    /// Stops fetching and returns what the next manifest needs to know. Waits a moment for
-    /// fetches under way; those that take longer end by themselves.
+    /// Takes a client out and returns what the next manifest needs to know. With the last one,
+    /// fetching stops; fetches under way are waited for a moment, those that take longer end by
+    /// themselves.
     pub fn close(&self) -> Left {
         let deadline = Instant::now() + CLOSE_WAIT;
         let mut state = self.shared.lock();
+        state.users = state.users.saturating_sub(1);
+        if state.users > 0 {
+            return state.left(false);
+        }
         state.closing = true;
         self.shared.changed.notify_all();
         while state.threads > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
             state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
         }
-        match &state.phase {
-            Phase::Loaded(loaded) => Left {
-                base: Some((loaded.manifest.clone(), loaded.etag.clone())),
-                wasted: loaded.window.wasted().map(|i| loaded.manifest.entries[i].action).collect(),
-            },
-            _ => Left { base: None, wasted: Vec::new() },
-        }
+        state.left(true)
     }
 
     /// Whether the bucket was turned to at all.
@@ -198,6 +209,18 @@ impl Drop for Readahead {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.changed.notify_all();
+    }
+}
+
+impl State {
+    /// What is left; `wasted` is for the last client to say, others may still use the entries.
+    fn left(&self, wasted: bool) -> Left {
+        let Phase::Loaded(loaded) = &self.phase else { return Left { base: None, wasted: Vec::new() } };
+        let unused = loaded.window.wasted().filter(|_| wasted);
+        Left {
+            base: Some((loaded.manifest.clone(), loaded.etag.clone())),
+            wasted: unused.map(|i| loaded.manifest.entries[i].action).collect(),
+        }
     }
 }
 
@@ -254,6 +277,11 @@ impl Shared {
             if state.closing {
                 return;
             }
+            if !self.fetcher.bucket().available() {
+                // the breaker closes without telling us
+                state = self.changed.wait_timeout(state, RECOVERY).expect("no holder panics").0;
+                continue;
+            }
             let Phase::Loaded(loaded) = &mut state.phase else { return };
             let Some(i) = loaded.window.next() else {
                 state = self.changed.wait(state).expect("no holder panics");
@@ -261,13 +289,15 @@ impl Shared {
             };
             let manifest = loaded.manifest.clone();
             drop(state);
+            // each wakes the next before it goes off, so that a wide window is served widely
+            self.changed.notify_one();
             let moved = self.fetch_one(&manifest.entries[i]);
             state = self.lock();
-            if let Phase::Loaded(loaded) = &mut state.phase {
-                let asked = loaded.window.done(i, moved);
-                if asked {
-                    self.fetcher.metrics().readahead.used_bytes.add(moved.unwrap_or(0));
-                }
+            let Phase::Loaded(loaded) = &mut state.phase else { return };
+            if moved.is_none() && !self.fetcher.bucket().available() {
+                loaded.window.give_back(i);
+            } else if loaded.window.done(i, moved) {
+                self.fetcher.metrics().readahead.used_bytes.add(moved.unwrap_or(0));
             }
             // room for the next may have come up
             self.changed.notify_one();
@@ -277,7 +307,7 @@ impl Shared {
     /// Fetches one entry; returns the bytes moved, `None` when it was not fetched here.
     fn fetch_one(&self, entry: &manifest::Entry) -> Option<u64> {
         let action = ActionId::new(&entry.action)?;
-        if !self.fetcher.bucket().available() || self.fetcher.disk().get(&action).is_ok_and(|hit| hit.is_some()) {
+        if self.fetcher.disk().contains(&action) {
             return None;
         }
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
@@ -294,28 +324,29 @@ pub enum Loading {
     Found(Manifest, String, u64),
     /// It still has the tag asked about.
     Unchanged,
-    /// There is none that could be used; the tag of the one that could not.
+    /// There is none, or none that could be used: then its tag.
     None(Option<String>),
+    /// It could not be read, and so must not be replaced.
+    Failed,
 }
 
 /// Reads the manifest under `key`, unless it still has the tag `known`.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
-    let object = match known {
-        None => match fetcher.bucket().get(key) {
-            Some(object) => object,
-            None => return Loading::None(None),
-        },
-        Some(etag) => match fetcher.bucket().get_if_changed(key, etag) {
-            remote::Fetched::Found(object) => object,
-            remote::Fetched::Unchanged => return Loading::Unchanged,
-            remote::Fetched::Missing => return Loading::None(None),
-        },
+    let fetched = match known {
+        None => fetcher.bucket().try_get(key),
+        Some(etag) => fetcher.bucket().get_if_changed(key, etag),
+    };
+    let object = match fetched {
+        remote::Fetched::Found(object) => object,
+        remote::Fetched::Unchanged => return Loading::Unchanged,
+        remote::Fetched::Missing => return Loading::None(None),
+        remote::Fetched::Failed => return Loading::Failed,
     };
     let etag = object.etag;
     let mut stored = Vec::new();
     if let Err(e) = object.body.take(manifest::MAX_STORED + 1).read_to_end(&mut stored) {
         log::debug!("reading the manifest: {e}");
-        return Loading::None(None);
+        return Loading::Failed;
     }
     let decoded = if stored.len() as u64 > manifest::MAX_STORED {
         Err(format!("longer than {} bytes", manifest::MAX_STORED))

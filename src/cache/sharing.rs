@@ -87,6 +87,7 @@ pub fn save_manifest(tier: &Tier, readahead: &Readahead, left: Left, used: &[Use
             }
             // one that cannot be used is replaced
             Loading::None(etag) => (Manifest::default(), etag),
+            Loading::Failed => return,
         };
         if !manifest.merge(used, &left.wasted, today, know, &mut body) {
             return;

@@ -26,20 +26,24 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
         let once = Mutex::new(false);
         Arc::new(move || {
             let mut ended = once.lock().unwrap_or_else(|e| e.into_inner());
-            if !std::mem::replace(&mut *ended, true) {
+            let first = !std::mem::replace(&mut *ended, true);
+            if first {
                 stack.drain();
                 client.close();
                 stack.close();
             }
+            first
         })
     };
     let stop = end.clone();
     let greeted = || {
         // no later than the first request could come, and no sooner than the greeting is out
         let handlers = signals::first_then_exit(move || {
-            stop();
-            // the reader is blocked on stdin and cannot be joined
-            std::process::exit(0);
+            if stop() {
+                // the reader is blocked on stdin and cannot be joined
+                std::process::exit(0);
+            }
+            // else the session was first, and answers the close that it was asked for
         });
         if let Err(e) = handlers {
             log::warn!("{e}");
@@ -55,7 +59,9 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     let options = stack.session_options(false);
     let stdin = io::stdin().lock();
     // `StdinLock` is buffered, the reader is too: large reads pass through
-    session::run(stdin, io::stdout(), &client, &options, greeted, || end())
-        .map(|()| Exit::Success)
-        .map_err(|e| Error::failed(e.to_string()))
+    session::run(stdin, io::stdout(), &client, &options, greeted, || {
+        end();
+    })
+    .map(|()| Exit::Success)
+    .map_err(|e| Error::failed(e.to_string()))
 }

@@ -23,6 +23,9 @@ use crate::config::PluginAddr;
 use crate::error::Error;
 use crate::session::{self, Options};
 
+/// How long sessions whose input was ended may take to end: their manifests are written meanwhile.
+const LAST_ANSWERS: Duration = Duration::from_secs(15);
+
 /// A client's connection.
 enum Conn {
     Tcp(TcpStream),
@@ -37,12 +40,12 @@ impl Conn {
         })
     }
 
-    /// Ends what can still be read; answers can still be written.
-    fn end_input(&self) {
+    /// Ends one direction or both.
+    fn shutdown(&self, how: Shutdown) {
         // a client that is gone has ended it already
         let _ = match self {
-            Conn::Tcp(s) => s.shutdown(Shutdown::Read),
-            Conn::Unix(s) => s.shutdown(Shutdown::Read),
+            Conn::Tcp(s) => s.shutdown(how),
+            Conn::Unix(s) => s.shutdown(how),
         };
     }
 }
@@ -149,17 +152,14 @@ impl Listener {
         if let Socket::Unix(_, path) = &self.shared.socket {
             let _ = fs::remove_file(path);
         }
-        let mut sessions = self.shared.lock();
-        if !sessions.open.is_empty() {
-            log::info!("waiting for {} sessions to end", sessions.open.len());
+        if !self.shared.wait_for_sessions(deadline) {
+            self.shared.lock().open.values().for_each(|conn| conn.shutdown(Shutdown::Read));
+            // a client that does not read its answers would hold us for ever
+            if !self.shared.wait_for_sessions(Instant::now() + LAST_ANSWERS) {
+                self.shared.lock().open.values().for_each(|conn| conn.shutdown(Shutdown::Both));
+            }
         }
-        while !sessions.open.is_empty() {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
-            sessions = self.shared.ended.wait_timeout(sessions, left).expect("no holder panics").0;
-        }
-        sessions.open.values().for_each(Conn::end_input);
-        let threads = std::mem::take(&mut sessions.threads);
-        drop(sessions);
+        let threads = std::mem::take(&mut self.shared.lock().threads);
         for thread in threads {
             let _ = thread.join();
         }
@@ -171,11 +171,21 @@ impl Shared {
         self.sessions.lock().expect("no holder panics")
     }
 
-    /// Lets a blocked accept return.
+    /// Waits for every session to end; `false` when some have not by `deadline`.
+    fn wait_for_sessions(&self, deadline: Instant) -> bool {
+        let mut sessions = self.lock();
+        while !sessions.open.is_empty() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            sessions = self.ended.wait_timeout(sessions, left).expect("no holder panics").0;
+        }
+        true
+    }
+
+    /// Lets a blocked accept return, also where the socket's file is gone.
     fn wake(&self) {
         let _ = match &self.socket {
-            Socket::Tcp(l) => l.local_addr().and_then(TcpStream::connect).map(drop),
-            Socket::Unix(_, path) => UnixStream::connect(path).map(drop),
+            Socket::Tcp(l) => rustix::net::shutdown(l, rustix::net::Shutdown::Both),
+            Socket::Unix(l, _) => rustix::net::shutdown(l, rustix::net::Shutdown::Both),
         };
     }
 

@@ -29,6 +29,9 @@ use crate::error::{Error, Exit};
 /// waited for.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// In place of a process id once the command has ended.
+const ENDED: i32 = -1;
+
 /// Runs the command.
 pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     let start = Instant::now();
@@ -69,11 +72,16 @@ fn wait(mut command: Command, name: &OsString) -> Result<process::ExitStatus, Er
     let pid = Arc::new(AtomicI32::new(0));
     let target = pid.clone();
     signals::each(move |caught| {
+        let pid = target.load(Ordering::SeqCst);
+        if pid == ENDED {
+            // the command is done, and only uploads hold us up: they stay marked
+            process::exit(128 + caught.signal);
+        }
         // the terminal's ^C went to the command too
         if caught.signal == SIGINT && caught.from_terminal {
             return;
         }
-        let pid = Pid::from_raw(target.load(Ordering::SeqCst));
+        let pid = Pid::from_raw(pid);
         if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(caught.signal)) {
             // it may have ended just now
             let _ = kill_process(pid, signal);
@@ -82,7 +90,7 @@ fn wait(mut command: Command, name: &OsString) -> Result<process::ExitStatus, Er
     let mut child: Child = command.spawn().map_err(|e| Error::failed(format!("{}: {e}", name.to_string_lossy())))?;
     pid.store(i32::try_from(child.id()).unwrap_or(0), Ordering::SeqCst);
     let status = child.wait().map_err(|e| Error::failed(format!("waiting for {}: {e}", name.to_string_lossy())))?;
-    pid.store(0, Ordering::SeqCst);
+    pid.store(ENDED, Ordering::SeqCst);
     Ok(status)
 }
 

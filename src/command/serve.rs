@@ -15,7 +15,7 @@ use super::web::Web;
 use crate::config::ServeConfig;
 use crate::error::{Error, Exit};
 
-/// How often the uploads of dead processes are looked for, and pruning is considered.
+/// How often unfinished uploads are looked for, and pruning is considered.
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
@@ -36,8 +36,7 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
         bucket.warm_up();
     }
     while stop.recv_timeout(MAINTENANCE) == Err(RecvTimeoutError::Timeout) {
-        stack.adopt();
-        stack.prune();
+        stack.maintain();
     }
     log::info!("stopping; a second signal ends at once");
     web.iter().for_each(Web::announce_stop);

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cache::disk::{DiskCache, make_real_dir};
@@ -20,6 +21,8 @@ use crate::upload::Uploader;
 
 /// The time of last use is kept at least this exactly.
 const USE_GRANULARITY: Duration = Duration::from_secs(3600);
+/// A server keeps what was used within this time, for the sessions that it was handed out to.
+const IN_USE: Duration = Duration::from_secs(3600);
 /// Its mtime is when the directory was last pruned by age.
 const PRUNE_STAMP: &str = "last-prune";
 
@@ -37,6 +40,8 @@ pub struct Stack {
     budget: Arc<Budget>,
     config: Config,
     started: SystemTime,
+    /// Puts and fetches counted when it was last pruned by size.
+    pruned_at: AtomicU64,
 }
 
 impl Stack {
@@ -58,6 +63,7 @@ impl Stack {
             budget: Budget::new(config.body_memory),
             config: config.clone(),
             started: SystemTime::now(),
+            pruned_at: AtomicU64::new(0),
             metrics: metrics.clone(),
         };
         let Some(shared) = &config.bucket else { return Ok(stack) };
@@ -109,16 +115,28 @@ impl Stack {
         }
     }
 
-    /// Prunes as the configuration says: by age now and then, by size whenever something was added.
-    pub fn prune(&self) {
+    /// What a running server does now and then: finishes uploads, its own that have failed and
+    /// those of dead processes, and prunes what nobody has used for a while.
+    pub fn maintain(&self) {
+        self.adopt();
+        if let Some(uploader) = &self.uploader {
+            uploader.retry();
+        }
+        self.prune(SystemTime::now() - IN_USE);
+    }
+
+    /// Prunes as the configuration says, but nothing used since `keep_since`: by age now and then,
+    /// by size whenever something was added.
+    fn prune(&self, keep_since: SystemTime) {
         let Config { expiry, max_size, cache_dir, .. } = &self.config;
-        let added = self.metrics.server.put_requests.get() + self.metrics.host.get_fault_hit.get() > 0;
+        let total = self.metrics.server.put_requests.get() + self.metrics.host.get_fault_hit.get();
+        let added = self.pruned_at.swap(total, Ordering::Relaxed) != total;
         let by_age = expiry.filter(|_| self.age_prune_due());
         let by_size = max_size.filter(|_| added);
         if by_age.is_none() && by_size.is_none() {
             return;
         }
-        match prune::prune(cache_dir, &self.limits(by_age, by_size), SystemTime::now()) {
+        match prune::prune(cache_dir, &self.limits(by_age, by_size, keep_since), SystemTime::now()) {
             Ok(report) => log::info!(
                 "pruned {} actions and {} outputs of {} bytes; {} bytes left",
                 report.removed_actions,
@@ -138,19 +156,16 @@ impl Stack {
     /// Takes the stack down after its sessions have ended and their uploads were drained.
     pub fn close(&self) {
         if let Some(uploader) = &self.uploader {
-            // workers at an upload that the deadline has cut off are not waited for
-            if uploader.state().busy == 0 {
-                uploader.stop();
-            }
+            uploader.stop();
         }
-        self.prune();
+        self.prune(self.started);
         if self.config.metrics {
             eprintln!("{}", self.metrics.to_json());
         }
     }
 
-    fn limits(&self, expiry: Option<Duration>, max_size: Option<u64>) -> Limits {
-        Limits { expiry, max_size, keep_since: self.started, granularity: granularity(self.config.expiry) }
+    fn limits(&self, expiry: Option<Duration>, max_size: Option<u64>, keep_since: SystemTime) -> Limits {
+        Limits { expiry, max_size, keep_since, granularity: granularity(self.config.expiry) }
     }
 
     /// Whether it is time to look for what has expired: every tenth of the expiry, at most hourly.

@@ -28,8 +28,10 @@ pub struct Bucket {
 
 /// Outcome of a conditional get.
 pub enum Fetched {
-    /// There is no such object, or the bucket cannot be asked now.
+    /// There is no such object.
     Missing,
+    /// It could not be had; logged and counted.
+    Failed,
     /// It still has the tag asked about.
     Unchanged,
     /// Here it is.
@@ -95,8 +97,13 @@ impl Bucket {
     pub fn get(&self, key: &str) -> Option<Object> {
         match self.fetch(key, None) {
             Fetched::Found(object) => Some(object),
-            Fetched::Missing | Fetched::Unchanged => None,
+            Fetched::Missing | Fetched::Unchanged | Fetched::Failed => None,
         }
+    }
+
+    /// As [`Self::get`], but tells an absent object from one that could not be had.
+    pub fn try_get(&self, key: &str) -> Fetched {
+        self.fetch(key, None)
     }
 
     /// Opens `key` unless it still has the tag `etag`.
@@ -106,17 +113,27 @@ impl Bucket {
 
     fn fetch(&self, key: &str, etag: Option<&str>) -> Fetched {
         let policy = &self.policy;
+        let mut outcome = Fetched::Missing;
         for prefix in policy.write_prefix.iter().chain([&policy.prefix]) {
+            let fallback = policy.write_prefix.is_some() && std::ptr::eq(prefix, &policy.prefix);
             let key = join(prefix, key);
-            let outcome = self.guard.attempt(Kind::Get, &key, |remote| remote.get(&key, etag));
-            match outcome {
-                Ok(Some(object)) => return Fetched::Found(Guard::watch(&self.guard, object)),
+            // the tag is that of the object that puts replace
+            let etag = etag.filter(|_| !fallback);
+            match self.guard.attempt(Kind::Get, &key, |remote| remote.get(&key, etag)) {
+                Ok(Some(mut object)) => {
+                    if fallback {
+                        object.etag = None;
+                    }
+                    return Fetched::Found(Guard::watch(&self.guard, object));
+                }
                 Ok(None) => self.guard.breaker().success(Instant::now()),
                 Err(RemoteError::NotModified) => return Fetched::Unchanged,
-                Err(_) => return Fetched::Missing,
+                // who may not list is told 403 of what is not there: the next prefix may have it
+                Err(RemoteError::Forbidden(_)) => outcome = Fetched::Failed,
+                Err(_) => return Fetched::Failed,
             }
         }
-        Fetched::Missing
+        outcome
     }
 
     /// Tells whether `key` is there under the prefix that puts go to. Failures are `None`.

@@ -58,6 +58,8 @@ pub struct Window {
 struct Cursor {
     start: usize,
     next: usize,
+    /// The furthest entry asked for.
+    seen: usize,
     touched: u64,
 }
 
@@ -117,19 +119,36 @@ impl Window {
         }
         // the place that go was seen at last comes first
         self.cursors.sort_unstable_by_key(|c| std::cmp::Reverse(c.touched));
+        let room = self.used + self.speculation - self.unused - self.pending;
         for cursor in &mut self.cursors {
-            while let Some(&fate) = self.fates.get(cursor.next) {
+            // entries that cost no room, because they are local, do not draw the window further
+            let end = self.fates.len().min(cursor.seen + self.limit + SKIP);
+            while cursor.next < end {
                 let i = cursor.next;
                 cursor.next += 1;
-                if fate == Fate::Open {
+                let estimate = u64::from(self.sizes[i]) / RATIO;
+                // one larger than the room is left to be asked for
+                if self.fates[i] == Fate::Open && estimate <= room {
                     self.fates[i] = Fate::Pending;
                     self.ahead += 1;
-                    self.pending += self.estimate(i);
+                    self.pending += estimate;
                     return Some(i);
                 }
             }
         }
         None
+    }
+
+    /// Entry `i` could not be fetched now, but may be later.
+    pub fn give_back(&mut self, i: usize) {
+        if self.fates[i] == Fate::Pending {
+            self.fates[i] = Fate::Open;
+            self.ahead -= 1;
+            self.pending -= self.estimate(i);
+            for cursor in self.cursors.iter_mut().filter(|c| c.start <= i) {
+                cursor.next = cursor.next.min(i);
+            }
+        }
     }
 
     /// The fetch of entry `i` has ended, and moved so many bytes. Returns whether it was asked for
@@ -173,6 +192,7 @@ impl Window {
         let tick = self.tick;
         if let Some(cursor) = self.cursors.iter_mut().find(|c| (c.start..c.next + SKIP).contains(&i)) {
             cursor.touched = tick;
+            cursor.seen = cursor.seen.max(i);
             return;
         }
         if !self.cursors.is_empty() {
@@ -183,7 +203,7 @@ impl Window {
         {
             self.cursors.swap_remove(oldest);
         }
-        self.cursors.push(Cursor { start: i, next: i + 1, touched: tick });
+        self.cursors.push(Cursor { start: i, next: i + 1, seen: i, touched: tick });
     }
 }
 
@@ -281,6 +301,38 @@ mod tests {
         assert!(window.done(i, Some(7)));
         assert_eq!((window.used, window.unused, window.pending, window.ahead), (7, 0, 0, 0));
         assert_eq!(window.wasted().count(), 0);
+    }
+
+    #[test]
+    fn what_is_given_back_is_handed_out_again() {
+        let mut window = Window::new(&manifest(100, 30), 0);
+        window.ask(0);
+        let first = window.next().unwrap();
+        let second = window.next().unwrap();
+        window.give_back(first);
+        assert_eq!(window.next(), Some(first));
+        assert_eq!(window.next(), Some(second + 1));
+    }
+
+    #[test]
+    fn local_entries_do_not_draw_it_further() {
+        let mut window = Window::new(&manifest(10_000, 10), 0);
+        window.ask(0);
+        let mut last = 0;
+        while let Some(i) = window.next() {
+            window.done(i, None);
+            last = i;
+        }
+        assert!(last < 1000, "{last}");
+    }
+
+    #[test]
+    fn one_too_large_is_left_to_be_asked_for() {
+        let mut m = manifest(10, 10);
+        m.entries[1].size = 100 << 20;
+        let mut window = Window::new(&m, 0);
+        window.ask(0);
+        assert_eq!(window.next(), Some(2));
     }
 
     #[test]
