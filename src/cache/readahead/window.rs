@@ -125,15 +125,20 @@ impl Window {
             let end = self.fates.len().min(cursor.seen + self.limit + SKIP);
             while cursor.next < end {
                 let i = cursor.next;
-                cursor.next += 1;
                 let estimate = u64::from(self.sizes[i]) / RATIO;
-                // one larger than the room is left to be asked for
-                if self.fates[i] == Fate::Open && estimate <= room {
-                    self.fates[i] = Fate::Pending;
-                    self.ahead += 1;
-                    self.pending += estimate;
-                    return Some(i);
+                if self.fates[i] != Fate::Open || estimate > self.speculation.max(room) {
+                    // one so large is left to be asked for
+                    cursor.next += 1;
+                    continue;
                 }
+                if estimate > room {
+                    return None;
+                }
+                cursor.next += 1;
+                self.fates[i] = Fate::Pending;
+                self.ahead += 1;
+                self.pending += estimate;
+                return Some(i);
             }
         }
         None
