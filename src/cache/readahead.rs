@@ -226,7 +226,12 @@ impl Shared {
                 let window = Window::new(&manifest, stored);
                 (Some(Loaded { manifest: Arc::new(manifest), etag, index, window }), stored)
             }
-            _ => (None, 0),
+            Loading::Bad(_, why) => {
+                let bucket = self.fetcher.bucket().identity();
+                log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
+                (None, 0)
+            }
+            Loading::Unchanged | Loading::None => (None, 0),
         };
         let mut state = self.lock();
         let Some(loaded) = loaded else {
@@ -294,8 +299,10 @@ pub enum Loading {
     Found(Manifest, String, u64),
     /// It still has the tag asked about.
     Unchanged,
-    /// There is none that could be used; the tag of the one that could not.
-    None(Option<String>),
+    /// There is one that cannot be used: its tag, and why.
+    Bad(Option<String>, String),
+    /// There is none, or it cannot be had.
+    None,
 }
 
 /// Reads the manifest under `key`, unless it still has the tag `known`.
@@ -303,19 +310,19 @@ pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
     let object = match known {
         None => match fetcher.bucket().get(key) {
             Some(object) => object,
-            None => return Loading::None(None),
+            None => return Loading::None,
         },
         Some(etag) => match fetcher.bucket().get_if_changed(key, etag) {
             remote::Fetched::Found(object) => object,
             remote::Fetched::Unchanged => return Loading::Unchanged,
-            remote::Fetched::Missing => return Loading::None(None),
+            remote::Fetched::Missing => return Loading::None,
         },
     };
     let etag = object.etag;
     let mut stored = Vec::new();
     if let Err(e) = object.body.take(manifest::MAX_STORED + 1).read_to_end(&mut stored) {
         log::debug!("reading the manifest: {e}");
-        return Loading::None(None);
+        return Loading::None;
     }
     let decoded = if stored.len() as u64 > manifest::MAX_STORED {
         Err(format!("longer than {} bytes", manifest::MAX_STORED))
@@ -326,8 +333,7 @@ pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
         Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
         Err(why) => {
             fetcher.metrics().readahead.manifest_bad.inc();
-            log::warn!("{}: {key} is ignored, so this build fetches nothing ahead: {why}", fetcher.bucket().identity());
-            Loading::None(etag)
+            Loading::Bad(etag, why)
         }
     }
 }

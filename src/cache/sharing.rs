@@ -86,7 +86,8 @@ pub fn save_manifest(tier: &Tier, readahead: &Readahead, left: Left, used: &[Use
                 (Manifest::clone(manifest), Some(etag.clone()))
             }
             // one that cannot be used is replaced
-            Loading::None(etag) => (Manifest::default(), etag),
+            Loading::Bad(etag, _) => (Manifest::default(), etag),
+            Loading::None => (Manifest::default(), None),
         };
         if !manifest.merge(used, &left.wasted, today, know, &mut body) {
             return;
