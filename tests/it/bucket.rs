@@ -301,12 +301,11 @@ fn with_a_signing_key_only_its_entries_are_taken() {
         (Some(&theirs), Some(&ours), 0),
         (Some(&theirs), None, 6),
     ] {
-        let flags = |key: Option<&String>| -> Vec<String> {
+        let flags = |key: Option<&'_ String>| -> Vec<String> {
             ["--scope=s".to_string()].into_iter().chain(key.cloned()).collect()
         };
-        let as_str = |flags: &[String]| flags.iter().map(String::clone).collect::<Vec<_>>();
-        let (writer, reader) = (as_str(&flags(writer)), as_str(&flags(reader)));
-        let refs = |flags: &'_ [String]| -> Vec<&'static str> { flags.iter().map(|f| &*f.clone().leak()).collect() };
+        let (writer, reader) = (flags(writer), flags(reader));
+        let refs = |flags: &[String]| -> Vec<&'static str> { flags.iter().map(|f| &*f.clone().leak()).collect() };
         if let Store::Dir(root) = &store {
             let _ = fs::remove_dir_all(root.join("pre"));
         }
