@@ -222,7 +222,12 @@ impl Client {
         let fetched = tier.fetcher.fetch(action, known);
         self.cache.metrics.bucket.wait_nanos.add_nanos(start.elapsed());
         if !listed {
-            if matches!(fetched, Fetched::Missing) { self.streak.miss() } else { self.streak.hit() }
+            match fetched {
+                // a bucket that cannot be asked says nothing of what it has
+                Fetched::Missing if !tier.fetcher.bucket().available() => {}
+                Fetched::Missing => self.streak.miss(),
+                Fetched::Here(..) | Fetched::ByAnother => self.streak.hit(),
+            }
         }
         match fetched {
             Fetched::Here(hit, moved) => {

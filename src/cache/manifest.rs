@@ -31,6 +31,8 @@ pub const INLINE_TOTAL: usize = 8 << 20;
 pub const MAX_STORED: u64 = 24 << 20;
 /// A payload is at most this long decompressed.
 pub const MAX_RAW: u64 = 32 << 20;
+/// What [`Manifest::decode`] says of a later format, which is left to those who know it.
+pub const NEWER: &str = "of a newer version";
 /// Entries unused for this many days are dropped.
 const KEEP_DAYS: u16 = 14;
 
@@ -250,7 +252,7 @@ impl Manifest {
             return Err("not a manifest".into());
         }
         if header[7] != MAGIC[7] || header[8] & !FLAG_SIGNED != 0 || header[9..16] != [0; 7] {
-            return Err("of a newer version".into());
+            return Err(NEWER.into());
         }
         let mut signature = None;
         if header[8] & FLAG_SIGNED != 0 {

@@ -249,7 +249,12 @@ impl Shared {
                 let window = Window::new(&manifest, stored);
                 (Some(Loaded { manifest: Arc::new(manifest), etag, index, window }), stored)
             }
-            _ => (None, 0),
+            Loading::Bad(_, why) => {
+                let bucket = self.fetcher.bucket().identity();
+                log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
+                (None, 0)
+            }
+            Loading::Unchanged | Loading::None | Loading::Failed => (None, 0),
         };
         let mut state = self.lock();
         let Some(loaded) = loaded else {
@@ -324,8 +329,10 @@ pub enum Loading {
     Found(Manifest, String, u64),
     /// It still has the tag asked about.
     Unchanged,
-    /// There is none, or none that could be used: then its tag.
-    None(Option<String>),
+    /// There is one that cannot be used: its tag, and why.
+    Bad(Option<String>, String),
+    /// There is none.
+    None,
     /// It could not be read, and so must not be replaced.
     Failed,
 }
@@ -339,7 +346,7 @@ pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
     let object = match fetched {
         remote::Fetched::Found(object) => object,
         remote::Fetched::Unchanged => return Loading::Unchanged,
-        remote::Fetched::Missing => return Loading::None(None),
+        remote::Fetched::Missing => return Loading::None,
         remote::Fetched::Failed => return Loading::Failed,
     };
     let etag = object.etag;
@@ -357,8 +364,7 @@ pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
         Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
         Err(why) => {
             fetcher.metrics().readahead.manifest_bad.inc();
-            log::warn!("{}: {key} is ignored, so this build fetches nothing ahead: {why}", fetcher.bucket().identity());
-            Loading::None(etag)
+            Loading::Bad(etag, why)
         }
     }
 }

@@ -9,7 +9,7 @@ use super::disk::Hit;
 use super::entry;
 use super::fetch::Fetcher;
 use super::id::ActionId;
-use super::manifest::{Manifest, Used};
+use super::manifest::{self, Manifest, Used};
 use super::readahead::{self, Left, Loading, Readahead};
 use crate::config::Layout;
 use crate::remote::{Bucket, PutBody, RemoteError};
@@ -86,7 +86,9 @@ pub fn save_manifest(tier: &Tier, readahead: &Readahead, left: Left, used: &[Use
                 (Manifest::clone(manifest), Some(etag.clone()))
             }
             // one that cannot be used is replaced
-            Loading::None(etag) => (Manifest::default(), etag),
+            Loading::Bad(_, why) if why == manifest::NEWER => return,
+            Loading::Bad(etag, _) => (Manifest::default(), etag),
+            Loading::None => (Manifest::default(), None),
             Loading::Failed => return,
         };
         if !manifest.merge(used, &left.wasted, today, know, &mut body) {

@@ -117,7 +117,9 @@ impl Transport {
         };
         let answer = answer.map_err(plain)?;
         let (head, body) = answer.into_parts();
-        let len = if method == "HEAD" { Some(0) } else { body.content_length() };
+        // ureq does not tell an empty body from one of unknown length
+        let empty = || head.headers.get("content-length").is_some_and(|l| l == "0").then_some(0);
+        let len = if method == "HEAD" { Some(0) } else { body.content_length().or_else(empty) };
         let mut inner: Box<dyn Read + Send> = Box::new(body.into_reader());
         if len == Some(0) {
             // nobody will read this, and it is what returns the connection to the pool

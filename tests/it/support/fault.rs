@@ -173,12 +173,12 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
         let len = if is_head { Some(0) } else { content_length(&answer) };
         let chunked = answer.to_ascii_lowercase().windows(26).any(|w| w == b"transfer-encoding: chunked");
         match (&fault, len) {
-            (Fault::ResetAfter(n), Some(_)) => {
-                io::copy(&mut (&upstream).take(*n as u64), &mut client)?;
+            (Fault::ResetAfter(n), Some(len)) => {
+                io::copy(&mut (&upstream).take(len.min(*n as u64)), &mut client)?;
                 return reset(client);
             }
-            (Fault::Truncate(n), Some(_)) => {
-                io::copy(&mut (&upstream).take(*n as u64), &mut client)?;
+            (Fault::Truncate(n), Some(len)) => {
+                io::copy(&mut (&upstream).take(len.min(*n as u64)), &mut client)?;
                 return Ok(());
             }
             (Fault::Drip(n), Some(len)) => {

@@ -10,4 +10,5 @@ pub mod fault;
 pub mod go;
 pub mod origin;
 pub mod s3;
+pub mod script;
 pub mod upstream;
