@@ -30,7 +30,7 @@ pub struct Fetcher {
 pub enum Fetched {
     /// This call fetched it, and moved so many bytes.
     Here(Hit, u64),
-    /// Another call was fetching it and has ended; look at the disk.
+    /// Another call was fetching it, or has just done so; look at the disk.
     ByAnother,
     /// The bucket does not have it, not whole, or cannot be asked.
     Missing,
@@ -95,6 +95,10 @@ impl Fetcher {
             return Fetched::ByAnother;
         }
         let _landing = Landing { fetcher: self, action };
+        // one that landed after the caller looked at the disk is not fetched again
+        if self.disk.get(action).is_ok_and(|hit| hit.is_some()) {
+            return Fetched::ByAnother;
+        }
         let result = match self.layout {
             Layout::Single => self.single(action),
             Layout::Classic => self.classic(action, known),

@@ -282,7 +282,7 @@ impl Shared {
     /// Fetches one entry; returns the bytes moved, `None` when it was not fetched here.
     fn fetch_one(&self, entry: &manifest::Entry) -> Option<u64> {
         let action = ActionId::new(&entry.action)?;
-        if !self.fetcher.bucket().available() || self.fetcher.disk().get(&action).is_ok_and(|hit| hit.is_some()) {
+        if !self.fetcher.bucket().available() {
             return None;
         }
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
