@@ -33,7 +33,7 @@ pub struct Fetcher {
 pub enum Fetched {
     /// This call fetched it, and moved so many bytes.
     Here(Hit, u64),
-    /// Another call was fetching it and has ended; look at the disk.
+    /// Another call was fetching it, or has just done so; look at the disk.
     ByAnother,
     /// The bucket does not have it, not whole, or cannot be asked.
     Missing,

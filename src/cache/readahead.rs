@@ -312,9 +312,6 @@ impl Shared {
     /// Fetches one entry; returns the bytes moved, `None` when it was not fetched here.
     fn fetch_one(&self, entry: &manifest::Entry) -> Option<u64> {
         let action = ActionId::new(&entry.action)?;
-        if self.fetcher.disk().contains(&action) {
-            return None;
-        }
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
         let Fetched::Here(_, moved) = self.fetcher.fetch(&action, known) else { return None };
         self.fetcher.metrics().readahead.fetched.inc();

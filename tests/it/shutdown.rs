@@ -93,6 +93,13 @@ fn a_kill_leaves_nothing_half_done_and_its_uploads_to_the_next() {
     assert!(stored.len() >= 127, "{}", stored.len());
     let s = start();
     poll("the uploads of the dead", || stored.iter().all(|n| uploaded(&bucket, *n)).then_some(()));
+    // the bucket has an object a moment before its marker goes
+    let marked = || {
+        let sessions = fs::read_dir(dir.join("cache/pending")).unwrap().flatten();
+        let names = sessions.filter_map(|e| fs::read_dir(e.path()).ok()).flatten().flatten().map(|e| e.file_name());
+        names.filter(|name| name != ".lock").count()
+    };
+    poll("the markers to go", || (marked() == 0).then_some(()));
     s.end().quiet();
     assert_eq!(fs::read_dir(dir.join("cache/pending")).unwrap().count(), 0, "no marker is left");
     // and what it uploaded is whole, too
