@@ -3,13 +3,14 @@
 //! Invariants: a job waits only while `limit` others run; threads are started as jobs need them,
 //! so that a quiet session has few; the queue is bounded, and a full one makes the submitter wait.
 //! Closing the queue is the stop signal, and every thread is joined.
+//!
+//! The queue is a lock and two condition variables rather than a channel: a channel's receivers
+//! spin before they sleep, which costs a warm build as much processor time as all of its gets.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -17,43 +18,60 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Pool {
     name: String,
     limit: usize,
-    queue: Sender<Job>,
-    jobs: Receiver<Job>,
-    /// Jobs queued or running.
-    pending: Arc<AtomicUsize>,
+    bound: usize,
+    queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
 }
 
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+    emptied: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    running: usize,
+    closed: bool,
+}
+
 impl Pool {
-    /// At most `limit` threads called `name-0`, `name-1`, …, and `queue` jobs waiting for them.
-    pub fn new(name: &str, limit: usize, queue: usize) -> Self {
-        let (sender, jobs) = bounded(queue);
-        Pool { name: name.into(), limit: limit.max(1), queue: sender, jobs, pending: Arc::default(), threads: vec![] }
+    /// At most `limit` threads called `name-0`, `name-1`, …, and `bound` jobs waiting for them.
+    pub fn new(name: &str, limit: usize, bound: usize) -> Self {
+        Pool { name: name.into(), limit: limit.max(1), bound: bound.max(1), queue: Arc::default(), threads: vec![] }
     }
 
     /// Queues a job; waits while the queue is full.
     pub fn submit(&mut self, job: impl FnOnce() + Send + 'static) {
-        let pending = self.pending.fetch_add(1, Ordering::Relaxed) + 1;
-        if pending > self.threads.len() && self.threads.len() < self.limit {
+        let mut state = self.queue.lock();
+        while state.jobs.len() >= self.bound {
+            state = self.queue.emptied.wait(state).expect("no holder panics");
+        }
+        state.jobs.push_back(Box::new(job));
+        let wanted = state.jobs.len() + state.running;
+        drop(state);
+        self.queue.filled.notify_one();
+        if wanted > self.threads.len() && self.threads.len() < self.limit {
             self.start();
         }
         // a cgroup may be short of threads for a moment; without a single one nothing is answered
         for _ in 0..50 {
             if !self.threads.is_empty() {
-                break;
+                return;
             }
             thread::sleep(Duration::from_millis(100));
             self.start();
         }
         assert!(!self.threads.is_empty(), "this system lets us start no thread at all");
-        self.queue.send(Box::new(job)).expect("the pool holds a receiver");
     }
 
     /// Waits for every job, and ends the threads.
     pub fn finish(self) {
-        let Pool { queue, threads, .. } = self;
-        drop(queue);
-        for thread in threads {
+        self.queue.lock().closed = true;
+        self.queue.filled.notify_all();
+        for thread in self.threads {
             if thread.join().is_err() {
                 log::error!("a worker panicked");
             }
@@ -61,16 +79,35 @@ impl Pool {
     }
 
     fn start(&mut self) {
-        let (jobs, pending) = (self.jobs.clone(), self.pending.clone());
-        let work = move || {
-            for job in jobs {
-                job();
-                pending.fetch_sub(1, Ordering::Relaxed);
-            }
-        };
-        match thread::Builder::new().name(format!("{}-{}", self.name, self.threads.len())).spawn(work) {
+        let queue = self.queue.clone();
+        let name = format!("{}-{}", self.name, self.threads.len());
+        match thread::Builder::new().name(name).spawn(move || queue.work()) {
             Ok(thread) => self.threads.push(thread),
             Err(e) => log::warn!("cannot start a worker: {e}"),
+        }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                state.running += 1;
+                drop(state);
+                self.emptied.notify_one();
+                job();
+                state = self.lock();
+                state.running -= 1;
+            } else if state.closed {
+                return;
+            } else {
+                state = self.filled.wait(state).expect("no holder panics");
+            }
         }
     }
 }
@@ -79,6 +116,7 @@ impl Pool {
 mod tests {
     use super::*;
     use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn every_job_runs_before_finish_returns() {

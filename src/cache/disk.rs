@@ -138,7 +138,8 @@ impl DiskCache {
         };
         let mut text = [0u8; 128];
         let mut len = 0;
-        while len < text.len() {
+        // the line's end is the file's: no read more to see that
+        while len < text.len() && !text[..len].ends_with(b"\n") {
             match file.read(&mut text[len..]) {
                 Ok(0) => break,
                 Ok(n) => len += n,

@@ -15,6 +15,7 @@ use super::modproxy::path::{check_path, is_canonical, unescape};
 use super::modproxy::{Caching, refusal, reply, text};
 use super::upstream::{FetchError, Upstream};
 use crate::metrics::Metrics;
+use crate::store::Blob;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -108,9 +109,31 @@ impl SumDb {
                 Err(failed) => get(Source::Nobody("")).map_err(|_| failed),
             },
         };
+        let outcome = outcome.or_else(|failed| match &asked {
+            Asked::Tile(Some(len)) => wider(depot, name, *len).ok_or(failed),
+            _ => Err(failed),
+        });
         let caching = Caching { private: false, ttl: mutable.then_some(depot.ttl()) };
         reply(outcome, content_type, caching)
     }
+}
+
+/// A partial tile out of a wider one that was kept: its hashes are the first ones there. A client
+/// that meets the database at an earlier size, with the network gone, needs it.
+fn wider(depot: &Depot, name: &str, len: u64) -> Option<Blob> {
+    let (tile, width) = name.rsplit_once(".p/")?;
+    let height = tile.split_once("/tile/")?.1.split('/').next()?;
+    let (width, full) = (number(width, MAX_WIDTH)?, 1u64 << number(height, MAX_WIDTH.ilog2().into())?);
+    let wider = || (width + 1..full).map(|w| (w, format!("{tile}.p/{w}"))).chain([(full, tile.to_string())]);
+    // what is on disk costs little to look for, the bucket is asked for the likely ones alone
+    let local = wider().filter(|(_, name)| depot.has(name));
+    let near = wider().filter(|(w, _)| *w <= width + NEAR || *w == full);
+    let mut found = local.chain(near).filter_map(|(w, name)| {
+        let check = |file: &File| Asked::Tile(Some(w * 32)).check("", file);
+        let source = Source::Nobody("no wider tile");
+        depot.get(&Wanted { name: &name, mutable: false, limit: w * 32, check: &check, source }).ok()
+    });
+    found.next().map(|blob| Blob { len, ..blob })
 }
 
 impl Database {
@@ -138,6 +161,11 @@ impl Database {
         Ok(route.to)
     }
 }
+
+/// Hashes in a tile of the height that all databases use.
+const MAX_WIDTH: u64 = 256;
+/// How much wider a tile may be for the bucket to be asked for it.
+const NEAR: u64 = 8;
 
 /// What is asked of a database.
 #[derive(Debug, PartialEq, Eq)]

@@ -397,6 +397,10 @@ fn a_bad_manifest_is_one_line_and_replaced() {
         assert_eq!(said(&out).len(), 1, "{}", out.describe());
         assert!(said(&out)[0].contains(&manifest_key("s")), "{}", out.describe());
         assert_ne!(metrics(&out)["readahead"]["manifest_bad"], 0);
+        if bad == newer {
+            assert_eq!(store.read(&manifest_key("s")).unwrap(), newer, "left to those who know its format");
+            continue;
+        }
         // the next build has one again
         let mut s = Machine::new().session(&store, &["--scope=s"]);
         assert_eq!(s.get_all(&bodies), 20);
