@@ -203,19 +203,19 @@ impl Uploader {
         self.start_worker();
     }
 
-    /// Ends the workers after the uploads they are at, and joins them, unless one of those is
-    /// under way still: it may take as long as its time-outs, and nothing is lost by leaving it.
-    /// Call [`Self::drain`] first.
+    /// Ends the workers after the uploads they are at, and joins them, unless one of those takes
+    /// longer than a moment: it may take as long as its time-outs, and nothing is lost by leaving
+    /// it. Call [`Self::drain`] first.
     pub fn stop(&self) {
-        let busy = {
-            let mut state = self.shared.lock();
-            state.stopping = true;
-            state.busy_fresh + state.busy_adopted
-        };
+        let deadline = Instant::now() + LAST_MOMENT;
+        let mut state = self.shared.lock();
+        state.stopping = true;
         self.shared.changed.notify_all();
-        if busy > 0 {
-            return;
+        while state.busy_fresh + state.busy_adopted > 0 {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
+            state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
         }
+        drop(state);
         for worker in self.workers.lock().expect("no holder panics").drain(..) {
             if worker.join().is_err() {
                 log::error!("an upload worker panicked");
@@ -250,6 +250,8 @@ impl Uploader {
 }
 
 const LOCK: &str = ".lock";
+/// How long stopping waits for uploads under way, most of which are done in less.
+const LAST_MOMENT: Duration = Duration::from_millis(250);
 /// A key that is asked for while the breaker is open; no such object is ever written.
 const PROBE: &str = "v1/probe";
 
