@@ -12,6 +12,23 @@
 //! Dependencies point one way, from the top of this picture to the bottom. `command/*` constructs
 //! everything and hands it down; nothing below constructs its collaborators or reads the
 //! environment. A miss is a value (`Ok(None)`), never an error.
+//!
+//! Reading order: [`protocol`] and [`session`] (one client), [`cache`] with `disk`, `entry`,
+//! `fetch`, `readahead` and `manifest` (what is asked for and where it comes from), [`upload`] and
+//! [`remote`] (the bucket and the policy around it), [`http`] and [`store`] (the proxies), last
+//! [`command`], which puts it all together.
+//!
+//! # Log
+//!
+//! Everything goes to stderr, through `log`. A healthy run without flags writes nothing.
+//!
+//! | level | what it tells | shown |
+//! |---|---|---|
+//! | error | a bug, or a system that lets us start no thread | always |
+//! | warn | what a user should know: the bucket's state has changed, an entry is damaged | always |
+//! | info | what the program does: addresses, pruning, stopping | `-v` |
+//! | debug | why: each failed request, manifests, clients that went away | `-v` |
+//! | target `request` | begin and end of each request of the chosen kinds | `--debug` |
 
 pub mod atomic;
 pub mod cache;
