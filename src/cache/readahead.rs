@@ -6,11 +6,11 @@
 //!
 //! Invariants: gets never wait for the manifest nor for a fetcher's turn, only for a fetch of the
 //! very action they ask for. The bytes fetched and not used are at most those used and
-//! [`SPECULATION`], the manifest itself included, so that a small build in a large scope moves
-//! little. The window starts at [`WINDOW_MIN`] entries, grows by one with each fetched entry that
+//! `SPECULATION`, the manifest itself included, so that a small build in a large scope moves
+//! little. The window starts at `WINDOW_MIN` entries, grows by one with each fetched entry that
 //! is used (it doubles while all are), and halves when `go` leaves the recorded order. Memory: the
 //! manifest's bounds, some 50 bytes of state and index an entry, and one entry in flight for each
-//! of [`FETCHERS`] fetchers.
+//! of `FETCHERS` fetchers.
 
 mod window;
 
@@ -173,11 +173,6 @@ impl Readahead {
             loaded.window.demand(bytes);
         }
         self.shared.changed.notify_one();
-    }
-
-    /// Whether `action` is listed.
-    pub fn lists(&self, id: &[u8; 32]) -> bool {
-        matches!(&self.shared.lock().phase, Phase::Loaded(loaded) if loaded.index.contains_key(id))
     }
 
     /// Takes a client out and returns what the next manifest needs to know. With the last one,
