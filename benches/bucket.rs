@@ -70,10 +70,10 @@ impl Bench<'_> {
         let mut last = None;
         for i in 0..runs.max(1) {
             table::progress(&format!("cold build {i}"));
-            self.at.go.fresh("native")?;
+            self.at.go.scratch.fresh("native")?;
             native.push_time(self.at.native()?.wall);
             self.at.s3.clear()?;
-            let dir = self.at.go.fresh("local")?;
+            let dir = self.at.go.scratch.fresh("local")?;
             let o = self.at.ours(&dir, COLD, &[SCOPE], Watch::Tap)?;
             ours.push_time(o.wall);
             after.push_time(o.report.after_last_put.ok_or("go put nothing")?);
@@ -206,7 +206,7 @@ impl Bench<'_> {
             without.push_time(self.at.fresh(USUAL, &[SCOPE, "--no-readahead"], Watch::Plain)?.wall);
             self.at.s3.clear()?;
             self.at.s3.load_classic(&self.at.local)?;
-            let dir = self.at.go.fresh("fresh")?;
+            let dir = self.at.go.scratch.fresh("fresh")?;
             let two = self.at.ours(&dir, USUAL, &[SCOPE, "--s3-layout=classic", "--no-readahead"], Watch::Plain)?;
             sequence.push_time(two.wall);
             last = Some((o, two));
@@ -231,7 +231,7 @@ impl Bench<'_> {
 
     /// Counts what an empty cache directory makes `go` compile; the bucket is as it is.
     fn compiles(&mut self, layout: &str, flags: &[&str]) -> Result<()> {
-        let dir = self.at.go.fresh("fresh")?;
+        let dir = self.at.go.scratch.fresh("fresh")?;
         let verbose: Vec<&str> = ["-x"].into_iter().chain(self.at.build.iter().copied()).collect();
         let o = self.at.ours_of(&verbose, &dir, 0, flags, Watch::Plain)?;
         let compiled = o.stderr.lines().filter(|l| l.contains("/compile -o ")).count();
@@ -249,7 +249,7 @@ impl Bench<'_> {
     fn one_package(&mut self) -> Result<()> {
         self.at.s3.restore()?;
         self.compiles("single", &[SCOPE])?;
-        let dir = self.at.go.fresh("fresh")?;
+        let dir = self.at.go.scratch.fresh("fresh")?;
         let o = self.at.ours_of(&["errors"], &dir, USUAL, &[SCOPE], Watch::Plain)?;
         let (_, manifest) = self.at.s3.size("manifest/")?;
         let m = |name: &str| o.report.metric("readahead", name);
@@ -273,7 +273,7 @@ impl Bench<'_> {
     fn misses(&mut self) -> Result<()> {
         const GETS: usize = 200;
         self.at.s3.restore()?;
-        let dir = self.at.go.fresh("fresh")?;
+        let dir = self.at.go.scratch.fresh("fresh")?;
         let mut flags = vec![format!("--cache-dir={}", dir.display()), SCOPE.into(), "--no-readahead".into()];
         flags.extend(self.at.s3.flags());
         self.at.s3.round_trip(Duration::ZERO)?;

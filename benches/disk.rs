@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,8 +15,9 @@ use go_cache_plugin::cache::disk::DiskCache;
 use go_cache_plugin::cache::id::{ActionId, OutputId};
 use support::args::Args;
 use support::files::{get, put};
+use support::scratch::Scratch;
 use support::table::{Bound, Samples, row, section};
-use support::{Result, bodies, golang};
+use support::{Result, bodies};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -42,7 +42,7 @@ struct Entry {
 }
 
 fn sized(name: &str, size: usize, files: usize, runs: usize) -> Result<()> {
-    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
+    let scratch = Scratch::open()?;
     let entries: Vec<Entry> = (0..files as u64)
         .map(|i| {
             let body = bodies::body(i, size);
@@ -51,7 +51,7 @@ fn sized(name: &str, size: usize, files: usize, runs: usize) -> Result<()> {
         .collect();
     let mut times: [Samples; 4] = Default::default();
     for i in 0..=runs {
-        let dir = golang::empty(&scratch.join("disk-ours"))?;
+        let dir = scratch.fresh("disk-ours")?;
         let cache = DiskCache::open(&dir)?;
         let our_put = each(&entries, |e| {
             let (action, output) = ids(e)?;
@@ -62,7 +62,7 @@ fn sized(name: &str, size: usize, files: usize, runs: usize) -> Result<()> {
             Ok(())
         })?;
         let our_get = each(&entries, |e| cache.get(&ids(e)?.0)?.map(drop).ok_or_else(|| "a put was lost".into()))?;
-        let dir = golang::empty(&scratch.join("disk-straight"))?;
+        let dir = scratch.fresh("disk-straight")?;
         let straight_put = each(&entries, |e| Ok(put(&dir, &e.action, &e.output, &e.body)?))?;
         let straight_get = each(&entries, |e| Ok(get(&dir, &e.action)?))?;
         if i > 0 {

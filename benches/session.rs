@@ -6,15 +6,16 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use support::args::Args;
 use support::client::{Client, base64, get_request, put_request};
+use support::scratch::Scratch;
 use support::table::{self, Bound, Samples, row, section};
-use support::{Result, bodies, files, golang};
+use support::{Result, bodies, files};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -34,7 +35,7 @@ fn bench(args: &Args) -> Result<()> {
     let runs = args.number("runs", 5)?;
     // what the program works with by default
     let threads = (4 * std::thread::available_parallelism()?.get()).max(8);
-    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
+    let scratch = Scratch::open()?;
 
     table::progress("making up the session");
     let (mut tasks, mut requests, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -49,7 +50,7 @@ fn bench(args: &Args) -> Result<()> {
 
     let mut s = Figures::default();
     for i in 0..=runs {
-        let dir = golang::empty(&scratch.join("session-ours"))?;
+        let dir = scratch.fresh("session-ours")?;
         rustix::fs::sync();
         let mut client = Client::start(&[format!("--cache-dir={}", dir.display())])?;
         let put = client.replay(&requests, puts)?;
@@ -61,7 +62,7 @@ fn bench(args: &Args) -> Result<()> {
         let single = begin.elapsed();
         client.close()?;
 
-        let dir = golang::empty(&scratch.join("session-straight"))?;
+        let dir = scratch.fresh("session-straight")?;
         rustix::fs::sync();
         let straight_put = straight(threads, &tasks, |t| put_straight(&dir, t))?;
         let straight_got = straight(threads, &asked, |t| files::get(&dir, &t.action))?;

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use support::args::Args;
 use support::client::Client;
-use support::golang::{Build, Cache, Go};
+use support::golang::{Cache, Go};
 use support::plugin::Watch;
 use support::s3::S3;
 use support::table::{self, Bound, Samples, paired, row, section};
-use support::{PLUGIN, Result};
+use support::{PLUGIN, Result, memory};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -46,24 +46,37 @@ fn builds(go: &Go, packages: &[&str], runs: usize, cold_runs: usize) -> Result<(
     let (mut ours, mut base) = (Samples::default(), Samples::default());
     for i in 0..cold_runs.max(1) {
         table::progress(&format!("cold build {i}"));
-        go.fresh("toolchain-native")?;
-        go.fresh("toolchain-ours")?;
+        go.scratch.fresh("toolchain-native")?;
+        go.scratch.fresh("toolchain-ours")?;
         base.push_time(native()?.wall);
         ours.push_time(go.build(packages, &Cache::Plugin(&flags))?.wall);
     }
     paired("cold cache", &ours, &base, Bound::Most(1.03));
 
-    let (mut ours, mut base) = (Samples::default(), Samples::default());
+    let index = go.scratch.join("toolchain-index");
+    memory::index(&ours_dir, &index)?;
+    let from_memory = || go.build(packages, &Cache::Memory(&index));
+    let (mut ours, mut base, mut least) = (Samples::default(), Samples::default(), Samples::default());
     let plain = || go.build(packages, &Cache::Plugin(&flags));
     for i in 0..=runs {
         // taking turns at going first
-        let (n, o) = if i % 2 == 0 { (native()?, plain()?) } else { swap(plain()?, native()?) };
+        let mut walls = [Duration::ZERO; 3];
+        for kind in (0..3).map(|k| (k + i) % 3) {
+            walls[kind] = match kind {
+                0 => native()?.wall,
+                1 => plain()?.wall,
+                _ => from_memory()?.wall,
+            };
+        }
         if i > 0 {
-            base.push_time(n.wall);
-            ours.push_time(o.wall);
+            base.push_time(walls[0]);
+            ours.push_time(walls[1]);
+            least.push_time(walls[2]);
         }
     }
     paired("warm local cache", &ours, &base, Bound::Most(1.05));
+    paired("— a program that answers from memory and looks at no file", &least, &base, Bound::Free);
+    paired("— ours by that program", &ours, &least, Bound::Free);
 
     let (mut cpu, mut all, mut memory) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..runs {
@@ -84,14 +97,10 @@ fn builds(go: &Go, packages: &[&str], runs: usize, cold_runs: usize) -> Result<(
     Ok(())
 }
 
-fn swap(ours: Build, native: Build) -> (Build, Build) {
-    (native, ours)
-}
-
 /// From the program's start to its greeting, with a bucket.
 fn start(go: &Go, starts: usize) -> Result<()> {
     let mut s3 = S3::start()?;
-    let dir = go.fresh("fresh")?;
+    let dir = go.scratch.fresh("fresh")?;
     let mut flags = vec![format!("--cache-dir={}", dir.display()), "--scope=bench".to_string()];
     flags.extend(s3.flags());
     let (mut greeted, mut bare) = (Samples::default(), Samples::default());

@@ -160,31 +160,24 @@ impl Client {
         }
     }
 
+    /// Looks `action` up in the local directory without waiting for anything, the disk included.
+    /// `None` says nothing: then [`Self::get`] it.
+    pub fn get_at_hand(&self, action: &ActionId) -> Option<Hit> {
+        let hit = self.cache.disk.get_at_hand(action)?;
+        self.local_hit(action, &hit);
+        Some(hit)
+    }
+
     /// Looks `action` up. Errors are the local disk's.
     pub fn get(&self, action: &ActionId) -> io::Result<Option<Hit>> {
-        let local = self.cache.disk.get(action)?;
-        let Some(tier) = &self.cache.tier else {
-            if local.is_some() {
-                self.cache.metrics.host.get_local_hit.inc();
-            }
-            return Ok(local);
-        };
-        let readahead = self.readahead.get();
-        let (advice, ahead) = match readahead {
-            Some(r) => r.note(action, local.is_some()),
-            None => (Advice::Unlisted, false),
-        };
-        if let Some(hit) = local {
-            let host = &self.cache.metrics.host;
-            if ahead {
-                host.get_fault_hit.inc()
-            } else {
-                host.get_local_hit.inc()
-            }
-            self.used(action, Some(&hit), ahead);
+        if let Some(hit) = self.cache.disk.get(action)? {
+            self.local_hit(action, &hit);
             return Ok(Some(hit));
         }
-        if let Some(r) = readahead {
+        let Some(tier) = &self.cache.tier else { return Ok(None) };
+        let mut advice = Advice::Unlisted;
+        if let Some(r) = self.readahead.get() {
+            advice = r.note(action, false).0;
             r.begin();
         }
         let hit = self.fault(tier, action, advice)?;
@@ -196,6 +189,18 @@ impl Client {
         }
         self.used(action, hit.as_ref(), hit.is_some());
         Ok(hit)
+    }
+
+    /// Counts what the directory had.
+    fn local_hit(&self, action: &ActionId, hit: &Hit) {
+        let ahead = self.readahead.get().is_some_and(|r| r.note(action, true).1);
+        let host = &self.cache.metrics.host;
+        if ahead {
+            host.get_fault_hit.inc()
+        } else {
+            host.get_local_hit.inc()
+        }
+        self.used(action, Some(hit), ahead);
     }
 
     /// Gets `action` from behind the directory.
@@ -226,7 +231,8 @@ impl Client {
                 // a bucket that cannot be asked says nothing of what it has
                 Fetched::Missing if !tier.fetcher.bucket().available() => {}
                 Fetched::Missing => self.streak.miss(),
-                Fetched::Here(..) | Fetched::ByAnother => self.streak.hit(),
+                Fetched::Here(..) => self.streak.hit(),
+                Fetched::ByAnother => {}
             }
         }
         match fetched {

@@ -1,5 +1,7 @@
 //! One client: a reader on the calling thread, a pool of workers, answers in any order.
 //!
+//! A get whose answer is in memory is answered by the reader itself.
+//!
 //! Invariants: the reader waits for nobody but the client, the memory budget and a full queue; the
 //! close of a session is answered after every other request, and always; whatever ends the input,
 //! what was read is carried out and the session's uses are recorded.
@@ -13,6 +15,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::cache::Client;
+use crate::cache::disk::Hit;
 use crate::cache::id::{ActionId, OutputId};
 use crate::metrics::{Histogram, Recent};
 use crate::pool::Pool;
@@ -98,10 +101,17 @@ impl<W: Write + Send + 'static> Session<'_, W> {
     }
 
     fn get(&mut self, id: i64, action: ActionId) {
-        let (client, writer, debug) = (self.client.clone(), self.writer.clone(), self.options.debug);
-        client.cache().metrics().server.get_requests.inc();
+        let metrics = self.client.cache().metrics();
+        metrics.server.get_requests.inc();
+        let span = Span::begin(self.options.debug, id, "get", action);
+        // handing it to a worker costs more than answering it
+        if let Some(hit) = self.client.get_at_hand(&action) {
+            let reply = found(self.client, hit);
+            span.end(&reply, &metrics.latency.get, &metrics.recent);
+            return self.answer(id, reply);
+        }
+        let (client, writer) = (self.client.clone(), self.writer.clone());
         self.pool.submit(move || {
-            let span = Span::begin(debug, id, "get", &action);
             let reply = get(&client, &action);
             let metrics = client.cache().metrics();
             span.end(&reply, &metrics.latency.get, &metrics.recent);
@@ -141,8 +151,8 @@ impl<W: Write + Send + 'static> Session<'_, W> {
     fn submit_put(&mut self, put: Put) {
         let (client, writer, debug) = (self.client.clone(), self.writer.clone(), self.options.debug);
         self.pool.submit(move || {
-            let (id, action) = (put.id, put.action);
-            let span = Span::begin(debug, id, "put", &action);
+            let id = put.id;
+            let span = Span::begin(debug, id, "put", put.action);
             let reply = put.carry_out(&client);
             let metrics = client.cache().metrics();
             span.end(&reply, &metrics.latency.put, &metrics.recent);
@@ -165,11 +175,7 @@ fn answer<W: Write>(writer: &Writer<W>, id: i64, reply: Answer) {
 fn get(client: &Client, action: &ActionId) -> Answer {
     let metrics = &client.cache().metrics().server;
     match client.get(action) {
-        Ok(Some(hit)) => {
-            metrics.get_hits.inc();
-            metrics.get_hit_bytes.add(hit.size);
-            Answer::Hit { output: hit.output, size: hit.size, time: hit.time, path: hit.path }
-        }
+        Ok(Some(hit)) => found(client, hit),
         Ok(None) => {
             metrics.get_misses.inc();
             Answer::Miss
@@ -180,6 +186,13 @@ fn get(client: &Client, action: &ActionId) -> Answer {
             Answer::Failed(format!("cache directory: {e}"))
         }
     }
+}
+
+fn found(client: &Client, hit: Hit) -> Answer {
+    let metrics = &client.cache().metrics().server;
+    metrics.get_hits.inc();
+    metrics.get_hit_bytes.add(hit.size);
+    Answer::Hit { output: hit.output, size: hit.size, time: hit.time, path: hit.path }
 }
 
 /// A put whose body is still coming in.
@@ -243,16 +256,16 @@ impl Put {
 
 /// One request's trace: its latency, its place among the recent ones, and the log lines of
 /// `--debug`.
-struct Span<'a> {
+struct Span {
     debug: bool,
     id: i64,
     command: &'static str,
-    action: &'a ActionId,
+    action: ActionId,
     begin: Instant,
 }
 
-impl<'a> Span<'a> {
-    fn begin(debug: bool, id: i64, command: &'static str, action: &'a ActionId) -> Self {
+impl Span {
+    fn begin(debug: bool, id: i64, command: &'static str, action: ActionId) -> Self {
         if debug {
             log::info!(target: "request", "B {command} #{id} {action}");
         }

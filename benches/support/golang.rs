@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::memory::MEMORY;
 use super::plugin::{self, Report, WATCH, Watch};
+use super::scratch::Scratch;
 use super::{PLUGIN, Result, s3, table};
 
 /// Go, and where the benches work.
 pub struct Go {
     /// The copied tree: `src` may be changed, the rest are links to the original.
     pub root: PathBuf,
-    /// Everything that the benches write is below this.
-    pub scratch: PathBuf,
+    /// Where the benches write.
+    pub scratch: Scratch,
 }
 
 /// Where a build keeps its outputs.
@@ -26,6 +28,8 @@ pub enum Cache<'a> {
     Plugin(&'a [String]),
     /// The same, watched.
     Watched(&'a [String], Watch),
+    /// A program that answers from memory, with this index.
+    Memory(&'a Path),
 }
 
 /// One `go build`.
@@ -43,8 +47,7 @@ pub struct Build {
 impl Go {
     /// Finds `go` on the PATH and copies its tree below cargo's scratch directory, once.
     pub fn find() -> Result<Self> {
-        let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench");
-        fs::create_dir_all(scratch.join("home"))?;
+        let scratch = Scratch::open()?;
         let out = Command::new("go").args(["env", "GOROOT", "GOVERSION"]).env("GOTOOLCHAIN", "local").output();
         let out = out.map_err(|e| format!("go: {e}; the benches need Go on the PATH"))?;
         let text = String::from_utf8(out.stdout)?;
@@ -68,11 +71,6 @@ impl Go {
             fs::write(done, "")?;
         }
         Ok(Go { root, scratch })
-    }
-
-    /// A directory of the bench, emptied.
-    pub fn fresh(&self, name: &str) -> Result<PathBuf> {
-        empty(&self.scratch.join(name))
     }
 
     /// `go` with nothing of the caller's environment but the PATH.
@@ -109,6 +107,12 @@ impl Go {
                 go.env("GOCACHEPROG", prog([PLUGIN].into_iter().chain(flags.iter().map(String::as_str))));
                 go
             }
+            Cache::Memory(index) => {
+                let (bench, index) = (std::env::current_exe()?, index.to_string_lossy());
+                let mut go = self.command(&aside);
+                go.env("GOCACHEPROG", prog([&*bench.to_string_lossy(), MEMORY, &index].into_iter()));
+                go
+            }
             Cache::Watched(flags, watch) => {
                 let _ = fs::remove_file(&report);
                 let mode = if *watch == Watch::Tap { "tap" } else { "plain" };
@@ -139,16 +143,6 @@ impl Go {
         }
         Ok(Build { wall, cpu: plugin::children_cpu() - cpu, report, stderr })
     }
-}
-
-/// Makes `dir` an empty directory.
-pub fn empty(dir: &Path) -> Result<PathBuf> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
-    }
-    fs::create_dir_all(dir)?;
-    Ok(dir.to_path_buf())
 }
 
 /// Words as GOCACHEPROG takes them.

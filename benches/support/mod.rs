@@ -7,9 +7,11 @@ pub mod change;
 pub mod client;
 pub mod files;
 pub mod golang;
+pub mod memory;
 pub mod plugin;
 pub mod s3;
 pub mod s3server;
+pub mod scratch;
 pub mod setup;
 pub mod shim;
 pub mod sigv4;
@@ -27,6 +29,7 @@ pub fn main(bench: fn(&args::Args) -> Result<()>) -> std::process::ExitCode {
     let argv: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match argv.first().map(String::as_str) {
         Some(s3server::SERVE) => s3server::serve().map_err(Into::into),
+        Some(memory::MEMORY) => memory::serve(&argv[1]),
         Some(plugin::WATCH) => return plugin::watch(&argv[1..]),
         // `cargo test --all-targets` starts benches without this: nothing to do there
         _ if !argv.iter().any(|a| a == "--bench") => Ok(()),

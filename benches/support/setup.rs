@@ -99,7 +99,7 @@ impl Setup<'_> {
     /// From the full bucket as the cold build left it into an empty cache directory.
     pub fn fresh(&mut self, rtt: u64, flags: &[&str], watch: Watch) -> Result<Outcome> {
         self.s3.restore()?;
-        let dir = self.go.fresh("fresh")?;
+        let dir = self.go.scratch.fresh("fresh")?;
         self.ours(&dir, rtt, flags, watch)
     }
 }

@@ -11,6 +11,9 @@
 //! Directories that we write into are real directories, never symbolic links. Several processes
 //! may share one directory.
 
+#[cfg(target_os = "linux")]
+mod at_hand;
+
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -27,12 +30,17 @@ pub const ACTION: &str = "action";
 /// Directory of the outputs.
 pub const OUTPUT: &str = "output";
 
+/// An action file is never longer than this.
+const ACTION_LEN: usize = 128;
+
 /// The cache directory.
 pub struct DiskCache {
     root: PathBuf,
     granularity: Duration,
     action_shards: Shards,
     output_shards: Shards,
+    #[cfg(target_os = "linux")]
+    at_hand: Option<at_hand::AtHand>,
 }
 
 /// An action that the directory has.
@@ -59,6 +67,8 @@ impl DiskCache {
             granularity: Duration::from_secs(3600),
             action_shards: Shards::default(),
             output_shards: Shards::default(),
+            #[cfg(target_os = "linux")]
+            at_hand: at_hand::AtHand::open(&root.join(ACTION), &root.join(OUTPUT)),
         })
     }
 
@@ -86,6 +96,27 @@ impl DiskCache {
         }
         self.touch(&path, &meta);
         Ok(Some(Hit { output, size, time, path }))
+    }
+
+    /// As [`Self::get`], without ever waiting for the disk: `None` says nothing.
+    #[cfg(target_os = "linux")]
+    pub fn get_at_hand(&self, action: &ActionId) -> Option<Hit> {
+        let at_hand = self.at_hand.as_ref()?;
+        let mut text = [0; ACTION_LEN];
+        let (len, meta) = at_hand.action(&action.to_string(), &mut text)?;
+        let (output, size) = parse_action(&text[..len])?;
+        let time = meta.modified().ok()?;
+        let hex = output.to_string();
+        let meta = at_hand.output(&hex)?;
+        // noting the use is for one who may wait
+        let usable = meta.is_file() && meta.len() == size && !self.is_stale(&meta);
+        usable.then(|| Hit { output, size, time, path: sharded_path(&self.root, OUTPUT, &hex) })
+    }
+
+    /// As [`Self::get`], without ever waiting for the disk: `None` says nothing.
+    #[cfg(not(target_os = "linux"))]
+    pub fn get_at_hand(&self, _: &ActionId) -> Option<Hit> {
+        None
     }
 
     /// Whether [`Self::get`] would find `action`; not counted as a use.
@@ -136,7 +167,7 @@ impl DiskCache {
             Err(e) if is_absent(&e) => return Ok(None),
             other => other?,
         };
-        let mut text = [0u8; 128];
+        let mut text = [0; ACTION_LEN];
         let mut len = 0;
         // the line's end is the file's: no read more to see that
         while len < text.len() && !text[..len].ends_with(b"\n") {
@@ -154,12 +185,17 @@ impl DiskCache {
 
     /// Keeps the time of last use, coarsely, so that most gets write nothing.
     fn touch(&self, path: &Path, meta: &fs::Metadata) {
-        let now = SystemTime::now();
-        let stale = meta.modified().is_ok_and(|t| now.duration_since(t).is_ok_and(|age| age > self.granularity));
-        if stale && let Ok(file) = File::open(path) {
+        if self.is_stale(meta)
+            && let Ok(file) = File::open(path)
+        {
             // somebody else's file in a shared directory: then its owner's uses have to do
-            let _ = file.set_modified(now);
+            let _ = file.set_modified(SystemTime::now());
         }
+    }
+
+    fn is_stale(&self, meta: &fs::Metadata) -> bool {
+        let age = meta.modified().map(|t| SystemTime::now().duration_since(t));
+        matches!(age, Ok(Ok(age)) if age > self.granularity)
     }
 }
 
@@ -312,6 +348,26 @@ mod tests {
         assert_eq!(fs::read(&hit.path).unwrap(), b"hello");
         let text = fs::read_to_string(sharded_path(&dir.0, ACTION, &action(1).to_string())).unwrap();
         assert_eq!(text, format!("{} 5\n", OutputId::of(b"hello")));
+    }
+
+    #[test]
+    fn what_is_at_hand_is_what_get_finds() {
+        let dir = Dir::new("at-hand");
+        let cache = DiskCache::open(&dir.0).unwrap();
+        assert_eq!(cache.get_at_hand(&action(1)), None);
+        let hit = put(&cache, &action(1), b"hello", SystemTime::now()).unwrap();
+        // a system that cannot look without waiting finds nothing
+        if let Some(at_hand) = cache.get_at_hand(&action(1)) {
+            assert_eq!(at_hand, hit);
+        }
+        fs::write(&hit.path, b"hell").unwrap();
+        assert_eq!(cache.get_at_hand(&action(1)), None);
+        fs::write(&hit.path, b"hello").unwrap();
+        File::open(&hit.path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(cache.get_at_hand(&action(1)), None, "its use is not noted yet");
+        assert!(cache.get(&action(1)).unwrap().is_some());
+        fs::remove_file(&hit.path).unwrap();
+        assert_eq!(cache.get_at_hand(&action(1)), None);
     }
 
     #[test]

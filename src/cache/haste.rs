@@ -17,7 +17,7 @@ use super::id::ActionId;
 use crate::pool::Pool;
 
 /// Unlisted gets in a row that must miss before haste begins.
-const PATIENCE: u32 = 48;
+const PATIENCE: u32 = 16;
 /// Threads that ask in the background.
 const THREADS: usize = 8;
 /// Gets waiting for them at most.
@@ -66,7 +66,8 @@ impl Background {
         }
         let (fetcher, streak, pending) = (fetcher.clone(), streak.clone(), self.pending.clone());
         self.pool.lock().expect("no holder panics").submit(move || {
-            if !matches!(fetcher.fetch(&action, None), Fetched::Missing) {
+            // what `go` has put itself in the meantime says nothing of the bucket
+            if let Fetched::Here(..) = fetcher.fetch(&action, None) {
                 streak.hit();
             }
             pending.fetch_sub(1, Ordering::Relaxed);
