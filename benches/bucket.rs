@@ -195,37 +195,46 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The first build of a scope that has no manifest, beside two requests in sequence.
+    /// The first build of a scope, and builds without any manifest, beside two requests in sequence.
     fn unseen(&mut self, runs: usize) -> Result<()> {
         let (mut ours, mut without, mut sequence) = (Samples::default(), Samples::default(), Samples::default());
         let mut last = None;
         for i in 0..runs {
             let scope = format!("--scope=unseen-{i}");
-            let o = self.at.fresh(USUAL, &[&scope], Watch::Plain)?;
-            ours.push_time(o.wall);
-            without.push_time(self.at.fresh(USUAL, &[SCOPE, "--no-readahead"], Watch::Plain)?.wall);
+            let seen = self.at.fresh(USUAL, &[&scope], Watch::Plain)?;
+            ours.push_time(seen.wall);
+            let one = self.at.fresh(USUAL, &[SCOPE, "--no-readahead"], Watch::Plain)?;
+            without.push_time(one.wall);
             self.at.s3.clear()?;
             self.at.s3.load_classic(&self.at.local)?;
             let dir = self.at.go.scratch.fresh("fresh")?;
             let two = self.at.ours(&dir, USUAL, &[SCOPE, "--s3-layout=classic", "--no-readahead"], Watch::Plain)?;
             sequence.push_time(two.wall);
-            last = Some((o, two));
+            last = Some((seen, one, two));
             // the classic bucket once more, and then the other
             self.compiles("classic", &[SCOPE, "--s3-layout=classic"])?;
         }
-        let Some((o, two)) = last else { return Ok(()) };
-        let speed = sequence.by(&ours).median();
-        let what = format!("first sight of the scope, {USUAL} ms: speed by two requests in sequence");
-        row(&what, &ours.show("s"), &sequence.show("s"), speed, Bound::Least(1.9));
-        let (waited, two_waited) = (o.waited(), two.waited());
-        let times = |s: f64| format!("{s:.1} s");
-        row("— seconds of waiting, as speed", &times(waited), &times(two_waited), two_waited / waited, Bound::Free);
-        // but for the look for a manifest
-        let (requests, gets) = (o.server.get("get") + o.server.get("head") - o.server.get("manifest"), o.gets());
-        let per_get = requests as f64 / gets;
-        row("— requests per get", &requests.to_string(), &format!("{gets} gets"), per_get, Bound::Most(1.0));
-        let what = format!("--no-readahead, {USUAL} ms: speed by two requests in sequence");
-        row(&what, &without.show("s"), &sequence.show("s"), sequence.by(&without).median(), Bound::Free);
+        let Some((seen, one, two)) = last else { return Ok(()) };
+        let rows = |what: &str, wall: &Samples, o: &Outcome, least| {
+            let speed = sequence.by(wall).median();
+            row(
+                &format!("{what}: speed by two requests in sequence"),
+                &wall.show("s"),
+                &sequence.show("s"),
+                speed,
+                least,
+            );
+            let (waited, two_waited) = (o.waited(), two.waited());
+            let times = |s: f64| format!("{s:.1} s");
+            let ratio = two_waited / waited;
+            row("— seconds of waiting, as speed", &times(waited), &times(two_waited), ratio, Bound::Free);
+            // but for the looks for manifests
+            let (requests, gets) = (o.server.get("get") + o.server.get("head") - o.server.get("manifest"), o.gets());
+            let per_get = requests as f64 / gets;
+            row("— requests per get", &requests.to_string(), &format!("{gets} gets"), per_get, Bound::Most(1.0));
+        };
+        rows(&format!("first sight of the scope, {USUAL} ms"), &ours, &seen, Bound::Least(1.9));
+        rows(&format!("no manifest at all (--no-readahead), {USUAL} ms"), &without, &one, Bound::Free);
         Ok(())
     }
 

@@ -182,12 +182,18 @@ impl Client {
         }
         let hit = self.fault(tier, action, advice)?;
         let host = &self.cache.metrics.host;
-        if hit.is_some() {
-            host.get_fault_hit.inc()
-        } else {
-            host.get_fault_miss.inc()
+        match &hit {
+            Some(hit) => {
+                host.get_fault_hit.inc();
+                self.record(|usage| usage.hit(action, hit, true));
+            }
+            None => {
+                host.get_fault_miss.inc();
+                // a bucket that cannot be asked says nothing of what it has
+                let absent = tier.fetcher.bucket().available();
+                self.record(|usage| usage.miss(action, absent));
+            }
         }
-        self.used(action, hit.as_ref(), hit.is_some());
         Ok(hit)
     }
 
@@ -200,12 +206,18 @@ impl Client {
         } else {
             host.get_local_hit.inc()
         }
-        self.used(action, Some(hit), ahead);
+        self.record(|usage| usage.hit(action, hit, ahead));
     }
 
     /// Gets `action` from behind the directory.
     fn fault(&self, tier: &Tier, action: &ActionId, advice: Advice) -> io::Result<Option<Hit>> {
-        let listed = !matches!(advice, Advice::Unlisted);
+        let listed = !matches!(advice, Advice::Unlisted | Advice::Absent);
+        let doubtful = matches!(advice, Advice::Absent) || !listed && self.streak.is_long();
+        if doubtful && tier.fetcher.bucket().available() {
+            self.cache.metrics.bucket.unwaited.inc();
+            tier.background.ask(&tier.fetcher, *action, &self.streak);
+            return Ok(None);
+        }
         let known = match advice {
             Advice::Inline(output, time, body) => {
                 if let Ok(hit) = self.store(action, output, &body, time) {
@@ -216,12 +228,7 @@ impl Client {
                 Some((output, time)) // damaged in the manifest
             }
             Advice::Listed(known) => known,
-            Advice::Unlisted if self.streak.is_long() && tier.fetcher.bucket().available() => {
-                self.cache.metrics.bucket.unwaited.inc();
-                tier.background.ask(&tier.fetcher, *action, &self.streak);
-                return Ok(None);
-            }
-            Advice::Unlisted => None,
+            Advice::Unlisted | Advice::Absent => None,
         };
         let start = Instant::now();
         let fetched = tier.fetcher.fetch(action, known);
@@ -287,17 +294,16 @@ impl Client {
         }
         if let Some(r) = self.readahead.get() {
             r.begin();
-            let mut usage = self.usage.lock().expect("no holder panics");
-            usage.put(action, &hit, uploader.is_some());
         }
+        self.record(|usage| usage.put(action, &hit, uploader.is_some()));
         Ok(hit)
     }
 
-    /// Writes what this session used into its scope's manifest. Call it when the session has
-    /// ended; it asks the bucket twice at most, unless others write at the same time, and returns
-    /// after [`SAVE_TIMEOUT`] whatever the bucket does.
+    /// Writes what this session used into its scope's manifest, and the fleet's where that is the
+    /// scope's first. Call it when the session has ended; it asks the bucket twice at most for each,
+    /// unless others write at the same time, and returns after [`SAVE_TIMEOUT`] whatever the bucket does.
     pub fn close(&self) {
-        let Some(readahead) = self.readahead.get().cloned() else { return };
+        let Some(readahead) = self.readahead.get() else { return };
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -305,11 +311,16 @@ impl Client {
         if !readahead.begun() {
             return;
         }
-        let used = self.usage.lock().expect("no holder panics").take();
+        let mut usage = self.usage.lock().expect("no holder panics");
+        for (action, hit) in self.streak.take_found() {
+            usage.hit(&action, &hit, true);
+        }
+        let record = usage.take();
+        drop(usage);
         let (cache, (done, wait)) = (self.cache.clone(), bounded::<()>(1));
         let save = move || {
             if let Some(tier) = &cache.tier {
-                sharing::save_manifest(tier, &readahead, left, &used);
+                sharing::save_manifests(tier, left, record);
             }
             drop(done);
         };
@@ -327,9 +338,10 @@ impl Client {
         self.cache.disk.link(action, &output, body.len() as u64, time)
     }
 
-    fn used(&self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
+    /// Notes what the manifest should know, where there is one.
+    fn record(&self, note: impl FnOnce(&mut Usage)) {
         if self.readahead.get().is_some() {
-            self.usage.lock().expect("no holder panics").get(action, hit, shared);
+            note(&mut self.usage.lock().expect("no holder panics"));
         }
     }
 }

@@ -5,13 +5,15 @@
 //! the next one hits is so small that waiting costs more than a needless compilation now and then:
 //! the get is answered as a miss at once, and the bucket is asked in the background all the same.
 //! The first find there ends the haste, and the output is in the local directory for the next get.
+//! The same goes, from the first, for what the scope's builds are known to ask for in vain.
 //!
-//! Invariants: still at most one request a get; a get of a listed action always waits; requests in
+//! Invariants: still at most one request a get; a get of a listed entry always waits; requests in
 //! the background are bounded, and what exceeds the bound is not asked.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::disk::Hit;
 use super::fetch::{Fetched, Fetcher};
 use super::id::ActionId;
 use crate::pool::Pool;
@@ -23,25 +25,33 @@ const THREADS: usize = 8;
 /// Gets waiting for them at most.
 const QUEUE: usize = 64;
 
-/// How many unlisted gets of one session have missed in a row.
+/// How many unlisted gets of one session have missed in a row, and which were answered too soon.
 #[derive(Default)]
-pub struct Streak(AtomicU32);
+pub struct Streak {
+    misses: AtomicU32,
+    found: Mutex<Vec<(ActionId, Hit)>>,
+}
 
 impl Streak {
     /// Whether the next unlisted get should not wait.
     pub fn is_long(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= PATIENCE
+        self.misses.load(Ordering::Relaxed) >= PATIENCE
     }
 
     /// An unlisted get has missed.
     pub fn miss(&self) {
         // far from the end of the range in any session, and a wrap would only end the haste
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.misses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The bucket had something that was not listed.
     pub fn hit(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.misses.store(0, Ordering::Relaxed);
+    }
+
+    /// What the bucket had after all, since this was last asked.
+    pub fn take_found(&self) -> Vec<(ActionId, Hit)> {
+        std::mem::take(&mut self.found.lock().expect("no holder panics"))
     }
 }
 
@@ -67,8 +77,9 @@ impl Background {
         let (fetcher, streak, pending) = (fetcher.clone(), streak.clone(), self.pending.clone());
         self.pool.lock().expect("no holder panics").submit(move || {
             // what `go` has put itself in the meantime says nothing of the bucket
-            if let Fetched::Here(..) = fetcher.fetch(&action, None) {
+            if let Fetched::Here(hit, _) = fetcher.fetch(&action, None) {
                 streak.hit();
+                streak.found.lock().expect("no holder panics").push((action, hit));
             }
             pending.fetch_sub(1, Ordering::Relaxed);
         });

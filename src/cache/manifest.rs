@@ -7,7 +7,8 @@
 //!  9  7  zero
 //! 16  8  length of the payload once decompressed, little-endian like all that follows
 //! 24 32  signature      HMAC-SHA-256 of key, length and compressed payload, only with flag 1
-//!        payload        zstd: count u32, the records, then the inline bodies in the same order
+//!        payload        zstd: count u32, the records, the absent (see `absent`), then the inline
+//!                       bodies in the records' order
 //! record: action 32 · flags 1 · strikes 1 · day 2 · size varint · where known: output 32, time 8
 //! ```
 //!
@@ -15,11 +16,14 @@
 //! the disk cache only through its check against the output id. Decoding allocates no more than
 //! [`MAX_RAW`] plus the records, whatever the header claims. Only actions of 32 bytes are listed.
 
-use std::collections::HashMap;
+mod absent;
+
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use super::entry::Signer;
 use super::id::{ActionId, OutputId};
+pub use absent::Absent;
 
 /// Entries listed at most.
 pub const MAX_ENTRIES: usize = 200_000;
@@ -71,6 +75,8 @@ pub struct Manifest {
     pub entries: Vec<Entry>,
     /// The inline bodies.
     pub bodies: Vec<u8>,
+    /// What is asked for in vain.
+    pub absent: Absent,
 }
 
 /// One entry that a session used.
@@ -90,6 +96,22 @@ pub struct Used {
     pub shared: bool,
 }
 
+/// What a session leaves.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// The entries used, in order of first use.
+    pub used: Vec<Used>,
+    /// Actions asked for that were neither found nor put.
+    pub absent: Vec<[u8; 32]>,
+}
+
+impl Record {
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.used.is_empty() && self.absent.is_empty()
+    }
+}
+
 impl Manifest {
     /// The body of an entry that has one inline.
     pub fn inline(&self, entry: &Entry) -> Option<&[u8]> {
@@ -97,8 +119,8 @@ impl Manifest {
         self.bodies.get(at..at + entry.size as usize)
     }
 
-    /// Takes a session into the manifest: `used` in order of first use, `wasted` fetched ahead and
-    /// not used. `today` counts days since 1970, `know` says whether outputs and times are listed
+    /// Takes a session into the manifest: its `record`, and what was fetched ahead and not used, in
+    /// `wasted`. `today` counts days since 1970, `know` says whether outputs and times are listed
     /// for entries that are not inline, and `body` brings the bytes of a small output. Returns
     /// whether the result is worth writing.
     ///
@@ -107,7 +129,7 @@ impl Manifest {
     /// rest in place.
     pub fn merge(
         &mut self,
-        used: &[Used],
+        record: &Record,
         wasted: &[[u8; 32]],
         today: u16,
         know: bool,
@@ -121,6 +143,7 @@ impl Manifest {
                 changed = true;
             }
         }
+        let used = &record.used;
         let mut slots: Vec<usize> = used.iter().filter_map(|u| index.get(&u.action).copied()).collect();
         slots.sort_unstable();
         slots.dedup();
@@ -129,7 +152,7 @@ impl Manifest {
         // new entries by the slot that they follow; 0 is before the first
         let mut behind: HashMap<usize, Vec<Entry>> = HashMap::new();
         let mut last = 0;
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for u in used.iter().filter(|u| seen.insert(u.action)) {
             let entry = match index.get(&u.action) {
                 Some(&i) => self.entries[i].clone(),
@@ -162,6 +185,8 @@ impl Manifest {
             self.entries.extend(behind.remove(&(i + 1)).unwrap_or_default());
         }
         self.limit();
+        let listed: HashSet<&[u8; 32]> = self.entries.iter().map(|e| &e.action).collect();
+        changed |= self.absent.merge(&record.absent, today, |action| listed.contains(action));
         changed || kept != before
     }
 
@@ -230,6 +255,7 @@ impl Manifest {
                 raw.extend_from_slice(&time.to_le_bytes());
             }
         }
+        self.absent.encode(&mut raw);
         for body in self.entries.iter().filter_map(|e| self.inline(e)) {
             raw.extend_from_slice(body);
         }
@@ -295,10 +321,11 @@ impl Manifest {
             }
             entries.push(entry);
         }
+        let absent = Absent::parse(&mut at)?;
         if at.0.len() != inline || inline > INLINE_TOTAL {
             return Err(format!("{} bytes of bodies where {inline} were listed", at.0.len()));
         }
-        Ok(Manifest { entries, bodies: at.0.to_vec() })
+        Ok(Manifest { entries, bodies: at.0.to_vec(), absent })
     }
 }
 
@@ -358,9 +385,12 @@ mod tests {
         Used { action: [n; 32], output: OutputId::of(&[n; 3]), size: 3, time: i64::from(n), asked: true, shared: true }
     }
 
+    fn record(used: impl IntoIterator<Item = Used>) -> Record {
+        Record { used: used.into_iter().collect(), absent: Vec::new() }
+    }
+
     fn merge(m: &mut Manifest, ids: &[u8], today: u16) -> bool {
-        let used: Vec<Used> = ids.iter().map(|&n| used(n)).collect();
-        m.merge(&used, &[], today, false, |output| {
+        m.merge(&record(ids.iter().map(|&n| used(n))), &[], today, false, |output| {
             (0..=255).map(|n| vec![n; 3]).find(|body| OutputId::of(body) == *output)
         })
     }
@@ -375,7 +405,8 @@ mod tests {
         assert!(merge(&mut m, &[3, 1, 2], 20_000));
         let mut big = used(9);
         big.size = 1 << 33;
-        m.merge(&[big], &[], 20_000, true, |_| None);
+        m.merge(&Record { used: vec![big], absent: vec![[7; 32]] }, &[], 20_000, true, |_| None);
+        assert_eq!(m.absent.actions().count(), 1);
         for signer in [Signer::default(), Signer::new(Some(b"0123456789abcdef"))] {
             let stored = m.encode("k", &signer).unwrap();
             let back = Manifest::decode(&stored, "k", &signer).unwrap();
@@ -411,7 +442,7 @@ mod tests {
         assert!(!merge(&mut m, &[1, 2], 20_000));
         assert!(!merge(&mut m, &[2, 1], 20_000), "order alone is not");
         assert!(merge(&mut m, &[1], 20_001), "the day is");
-        assert!(m.merge(&[], &[[2; 32]], 20_001, false, |_| None), "a fetch in vain is");
+        assert!(m.merge(&Record::default(), &[[2; 32]], 20_001, false, |_| None), "a fetch in vain is");
         assert!(merge(&mut m, &[1], 20_015), "what is dropped is");
         assert_eq!(order(&m), [1]);
     }
@@ -420,7 +451,7 @@ mod tests {
     fn what_is_only_local_is_not_listed_anew() {
         let mut m = Manifest::default();
         let local = Used { shared: false, ..used(1) };
-        assert!(!m.merge(&[local], &[], 20_000, false, |_| None));
+        assert!(!m.merge(&record([local]), &[], 20_000, false, |_| None));
         assert!(m.entries.is_empty());
     }
 
@@ -468,14 +499,12 @@ mod tests {
     #[test]
     fn two_hundred_thousand_entries() {
         let mut m = Manifest::default();
-        let many: Vec<Used> = (0..MAX_ENTRIES as u32 + 10)
-            .map(|i| {
-                let mut action = [0; 32];
-                action[..4].copy_from_slice(&i.to_le_bytes());
-                Used { action, size: 100_000, ..used(0) }
-            })
-            .collect();
-        m.merge(&many, &[], 20_000, false, |_| None);
+        let many = (0..MAX_ENTRIES as u32 + 10).map(|i| {
+            let mut action = [0; 32];
+            action[..4].copy_from_slice(&i.to_le_bytes());
+            Used { action, size: 100_000, ..used(0) }
+        });
+        m.merge(&record(many), &[], 20_000, false, |_| None);
         assert_eq!(m.entries.len(), MAX_ENTRIES);
         let stored = m.encode("k", &Signer::default()).unwrap();
         assert!((stored.len() as u64) < MAX_STORED);

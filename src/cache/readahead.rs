@@ -2,7 +2,9 @@
 //!
 //! The scope's manifest is loaded in the background at the first get that the local directory
 //! misses. From then on every get moves a window over the recorded order, and a few fetchers bring
-//! what lies in it into the disk cache, where the get then finds it.
+//! what lies in it into the disk cache, where the get then finds it. A scope that has no manifest
+//! yet goes by the fleet's, to which every new scope's first build is added: what they have in
+//! common, the standard library before all, is then fetched ahead all the same.
 //!
 //! Invariants: gets never wait for the manifest nor for a fetcher's turn, only for a fetch of the
 //! very action they ask for. The bytes fetched and not used are at most those used and
@@ -14,13 +16,11 @@
 
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-
-use sha2::{Digest, Sha256};
 
 use super::entry::from_nanos;
 use super::fetch::{Fetched, Fetcher};
@@ -34,6 +34,9 @@ const FETCHERS: usize = 24;
 /// How long a close waits for fetches under way, which nobody needs any more.
 const CLOSE_WAIT: Duration = Duration::from_millis(250);
 
+/// The scope that no client can name, whose manifest is the fleet's.
+const FLEET: &str = "";
+
 /// How long fetchers wait before they look at a bucket again that is left alone.
 const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,8 @@ pub enum Advice {
     Unlisted,
     /// The bucket should have it.
     Listed(Option<(OutputId, SystemTime)>),
+    /// Builds of this scope ask for it in vain.
+    Absent,
     /// Here is its body.
     Inline(OutputId, SystemTime, Vec<u8>),
 }
@@ -51,7 +56,7 @@ pub enum Advice {
 /// Readahead for one scope.
 pub struct Readahead {
     shared: Arc<Shared>,
-    /// The manifest's key.
+    /// The key of the scope's manifest.
     key: String,
     started: Instant,
 }
@@ -69,6 +74,8 @@ struct State {
     threads: usize,
     /// Clients that share this readahead.
     users: usize,
+    /// The bucket says that the scope has no manifest.
+    new_scope: bool,
 }
 
 #[derive(Default)]
@@ -82,14 +89,18 @@ enum Phase {
 }
 
 struct Loaded {
+    key: String,
     manifest: Arc<Manifest>,
     etag: String,
     index: HashMap<[u8; 32], u32>,
+    absent: HashSet<[u8; 32]>,
     window: Window,
 }
 
-/// What a readahead leaves for the next manifest.
+/// What a readahead leaves for one of the manifests that come after it.
 pub struct Left {
+    /// The manifest's key.
+    pub key: String,
     /// What was loaded, and its tag.
     pub base: Option<(Arc<Manifest>, String)>,
     /// Entries fetched and not used.
@@ -99,14 +110,8 @@ pub struct Left {
 impl Readahead {
     /// Readahead for `scope` through `fetcher`. Nothing is asked of the bucket yet.
     pub fn new(fetcher: Arc<Fetcher>, scope: &str) -> Self {
-        let digest: [u8; 32] = Sha256::digest(scope.as_bytes()).into();
         let shared = Shared { fetcher, state: Mutex::default(), changed: Condvar::new() };
-        Readahead { shared: Arc::new(shared), key: format!("manifest/{}", OutputId(digest)), started: Instant::now() }
-    }
-
-    /// The manifest's key in the bucket.
-    pub fn key(&self) -> &str {
-        &self.key
+        Readahead { shared: Arc::new(shared), key: manifest_key(scope), started: Instant::now() }
     }
 
     /// How long ago this was made.
@@ -148,7 +153,10 @@ impl Readahead {
         let Some(id) = manifest::listed_id(action) else { return (Advice::Unlisted, false) };
         let mut state = self.shared.lock();
         let Phase::Loaded(loaded) = &mut state.phase else { return (Advice::Unlisted, false) };
-        let Some(&i) = loaded.index.get(&id) else { return (Advice::Unlisted, false) };
+        let Some(&i) = loaded.index.get(&id) else {
+            let advice = if loaded.absent.contains(&id) { Advice::Absent } else { Advice::Unlisted };
+            return (advice, false);
+        };
         let metrics = self.shared.fetcher.metrics();
         let used = loaded.window.ask(i as usize);
         let first = used.is_some();
@@ -175,15 +183,16 @@ impl Readahead {
         self.shared.changed.notify_one();
     }
 
-    /// Takes a client out and returns what the next manifest needs to know. With the last one,
+    /// Takes a client out and returns what the manifests to write need to know: the scope's and,
+    /// where that is its first, the fleet's. With the last one,
     /// fetching stops; fetches under way are waited for a moment, those that take longer end by
     /// themselves.
-    pub fn close(&self) -> Left {
+    pub fn close(&self) -> Vec<Left> {
         let deadline = Instant::now() + CLOSE_WAIT;
         let mut state = self.shared.lock();
         state.users = state.users.saturating_sub(1);
         if state.users > 0 {
-            return state.left(false);
+            return state.left(&self.key, false);
         }
         state.closing = true;
         self.shared.changed.notify_all();
@@ -191,7 +200,7 @@ impl Readahead {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
             state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
         }
-        state.left(true)
+        state.left(&self.key, true)
     }
 
     /// Whether the bucket was turned to at all.
@@ -209,14 +218,23 @@ impl Drop for Readahead {
 
 impl State {
     /// What is left; `wasted` is for the last client to say, others may still use the entries.
-    fn left(&self, wasted: bool) -> Left {
-        let Phase::Loaded(loaded) = &self.phase else { return Left { base: None, wasted: Vec::new() } };
-        let unused = loaded.window.wasted().filter(|_| wasted);
-        Left {
-            base: Some((loaded.manifest.clone(), loaded.etag.clone())),
-            wasted: unused.map(|i| loaded.manifest.entries[i].action).collect(),
-        }
+    fn left(&self, key: &str, wasted: bool) -> Vec<Left> {
+        let fleet = self.new_scope.then(|| manifest_key(FLEET));
+        let keys = [Some(key.to_string()), fleet].into_iter().flatten();
+        keys.map(|key| match &self.phase {
+            Phase::Loaded(loaded) if loaded.key == key => {
+                let unused = loaded.window.wasted().filter(|_| wasted);
+                let wasted = unused.map(|i| loaded.manifest.entries[i].action).collect();
+                Left { key, base: Some((loaded.manifest.clone(), loaded.etag.clone())), wasted }
+            }
+            _ => Left { key, base: None, wasted: Vec::new() },
+        })
+        .collect()
     }
+}
+
+fn manifest_key(scope: &str) -> String {
+    format!("manifest/{}", OutputId::of(scope.as_bytes()))
 }
 
 /// Counts a thread out, also when it panics.
@@ -235,28 +253,18 @@ impl Shared {
     }
 
     fn load(self: &Arc<Self>, key: &str) {
-        let (loaded, stored) = match read(&self.fetcher, key, None) {
-            Loading::Found(manifest, etag, stored) => {
-                let metrics = &self.fetcher.metrics().readahead;
-                metrics.manifest_loads.inc();
-                metrics.manifest_entries.add(manifest.entries.len() as u64);
-                let index = manifest.entries.iter().enumerate().map(|(i, e)| (e.action, i as u32)).collect();
-                let window = Window::new(&manifest, stored);
-                (Some(Loaded { manifest: Arc::new(manifest), etag, index, window }), stored)
+        let (loaded, new_scope) = match read(&self.fetcher, key, None) {
+            Loading::None => {
+                (self.take_in(&manifest_key(FLEET), read(&self.fetcher, &manifest_key(FLEET), None)), true)
             }
-            Loading::Bad(_, why) => {
-                let bucket = self.fetcher.bucket().identity();
-                log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
-                (None, 0)
-            }
-            Loading::Unchanged | Loading::None | Loading::Failed => (None, 0),
+            loading => (self.take_in(key, loading), false),
         };
         let mut state = self.lock();
+        state.new_scope = new_scope;
         let Some(loaded) = loaded else {
             state.phase = Phase::Without;
             return;
         };
-        log::debug!("manifest: {} entries, {stored} bytes", loaded.manifest.entries.len());
         state.phase = Phase::Loaded(Box::new(loaded));
         for n in 0..FETCHERS {
             let shared = self.clone();
@@ -268,6 +276,27 @@ impl Shared {
                 Ok(_) => state.threads += 1,
                 Err(e) => return log::error!("cannot start a readahead thread: {e}"),
             }
+        }
+    }
+
+    fn take_in(&self, key: &str, loading: Loading) -> Option<Loaded> {
+        match loading {
+            Loading::Found(manifest, etag, stored) => {
+                let metrics = &self.fetcher.metrics().readahead;
+                metrics.manifest_loads.inc();
+                metrics.manifest_entries.add(manifest.entries.len() as u64);
+                log::debug!("{key}: {} entries, {stored} bytes", manifest.entries.len());
+                let index = manifest.entries.iter().enumerate().map(|(i, e)| (e.action, i as u32)).collect();
+                let absent = manifest.absent.actions().copied().collect();
+                let window = Window::new(&manifest, stored);
+                Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
+            }
+            Loading::Bad(_, why) => {
+                let bucket = self.fetcher.bucket().identity();
+                log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
+                None
+            }
+            Loading::Unchanged | Loading::None | Loading::Failed => None,
         }
     }
 

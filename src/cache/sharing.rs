@@ -9,8 +9,8 @@ use super::disk::Hit;
 use super::entry;
 use super::fetch::Fetcher;
 use super::id::ActionId;
-use super::manifest::{self, Manifest, Used};
-use super::readahead::{self, Left, Loading, Readahead};
+use super::manifest::{self, Manifest, Record};
+use super::readahead::{self, Left, Loading};
 use crate::config::Layout;
 use crate::remote::{Bucket, PutBody, RemoteError};
 use crate::upload::Source;
@@ -64,15 +64,23 @@ impl Source for ActionSource {
     }
 }
 
-/// Merges `used` into the manifest of `readahead`'s scope and writes it, where that changes it.
+/// Merges `record` into the manifests that `left` names and writes those that it changes.
 /// Failures cost the next build some speed and are only logged.
-pub fn save_manifest(tier: &Tier, readahead: &Readahead, left: Left, used: &[Used]) {
+pub fn save_manifests(tier: &Tier, left: Vec<Left>, mut record: Record) {
+    for left in left {
+        save_manifest(tier, left, &record);
+        // the first is the scope's own; what its builds ask for in vain means nothing to others
+        record.absent.clear();
+    }
+}
+
+fn save_manifest(tier: &Tier, left: Left, record: &Record) {
     let fetcher = &tier.fetcher;
     let bucket = fetcher.bucket();
-    if used.is_empty() || !bucket.writable() || !bucket.available() {
+    if record.is_empty() || !bucket.writable() || !bucket.available() {
         return;
     }
-    let key = readahead.key();
+    let key = &left.key;
     let today = today();
     let know = fetcher.layout() == Layout::Classic;
     let mut body = |output: &_| fs::read(fetcher.disk().output_path(output)).ok();
@@ -91,7 +99,7 @@ pub fn save_manifest(tier: &Tier, readahead: &Readahead, left: Left, used: &[Use
             Loading::None => (Manifest::default(), None),
             Loading::Failed => return,
         };
-        if !manifest.merge(used, &left.wasted, today, know, &mut body) {
+        if !manifest.merge(record, &left.wasted, today, know, &mut body) {
             return;
         }
         let stored = match manifest.encode(key, fetcher.codec().signer()) {

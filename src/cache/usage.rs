@@ -5,20 +5,35 @@ use std::collections::HashMap;
 use super::disk::Hit;
 use super::entry::nanos;
 use super::id::ActionId;
-use super::manifest::{self, Used};
+use super::manifest::{self, Record, Used};
 
 /// A session's record. Bounded by the number of entries that a manifest can list.
 #[derive(Default)]
 pub struct Usage {
     index: HashMap<[u8; 32], usize>,
-    slots: Vec<([u8; 32], Option<Used>, bool)>,
+    slots: Vec<Slot>,
+}
+
+struct Slot {
+    action: [u8; 32],
+    used: Option<Used>,
+    asked: bool,
+    /// The bucket said that it has no such entry, or will say so.
+    absent: bool,
 }
 
 impl Usage {
-    /// `go` asked for `action` and was given `hit`, or nothing: then it will likely put it, and
-    /// keeps its place. `shared` says that the bucket has it.
-    pub fn get(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
-        self.record(action, hit, true, shared);
+    /// `go` asked for `action` and was given `hit`. `shared` says that the bucket has it.
+    pub fn hit(&mut self, action: &ActionId, hit: &Hit, shared: bool) {
+        self.record(action, Some(hit), true, shared);
+    }
+
+    /// `go` asked for `action` and was given nothing: then it will likely put it, and keeps its
+    /// place. `absent` says that the bucket was there to be asked.
+    pub fn miss(&mut self, action: &ActionId, absent: bool) {
+        if let Some(slot) = self.record(action, None, true, false) {
+            slot.absent |= absent;
+        }
     }
 
     /// `go` put `action`; `shared` says that it is uploaded.
@@ -26,30 +41,40 @@ impl Usage {
         self.record(action, Some(hit), false, shared);
     }
 
-    /// The entries used, leaving none.
-    pub fn take(&mut self) -> Vec<Used> {
+    /// What was recorded, leaving nothing.
+    pub fn take(&mut self) -> Record {
         self.index.clear();
-        self.slots.drain(..).filter_map(|(_, used, _)| used).collect()
+        let mut record = Record::default();
+        for slot in self.slots.drain(..) {
+            match slot.used {
+                Some(used) => record.used.push(used),
+                None if slot.absent => record.absent.push(slot.action),
+                None => {}
+            }
+        }
+        record
     }
 
-    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, asked: bool, shared: bool) {
-        let Some(id) = manifest::listed_id(action) else { return };
+    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, asked: bool, shared: bool) -> Option<&mut Slot> {
+        let id = manifest::listed_id(action)?;
         let i = match self.index.get(&id) {
             Some(&i) => i,
-            None if self.slots.len() >= manifest::MAX_ENTRIES => return,
+            None if self.slots.len() >= manifest::MAX_ENTRIES => return None,
             None => {
-                self.slots.push((id, None, false));
+                self.slots.push(Slot { action: id, used: None, asked: false, absent: false });
                 self.index.insert(id, self.slots.len() - 1);
                 self.slots.len() - 1
             }
         };
-        let (_, used, was_asked) = &mut self.slots[i];
-        *was_asked |= asked;
+        let slot = &mut self.slots[i];
+        slot.asked |= asked;
         if let Some(hit) = hit {
-            let shared = shared || used.as_ref().is_some_and(|u| u.shared);
-            let asked = *was_asked;
-            *used = Some(Used { action: id, output: hit.output, size: hit.size, time: nanos(hit.time), asked, shared });
+            let shared = shared || slot.used.as_ref().is_some_and(|u| u.shared);
+            let asked = slot.asked;
+            slot.used =
+                Some(Used { action: id, output: hit.output, size: hit.size, time: nanos(hit.time), asked, shared });
         }
+        Some(slot)
     }
 }
 
@@ -69,13 +94,16 @@ mod tests {
         };
         let action = |n: u8| ActionId::new(&[n; 32]).unwrap();
         let mut usage = Usage::default();
-        usage.get(&action(1), None, false);
-        usage.get(&action(2), Some(&hit(2)), true);
+        usage.miss(&action(1), true);
+        usage.hit(&action(2), &hit(2), true);
         usage.put(&action(1), &hit(1), true);
         usage.put(&action(3), &hit(3), true);
-        usage.get(&action(4), None, false);
-        let got: Vec<_> = usage.take().iter().map(|u| (u.action[0], u.asked, u.shared)).collect();
+        usage.miss(&action(4), true);
+        usage.miss(&action(5), false);
+        let record = usage.take();
+        let got: Vec<_> = record.used.iter().map(|u| (u.action[0], u.asked, u.shared)).collect();
         assert_eq!(got, [(1, true, true), (2, true, true), (3, false, true)]);
+        assert_eq!(record.absent, [[4; 32]]);
         assert!(usage.take().is_empty());
     }
 }

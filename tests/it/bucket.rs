@@ -252,7 +252,7 @@ fn a_write_prefix_is_read_first_and_written_alone() {
     s.client.put(&action(2), b"theirs 2");
     s.end();
     assert_eq!(files(&root.join("pre")), before);
-    let mut want = vec![single(1), single(2), manifest_key("s")];
+    let mut want = vec![single(1), single(2), manifest_key("s"), manifest_key("")];
     want.sort();
     assert_eq!(files(&root.join("pr/7")), want);
     // its own come first, then those of the main prefix, which sees none of them
@@ -332,14 +332,7 @@ fn with_a_manifest_most_gets_need_no_request() {
     let Store::S3(server) = &store else { unreachable!("just made") };
     fill(&store, &[scope], &[]);
     assert!(server.keys().is_empty(), "a build that used nothing leaves nothing");
-    // as go does it: asked for first, then put
-    let first = Machine::new();
-    let mut s = first.session(&store, &[scope]);
-    for (n, body) in (0..).zip(&bodies) {
-        assert!(s.client.get(&action(n)).is_none());
-        s.client.put(&action(n), body);
-    }
-    s.end();
+    build_from_nothing(&store, scope, &bodies);
     assert!(server.keys().contains(&manifest_key("example.com/m")));
 
     server.clear_log();
@@ -360,7 +353,7 @@ fn with_a_manifest_most_gets_need_no_request() {
     keys.dedup();
     assert_eq!(keys.len(), all, "nothing is fetched twice");
 
-    // another scope knows nothing of it, and without readahead each get is one request
+    // without readahead each get is one request
     server.clear_log();
     let mut s = Machine::new().session(&store, &["--no-readahead"]);
     assert_eq!(s.get_all(&bodies), 200);
@@ -373,6 +366,77 @@ fn with_a_manifest_most_gets_need_no_request() {
     }
     s.end();
     assert_eq!((server.count("GET"), server.count("")), (20, 20), "a miss is one request");
+}
+
+/// As a `go` that finds nothing: asks first, then puts.
+fn build_from_nothing(store: &Store, scope: &str, bodies: &[Vec<u8>]) {
+    let machine = Machine::new();
+    let mut s = machine.session(store, &[scope]);
+    for (n, body) in (0..).zip(bodies) {
+        assert!(s.client.get(&action(n)).is_none());
+        s.client.put(&action(n), body);
+    }
+    s.end();
+}
+
+#[test]
+fn a_new_scope_goes_by_what_others_have_built() {
+    for store in Store::both() {
+        let bodies = build();
+        build_from_nothing(&store, "--scope=old", &bodies);
+        let mut s = Machine::new().session(&store, &["--scope=new"]);
+        assert_eq!(s.get_all(&bodies), 200);
+        let out = s.end();
+        let m = metrics(&out);
+        assert!(said(&out).is_empty(), "{}", out.describe());
+        assert_eq!(m["readahead"]["manifest_loads"], 1, "{}", out.describe());
+        assert!(m["readahead"]["inline_used"].as_u64() > Some(60), "{}", out.describe());
+        // from now on it has its own, and leaves the fleet's alone
+        let fleet = store.read(&manifest_key("")).unwrap();
+        let mut s = Machine::new().session(&store, &["--scope=new"]);
+        s.client.put(&action(1000), b"a new thing");
+        assert_eq!(s.get_all(&bodies), 200);
+        s.end();
+        assert_eq!(store.read(&manifest_key("")).unwrap(), fleet);
+    }
+}
+
+#[test]
+fn what_a_scope_asks_for_in_vain_is_not_waited_for() {
+    let (store, bodies) = (Store::S3(S3Server::in_process()), build());
+    let Store::S3(server) = &store else { unreachable!("just made") };
+    let never = [500, 501, 502].map(action);
+    let ask = |flags: &[&str]| {
+        let mut s = Machine::new().session(&store, flags);
+        for (n, body) in (0..).zip(&bodies) {
+            if s.client.get(&action(n)).is_none() {
+                s.client.put(&action(n), body);
+            }
+        }
+        server.clear_log();
+        never.iter().for_each(|action| assert!(s.client.get(action).is_none()));
+        metrics(&s.end())["bucket"]["unwaited"].as_u64().unwrap()
+    };
+    let waited_for = |action: &[u8; 32]| server.requests().iter().filter(|r| r.path.contains(&hex(action))).count();
+    ask(&["--scope=s"]);
+    assert_eq!(ask(&["--scope=s"]), 3);
+    assert!(never.iter().all(|action| waited_for(action) <= 1), "one request at most");
+    // it means nothing to other scopes
+    assert_eq!(ask(&["--scope=other"]), 0);
+    // once the bucket has one of them, it is found out
+    let mut s = Machine::new().session(&store, &["--scope=third"]);
+    s.client.put(&never[0], b"there after all");
+    s.end();
+    let machine = Machine::new();
+    let mut s = machine.session(&store, &["--scope=s"]);
+    assert_eq!(s.get_all(&bodies), 200);
+    assert!(s.client.get(&never[0]).is_none());
+    holds(&poll("the answer in the background", || s.client.get(&never[0])), b"there after all");
+    s.end();
+    let mut s = Machine::new().session(&store, &["--scope=s"]);
+    assert_eq!(s.get_all(&bodies), 200);
+    holds(&s.client.get(&never[0]).expect("listed now"), b"there after all");
+    s.end();
 }
 
 #[test]
@@ -463,7 +527,7 @@ fn connect_hands_its_scope_on() {
     }
     server.signal(rustix::process::Signal::TERM);
     server.wait().ok();
-    assert_eq!(store.keys().iter().filter(|k| k.starts_with("manifest/")).count(), 2);
+    assert_eq!(store.keys().iter().filter(|k| k.starts_with("manifest/")).count(), 3, "theirs and the fleet's");
     assert!(!elsewhere.join("cache").exists(), "connect has no cache of its own");
 }
 

@@ -223,7 +223,7 @@ mod tests {
             action[..8].copy_from_slice(&i.to_le_bytes());
             Entry { action, size, day: 0, strikes: 0, asked: true, known: None, inline: None }
         };
-        Manifest { entries: (0..n).map(entry).collect(), bodies: Vec::new() }
+        Manifest { entries: (0..n).map(entry).collect(), ..Manifest::default() }
     }
 
     fn drain(window: &mut Window, moved: u64) -> Vec<usize> {
