@@ -1,79 +1,67 @@
 //! The module proxy beside its baselines: `go mod download` against GOPROXY=file://, files against
-//! nginx. Prints one table.
+//! nginx, and with a thousand connections that say nothing.
 //!
-//! ```text
-//! apt-get install nginx-light; cargo bench --bench modproxy [-- SECONDS]
-//! ```
+//! `cargo bench --bench modproxy -- --modules 300 --rounds 5 --seconds 5`
 //!
-//! nginx is looked for at /usr/sbin/nginx and on PATH; without it its columns stay empty. The
-//! modules are made up (300, incompressible, 60 MB), unless BENCH_GOPROXY_DIR names a tree in the
-//! layout of GOPROXY=file:// (`$GOMODCACHE/cache/download`) and BENCH_GOMOD a go.mod that wants
-//! modules of it. Baseline and ours take turns; figures are medians.
+//! Install nginx first (Debian: nginx-light); it is looked for at /usr/sbin/nginx and on PATH. The
+//! modules are made up (incompressible, 60 MB), unless BENCH_GOPROXY_DIR names a tree in the layout
+//! of GOPROXY=file:// (`$GOMODCACHE/cache/download`) and BENCH_GOMOD a go.mod that wants modules of
+//! it. Baseline and ours take turns; ratios are taken within a round.
 
+mod support;
 #[allow(dead_code)] // the tests use more of it
 #[path = "../tests/it/support/upstream.rs"]
 mod upstream;
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use go_cache_plugin::config::ModProxyConfig;
-use go_cache_plugin::http::Router;
-use go_cache_plugin::http::modproxy::ModProxy;
-use go_cache_plugin::http::server::{Server, ServerLimits};
-use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::store::{BlobStore, Kind};
+use support::args::Args;
+use support::scratch::Scratch;
+use support::table::{Bound, Samples, paired, progress, row, section};
+use support::{PLUGIN, Result};
 
-/// Rounds of what is timed as a whole.
-const ROUNDS: usize = 5;
 const CONNECTIONS: usize = 32;
 const IDLE: usize = 1000;
 const BIG: usize = 100 << 20;
+const MIB: f64 = (1 << 20) as f64;
 
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if let [flag, cache, tree] = &args[..]
-        && flag == "serve"
-    {
-        return serve(Path::new(cache), Path::new(tree));
-    }
-    let seconds: u64 = args.first().and_then(|a| a.parse().ok()).unwrap_or(5);
-    let dir = std::env::temp_dir().join(format!("gcp-bench-modproxy-{}", std::process::id()));
-    fs::create_dir_all(&dir).expect("temporary directory");
-    bench(&dir, Duration::from_secs(seconds));
-    fs::remove_dir_all(&dir).expect("temporary directory");
+fn main() -> ExitCode {
+    support::main(bench)
 }
 
-/// The proxy, in a process of its own, so that its memory can be told from the clients'.
-fn serve(cache: &Path, tree: &Path) {
-    let metrics = Arc::new(Metrics::default());
-    let store = BlobStore::new(Kind::Module, cache, None, None, metrics.clone());
-    let config = ModProxyConfig {
-        upstream: format!("file://{}", tree.display()),
-        private: String::new(),
-        offline: false,
-        ttl: Duration::from_secs(3600),
-        sumdb: Vec::new(),
-        netrc: None,
+fn bench(args: &Args) -> Result<()> {
+    args.check(&["modules", "rounds", "seconds"])?;
+    let (modules, rounds) = (args.number("modules", 300)?, args.number("rounds", 5)?);
+    let time = Duration::from_secs(args.number("seconds", 5)? as u64);
+    let scratch = Scratch::open()?;
+    let dir = scratch.fresh("modproxy")?;
+    progress("making up modules");
+    let (tree, go_mod) = make_up(&dir.join("tree"), modules);
+    let given = std::env::var("BENCH_GOPROXY_DIR").ok().zip(std::env::var("BENCH_GOMOD").ok());
+    let (files, go_mod) = match given {
+        Some((dir, file)) => (PathBuf::from(dir), fs::read_to_string(file)?),
+        None => (tree.clone(), go_mod),
     };
-    let proxy = ModProxy::new(&config, Arc::new(store), metrics).expect("configuration");
-    let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), ServerLimits::default()).expect("port");
-    server.start(Arc::new(Router { modproxy: Some(Arc::new(proxy)), ..Router::default() })).expect("threads");
-    writeln!(io::stdout().lock(), "{}", server.local_addr()).expect("stdout");
-    let _ = io::stdin().read(&mut [0]); // until the bench closes it
-    server.stop();
+    section(&format!("module proxy: {modules} modules"));
+    downloads(&dir, &files, &go_mod, rounds)?;
+
+    let nginx = Nginx::start(&dir, &tree).ok_or("nginx cannot be started; it is the baseline of these figures")?;
+    let ours = Ours::start(&dir.join("cache"), &tree)?;
+    zip(&ours, &nginx, rounds)?;
+    small(&ours, &nginx, rounds, time)
 }
 
-fn bench(dir: &Path, time: Duration) {
-    let mut tree = upstream::Tree::new(dir.join("tree"));
+/// Modules of 20 files each and a big one; where they are, and a go.mod that wants the former.
+fn make_up(root: &Path, modules: usize) -> (PathBuf, String) {
+    let mut tree = upstream::Tree::new(root.into());
     let mut random = Random(1);
     let mut go_mod = "module example.com/bench\n\ngo 1.21\n\nrequire (\n".to_string();
-    for n in 0..300 {
+    for n in 0..modules {
         let name = format!("example.com/Mod{n:03}/pkg");
         let files: Vec<(String, Vec<u8>)> =
             (0..20).map(|f| (format!("dir{}/file{f}.go", f % 4), random.bytes(1 << (9 + f % 6)))).collect();
@@ -81,78 +69,94 @@ fn bench(dir: &Path, time: Duration) {
         tree.add(&name, "v1.0.0", &files);
         go_mod += &format!("\t{name} v1.0.0\n");
     }
-    go_mod += ")\n";
     tree.add("example.com/big", "v1.0.0", &[("blob", &random.bytes(BIG))]);
-    let given = std::env::var("BENCH_GOPROXY_DIR").ok().zip(std::env::var("BENCH_GOMOD").ok());
-    let (files, go_mod) = match &given {
-        Some((dir, file)) => (PathBuf::from(dir), fs::read_to_string(file).expect("BENCH_GOMOD")),
-        None => (tree.root.clone(), go_mod),
-    };
-    let ours = Ours::start(&dir.join("cache"), &tree.root);
-    let modules = Ours::start(&dir.join("cache-modules"), &files);
-    let nginx = Nginx::start(dir, &tree.root);
-    let say = |what: &str, base: String, ours: String, ratio: String| {
-        writeln!(io::stdout().lock(), "| {what:<58} | {base:>16} | {ours:>16} | {ratio:>7} |").expect("stdout");
-    };
-    say("what", "baseline".into(), "ours".into(), "ratio".into());
+    (tree.root.clone(), go_mod + ")\n")
+}
 
+fn downloads(dir: &Path, files: &Path, go_mod: &str, rounds: usize) -> Result<()> {
+    let server = Ours::start(&dir.join("cache-modules"), files)?;
     let by_file = format!("file://{}", files.display());
-    let by_us = format!("http://{}/mod", modules.addr);
-    download(dir, &go_mod, &by_us); // warms our cache and the kernel's
-    let (base, warm) = pairs(|ours| download(dir, &go_mod, if ours { &by_us } else { &by_file }));
-    say("go mod download, against file://", secs(base), secs(warm), ratio(warm, base));
-    let (alone, crowded) = pairs(|crowd| {
-        let connect = |_| TcpStream::connect(modules.addr).expect("idle connection");
-        let _idle: Vec<TcpStream> = (0..if crowd { IDLE } else { 0 }).map(connect).collect();
-        download(dir, &go_mod, &by_us)
-    });
-    say("the same, 1,000 idle connections, against without", secs(alone), secs(crowded), ratio(crowded, alone));
+    let by_us = format!("http://{}/mod", server.addr);
+    let (mut base, mut ours, mut alone, mut crowded) = Default::default();
+    for i in 0..=rounds {
+        let straight = download(dir, go_mod, &by_file)?;
+        // the first also fills our cache
+        let warm = download(dir, go_mod, &by_us)?;
+        let idle: Vec<TcpStream> =
+            (0..IDLE).map(|_| TcpStream::connect(server.addr)).collect::<std::io::Result<_>>()?;
+        let among = download(dir, go_mod, &by_us)?;
+        drop(idle);
+        let after = download(dir, go_mod, &by_us)?;
+        if i > 0 {
+            let push = |s: &mut Samples, t| s.push_time(t);
+            push(&mut base, straight);
+            push(&mut ours, warm);
+            push(&mut crowded, among);
+            push(&mut alone, after);
+        }
+    }
+    paired("go mod download from warm disk, by GOPROXY=file://", &ours, &base, Bound::Most(1.3));
+    paired(&format!("the same among {IDLE} idle connections, by without"), &crowded, &alone, Bound::Most(1.2));
+    Ok(())
+}
 
+fn zip(ours: &Ours, nginx: &Nginx, rounds: usize) -> Result<()> {
     let big = "example.com/big/@v/v1.0.0.zip";
-    fetch(ours.addr, &format!("/mod/{big}"));
     for _ in 0..3 {
-        fetch(ours.addr, &format!("/mod/{big}"));
+        fetch(ours.addr, &format!("/mod/{big}"))?;
+        fetch(nginx.addr, &format!("/{big}"))?;
     }
     let before = ours.resident();
-    let (base, big_ours) = pairs(|us| match (us, &nginx) {
-        (true, _) => fetch(ours.addr, &format!("/mod/{big}")),
-        (false, Some(nginx)) => fetch(nginx.addr, &format!("/{big}")),
-        (false, None) => f64::NAN,
-    });
-    let speed = |s: f64| format!("{:.0} MB/s", BIG as f64 / s / 1e6);
-    say("100 MB zip, one client, against nginx", speed(base), speed(big_ours), ratio(base, big_ours));
-    let grown = ours.peak().saturating_sub(before);
-    say("memory grown by it", String::new(), format!("{grown} KiB"), String::new());
+    let speed = |t: Duration| BIG as f64 / t.as_secs_f64();
+    let (mut us, mut base) = (Samples::default(), Samples::default());
+    for _ in 0..rounds {
+        base.push(speed(fetch(nginx.addr, &format!("/{big}"))?));
+        us.push(speed(fetch(ours.addr, &format!("/mod/{big}"))?));
+    }
+    let ratio = us.by(&base).median();
+    row("cached 100 MB zip, one client, by nginx", &us.show("MB/s"), &base.show("MB/s"), ratio, Bound::Least(0.5));
+    let grown = ours.resident().saturating_sub(before) as f64 / MIB;
+    row("— resident memory grown by it, MiB", &format!("{grown:.2}"), "", grown, Bound::Most(8.0));
+    let peak = ours.peak() as f64 / MIB;
+    row(
+        "— peak resident memory, fetching and checking it included, MiB",
+        &format!("{peak:.1}"),
+        "",
+        f64::NAN,
+        Bound::Free,
+    );
+    Ok(())
+}
 
+fn small(ours: &Ours, nginx: &Nginx, rounds: usize, time: Duration) -> Result<()> {
     for file in ["v1.0.0.info", "v1.0.0.mod"] {
         let path = format!("example.com/!mod001/pkg/@v/{file}");
-        fetch(ours.addr, &format!("/mod/{path}"));
-        let base = nginx.as_ref().map(|n| hammer(n.addr, &format!("/{path}"), time));
-        let us = hammer(ours.addr, &format!("/mod/{path}"), time);
-        let base = base.unwrap_or(Load { rate: f64::NAN, p50: f64::NAN, p99: f64::NAN });
-        let what = format!("{file}, {CONNECTIONS} keep-alive connections, requests/s");
-        say(&what, format!("{:.0}", base.rate), format!("{:.0}", us.rate), ratio(us.rate, base.rate));
-        let micros = |s: f64| format!("{:.0} µs", s * 1e6);
-        say("  p50", micros(base.p50), micros(us.p50), ratio(us.p50, base.p50));
-        say("  p99", micros(base.p99), micros(us.p99), ratio(us.p99, base.p99));
+        let mut loads: [[Samples; 3]; 2] = Default::default();
+        fetch(ours.addr, &format!("/mod/{path}"))?;
+        for _ in 0..rounds {
+            let base = hammer(nginx.addr, &format!("/{path}"), time / rounds as u32)?;
+            let us = hammer(ours.addr, &format!("/mod/{path}"), time / rounds as u32)?;
+            for (to, from) in loads.iter_mut().zip([base, us]) {
+                to.iter_mut().zip([from.rate, from.p50, from.p99]).for_each(|(s, v)| s.push(v));
+            }
+        }
+        let [base, us] = &loads;
+        let figure = |what: String, i: usize, unit: &str, bound| {
+            row(&what, &us[i].show(unit), &base[i].show(unit), us[i].by(&base[i]).median(), bound);
+        };
+        let what = format!("cached .{}, {CONNECTIONS} keep-alive connections, requests/s, by nginx", &file[7..]);
+        figure(what, 0, "", Bound::Least(0.3));
+        figure("— p50".into(), 1, "µs", Bound::Free);
+        figure("— p99".into(), 2, "µs", Bound::Most(5.0));
     }
+    Ok(())
 }
 
-/// Runs baseline and ours by turns; the median of each, in seconds.
-fn pairs(mut run: impl FnMut(bool) -> f64) -> (f64, f64) {
-    let (mut base, mut ours) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        base.push(run(false));
-        ours.push(run(true));
-    }
-    (median(base), median(ours))
-}
-
-/// `go mod download` with a fresh module cache; seconds.
-fn download(dir: &Path, go_mod: &str, proxy: &str) -> f64 {
+/// `go mod download` with a fresh module cache.
+fn download(dir: &Path, go_mod: &str, proxy: &str) -> Result<Duration> {
     let work = dir.join("work");
-    fs::create_dir_all(&work).expect("work directory");
-    fs::write(work.join("go.mod"), go_mod).expect("go.mod");
+    fs::create_dir_all(&work)?;
+    fs::write(work.join("go.mod"), go_mod)?;
     let begin = Instant::now();
     let out = Command::new("go")
         .args(["mod", "download", "all"])
@@ -161,24 +165,27 @@ fn download(dir: &Path, go_mod: &str, proxy: &str) -> f64 {
         .envs([("GOENV", "off"), ("GOWORK", "off"), ("GOCACHEPROG", ""), ("no_proxy", "127.0.0.1")])
         .env("GOMODCACHE", work.join("mod"))
         .env("GOPATH", work.join("gopath"))
-        .output()
-        .expect("go is on PATH");
-    let took = begin.elapsed().as_secs_f64();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    fs::remove_dir_all(&work).expect("work directory");
-    took
+        .output()?;
+    let took = begin.elapsed();
+    if !out.status.success() {
+        return Err(String::from_utf8_lossy(&out.stderr).into());
+    }
+    fs::remove_dir_all(&work)?;
+    Ok(took)
 }
 
-/// GETs a file over a connection of its own and drops it; seconds.
-fn fetch(addr: SocketAddr, path: &str) -> f64 {
+/// GETs a file over a connection of its own and drops it.
+fn fetch(addr: SocketAddr, path: &str) -> Result<Duration> {
     let begin = Instant::now();
-    let mut socket = TcpStream::connect(addr).expect("connection");
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("request");
+    let mut socket = TcpStream::connect(addr)?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")?;
     let mut piece = vec![0; 256 << 10];
-    let n = socket.read(&mut piece).expect("answer");
-    assert!(piece[..n].starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&piece[..n.min(200)]));
-    while socket.read(&mut piece).expect("body") > 0 {}
-    begin.elapsed().as_secs_f64()
+    let n = socket.read(&mut piece)?;
+    if !piece[..n].starts_with(b"HTTP/1.1 200") {
+        return Err(format!("{path}: {}", String::from_utf8_lossy(&piece[..n.min(200)])).into());
+    }
+    while socket.read(&mut piece)? > 0 {}
+    Ok(begin.elapsed())
 }
 
 struct Load {
@@ -188,37 +195,38 @@ struct Load {
 }
 
 /// Asks for one small file again and again over keep-alive connections.
-fn hammer(addr: SocketAddr, path: &str, time: Duration) -> Load {
+fn hammer(addr: SocketAddr, path: &str, time: Duration) -> Result<Load> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
     let begin = Instant::now();
-    let mut all: Vec<f64> = std::thread::scope(|s| {
-        let clients: Vec<_> = (0..CONNECTIONS)
-            .map(|_| {
-                s.spawn(|| {
-                    let mut socket = TcpStream::connect(addr).expect("connection");
-                    socket.set_nodelay(true).expect("TCP_NODELAY");
-                    let mut times = Vec::new();
-                    let mut answer = vec![0; 16 << 10];
-                    while begin.elapsed() < time {
-                        let start = Instant::now();
-                        socket.write_all(request.as_bytes()).expect("request");
-                        let mut got = 0;
-                        while !is_whole(&answer[..got]) {
-                            let n = socket.read(&mut answer[got..]).expect("answer");
-                            assert!(n > 0, "the connection was closed");
-                            got += n;
-                        }
-                        times.push(start.elapsed().as_secs_f64());
-                    }
-                    times
-                })
-            })
-            .collect();
-        clients.into_iter().flat_map(|c| c.join().expect("client")).collect()
-    });
-    let took = begin.elapsed().as_secs_f64();
-    all.sort_by(f64::total_cmp);
-    Load { rate: all.len() as f64 / took, p50: all[all.len() / 2], p99: all[all.len() * 99 / 100] }
+    let client = || -> std::io::Result<Vec<f64>> {
+        let mut socket = TcpStream::connect(addr)?;
+        socket.set_nodelay(true)?;
+        let mut times = Vec::new();
+        let mut answer = vec![0; 16 << 10];
+        while begin.elapsed() < time {
+            let start = Instant::now();
+            socket.write_all(request.as_bytes())?;
+            let mut got = 0;
+            while !is_whole(&answer[..got]) {
+                match socket.read(&mut answer[got..])? {
+                    0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                    n => got += n,
+                }
+            }
+            times.push(start.elapsed().as_secs_f64());
+        }
+        Ok(times)
+    };
+    let mut all = Samples::default();
+    std::thread::scope(|s| {
+        let clients: Vec<_> = (0..CONNECTIONS).map(|_| s.spawn(client)).collect();
+        for times in clients.into_iter().map(|c| c.join().expect("a client does not panic")) {
+            all.0.extend(times?);
+        }
+        Result::Ok(())
+    })?;
+    let rate = all.0.len() as f64 / begin.elapsed().as_secs_f64();
+    Ok(Load { rate, p50: all.quantile(0.5), p99: all.quantile(0.99) })
 }
 
 /// Whether head and Content-Length are there.
@@ -236,31 +244,32 @@ struct Ours {
 }
 
 impl Ours {
-    fn start(cache: &Path, tree: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .arg("serve")
-            .args([cache, tree])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the bench starts itself");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("address");
-        Ours { child, addr: line.trim().parse().expect("address") }
+    /// `serve` with its module proxy, in front of the tree `upstream`.
+    fn start(cache: &Path, upstream: &Path) -> Result<Self> {
+        let (addr, plugin) = (free_address()?, free_address()?);
+        let child = Command::new(PLUGIN)
+            .args(["serve", "--modproxy", "--mod-ttl=1h", &format!("--plugin={}", plugin.port())])
+            .args([format!("--http={addr}"), format!("--cache-dir={}", cache.display())])
+            .arg(format!("--upstream=file://{}", upstream.display()))
+            .env_clear()
+            .spawn()?;
+        let mut ours = Ours { child, addr };
+        wait_for(addr, &mut ours.child)?;
+        Ok(ours)
     }
 
     fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix(field));
-        line.and_then(|l| l.trim_matches([':', '\t', ' ', 'k', 'B']).parse().ok()).unwrap_or(0)
+        line.and_then(|l| l.trim_matches([':', '\t', ' ', 'k', 'B']).parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
-    /// KiB at present.
+    /// Bytes at present.
     fn resident(&self) -> u64 {
         self.status("VmRSS")
     }
 
-    /// KiB at most so far.
+    /// Bytes at most so far.
     fn peak(&self) -> u64 {
         self.status("VmHWM")
     }
@@ -268,9 +277,30 @@ impl Ours {
 
 impl Drop for Ours {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
+        stop(&mut self.child);
     }
+}
+
+/// Ends a server politely.
+fn stop(child: &mut Child) {
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM);
+    let _ = child.wait();
+}
+
+fn free_address() -> std::io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// Waits until `server` listens.
+fn wait_for(addr: SocketAddr, server: &mut Child) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(addr).is_err() {
+        if Instant::now() > deadline || server.try_wait()?.is_some() {
+            return Err("a server does not listen".into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 struct Nginx {
@@ -281,9 +311,7 @@ struct Nginx {
 impl Nginx {
     /// Serves `root`; `None` where there is no nginx.
     fn start(dir: &Path, root: &Path) -> Option<Self> {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
-        let addr = free.local_addr().ok()?;
-        drop(free);
+        let addr = free_address().ok()?;
         let dir = dir.join("nginx");
         fs::create_dir_all(&dir).ok()?;
         let config = format!(
@@ -302,13 +330,7 @@ impl Nginx {
         let binary = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
         let child = Command::new(binary).arg("-c").arg(&file).stderr(Stdio::null()).spawn().ok()?;
         let mut nginx = Nginx { child, addr };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(addr).is_err() {
-            if Instant::now() > deadline || nginx.child.try_wait().is_ok_and(|s| s.is_some()) {
-                return None;
-            }
-            std::thread::yield_now();
-        }
+        wait_for(addr, &mut nginx.child).ok()?;
         Some(nginx)
     }
 }
@@ -316,8 +338,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // its workers end with it only when asked politely
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
+        stop(&mut self.child);
     }
 }
 
@@ -336,17 +357,4 @@ impl Random {
         out.truncate(n);
         out
     }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-fn secs(s: f64) -> String {
-    format!("{s:.2} s")
-}
-
-fn ratio(a: f64, b: f64) -> String {
-    format!("{:.2}", a / b)
 }

@@ -273,6 +273,15 @@ impl Client {
             }
             other => other.as_ref(),
         };
+        // go puts some things in every build and never asks for them
+        if uploader.is_some()
+            && let Some(sent) = self.readahead.get().and_then(|r| r.sent_before(action, output))
+        {
+            self.cache.metrics.host.put_s3_found.inc();
+            let hit = self.cache.disk.link(action, output, size, time)?;
+            self.record(|usage| usage.put(action, &Hit { time: sent, ..hit.clone() }, true));
+            return Ok(hit);
+        }
         let name = action.to_string();
         if let Some(uploader) = uploader
             && let Err(e) = uploader.mark(ACTION_KIND, &name)

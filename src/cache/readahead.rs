@@ -16,7 +16,7 @@
 
 mod window;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -36,6 +36,9 @@ const CLOSE_WAIT: Duration = Duration::from_millis(250);
 
 /// The scope that no client can name, whose manifest is the fleet's.
 const FLEET: &str = "";
+
+/// Gets remembered until the manifest is there.
+const EARLY: usize = 16;
 
 /// How long fetchers wait before they look at a bucket again that is left alone.
 const RECOVERY: Duration = Duration::from_secs(1);
@@ -76,6 +79,8 @@ struct State {
     users: usize,
     /// The bucket says that the scope has no manifest.
     new_scope: bool,
+    /// What was asked for last, while the manifest is not there yet.
+    early: VecDeque<[u8; 32]>,
 }
 
 #[derive(Default)]
@@ -152,6 +157,12 @@ impl Readahead {
     pub fn note(&self, action: &ActionId, local: bool) -> (Advice, bool) {
         let Some(id) = manifest::listed_id(action) else { return (Advice::Unlisted, false) };
         let mut state = self.shared.lock();
+        if matches!(state.phase, Phase::Idle | Phase::Loading) {
+            if state.early.len() == EARLY {
+                state.early.pop_front();
+            }
+            state.early.push_back(id);
+        }
         let Phase::Loaded(loaded) = &mut state.phase else { return (Advice::Unlisted, false) };
         let Some(&i) = loaded.index.get(&id) else {
             let advice = if loaded.absent.contains(&id) { Advice::Absent } else { Advice::Unlisted };
@@ -173,6 +184,17 @@ impl Readahead {
             (Some((output, time)), Some(body)) if !local => (Advice::Inline(output, time, body.to_vec()), true),
             _ => (Advice::Listed(known), first),
         }
+    }
+
+    /// When the bucket was given `output` for `action`, if it was, by builds that never ask for it. It
+    /// need not be sent again.
+    pub fn sent_before(&self, action: &ActionId, output: &OutputId) -> Option<SystemTime> {
+        let id = manifest::listed_id(action)?;
+        let state = self.shared.lock();
+        let Phase::Loaded(loaded) = &state.phase else { return None };
+        let entry = &loaded.manifest.entries[*loaded.index.get(&id)? as usize];
+        let (known, time) = entry.known.filter(|_| !entry.asked)?;
+        (known == *output).then(|| from_nanos(time))
     }
 
     /// Takes note that a get moved `bytes` itself.
@@ -261,10 +283,15 @@ impl Shared {
         };
         let mut state = self.lock();
         state.new_scope = new_scope;
-        let Some(loaded) = loaded else {
+        let early = std::mem::take(&mut state.early);
+        let Some(mut loaded) = loaded else {
             state.phase = Phase::Without;
             return;
         };
+        // the window opens around them without waiting for the next
+        for i in early.iter().filter_map(|id| loaded.index.get(id)) {
+            loaded.window.ask(*i as usize);
+        }
         state.phase = Phase::Loaded(Box::new(loaded));
         for n in 0..FETCHERS {
             let shared = self.clone();

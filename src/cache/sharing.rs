@@ -84,6 +84,12 @@ fn save_manifest(tier: &Tier, left: Left, record: &Record) {
     let today = today();
     let know = fetcher.layout() == Layout::Classic;
     let mut body = |output: &_| fs::read(fetcher.disk().output_path(output)).ok();
+    // most sessions change nothing, and need not ask
+    if let Some((base, _)) = &left.base
+        && !Manifest::clone(base).merge(record, &left.wasted, today, know, &mut body)
+    {
+        return;
+    }
     for _ in 0..SAVE_ATTEMPTS {
         // others may have written since we loaded it: merge with what is there now
         let known = left.base.as_ref().map(|(_, etag)| etag.as_str()).filter(|etag| !etag.is_empty());

@@ -4,21 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use go_cache_plugin::config::ModProxyConfig;
-use go_cache_plugin::http::Router;
-use go_cache_plugin::http::modproxy::ModProxy;
-use go_cache_plugin::http::server::{Server, ServerLimits};
-use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::remote::{Bucket, BucketPolicy, Object, ObjectInfo, PutBody, Remote, RemoteError};
-use go_cache_plugin::store::{BlobStore, Kind};
-use go_cache_plugin::upload::Uploader;
-
+use crate::support::env::{Running, binary, free_port, poll, scrubbed};
+use crate::support::script::metrics;
 use crate::support::upstream::{Fault, SumDb, Tree, Upstream};
 
 /// A directory of this test's own, removed at the end.
@@ -49,74 +42,50 @@ impl Drop for Dir {
     }
 }
 
-/// The least bucket there can be.
-struct DirBucket(PathBuf);
-
-impl Remote for DirBucket {
-    fn get(&self, key: &str, _: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        let file = match fs::File::open(self.0.join(key)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let len = file.metadata()?.len();
-        Ok(Some(Object { len: Some(len), etag: None, body: Box::new(file) }))
-    }
-    fn head(&self, _: &str) -> Result<Option<ObjectInfo>, RemoteError> {
-        Ok(None)
-    }
-    fn put(&self, key: &str, body: &PutBody, _: Option<&str>) -> Result<(), RemoteError> {
-        let path = self.0.join(key);
-        fs::create_dir_all(path.parent().unwrap())?;
-        let mut bytes = Vec::new();
-        body.reader().read_to_end(&mut bytes)?;
-        Ok(fs::write(path, bytes)?)
-    }
-    fn list(&self, _: &str, _: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError> {
-        Ok(())
-    }
-    fn delete(&self, _: &str) -> Result<(), RemoteError> {
-        Ok(())
-    }
-    fn describe(&self) -> String {
-        format!("file://{}", self.0.display())
-    }
-}
-
-/// A proxy under test.
+/// A server under test: the real program, with its module proxy.
 struct Proxy {
-    server: Server,
-    uploader: Option<Arc<Uploader>>,
-    metrics: Arc<Metrics>,
+    process: Running,
+    addr: SocketAddr,
 }
 
-fn config(upstream: &str) -> ModProxyConfig {
-    ModProxyConfig {
-        upstream: upstream.to_string(),
-        private: String::new(),
-        offline: false,
-        ttl: Duration::ZERO,
-        sumdb: Vec::new(),
-        netrc: None,
-    }
+/// How a server is told to behave.
+#[derive(Clone)]
+struct Config {
+    upstream: String,
+    ttl: u64,
+    offline: bool,
+    sumdb: Vec<String>,
+}
+
+fn config(upstream: &str) -> Config {
+    Config { upstream: upstream.into(), ttl: 0, offline: false, sumdb: Vec::new() }
 }
 
 impl Proxy {
-    fn start(cache: &Path, bucket: Option<&Path>, config: &ModProxyConfig) -> Self {
-        let metrics = Arc::new(Metrics::default());
-        let bucket = bucket.map(|dir| {
-            Arc::new(Bucket::new(Box::new(DirBucket(dir.into())), BucketPolicy::default(), metrics.clone()))
-        });
-        let uploader = bucket.as_ref().map(|b| Arc::new(Uploader::new(b.clone(), cache, 4, metrics.clone())));
-        let store = BlobStore::new(Kind::Module, cache, bucket, uploader.clone(), metrics.clone());
-        let proxy = ModProxy::new(config, Arc::new(store), metrics.clone()).unwrap();
-        let router = Router { modproxy: Some(Arc::new(proxy)), ..Router::default() };
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), ServerLimits::default()).unwrap();
-        server.start(Arc::new(router)).unwrap();
-        Proxy { server, uploader, metrics }
+    /// Serves from `cache`, and from the bucket directory behind it.
+    fn start(cache: &Path, bucket: Option<&Path>, config: &Config) -> Self {
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut command = scrubbed(binary(), cache);
+        command.args(["serve", "--metrics", "--modproxy", "--plugin"]).arg(free_port().to_string());
+        command.arg(format!("--http={addr}")).arg(format!("--cache-dir={}", cache.display()));
+        command.arg(format!("--upstream={}", config.upstream)).arg(format!("--mod-ttl={}s", config.ttl));
+        command.env("no_proxy", "127.0.0.1");
+        if let Some(dir) = bucket {
+            command.arg(format!("--bucket=file://{}", dir.display()));
+        }
+        if config.offline {
+            command.arg("--offline");
+        }
+        if !config.sumdb.is_empty() {
+            command.arg(format!("--sumdb={}", config.sumdb.join(",")));
+        }
+        let process = Running::start(command, Stdio::null());
+        poll("the server", || TcpStream::connect(addr).ok());
+        Proxy { process, addr }
     }
 
     fn url(&self) -> String {
-        format!("http://{}/mod", self.server.local_addr())
+        format!("http://{}/mod", self.addr)
     }
 
     fn get(&self, path: &str) -> (u16, String) {
@@ -130,14 +99,12 @@ impl Proxy {
         self.get(path).0
     }
 
-    /// Stops, with every upload done.
-    fn stop(self) -> BTreeMap<&'static str, u64> {
-        self.server.stop();
-        if let Some(uploader) = &self.uploader {
-            assert_eq!(uploader.drain(Instant::now() + Duration::from_secs(60)), 0);
-            uploader.stop();
-        }
-        self.metrics.rows().iter().filter(|r| r.group == "modcache").map(|r| (r.name, r.counter.get())).collect()
+    /// Stops, with every upload done, and returns what it counted.
+    fn stop(mut self) -> BTreeMap<String, u64> {
+        self.process.signal(rustix::process::Signal::TERM);
+        let out = self.process.wait().ok();
+        let counts = metrics(&out)["modcache"].clone();
+        serde_json::from_value(counts).unwrap()
     }
 }
 
@@ -243,7 +210,7 @@ fn go_works_through_us_then_without_upstream_then_from_the_bucket() {
     let upstream = Upstream::start(&tree.root);
     let database = SumDb::start(&tree.root);
     let entry = format!("{}={}", SumDb::NAME, database.url);
-    let config = ModProxyConfig { sumdb: vec![entry], ..config(&upstream.url()) };
+    let config = Config { sumdb: vec![entry], ..config(&upstream.url()) };
     let bucket = dir.sub("bucket");
 
     let gosumdb = database.key.clone();
@@ -278,7 +245,7 @@ fn go_works_through_us_then_without_upstream_then_from_the_bucket() {
     assert!(counts["get_fault_hit"] > 0 && counts["put_request"] == 0, "{counts:?}");
 
     // and one that may not even try
-    let offline = ModProxyConfig { offline: true, ..config };
+    let offline = Config { offline: true, ..config };
     let before = upstream.seen().len();
     let alone = Proxy::start(&dir.sub("cache2"), None, &offline);
     exercise(&dir.sub("fifth"), &alone.url(), &gosumdb);
@@ -296,8 +263,7 @@ fn a_module_that_the_sum_database_does_not_vouch_for_is_refused_by_go() {
     other.add("example.com/old", "v3.0.0+incompatible", &[("old.go", b"package old // changed\n")]);
     let upstream = Upstream::start(&other.root);
     let entry = format!("{}={}", SumDb::NAME, database.url);
-    let proxy =
-        Proxy::start(&dir.sub("cache"), None, &ModProxyConfig { sumdb: vec![entry], ..config(&upstream.url()) });
+    let proxy = Proxy::start(&dir.sub("cache"), None, &Config { sumdb: vec![entry], ..config(&upstream.url()) });
     let go = Go::new(&dir.sub("go"), &proxy.url(), &database.key);
     fs::write(go.dir.join("go.mod"), "module example.com/app\n\ngo 1.21\n").unwrap();
     let refused = go.try_run(&["get", "example.com/old@v3.0.0+incompatible"]).unwrap_err();
@@ -421,11 +387,7 @@ fn mutable_answers_are_refreshed_and_others_are_not() {
     let mut tree = lay_out(dir.sub("tree"));
     let upstream = Upstream::start(&tree.root);
     let fresh = Proxy::start(&dir.sub("a"), None, &config(&upstream.url()));
-    let lazy = Proxy::start(
-        &dir.sub("b"),
-        None,
-        &ModProxyConfig { ttl: Duration::from_secs(3600), ..config(&upstream.url()) },
-    );
+    let lazy = Proxy::start(&dir.sub("b"), None, &Config { ttl: 3600, ..config(&upstream.url()) });
     let list = "example.com/!upper/!lib/@v/list";
     for proxy in [&fresh, &lazy] {
         assert_eq!(proxy.get(list).1, "v1.0.0\nv1.1.0\n");
@@ -470,7 +432,7 @@ fn requests_that_are_none_touch_neither_disk_nor_upstream() {
     let tree = lay_out(dir.sub("tree"));
     let upstream = Upstream::start(&tree.root);
     let cache = dir.sub("cache");
-    let config = ModProxyConfig { sumdb: vec!["sum.golang.org".into()], ..config(&upstream.url()) };
+    let config = Config { sumdb: vec!["sum.golang.org".into()], ..config(&upstream.url()) };
     let proxy = Proxy::start(&cache, None, &config);
     let long = format!("example.com/{}/@v/list", "x".repeat(9000));
     let requests = [
@@ -491,7 +453,7 @@ fn requests_that_are_none_touch_neither_disk_nor_upstream() {
         ("", 404),
     ];
     for (path, status) in requests {
-        let mut socket = std::net::TcpStream::connect(proxy.server.local_addr()).unwrap();
+        let mut socket = std::net::TcpStream::connect(proxy.addr).unwrap();
         io::Write::write_all(
             &mut socket,
             format!("GET /mod/{path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes(),
@@ -502,7 +464,7 @@ fn requests_that_are_none_touch_neither_disk_nor_upstream() {
         assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {got}");
     }
     assert_eq!(upstream.seen(), []);
-    assert_eq!(fs::read_dir(&cache).unwrap().count(), 0);
+    assert!(!cache.join("module").exists() && !cache.join("pending").exists());
     assert_eq!(proxy.status("sumdb/sum.golang.org/supported"), 200);
     let post = agent().post(format!("{}/example.com/x/@v/list", proxy.url())).send("x").unwrap();
     assert_eq!((post.status().as_u16(), &post.headers()["allow"] == "GET, HEAD"), (405, true));
@@ -513,11 +475,7 @@ fn head_and_headers() {
     let dir = Dir::new("head");
     let tree = lay_out(dir.sub("tree"));
     let upstream = Upstream::start(&tree.root);
-    let proxy = Proxy::start(
-        &dir.sub("cache"),
-        None,
-        &ModProxyConfig { ttl: Duration::from_secs(60), ..config(&upstream.url()) },
-    );
+    let proxy = Proxy::start(&dir.sub("cache"), None, &Config { ttl: 60, ..config(&upstream.url()) });
     let base = "example.com/!upper/!lib/@v";
     for (file, content_type, immutable) in [
         ("v1.0.0.info", "application/json", true),
@@ -546,9 +504,9 @@ fn a_graph_of_real_modules_survives_its_upstream() {
     let dir = Dir::new("graph");
     let env = Command::new("go").args(["env", "GOPROXY"]).output().unwrap();
     let upstream = String::from_utf8(env.stdout).unwrap().trim().to_string();
-    let config = ModProxyConfig { sumdb: vec!["sum.golang.org".into()], ..config(&upstream) };
+    let config = Config { sumdb: vec!["sum.golang.org".into()], ..config(&upstream) };
     // nobody listens there
-    let gone = ModProxyConfig { upstream: "http://127.0.0.1:9".into(), ..config.clone() };
+    let gone = Config { upstream: "http://127.0.0.1:9".into(), ..config.clone() };
     let (cache, bucket) = (dir.sub("cache"), dir.sub("bucket"));
     let mut sums = None;
     let mut download = |name: &str, proxy: Proxy| {
