@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Start of every temporary file's name.
@@ -26,9 +27,10 @@ impl TempFile {
     /// Creates a temporary file in `dir`, mode 0644. `NotFound` when `dir` is not there.
     pub fn create(dir: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        static PREFIX: LazyLock<String> = LazyLock::new(|| format!("{TEMP_PREFIX}{}-", std::process::id()));
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = dir.join(format!("{TEMP_PREFIX}{}-{n}", std::process::id()));
+            let path = dir.join(format!("{}{n}", *PREFIX));
             match OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path) {
                 Ok(file) => return Ok(TempFile { file: Some(file), path, renamed: false }),
                 // left by a dead process of our id, or another pid namespace on the same directory

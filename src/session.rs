@@ -82,7 +82,11 @@ struct Session<'a, W> {
 impl<W: Write + Send + 'static> Session<'_, W> {
     /// Reads to the end; returns the id of the close request, if one came.
     fn read<R: Read>(&mut self, reader: &mut Reader<R>) -> Result<Option<i64>, ProtocolError> {
-        while let Some(request) = reader.request()? {
+        loop {
+            if !reader.is_ready() {
+                self.flush();
+            }
+            let Some(request) = reader.request()? else { return Ok(None) };
             let (id, size) = (request.id, request.body_size);
             match request.command {
                 Ok(Command::Get(action)) => self.get(id, action),
@@ -97,7 +101,6 @@ impl<W: Write + Send + 'static> Session<'_, W> {
                 }
             }
         }
-        Ok(None)
     }
 
     fn get(&mut self, id: i64, action: ActionId) {
@@ -108,8 +111,10 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         if let Some(hit) = self.client.get_at_hand(&action) {
             let reply = found(self.client, hit);
             span.end(&reply, &metrics.latency.get, &metrics.recent);
-            return self.answer(id, reply);
+            // `go` may have sent more already: then one write does for all
+            return tell(self.writer.hold(id, &reply));
         }
+        self.flush();
         let (client, writer) = (self.client.clone(), self.writer.clone());
         self.pool.submit(move || {
             let reply = get(&client, &action);
@@ -128,6 +133,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         mut body: PutBody<'_, R>,
     ) -> Result<(), ProtocolError> {
         self.client.cache().metrics().server.put_requests.inc();
+        self.flush();
         let mut piece = self.options.budget.piece(size.min(PIECE as u64) as usize);
         let mut more = body.piece(&mut piece.bytes)?;
         let (sender, pieces) = bounded(PIECES);
@@ -160,13 +166,22 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         });
     }
 
+    /// Writes the answers that the reader has held back; before it waits for anything.
+    fn flush(&self) {
+        tell(self.writer.flush());
+    }
+
     fn answer(&self, id: i64, reply: Answer) {
         answer(self.writer, id, reply);
     }
 }
 
 fn answer<W: Write>(writer: &Writer<W>, id: i64, reply: Answer) {
-    if let Err(e) = writer.answer(id, &reply) {
+    tell(writer.answer(id, &reply));
+}
+
+fn tell(written: std::io::Result<()>) {
+    if let Err(e) = written {
         // its requests are carried out all the same
         log::debug!("the client is gone: {e}");
     }

@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::error::{Error, Exit};
 use crate::session;
 
+/// Bytes that the pipe from `go` may hold: the most that anyone may ask for by default.
+const PIPE: usize = 1 << 20;
+
 /// Serves one session.
 pub fn execute(config: &Config) -> Result<Exit, Error> {
     let stack = Arc::new(Stack::open(config)?);
@@ -57,6 +60,8 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
         }
     };
     let options = stack.session_options(false);
+    // go waits less while it writes bodies; no harm where it cannot be had or stdin is no pipe
+    let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), PIPE);
     let stdin = io::stdin().lock();
     // `StdinLock` is buffered, the reader is too: large reads pass through
     session::run(stdin, io::stdout(), &client, &options, greeted, || {

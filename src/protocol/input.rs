@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-const SIZE: usize = 128 * 1024;
+const SIZE: usize = 256 * 1024;
 
 pub struct Input<R> {
     inner: R,
@@ -30,6 +30,11 @@ impl<R: Read> Input<R> {
             };
         }
         Ok(&self.buf[self.pos..self.end])
+    }
+
+    /// What is buffered.
+    pub fn buffered(&self) -> &[u8] {
+        &self.buf[self.pos..self.end]
     }
 
     /// Marks `n` bytes of what [`Self::fill`] returned as read.

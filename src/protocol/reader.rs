@@ -78,6 +78,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Whether [`Self::request`] has what it needs and will not wait for input.
+    pub fn is_ready(&self) -> bool {
+        memchr::memchr(b'\n', self.input.buffered().trim_ascii_start()).is_some()
+    }
+
     /// The body that follows the last request, `size` bytes of it promised.
     pub fn body(&mut self, size: u64) -> Result<PutBody<'_, R>, ProtocolError> {
         let state = if size == 0 {
@@ -94,7 +99,14 @@ impl<R: Read> Reader<R> {
                 Some(_) => State::Done,
             }
         };
-        Ok(PutBody { input: &mut self.input, state, left: size, bad: None, carry: [0; 4], carried: 0 })
+        Ok(PutBody {
+            input: &mut self.input,
+            state,
+            left: size,
+            text: size.div_ceil(3).saturating_mul(4),
+            bad: None,
+            group: Group::default(),
+        })
     }
 }
 
@@ -110,10 +122,17 @@ pub struct PutBody<'a, R> {
     state: State,
     /// Promised bytes not yet decoded.
     left: u64,
+    /// Characters that should still come before the closing quote.
+    text: u64,
     bad: Option<String>,
-    /// Characters of an unfinished group of four.
-    carry: [u8; 4],
-    carried: usize,
+    group: Group,
+}
+
+/// The characters of an unfinished group of four.
+#[derive(Clone, Copy, Default)]
+struct Group {
+    chars: [u8; 4],
+    len: usize,
 }
 
 impl<R: Read> PutBody<'_, R> {
@@ -128,15 +147,26 @@ impl<R: Read> PutBody<'_, R> {
             }
             // four characters make three bytes; leave room for the group that is carried over
             let room = (PIECE - out.len()).div_ceil(3) * 4;
-            let part = &buf[..buf.len().min(room)];
-            let quote = memchr::memchr(b'"', part);
-            let text = &part[..quote.unwrap_or(part.len())];
-            let used = text.len() + quote.is_some() as usize;
-            decode(text, &mut self.carry, &mut self.carried, out, &mut self.bad);
-            self.input.consume(used);
+            // a sound body ends where its size says, and is not searched for its end before that
+            let sure = if self.text > 0 { self.text.min(usize::MAX as u64) as usize } else { room };
+            let part = &buf[..buf.len().min(room).min(sure)];
+            let before = (self.group, out.len());
+            let mut quote = None;
+            if self.text == 0 || self.bad.is_some() || !self.group.decode(part, out) {
+                self.group = before.0;
+                out.truncate(before.1);
+                quote = memchr::memchr(b'"', part);
+                let text = &part[..quote.unwrap_or(part.len())];
+                if self.bad.is_none() && !self.group.decode(text, out) {
+                    self.bad = Some("body is not base64".into());
+                }
+            }
+            let text = quote.unwrap_or(part.len());
+            self.text = self.text.saturating_sub(text as u64);
+            self.input.consume(text + quote.is_some() as usize);
             if quote.is_some() {
                 self.state = State::Done;
-                if self.carried > 0 {
+                if self.group.len > 0 {
                     self.bad.get_or_insert_with(|| "body is not base64".into());
                 }
             }
@@ -165,31 +195,28 @@ impl<R: Read> PutBody<'_, R> {
     }
 }
 
-/// Decodes `text`, which continues the group of four in `carry`, and carries the rest over.
-fn decode(text: &[u8], carry: &mut [u8; 4], carried: &mut usize, out: &mut Vec<u8>, bad: &mut Option<String>) {
-    if bad.is_some() {
-        return;
-    }
-    let mut rest = text;
-    while *carried > 0 && *carried < 4 && !rest.is_empty() {
-        carry[*carried] = rest[0];
-        *carried += 1;
-        rest = &rest[1..];
-    }
-    let mut failed = false;
-    if *carried == 4 {
-        *carried = 0;
-        failed |= STANDARD.decode_append(*carry, out).is_err();
-    }
-    let whole = rest.len() / 4 * 4;
-    if *carried == 0 {
-        failed |= STANDARD.decode_append(&rest[..whole], out).is_err();
-        let tail = &rest[whole..];
-        carry[..tail.len()].copy_from_slice(tail);
-        *carried = tail.len();
-    }
-    if failed {
-        *bad = Some("body is not base64".into());
+impl Group {
+    /// Decodes `text`, which continues the group, into `out`, and carries the rest over. `false`
+    /// when it is not base64.
+    fn decode(&mut self, text: &[u8], out: &mut Vec<u8>) -> bool {
+        let mut rest = text;
+        if self.len > 0 {
+            let (head, tail) = rest.split_at(rest.len().min(4 - self.len));
+            self.chars[self.len..self.len + head.len()].copy_from_slice(head);
+            self.len += head.len();
+            rest = tail;
+            if self.len < 4 {
+                return true;
+            }
+            self.len = 0;
+            if STANDARD.decode_append(self.chars, out).is_err() {
+                return false;
+            }
+        }
+        let (whole, tail) = rest.split_at(rest.len() / 4 * 4);
+        self.chars[..tail.len()].copy_from_slice(tail);
+        self.len = tail.len();
+        STANDARD.decode_append(whole, out).is_ok()
     }
 }
 

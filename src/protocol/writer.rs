@@ -1,10 +1,10 @@
 //! From answers to lines.
 //!
-//! Invariant: a line is written whole, under a lock, and at once; after a write has failed the
-//! peer is gone and later answers are dropped.
+//! Invariant: a line is written whole, under a lock, and at once, unless [`Writer::hold`] keeps it
+//! for the next write; after a write has failed the peer is gone and later answers are dropped.
 
 use std::io::{self, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use base64_simd::STANDARD;
@@ -12,9 +12,18 @@ use serde::Serialize;
 
 use super::message::Answer;
 
+/// Answers held back are written when there are this many bytes of them.
+const HOLD: usize = 32 * 1024;
+
 /// Writes answers for any number of threads.
 pub struct Writer<W> {
-    out: Mutex<Option<W>>,
+    out: Mutex<Out<W>>,
+}
+
+struct Out<W> {
+    /// `None` once a write has failed.
+    peer: Option<W>,
+    held: Vec<u8>,
 }
 
 #[derive(Serialize)]
@@ -41,23 +50,51 @@ struct Wire<'a> {
 impl<W: Write> Writer<W> {
     /// Writes to `out`, unbuffered.
     pub fn new(out: W) -> Self {
-        Writer { out: Mutex::new(Some(out)) }
+        Writer { out: Mutex::new(Out { peer: Some(out), held: Vec::new() }) }
     }
 
     /// Answers request `id`. An error means that the peer is gone; it is told once.
     pub fn answer(&self, id: i64, answer: &Answer) -> io::Result<()> {
-        let mut line = encode(id, answer);
-        line.push(b'\n');
-        let mut out = self.out.lock().expect("no holder panics");
-        let Some(w) = out.as_mut() else { return Ok(()) };
-        let result = w.write_all(&line).and_then(|()| w.flush());
+        let line = encode(id, answer);
+        let mut out = self.lock();
+        out.held.extend_from_slice(&line);
+        out.flush()
+    }
+
+    /// Answers request `id` with the next write: for one that will soon write more, or
+    /// [`Self::flush`].
+    pub fn hold(&self, id: i64, answer: &Answer) -> io::Result<()> {
+        let line = encode(id, answer);
+        let mut out = self.lock();
+        out.held.extend_from_slice(&line);
+        if out.held.len() < HOLD { Ok(()) } else { out.flush() }
+    }
+
+    /// Writes what is held back.
+    pub fn flush(&self) -> io::Result<()> {
+        self.lock().flush()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Out<W>> {
+        self.out.lock().expect("no holder panics")
+    }
+}
+
+impl<W: Write> Out<W> {
+    fn flush(&mut self) -> io::Result<()> {
+        let result = match &mut self.peer {
+            Some(peer) if !self.held.is_empty() => peer.write_all(&self.held).and_then(|()| peer.flush()),
+            _ => Ok(()),
+        };
+        self.held.clear();
         if result.is_err() {
-            *out = None;
+            self.peer = None;
         }
         result
     }
 }
 
+/// The line of an answer.
 fn encode(id: i64, answer: &Answer) -> Vec<u8> {
     let mut wire = Wire {
         id,
@@ -82,7 +119,9 @@ fn encode(id: i64, answer: &Answer) -> Vec<u8> {
         Answer::Closed => {}
         Answer::Failed(why) => wire.err = Some(why),
     }
-    serde_json::to_vec(&wire).expect("strings and numbers serialize")
+    let mut line = serde_json::to_vec(&wire).expect("strings and numbers serialize");
+    line.push(b'\n');
+    line
 }
 
 /// RFC 3339 in UTC, to the nanosecond. Times that no calendar of four-digit years has are the epoch.
@@ -97,7 +136,7 @@ mod tests {
     use std::time::Duration;
 
     fn text(answer: Answer) -> String {
-        String::from_utf8(encode(4, &answer)).unwrap()
+        String::from_utf8(encode(4, &answer)).unwrap().trim_end().to_string()
     }
 
     #[test]
@@ -111,6 +150,19 @@ mod tests {
         let hit = Answer::Hit { output: OutputId([0; 32]), size: 0, time, path: "/a".into() };
         let want = r#"{"ID":4,"OutputID":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","Size":0,"Time":"2023-11-14T22:13:20.000012345Z","DiskPath":"/a"}"#;
         assert_eq!(text(hit), want);
+    }
+
+    #[test]
+    fn what_is_held_goes_out_with_the_next() {
+        let mut to = Vec::new();
+        let writer = Writer::new(&mut to);
+        writer.hold(1, &Answer::Miss).unwrap();
+        assert!(writer.lock().peer.as_ref().unwrap().is_empty());
+        writer.answer(2, &Answer::Closed).unwrap();
+        writer.hold(3, &Answer::Closed).unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        assert_eq!(String::from_utf8(to).unwrap(), "{\"ID\":1,\"Miss\":true}\n{\"ID\":2}\n{\"ID\":3}\n");
     }
 
     #[test]
