@@ -36,6 +36,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod error;
+pub mod flight;
 pub mod help;
 pub mod http;
 pub mod metrics;

@@ -9,7 +9,6 @@
 //! is never changed afterwards, only replaced; what comes from the bucket is checked for its length
 //! and by the caller's check before it appears; failures of the bucket are misses.
 
-pub mod flight;
 mod tally;
 
 use std::fs::{self, File};

@@ -4,14 +4,14 @@
 //! and then looks at the disk. Every failure is a miss: the bucket has logged it, or it is logged
 //! here (damage, once an object).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::disk::{DiskCache, Hit};
 use super::entry::{self, Codec, DecodeError};
 use super::id::{ActionId, OutputId};
 use crate::config::Layout;
+use crate::flight::{Flights, Role};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 
@@ -25,7 +25,7 @@ pub struct Fetcher {
     codec: Codec,
     disk: Arc<DiskCache>,
     metrics: Arc<Metrics>,
-    flights: Mutex<HashMap<ActionId, Arc<Flight>>>,
+    flights: Arc<Flights<ActionId>>,
 }
 
 /// What became of a fetch.
@@ -39,17 +39,10 @@ pub enum Fetched {
     Missing,
 }
 
-/// A fetch under way.
-#[derive(Default)]
-struct Flight {
-    landed: Mutex<bool>,
-    changed: Condvar,
-}
-
 impl Fetcher {
     /// Fetches from `bucket`, laid out as `layout`, into `disk`.
     pub fn new(bucket: Arc<Bucket>, layout: Layout, codec: Codec, disk: Arc<DiskCache>, metrics: Arc<Metrics>) -> Self {
-        Fetcher { bucket, layout, codec, disk, metrics, flights: Mutex::default() }
+        Fetcher { bucket, layout, codec, disk, metrics, flights: Arc::default() }
     }
 
     /// The bucket.
@@ -80,26 +73,11 @@ impl Fetcher {
     /// Fetches `action`, or waits for whoever is fetching it. `known` saves the classic layout its
     /// first request.
     pub fn fetch(&self, action: &ActionId, known: Option<(OutputId, SystemTime)>) -> Fetched {
-        let flight = {
-            let mut flights = self.flights.lock().expect("no holder panics");
-            match flights.get(action) {
-                Some(flight) => Some(flight.clone()),
-                None => {
-                    flights.insert(*action, Arc::default());
-                    None
-                }
-            }
+        let _leader = match self.flights.join(action, Some(PATIENCE)) {
+            Role::Lead(leader) => leader,
+            Role::Landed(_) => return Fetched::ByAnother,
+            Role::Late => return Fetched::Missing,
         };
-        if let Some(flight) = flight {
-            let mut landed = flight.landed.lock().expect("no holder panics");
-            let deadline = Instant::now() + PATIENCE;
-            while !*landed {
-                let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Fetched::Missing };
-                landed = flight.changed.wait_timeout(landed, left).expect("no holder panics").0;
-            }
-            return Fetched::ByAnother;
-        }
-        let _landing = Landing { fetcher: self, action };
         // another's fetch may have landed between our caller's look at the disk and now
         if self.disk.contains(action) {
             return Fetched::ByAnother;
@@ -153,23 +131,6 @@ impl Fetcher {
             // the bucket's own log tells of these
             DecodeError::Transfer(e) => log::debug!("fetching action {action}: {e}"),
             DecodeError::Disk(e) => log::warn!("{}: storing an output: {e}", self.disk.root().display()),
-        }
-    }
-}
-
-/// Ends a flight, also when the fetch panics.
-struct Landing<'a> {
-    fetcher: &'a Fetcher,
-    action: &'a ActionId,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        // a poisoned lock only means that somebody else panicked in between
-        let flight = self.fetcher.flights.lock().unwrap_or_else(|e| e.into_inner()).remove(self.action);
-        if let Some(flight) = flight {
-            *flight.landed.lock().unwrap_or_else(|e| e.into_inner()) = true;
-            flight.changed.notify_all();
         }
     }
 }

@@ -14,10 +14,10 @@
 //! manifest's bounds, some 50 bytes of state and index an entry, and one entry in flight for each
 //! of `FETCHERS` fetchers.
 
+mod stored;
 mod window;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,7 +26,7 @@ use super::entry::from_nanos;
 use super::fetch::{Fetched, Fetcher};
 use super::id::{ActionId, OutputId};
 use super::manifest::{self, Manifest};
-use crate::remote;
+pub use stored::{Loading, read};
 use window::Window;
 
 /// Fetches ahead at a time.
@@ -368,51 +368,5 @@ impl Shared {
         self.fetcher.metrics().readahead.fetched.inc();
         self.fetcher.metrics().readahead.fetched_bytes.add(moved);
         Some(moved)
-    }
-}
-
-/// What reading a manifest brought.
-pub enum Loading {
-    /// The manifest, its tag, and its length as stored.
-    Found(Manifest, String, u64),
-    /// It still has the tag asked about.
-    Unchanged,
-    /// There is one that cannot be used: its tag, and why.
-    Bad(Option<String>, String),
-    /// There is none.
-    None,
-    /// It could not be read, and so must not be replaced.
-    Failed,
-}
-
-/// Reads the manifest under `key`, unless it still has the tag `known`.
-pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
-    let fetched = match known {
-        None => fetcher.bucket().try_get(key),
-        Some(etag) => fetcher.bucket().get_if_changed(key, etag),
-    };
-    let object = match fetched {
-        remote::Fetched::Found(object) => object,
-        remote::Fetched::Unchanged => return Loading::Unchanged,
-        remote::Fetched::Missing => return Loading::None,
-        remote::Fetched::Failed => return Loading::Failed,
-    };
-    let etag = object.etag;
-    let mut stored = Vec::new();
-    if let Err(e) = object.body.take(manifest::MAX_STORED + 1).read_to_end(&mut stored) {
-        log::debug!("reading the manifest: {e}");
-        return Loading::Failed;
-    }
-    let decoded = if stored.len() as u64 > manifest::MAX_STORED {
-        Err(format!("longer than {} bytes", manifest::MAX_STORED))
-    } else {
-        Manifest::decode(&stored, key, fetcher.codec().signer())
-    };
-    match decoded {
-        Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
-        Err(why) => {
-            fetcher.metrics().readahead.manifest_bad.inc();
-            Loading::Bad(etag, why)
-        }
     }
 }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::upstream::{FetchError, Fetcher, Upstream, Upstreams};
+use crate::flight::Flights;
 use crate::metrics::Metrics;
-use crate::store::flight::Flights;
 use crate::store::{Blob, BlobStore, BlobWriter};
 
 /// After a time-out, answers that may be served stale are, for so long, without asking again: a
@@ -28,7 +28,7 @@ pub struct Depot {
     metrics: Arc<Metrics>,
     offline: bool,
     ttl: Duration,
-    flights: Flights<Result<(), FetchError>>,
+    flights: Arc<Flights<String, Result<(), FetchError>>>,
     last_timeout: Mutex<Option<Instant>>,
 }
 
@@ -77,7 +77,7 @@ impl Depot {
             metrics,
             offline,
             ttl,
-            flights: Flights::default(),
+            flights: Arc::default(),
             last_timeout: Mutex::default(),
         }
     }
@@ -103,7 +103,7 @@ impl Depot {
             Some(blob) if self.suffices(wanted, &blob) => return Ok(blob),
             _ => {}
         }
-        self.flights.once(wanted.name, || self.refresh(wanted))?;
+        self.flights.once(&wanted.name.to_string(), || self.refresh(wanted))?;
         self.store.reopen(wanted.name).ok_or_else(|| FetchError::Failed(500, "removed while it was served".into()))
     }
 

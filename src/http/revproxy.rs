@@ -8,7 +8,6 @@
 //!   client while it is being written, and appears in the cache only when it is whole.
 
 mod connect;
-mod flight;
 mod forward;
 mod headers;
 mod hosts;
@@ -19,12 +18,12 @@ mod reply;
 mod stored;
 mod tee;
 mod tunnel;
+mod unkept;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::flight::{Flights, Leader, Role};
 use self::forward::{Failed, Forwarded, Forwarder, RequestBody};
 use self::headers::Headers;
 use self::hosts::Hosts;
@@ -32,8 +31,10 @@ use self::memory::{Answer, Memory};
 use self::policy::{Keep, Terms};
 use self::reply::{Outcome, Tags};
 use self::tunnel::Places;
+use self::unkept::Unkept;
 use super::exchange::{Handler, Method, Reply, Request, Target};
 use super::tls::Authority;
+use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::store::BlobStore;
 
@@ -44,6 +45,9 @@ const MAX_STORED: u64 = 4 << 30;
 /// How long a request waits for another's fetch of the same thing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Held while an answer is fetched that others wait for.
+type Fetching = Leader<String, ()>;
+
 /// Answers requests to a proxy: absolute URLs and CONNECT.
 pub struct RevProxy(Arc<Inner>);
 
@@ -52,7 +56,8 @@ struct Inner {
     store: Arc<BlobStore>,
     authority: Authority,
     memory: Arc<Memory>,
-    flights: Arc<Flights>,
+    flights: Arc<Flights<String>>,
+    unkept: Unkept,
     forwarder: Forwarder,
     tunnels: Arc<Places>,
     metrics: Arc<Metrics>,
@@ -75,6 +80,7 @@ impl RevProxy {
             authority,
             memory: Arc::new(Memory::new(MEMORY)),
             flights: Arc::default(),
+            unkept: Unkept::default(),
             forwarder: Forwarder::new(metrics.clone()),
             tunnels: Places::new(connect::MAX_TUNNELS),
             metrics,
@@ -142,14 +148,14 @@ impl Inner {
                 let reply = Reply::text(504, "not in the cache\n");
                 return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
             }
-            if terms.store && method == "GET" {
-                match self.flights.join(url, PATIENCE) {
+            if terms.store && method == "GET" && !self.unkept.contains(url) {
+                match self.flights.join(&url.to_string(), Some(PATIENCE)) {
                     Role::Lead(role) => leader = Some(role),
-                    Role::LookAgain => match self.look_up(url, &headers, &terms, false) {
+                    Role::Landed(_) => match self.look_up(url, &headers, &terms, false) {
                         Ok(found) => return found,
                         Err(old) => stale = old,
                     },
-                    Role::Alone => {}
+                    Role::Late => {}
                 }
             }
         }
@@ -173,7 +179,7 @@ impl Inner {
             return Ok((reply::from_memory(url, answer, headers, now), Outcome::Memory));
         }
         // what was not to be kept last time is hardly in the bucket
-        let ask_bucket = ask_bucket && !self.flights.is_not_kept(url) && in_memory.is_none();
+        let ask_bucket = ask_bucket && !self.unkept.contains(url) && in_memory.is_none();
         let check: crate::store::Check<'_> = &|file| {
             let mut file = file;
             stored::decode_head(&mut file).map(|_| ()).map_err(|e| e.to_string())
@@ -198,7 +204,7 @@ impl Inner {
         headers: Headers,
         terms: &Terms,
         stale: Option<Arc<Answer>>,
-        leader: Option<Leader>,
+        leader: Option<Fetching>,
     ) -> (Reply, Outcome) {
         let mut sent = headers.clone();
         if let Some(stale) = &stale {
@@ -223,7 +229,7 @@ impl Inner {
         }
         let keep = self.keep(terms, &forwarded);
         if terms.store {
-            self.flights.remember(url, !matches!(keep, Keep::No(_)));
+            self.unkept.remember(url, !matches!(keep, Keep::No(_)));
         }
         keep::reply(self, url, &headers, forwarded, keep, leader)
     }

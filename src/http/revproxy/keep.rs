@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::flight::Leader;
+use super::Fetching;
 use super::forward::Forwarded;
 use super::headers::Headers;
 use super::memory::{Answer, Memory};
@@ -23,7 +23,7 @@ pub fn reply(
     request: &Headers,
     forwarded: Forwarded,
     keep: Keep,
-    leader: Option<Leader>,
+    leader: Option<Fetching>,
 ) -> (Reply, Outcome) {
     let (keeper, outcome): (Option<Box<dyn Keeper>>, _) = match keep {
         Keep::Disk => match OnDisk::begin(proxy, url, &forwarded.headers, leader) {
@@ -77,11 +77,11 @@ struct OnDisk {
     writer: BlobWriter,
     memory: Arc<Memory>,
     url: String,
-    _leader: Option<Leader>,
+    _leader: Option<Fetching>,
 }
 
 impl OnDisk {
-    fn begin(proxy: &Inner, url: &str, headers: &Headers, leader: Option<Leader>) -> io::Result<Self> {
+    fn begin(proxy: &Inner, url: &str, headers: &Headers, leader: Option<Fetching>) -> io::Result<Self> {
         let mut writer = proxy.store.writer(url)?;
         writer.write_all(&stored::encode_head(headers, SystemTime::now()))?;
         Ok(OnDisk { writer, memory: proxy.memory.clone(), url: url.to_string(), _leader: leader })
@@ -113,7 +113,7 @@ struct InMemory {
     freshness: Freshness,
     since: Instant,
     body: Vec<u8>,
-    _leader: Option<Leader>,
+    _leader: Option<Fetching>,
 }
 
 impl Keeper for InMemory {
