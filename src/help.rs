@@ -286,7 +286,9 @@ const READAHEAD: &str = "\
 go asks for few things at a time and waits for each, so a bucket 20 ms away would make a
 large build wait for minutes. At its end a session therefore writes a list of what it used
 to the bucket; the next one in the same scope reads it and fetches ahead of go, in that
-order, as far as it proves useful. Small outputs lie in the list itself.
+order, as far as it proves useful. Small outputs lie in the list itself. What the scope's
+builds ask for and never find is listed too, and not waited for. A scope without a list goes
+by the fleet's, to which the first build of each new scope is added.
 
 The scope is --scope, else the module path of the nearest go.work or go.mod above the
 working directory. Jobs that build much the same should share a scope, others should not.

@@ -133,6 +133,8 @@ pub struct PutBody<'a, R> {
 struct Group {
     chars: [u8; 4],
     len: usize,
+    /// The group before was padded, so that no other may come.
+    padded: bool,
 }
 
 impl<R: Read> PutBody<'_, R> {
@@ -206,17 +208,33 @@ impl Group {
             self.len += head.len();
             rest = tail;
             if self.len < 4 {
-                return true;
+                return self.is_open();
             }
             self.len = 0;
-            if STANDARD.decode_append(self.chars, out).is_err() {
+            let group = self.chars;
+            if !self.decode_whole(&group, out) {
                 return false;
             }
         }
         let (whole, tail) = rest.split_at(rest.len() / 4 * 4);
+        if !self.decode_whole(whole, out) {
+            return false;
+        }
         self.chars[..tail.len()].copy_from_slice(tail);
         self.len = tail.len();
-        STANDARD.decode_append(whole, out).is_ok()
+        self.is_open()
+    }
+
+    /// Decodes whole groups, of which only the very last of the body may be padded.
+    fn decode_whole(&mut self, groups: &[u8], out: &mut Vec<u8>) -> bool {
+        let sound = groups.is_empty() || !self.padded && STANDARD.decode_append(groups, out).is_ok();
+        self.padded |= groups.ends_with(b"=");
+        sound
+    }
+
+    /// Whether what is carried over, unchecked so far, may belong to the body.
+    fn is_open(&self) -> bool {
+        self.len == 0 || !self.padded && !self.chars[..self.len].contains(&b'"')
     }
 }
 
@@ -283,6 +301,8 @@ mod tests {
         for (body, size, want) in [
             ("\"AAAA\"", 2, "longer"),
             ("\"AAAA\"", 4, "1 bytes shorter"),
+            ("\"AAAA\"", 5, "2 bytes shorter"),
+            ("\"AAAA\"", 9, "6 bytes shorter"),
             ("\"AAA\"", 3, "not base64"),
             ("\"A*AA\"", 3, "not base64"),
             ("\"AA==AAAA\"", 4, "not base64"),
@@ -290,11 +310,13 @@ mod tests {
             ("", 4, "4 bytes shorter"),
         ] {
             let text = put(body, size) + "{\"ID\":2,\"Command\":\"close\"}\n";
-            let mut reader = Reader::new(text.as_bytes());
-            reader.request().unwrap();
-            let err = read_body(&mut reader, size as u64).unwrap_err();
-            assert!(err.contains(want), "{body}: {err}");
-            assert_eq!(reader.request().unwrap().unwrap().command, Ok(Command::Close), "{body}");
+            for step in [1, 2, 3, 5, 1000] {
+                let mut reader = Reader::new(Dribble(text.as_bytes(), step));
+                reader.request().unwrap();
+                let err = read_body(&mut reader, size as u64).unwrap_err();
+                assert!(err.contains(want), "{body} by {step}: {err}");
+                assert_eq!(reader.request().unwrap().unwrap().command, Ok(Command::Close), "{body} by {step}");
+            }
         }
     }
 

@@ -55,10 +55,11 @@ struct Config {
     ttl: u64,
     offline: bool,
     sumdb: Vec<String>,
+    private: &'static str,
 }
 
 fn config(upstream: &str) -> Config {
-    Config { upstream: upstream.into(), ttl: 0, offline: false, sumdb: Vec::new() }
+    Config { upstream: upstream.into(), ttl: 0, offline: false, sumdb: Vec::new(), private: "" }
 }
 
 impl Proxy {
@@ -69,7 +70,7 @@ impl Proxy {
         command.args(["serve", "--metrics", "--modproxy", "--plugin"]).arg(free_port().to_string());
         command.arg(format!("--http={addr}")).arg(format!("--cache-dir={}", cache.display()));
         command.arg(format!("--upstream={}", config.upstream)).arg(format!("--mod-ttl={}s", config.ttl));
-        command.env("no_proxy", "127.0.0.1");
+        command.arg(format!("--mod-private={}", config.private)).env("no_proxy", "127.0.0.1");
         if let Some(dir) = bucket {
             command.arg(format!("--bucket=file://{}", dir.display()));
         }
@@ -156,6 +157,7 @@ impl Go {
     }
 }
 
+const TOOLCHAIN: &str = "v0.0.1-go1.99.0.linux-amd64";
 const PSEUDO: &str = "v1.1.1-0.20240102030405-abcdefabcdef";
 
 /// Modules of every kind of name and version.
@@ -170,6 +172,7 @@ fn lay_out(root: PathBuf) -> Tree {
     tree.add("example.com/old", "v3.0.0+incompatible", &[("old.go", &source("old"))]);
     tree.add("example.com/untagged", "v0.0.0-20240102030405-abcdefabcdef", &[("u.go", &source("untagged"))]);
     tree.name("example.com/untagged", "@latest", "v0.0.0-20240102030405-abcdefabcdef");
+    tree.add("golang.org/toolchain", TOOLCHAIN, &[("bin/go", b"a program")]);
     tree
 }
 
@@ -361,6 +364,36 @@ fn lists_of_upstreams_fall_through_as_in_go() {
     let off = Proxy::start(&dir.sub("off"), None, &config("off"));
     let (status, text) = off.get(file);
     assert_eq!((status, text.contains("off")), (404, true), "{text}");
+}
+
+#[test]
+fn private_modules_are_asked_of_their_own_upstreams_alone() {
+    let dir = Dir::new("private");
+    let tree = lay_out(dir.sub("tree"));
+    let own = Upstream::start(&tree.root);
+    let file = "example.com/!upper/!lib/@v/v1.0.0.mod";
+    // were the public one asked, its 404 would come first, or its being out of reach
+    for list in [format!("https://proxy.golang.org,{}", own.url()), format!("https://proxy.golang.org|{}", own.url())] {
+        let config = Config { private: "example.com/Upper/*", sumdb: vec!["sum.golang.org".into()], ..config(&list) };
+        let proxy = Proxy::start(&dir.sub(&format!("cache-{}", own.seen().len())), None, &config);
+        assert_eq!(proxy.status(file), 200, "{list}");
+        let (status, text) = proxy.get("sumdb/sum.golang.org/lookup/example.com/!upper/!lib@v1.0.0");
+        assert_eq!((status, text.contains("private")), (404, true), "{text}");
+    }
+    let config = Config { private: "example.com", ..config("https://proxy.golang.org") };
+    let (status, text) = Proxy::start(&dir.sub("none"), None, &config).get(file);
+    assert_eq!((status, text.contains("private")), (404, true), "{text}");
+}
+
+#[test]
+fn toolchains_are_modules_too() {
+    let dir = Dir::new("toolchain");
+    let tree = lay_out(dir.sub("tree"));
+    let upstream = Upstream::start(&tree.root);
+    let proxy = Proxy::start(&dir.sub("cache"), None, &config(&upstream.url()));
+    for file in [format!("{TOOLCHAIN}.info"), format!("{TOOLCHAIN}.mod"), format!("{TOOLCHAIN}.zip"), "list".into()] {
+        assert_eq!(proxy.status(&format!("golang.org/toolchain/@v/{file}")), 200, "{file}");
+    }
 }
 
 #[test]

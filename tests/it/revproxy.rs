@@ -284,10 +284,12 @@ fn clients_that_ask_at_once_cause_one_fetch() {
     let dir = TempDir::new();
     let waiting = std::sync::Arc::new(AtomicUsize::new(0));
     let asked = waiting.clone();
+    let (open, gate) = std::sync::mpsc::channel();
+    let gate = std::sync::Mutex::new(gate);
     let origin = Origin::http(move |_| {
         asked.fetch_add(1, Ordering::SeqCst);
-        // time enough for the others to come
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        // until all others have come
+        gate.lock().unwrap().recv().unwrap();
         answer("Cache-Control: immutable", "once")
     });
     let proxy = Proxy::start(&dir, &origin.host(), |p| p);
@@ -300,6 +302,8 @@ fn clients_that_ask_at_once_cause_one_fetch() {
                 assert_eq!(proxy.curl(&dir, &[&url]).body, "once");
             });
         }
+        poll("the clients", || (proxy.counter("revcache", "req_received") == CLIENTS as u64).then_some(()));
+        open.send(()).unwrap();
     });
     assert_eq!(waiting.load(Ordering::SeqCst), 1);
     proxy.stop();
