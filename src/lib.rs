@@ -16,7 +16,8 @@
 //! Reading order: [`protocol`] and [`session`] (one client), [`cache`] with `disk`, `entry`,
 //! `fetch`, `readahead` and `manifest` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it), [`http`] and [`store`] (the proxies), last
-//! [`command`], which puts it all together.
+//! [`command`], which puts it all together. [`atomic`], [`flight`], [`pool`] and [`retry`] are tools
+//! of one idea each.
 //!
 //! # Log
 //!

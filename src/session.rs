@@ -25,8 +25,9 @@ use budget::Piece;
 
 /// Requests read and waiting for a worker.
 const QUEUE: usize = 64;
-/// Pieces of one body waiting for its worker.
-const PIECES: usize = 4;
+/// Pieces of one body waiting for its worker: enough to go on to the next body while a large one is
+/// hashed and written.
+const PIECES: usize = 32;
 
 /// The commands of every session.
 const KNOWN: &[&str] = &["get", "put", "close"];

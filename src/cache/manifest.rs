@@ -59,7 +59,7 @@ pub struct Entry {
     pub day: u16,
     /// How often in a row it was fetched ahead in vain.
     pub strikes: u8,
-    /// Whether `go` ever asked for it; some entries are only ever put.
+    /// Whether `go` ever asked for it; some entries are only ever put, and need not be sent again.
     pub asked: bool,
     /// Output and put time in nanoseconds, where a reader needs them before the entry is fetched:
     /// for inline bodies and for the classic layout.

@@ -26,7 +26,7 @@ const STRIKES: u8 = 2;
 enum Fate {
     /// Nobody turned to it yet.
     Open,
-    /// Never fetched ahead: inline, only ever put, or fetched in vain before.
+    /// Never fetched ahead: inline, or fetched in vain before.
     Skip,
     /// Handed out, with its estimated bytes.
     Pending,
@@ -67,7 +67,7 @@ impl Window {
     /// A window over `manifest`, which took `stored` bytes to load.
     pub fn new(manifest: &Manifest, stored: u64) -> Self {
         let fate = |e: &crate::cache::manifest::Entry| {
-            if e.inline.is_some() || !e.asked || e.strikes >= STRIKES { Fate::Skip } else { Fate::Open }
+            if e.inline.is_some() || e.strikes >= STRIKES { Fate::Skip } else { Fate::Open }
         };
         Window {
             fates: manifest.entries.iter().map(fate).collect(),
@@ -344,9 +344,8 @@ mod tests {
     fn what_was_fetched_in_vain_twice_is_left_alone() {
         let mut m = manifest(10, 10);
         m.entries[1].strikes = STRIKES;
-        m.entries[2].asked = false;
         let mut window = Window::new(&m, 0);
         window.ask(0);
-        assert_eq!(window.next(), Some(3));
+        assert_eq!(window.next(), Some(2));
     }
 }
