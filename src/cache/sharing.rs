@@ -83,31 +83,33 @@ fn save_manifest(tier: &Tier, left: Left, record: &Record) {
     let key = &left.key;
     let today = today();
     let know = fetcher.layout() == Layout::Classic;
-    let mut body = |output: &_| fs::read(fetcher.disk().output_path(output)).ok();
+    let body = |output: &_| fs::read(fetcher.disk().output_path(output)).ok();
+    // nothing, where this session changes nothing
+    let merged = |mut manifest: Manifest| manifest.merge(record, &left.wasted, today, know, body).then_some(manifest);
     // most sessions change nothing, and need not ask
-    if let Some((base, _)) = &left.base
-        && !Manifest::clone(base).merge(record, &left.wasted, today, know, &mut body)
-    {
-        return;
+    let mut ours = None;
+    if let Some((base, _)) = &left.base {
+        ours = merged(Manifest::clone(base));
+        if ours.is_none() {
+            return;
+        }
     }
     for _ in 0..SAVE_ATTEMPTS {
         // others may have written since we loaded it: merge with what is there now
         let known = left.base.as_ref().map(|(_, etag)| etag.as_str()).filter(|etag| !etag.is_empty());
-        let (mut manifest, etag) = match readahead::read(fetcher, key, known) {
-            Loading::Found(manifest, etag, _) => (manifest, Some(etag)),
+        let (manifest, etag) = match readahead::read(fetcher, key, known) {
+            Loading::Found(manifest, etag, _) => (merged(manifest), Some(etag)),
             Loading::Unchanged => {
-                let (manifest, etag) = left.base.as_ref().expect("only what was loaded can be unchanged");
-                (Manifest::clone(manifest), Some(etag.clone()))
+                let (base, etag) = left.base.as_ref().expect("only what was loaded can be unchanged");
+                (ours.take().or_else(|| merged(Manifest::clone(base))), Some(etag.clone()))
             }
             // one that cannot be used is replaced
             Loading::Bad(_, why) if why == manifest::NEWER => return,
-            Loading::Bad(etag, _) => (Manifest::default(), etag),
-            Loading::None => (Manifest::default(), None),
+            Loading::Bad(etag, _) => (merged(Manifest::default()), etag),
+            Loading::None => (merged(Manifest::default()), None),
             Loading::Failed => return,
         };
-        if !manifest.merge(record, &left.wasted, today, know, &mut body) {
-            return;
-        }
+        let Some(manifest) = manifest else { return };
         let stored = match manifest.encode(key, fetcher.codec().signer()) {
             Ok(stored) => stored,
             Err(e) => return log::warn!("packing the manifest: {e}"),
