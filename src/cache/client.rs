@@ -177,13 +177,10 @@ impl Client {
             other => other.as_ref(),
         };
         // go puts some things in every build and never asks for them
-        if uploader.is_some()
-            && let Some(sent) = self.readahead.get().and_then(|r| r.sent_before(action, output))
-        {
+        let sent = uploader.and_then(|_| self.readahead.get()?.sent_before(action, output));
+        let uploader = uploader.filter(|_| sent.is_none());
+        if sent.is_some() {
             self.cache.metrics.host.put_s3_found.inc();
-            let hit = self.cache.disk.link(action, output, size, time)?;
-            self.record(|usage| usage.put(action, &Hit { time: sent, ..hit.clone() }, true));
-            return Ok(hit);
         }
         let name = action.to_string();
         if let Some(uploader) = uploader
@@ -207,7 +204,10 @@ impl Client {
         if let Some(r) = self.readahead.get() {
             r.begin();
         }
-        self.record(|usage| usage.put(action, &hit, uploader.is_some()));
+        self.record(|usage| match sent {
+            Some(time) => usage.put(action, &Hit { time, ..hit.clone() }, true),
+            None => usage.put(action, &hit, uploader.is_some()),
+        });
         Ok(hit)
     }
 

@@ -87,13 +87,7 @@ impl DiskCache {
     pub fn get(&self, action: &ActionId) -> io::Result<Option<Hit>> {
         let Some((output, size, time)) = self.read_action(&action.to_string())? else { return Ok(None) };
         let path = self.output_path(&output);
-        let meta = match fs::symlink_metadata(&path) {
-            Err(e) if is_absent(&e) => return Ok(None),
-            other => other?,
-        };
-        if !meta.is_file() || meta.len() != size {
-            return Ok(None);
-        }
+        let Some(meta) = stat_whole(&path, size)? else { return Ok(None) };
         self.touch(&path, &meta);
         Ok(Some(Hit { output, size, time, path }))
     }
@@ -109,7 +103,7 @@ impl DiskCache {
         let hex = output.to_string();
         let meta = at_hand.output(&hex)?;
         // noting the use is for one who may wait
-        let usable = meta.is_file() && meta.len() == size && !self.is_stale(&meta);
+        let usable = is_whole(&meta, size) && !self.is_stale(&meta);
         usable.then(|| Hit { output, size, time, path: sharded_path(&self.root, OUTPUT, &hex) })
     }
 
@@ -131,15 +125,14 @@ impl DiskCache {
 
     /// Whether `output` is there, whole.
     pub fn has_output(&self, output: &OutputId, size: u64) -> bool {
-        fs::symlink_metadata(self.output_path(output)).is_ok_and(|m| m.is_file() && m.len() == size)
+        matches!(stat_whole(&self.output_path(output), size), Ok(Some(_)))
     }
 
     /// Starts to take in the bytes of `output`. Where it is there already, they are checked all
     /// the same but not written again.
     pub fn write_output(&self, output: OutputId, size: u64) -> io::Result<OutputWriter<'_>> {
         let path = self.output_path(&output);
-        let present = fs::symlink_metadata(&path).ok().filter(|m| m.is_file() && m.len() == size);
-        let temp = if let Some(meta) = present {
+        let temp = if let Ok(Some(meta)) = stat_whole(&path, size) {
             // it is about to be handed out, so pruning must see it used
             self.touch(&path, &meta);
             None
@@ -293,6 +286,18 @@ pub(super) fn parse_action(text: &[u8]) -> Option<(OutputId, u64)> {
         return None;
     }
     Some((OutputId::from_hex(output)?, size.parse().ok()?))
+}
+
+/// The metadata of an output of `size` bytes; `None` where there is none, or not as it should be.
+fn stat_whole(path: &Path, size: u64) -> io::Result<Option<fs::Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(e) if is_absent(&e) => Ok(None),
+        other => Ok(Some(other?).filter(|meta| is_whole(meta, size))),
+    }
+}
+
+fn is_whole(meta: &fs::Metadata, size: u64) -> bool {
+    meta.is_file() && meta.len() == size
 }
 
 /// Whether an error means that there is no such plain file.

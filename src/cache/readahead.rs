@@ -206,9 +206,8 @@ impl Readahead {
     }
 
     /// Takes a client out and returns what the manifests to write need to know: the scope's and,
-    /// where that is its first, the fleet's. With the last one,
-    /// fetching stops; fetches under way are waited for a moment, those that take longer end by
-    /// themselves.
+    /// where that is its first, the fleet's. With the last one, fetching stops; fetches under way are
+    /// waited for a moment, those that take longer end by themselves.
     pub fn close(&self) -> Vec<Left> {
         let deadline = Instant::now() + CLOSE_WAIT;
         let mut state = self.shared.lock();
@@ -277,7 +276,8 @@ impl Shared {
     fn load(self: &Arc<Self>, key: &str) {
         let (loaded, new_scope) = match read(&self.fetcher, key, None) {
             Loading::None => {
-                (self.take_in(&manifest_key(FLEET), read(&self.fetcher, &manifest_key(FLEET), None)), true)
+                let fleet = manifest_key(FLEET);
+                (self.take_in(&fleet, read(&self.fetcher, &fleet, None)), true)
             }
             loading => (self.take_in(key, loading), false),
         };
