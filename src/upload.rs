@@ -13,6 +13,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
@@ -355,8 +356,7 @@ impl Shared {
         names.iter().filter_map(|m| self.parse(m, true)).collect()
     }
 
-    /// Our session directory, made on first use: built under a name nobody adopts, then renamed,
-    /// so that no one sees it without its lock held.
+    /// Our session directory, made on first use.
     fn session(&self) -> io::Result<&Session> {
         if let Some(s) = self.session.get() {
             return Ok(s);
@@ -365,15 +365,19 @@ impl Shared {
         if let Some(s) = self.session.get() {
             return Ok(s);
         }
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let name = format!("{}-{}-{nanos}", self.bucket_tag, std::process::id());
-        let making = self.pending.join(format!(".new-{name}"));
-        fs::create_dir_all(&making)?;
-        let lock = File::create(making.join(LOCK))?;
-        lock.lock()?;
-        let dir = self.pending.join(name);
-        fs::rename(&making, &dir)?;
-        Ok(self.session.get_or_init(|| Session { dir, _lock: lock }))
+        fs::create_dir_all(&self.pending)?;
+        loop {
+            let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+            let dir = self.pending.join(format!("{}-{}-{nanos}", self.bucket_tag, std::process::id()));
+            fs::create_dir(&dir)?;
+            match lock_ours(&dir) {
+                Ok(Some(lock)) => return Ok(self.session.get_or_init(|| Session { dir, _lock: lock })),
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+            // before it was locked, it was taken for one that a dead process has left
+        }
     }
 
     fn adopt(&self) -> io::Result<usize> {
@@ -388,10 +392,6 @@ impl Shared {
             let Some(name) = name.to_str() else { continue };
             let path = dir.path();
             if !dir.file_type()?.is_dir() || self.session.get().is_some_and(|s| s.dir == path) {
-                continue;
-            }
-            if name.starts_with(".new-") {
-                remove_if_abandoned(&path);
                 continue;
             }
             if name.split('-').next() != Some(&self.bucket_tag) {
@@ -450,12 +450,12 @@ fn markers(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a session directory that its maker never finished, once it is a day old.
-fn remove_if_abandoned(path: &Path) {
-    let old = fs::metadata(path)
-        .and_then(|m| m.modified())
-        .is_ok_and(|t| t.elapsed().is_ok_and(|age| age > Duration::from_secs(86_400)));
-    if old {
-        let _ = fs::remove_dir_all(path);
-    }
+/// Makes and locks the lock file of our session directory `dir`; `None` where an adopter removed it
+/// before.
+fn lock_ours(dir: &Path) -> io::Result<Option<File>> {
+    let path = dir.join(LOCK);
+    let lock = File::options().create(true).append(true).open(&path)?;
+    lock.lock()?;
+    let (ours, there) = (lock.metadata()?, fs::metadata(&path)?);
+    Ok(((ours.dev(), ours.ino()) == (there.dev(), there.ino())).then_some(lock))
 }
