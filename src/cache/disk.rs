@@ -13,6 +13,8 @@
 
 #[cfg(target_os = "linux")]
 mod at_hand;
+#[cfg(target_os = "linux")]
+mod recall;
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
@@ -29,6 +31,8 @@ use crate::atomic::TempFile;
 pub const ACTION: &str = "action";
 /// Directory of the outputs.
 pub const OUTPUT: &str = "output";
+/// Directory of what was read of the actions, a file for each scope.
+pub const RECALL: &str = "recall";
 
 /// An action file is never longer than this.
 const ACTION_LEN: usize = 128;
@@ -96,21 +100,39 @@ impl DiskCache {
     #[cfg(target_os = "linux")]
     pub fn get_at_hand(&self, action: &ActionId) -> Option<Hit> {
         let at_hand = self.at_hand.as_ref()?;
-        let mut text = [0; ACTION_LEN];
-        let (len, meta) = at_hand.action(&action.to_string(), &mut text)?;
-        let (output, size) = parse_action(&text[..len])?;
-        let time = meta.modified().ok()?;
-        let hex = output.to_string();
-        let meta = at_hand.output(&hex)?;
         // noting the use is for one who may wait
-        let usable = is_whole(&meta, size) && !self.is_stale(&meta);
-        usable.then(|| Hit { output, size, time, path: sharded_path(&self.root, OUTPUT, &hex) })
+        let usable = |meta: &fs::Metadata, size| is_whole(meta, size) && !self.is_stale(meta);
+        let (known, sharded) = at_hand.get(action, usable)?;
+        let mut path = PathBuf::with_capacity(self.root.as_os_str().len() + OUTPUT.len() + sharded.len() + 2);
+        [self.root.as_path(), Path::new(OUTPUT), Path::new(&sharded)].iter().for_each(|part| path.push(part));
+        Some(Hit { output: known.output, size: known.size, time: known.time, path })
     }
 
     /// As [`Self::get`], without ever waiting for the disk: `None` says nothing.
     #[cfg(not(target_os = "linux"))]
     pub fn get_at_hand(&self, _: &ActionId) -> Option<Hit> {
         None
+    }
+
+    /// Lets [`Self::get_at_hand`] go by what earlier processes have read for `scope`. Before the
+    /// first get.
+    pub fn recall(&self, scope: &str) {
+        #[cfg(target_os = "linux")]
+        if let Some(recall) = self.at_hand.as_ref().and_then(|a| a.recall()) {
+            recall.keep_in(sharded_path(&self.root, RECALL, &OutputId::of(scope.as_bytes()).to_string()));
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = scope;
+    }
+
+    /// Keeps what was read for the next process. Its loss costs a little speed.
+    pub fn save_recall(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(recall) = self.at_hand.as_ref().and_then(|a| a.recall())
+            && let Err(e) = recall.save()
+        {
+            log::debug!("{}: {e}", self.root.join(RECALL).display());
+        }
     }
 
     /// Whether [`Self::get`] would find `action`; not counted as a use.

@@ -9,12 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::disk::{ACTION, OUTPUT, parse_action};
+use super::disk::{ACTION, OUTPUT, RECALL, parse_action};
 use super::id::{ActionId, OutputId};
 use crate::atomic::TEMP_PREFIX;
 
 /// Temporary files older than this were left by a process that was killed.
 const STALE_TEMP: Duration = Duration::from_secs(24 * 3600);
+/// What was read of the actions is written anew where it is of use; older than this, it hardly is.
+const STALE_RECALL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How far to prune.
 #[derive(Clone, Copy, Debug)]
@@ -69,10 +71,11 @@ pub fn survey(root: &Path) -> io::Result<Report> {
 /// Prunes the cache below `root`. Files that others remove meanwhile are no error.
 pub fn prune(root: &Path, limits: &Limits, now: SystemTime) -> io::Result<Report> {
     let mut outputs: HashMap<OutputId, Output> = HashMap::new();
-    let stale = |entry: &DirEntry| {
+    let older = |entry: &DirEntry, than| {
         let age = entry.metadata().and_then(|m| m.modified()).map(|t| now.duration_since(t).unwrap_or_default());
-        age.is_ok_and(|age| age > STALE_TEMP)
+        age.is_ok_and(|age| age > than)
     };
+    let stale = |entry: &DirEntry| older(entry, STALE_TEMP);
     each_file(&root.join(OUTPUT), |entry, name| {
         if name.starts_with(TEMP_PREFIX) && stale(entry) {
             let _ = fs::remove_file(entry.path());
@@ -81,6 +84,12 @@ pub fn prune(root: &Path, limits: &Limits, now: SystemTime) -> io::Result<Report
             && let Ok(used) = meta.modified()
         {
             outputs.insert(id, Output { used, size: meta.len() });
+        }
+    })?;
+    each_file(&root.join(RECALL), |entry, name| {
+        let ours = ActionId::from_hex(name).is_some() && older(entry, STALE_RECALL);
+        if ours || name.starts_with(TEMP_PREFIX) && stale(entry) {
+            let _ = fs::remove_file(entry.path());
         }
     })?;
     let doomed = choose(&outputs, limits, now);

@@ -17,12 +17,9 @@ const PIPE: usize = 1 << 20;
 /// Serves one session.
 pub fn execute(config: &Config) -> Result<Exit, Error> {
     let stack = Arc::new(Stack::open(config)?);
-    // the module is looked for only where a manifest may be wanted
-    let scope = config.bucket.as_ref().filter(|_| config.readahead).map(|_| {
-        let dir = env::current_dir().unwrap_or_default();
-        scope::resolve(config.scope.as_deref(), &dir)
-    });
-    let client = Arc::new(stack.cache.client(scope.as_deref()));
+    let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
+    stack.cache.disk().recall(&scope);
+    let client = Arc::new(stack.cache.client(Some(&scope)));
     let end = {
         let (stack, client) = (stack.clone(), client.clone());
         // the session's end and a signal may come together: the second waits for the first

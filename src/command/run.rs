@@ -41,6 +41,7 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     // every client of this run is of one scope, wherever its working directory is
     let here = env::current_dir().unwrap_or_default();
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
+    stack.cache.disk().recall(&scope);
     let listener = Arc::new(Listener::start(&socket, &stack, Some(scope))?);
     let sessions = listener.clone();
     let web = config.http.as_ref().map(|http| Web::start(http, &stack, move || sessions.sessions())).transpose()?;

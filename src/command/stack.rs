@@ -158,6 +158,7 @@ impl Stack {
         if let Some(uploader) = &self.uploader {
             uploader.stop();
         }
+        self.cache.disk().save_recall();
         self.prune(self.started);
         if self.config.metrics {
             eprintln!("{}", self.metrics.to_json());

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64_simd::STANDARD;
@@ -314,6 +314,58 @@ fn what_is_written_has_the_layout_of_the_original_program() {
         assert_eq!(modes, [0o644, 0o755, 0o755], "{}", file.display());
     }
     assert_eq!(count_files(&cache), 2, "and nothing else");
+}
+
+/// The files below `dir` that keep what was read of the actions.
+fn recalled(dir: &TempDir) -> Vec<PathBuf> {
+    let shards = fs::read_dir(dir.join("cache/recall")).into_iter().flatten().flatten();
+    shards.flat_map(|shard| fs::read_dir(shard.path()).unwrap()).map(|file| file.unwrap().path()).collect()
+}
+
+#[test]
+fn what_was_read_before_is_not_believed_once_it_has_changed() {
+    let dir = TempDir::new();
+    let cache = dir.join("cache");
+    let bodies: Vec<Vec<u8>> = (0..40u8).map(|n| vec![n; 100 * usize::from(n)]).collect();
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    s.end().quiet();
+    assert!(recalled(&dir).is_empty());
+    // directories that have just changed are not gone by
+    std::thread::sleep(Duration::from_millis(2100));
+    let mut s = Session::start(Plugin::new(&dir));
+    assert_eq!(s.get_all(&bodies), 40);
+    s.end().quiet();
+    assert_eq!(recalled(&dir).len(), 1);
+
+    let out = |n: usize| local(&cache, "output", &output_id(&bodies[n]));
+    let mut early = Session::start(Plugin::new(&dir));
+    assert_eq!(early.get_all(&bodies), 40);
+    fs::remove_file(out(1)).unwrap();
+    File::options().write(true).open(out(2)).unwrap().set_len(99).unwrap();
+    fs::remove_file(local(&cache, "action", &hex(&action(3)))).unwrap();
+    let mut other = Session::start(Plugin::new(&dir));
+    other.client.put(&action(4), b"another");
+    // those who knew the old ones, in memory and from the file, see the new
+    for s in [&mut early, &mut other] {
+        for n in [1, 2, 3] {
+            assert!(s.client.get(&action(n)).is_none(), "action {n}");
+        }
+        holds(&s.client.get(&action(4)).expect("a hit"), b"another");
+        for n in (0..40).filter(|n| ![1, 2, 3, 4].contains(n)) {
+            holds(&s.client.get(&action(n)).expect("a hit"), &bodies[n as usize]);
+        }
+    }
+    early.end().quiet();
+    other.end().quiet();
+
+    // and a damaged file changes nothing
+    for text in [&b""[..], b"gcprec1\nrubbish"] {
+        fs::write(&recalled(&dir)[0], text).unwrap();
+        let mut s = Session::start(Plugin::new(&dir));
+        holds(&s.client.get(&action(5)).expect("a hit"), &bodies[5]);
+        s.end().quiet();
+    }
 }
 
 #[test]

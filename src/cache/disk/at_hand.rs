@@ -10,40 +10,91 @@ use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::io::{ReadWriteFlags, fcntl_dupfd_cloexec, preadv2};
+
+use super::recall::{Known, Recall, SHARDS};
+use super::{ACTION_LEN, parse_action};
+use crate::cache::id::{ActionId, OutputId};
 
 /// The directories whose files are looked up.
 pub struct AtHand {
     actions: OwnedFd,
     outputs: OwnedFd,
+    /// `None` where a process may open few files.
+    recall: Option<Recall>,
+    /// The empty output, and when it was last seen.
+    empty: Mutex<Option<(OutputId, Instant)>>,
 }
+
+/// The output of one action in three is empty: `go` has its path, so it stays, and is not looked at
+/// again for this long.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 impl AtHand {
-    /// `None` where the system cannot look without waiting.
+    /// `None` where the system cannot look without waiting. Best called before the process has
+    /// other threads.
     pub fn open(actions: &Path, outputs: &Path) -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = |dir: &Path| openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::empty()).ok();
-        Some(AtHand { actions: open(actions)?, outputs: open(outputs)? })
+        let open = |dir: &Path| openat2(CWD, dir, DIR, Mode::empty(), ResolveFlags::empty()).ok();
+        let (actions, outputs) = (open(actions)?, open(outputs)?);
+        // Room for a descriptor a shard. To make it later, when there are other threads, the kernel
+        // waits for milliseconds.
+        let room = fcntl_dupfd_cloexec(&actions, 2 * SHARDS as i32 - 1).is_ok();
+        Some(AtHand { actions, outputs, recall: room.then(Recall::default), empty: Mutex::default() })
     }
 
-    /// Reads the action file called `hex` into `text`; returns how much that is, and its metadata.
-    pub fn action(&self, hex: &str, text: &mut [u8]) -> Option<(usize, Metadata)> {
+    /// What was learnt of the actions.
+    pub fn recall(&self) -> Option<&Recall> {
+        self.recall.as_ref()
+    }
+
+    /// What the action's file says, and where the output is below the directory of outputs;
+    /// provided that the output is as it should be by its metadata and size.
+    pub fn get(&self, action: &ActionId, whole: impl Fn(&Metadata, u64) -> bool) -> Option<(Known, String)> {
+        let read = || self.read(action);
+        let known = match &self.recall {
+            Some(recall) => recall.get(action, |shard| lookup(&self.actions, shard, DIR), read)?,
+            None => read()?,
+        };
+        let path = sharded(&known.output.to_string());
+        let empty = known.size == 0;
+        if empty && self.empty().is_some_and(|(id, at)| id == known.output && at.elapsed() < JUST_NOW) {
+            return Some((known, path));
+        }
+        if !whole(&File::from(lookup(&self.outputs, &path, OFlags::PATH)?).metadata().ok()?, known.size) {
+            return None;
+        }
+        if empty {
+            *self.empty() = Some((known.output, Instant::now()));
+        }
+        Some((known, path))
+    }
+
+    fn empty(&self) -> MutexGuard<'_, Option<(OutputId, Instant)>> {
+        self.empty.lock().expect("no holder panics")
+    }
+
+    fn read(&self, action: &ActionId) -> Option<Known> {
+        let mut text = [0; ACTION_LEN];
         // should it be no plain file, opening it must not wait either
-        let file = File::from(lookup(&self.actions, hex, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)?);
-        let len = preadv2(&file, &mut [IoSliceMut::new(text)], 0, ReadWriteFlags::NOWAIT).ok()?;
-        Some((len, file.metadata().ok()?))
-    }
-
-    /// The metadata of the output file called `hex`.
-    pub fn output(&self, hex: &str) -> Option<Metadata> {
-        File::from(lookup(&self.outputs, hex, OFlags::PATH)?).metadata().ok()
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let file = File::from(lookup(&self.actions, &sharded(&action.to_string()), flags)?);
+        let len = preadv2(&file, &mut [IoSliceMut::new(&mut text)], 0, ReadWriteFlags::NOWAIT).ok()?;
+        let (output, size) = parse_action(&text[..len])?;
+        Some(Known { output, size, time: file.metadata().ok()?.modified().ok()? })
     }
 }
 
-fn lookup(dir: &OwnedFd, hex: &str, flags: OFlags) -> Option<OwnedFd> {
+const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn sharded(hex: &str) -> String {
+    [&hex[..2], "/", hex].concat()
+}
+
+fn lookup(dir: &OwnedFd, path: &str, flags: OFlags) -> Option<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let path = [&hex[..2], "/", hex].concat();
     openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS).ok()
 }
