@@ -11,7 +11,7 @@
 //! No file or bucket is touched while the state's lock is held.
 
 use std::collections::{HashSet, VecDeque};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -251,6 +251,8 @@ impl Uploader {
 }
 
 const LOCK: &str = ".lock";
+/// Names tried for a session directory.
+const NAMES: usize = 16;
 /// How long stopping waits for uploads under way, most of which are done in less.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
 /// A key that is asked for while the breaker is open; no such object is ever written.
@@ -366,18 +368,25 @@ impl Shared {
             return Ok(s);
         }
         fs::create_dir_all(&self.pending)?;
-        loop {
+        for _ in 0..NAMES {
             let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
             let dir = self.pending.join(format!("{}-{}-{nanos}", self.bucket_tag, std::process::id()));
-            fs::create_dir(&dir)?;
-            match lock_ours(&dir) {
-                Ok(Some(lock)) => return Ok(self.session.get_or_init(|| Session { dir, _lock: lock })),
-                Ok(None) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+            match fs::create_dir(&dir) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other?,
             }
-            // before it was locked, it was taken for one that a dead process has left
+            match lock_session(&dir) {
+                Ok(Some(lock)) => return Ok(self.session.get_or_init(|| Session { dir, _lock: lock })),
+                // before it was locked, it was taken for one that a dead process has left
+                Ok(None) => {}
+                Err(e) => {
+                    let _ = fs::remove_file(dir.join(LOCK));
+                    let _ = fs::remove_dir(&dir);
+                    return Err(e);
+                }
+            }
         }
+        Err(io::Error::other("others remove each directory before it can be locked"))
     }
 
     fn adopt(&self) -> io::Result<usize> {
@@ -397,11 +406,8 @@ impl Shared {
             if name.split('-').next() != Some(&self.bucket_tag) {
                 continue;
             }
-            // one without a lock was left between the two steps of its removal
-            let Ok(lock) = File::options().create(true).append(true).open(path.join(LOCK)) else { continue };
-            if lock.try_lock().is_err() {
-                continue; // alive
-            }
+            // one without a lock file was left between the steps of its making or its removal
+            let Ok(Some(_lock)) = lock_session(&path) else { continue };
             found += self.take_over(&path)?;
         }
         self.metrics.upload.adopted.add(found as u64);
@@ -450,12 +456,20 @@ fn markers(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Makes and locks the lock file of our session directory `dir`; `None` where an adopter removed it
-/// before.
-fn lock_ours(dir: &Path) -> io::Result<Option<File>> {
+/// Locks the session directory `dir`. `None` where a living process holds it, or another was faster
+/// at removing it: the lock must be that of the file that is there.
+fn lock_session(dir: &Path) -> io::Result<Option<File>> {
     let path = dir.join(LOCK);
-    let lock = File::options().create(true).append(true).open(&path)?;
-    lock.lock()?;
-    let (ours, there) = (lock.metadata()?, fs::metadata(&path)?);
-    Ok(((ours.dev(), ours.ino()) == (there.dev(), there.ino())).then_some(lock))
+    let lock = match File::options().create(true).append(true).open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(e)) => return Err(e),
+        Ok(()) => {}
+    }
+    let ours = lock.metadata()?;
+    let same = fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+    Ok(same.then_some(lock))
 }

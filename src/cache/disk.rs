@@ -3,7 +3,8 @@
 //! Layout, shared with the reference program: `action/<xx>/<action-id>` holds
 //! `<output-id> <size>\n` and its mtime is when the output was put; `output/<xx>/<output-id>`
 //! holds the bytes, and its mtime is when the output was last used, to within
-//! [`DiskCache::use_granularity`].
+//! [`DiskCache::use_granularity`]. `recall/<xx>/<sha256 of scope>`, ours alone, keeps what the
+//! action files said when they were last read (recall.rs).
 //!
 //! Invariants: an output appears under its name only after its length and SHA-256 were checked,
 //! and before any action that names it; an output that is there is neither written again nor

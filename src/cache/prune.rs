@@ -15,7 +15,8 @@ use crate::atomic::TEMP_PREFIX;
 
 /// Temporary files older than this were left by a process that was killed.
 const STALE_TEMP: Duration = Duration::from_secs(24 * 3600);
-/// What was read of the actions is written anew where it is of use; older than this, it hardly is.
+/// What a scope has read of the actions goes after this long without a change: a scope in use has it
+/// back after one build.
 const STALE_RECALL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How far to prune.
@@ -87,7 +88,7 @@ pub fn prune(root: &Path, limits: &Limits, now: SystemTime) -> io::Result<Report
         }
     })?;
     each_file(&root.join(RECALL), |entry, name| {
-        let ours = ActionId::from_hex(name).is_some() && older(entry, STALE_RECALL);
+        let ours = OutputId::from_hex(name).is_some() && older(entry, STALE_RECALL);
         if ours || name.starts_with(TEMP_PREFIX) && stale(entry) {
             let _ = fs::remove_file(entry.path());
         }

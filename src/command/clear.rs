@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::names;
 use crate::atomic::TEMP_PREFIX;
-use crate::cache::disk::RECALL;
 use crate::cache::prune::each_file;
 use crate::config::{ClearConfig, ClearTarget};
 use crate::error::{Error, Exit};
@@ -29,7 +28,7 @@ fn local(root: &Path) -> Result<Exit, Error> {
     let failed = |e: io::Error| Error::failed(format!("{}: {e}", root.display()));
     let (mut files, mut bytes) = (0, 0);
     // actions first: one without its output is a miss, but an output without an action is waste
-    for folder in names::FOLDERS.into_iter().chain([RECALL]) {
+    for folder in names::FOLDERS.into_iter().chain(names::HINTS) {
         each_file(&root.join(folder), |entry, name| {
             if names::is_id(name) || name.starts_with(TEMP_PREFIX) {
                 let len = entry.metadata().map_or(0, |m| m.len());

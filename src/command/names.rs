@@ -5,10 +5,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::cache::disk::RECALL;
 use crate::cache::prune::each_file;
 
 /// Folders of the cache directory, each with shards below it.
 pub const FOLDERS: [&str; 4] = ["action", "output", "module", "revproxy"];
+
+/// What is in these only saves time: it is cleared with the others, and not counted.
+pub const HINTS: [&str; 1] = [RECALL];
 
 /// What one folder holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::listen::Listener;
 use super::signals;
@@ -20,6 +21,7 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
 pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
+    raise_file_limit();
     let (sender, stop) = bounded::<()>(1);
     signals::first_then_exit(move || drop(sender))?;
     let stack = Arc::new(Stack::open(&config.cache)?);
@@ -45,4 +47,13 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     stack.drain();
     stack.close();
     Ok(Exit::Success)
+}
+
+/// Lets the process open as many files as it may: many systems start programs with a limit that is
+/// low for the sake of old ones.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::debug!("the limit of open files stays at {:?}: {e}", limit.current);
+    }
 }

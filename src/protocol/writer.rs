@@ -73,7 +73,8 @@ impl<W: Write> Out<W> {
     }
 }
 
-/// Appends the line of an answer. By hand, for one in three of a hit's answers' microseconds.
+/// Appends the line of an answer; without a structure to serialize, whose strings would have to be
+/// made first.
 fn encode(id: i64, answer: &Answer, line: &mut Vec<u8>) {
     line.extend_from_slice(b"{\"ID\":");
     value(line, &id);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat2};
 use rustix::io::{ReadWriteFlags, fcntl_dupfd_cloexec, preadv2};
 
 use super::recall::{Known, Recall, SHARDS};
@@ -30,19 +30,26 @@ pub struct AtHand {
     empty: Mutex<Option<(OutputId, Instant)>>,
 }
 
-/// The output of one action in three is empty: `go` has its path, so it stays, and is not looked at
-/// again for this long.
+/// The output of one action in three is empty. Seen once, it is not looked at again for this long:
+/// its path has been handed out, so pruning leaves it.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
+/// The file systems that keep their directories' state in this machine's memory, by the magic
+/// numbers of statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs and overlayfs.
+const LOCAL: &[u32] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
+
 impl AtHand {
-    /// `None` where the system cannot look without waiting. Best called before the process has
-    /// other threads.
+    /// `None` where the system cannot look without waiting, or might have to ask another machine or
+    /// process. Best called before there are other threads.
     pub fn open(actions: &Path, outputs: &Path) -> Option<Self> {
         let open = |dir: &Path| openat2(CWD, dir, DIR, Mode::empty(), ResolveFlags::empty()).ok();
         let (actions, outputs) = (open(actions)?, open(outputs)?);
-        // Room for a descriptor a shard. To make it later, when there are other threads, the kernel
-        // waits for milliseconds.
-        let room = fcntl_dupfd_cloexec(&actions, 2 * SHARDS as i32 - 1).is_ok();
+        if !LOCAL.contains(&(fstatfs(&actions).ok()?.f_type as u32)) {
+            return None;
+        }
+        // Room for a descriptor a shard, in a process that may have thrice as many more. To make it
+        // later, when there are other threads, the kernel waits for milliseconds.
+        let room = fcntl_dupfd_cloexec(&actions, 4 * SHARDS as i32 - 1).is_ok();
         Some(AtHand { actions, outputs, recall: room.then(Recall::default), empty: Mutex::default() })
     }
 

@@ -4,8 +4,8 @@
 //! says that all its files are what they were: action files are only ever renamed into place.
 //!
 //! Invariants: what was learnt about an action holds while its shard directory is the same inode
-//! with the same time of change; it is learnt only when that time is so long ago that a later
-//! change must show. It is a hint: a file that is not at hand, or not whole, is as good as none.
+//! with the same time of change; it is learnt only when that time was, before anything was read, so
+//! long ago that a later change must show. It is a hint: a file that is not at hand, or not whole, is as good as none.
 //!
 //! The file, at most one for each scope: a magic, then for each shard its first byte, inode, time
 //! of change (seconds, nanoseconds) and number of actions, then these, then the SHA-256 of it all.
@@ -111,6 +111,7 @@ impl Recall {
         read: impl FnOnce() -> Option<Known>,
     ) -> Option<Known> {
         self.loaded.get_or_init(|| self.load());
+        let now = SystemTime::now();
         let first = action.as_bytes()[0];
         let mut shard = self.shard(first);
         if !shard.is_current(|| open(&format!("{first:02x}")))? {
@@ -121,8 +122,8 @@ impl Recall {
             return Some(learnt.known);
         }
         let known = read()?;
-        if action.as_bytes().len() == ID && shard.state.age() > Some(self.settled) {
-            if shard.known.len() == LIMIT {
+        if action.as_bytes().len() == ID && shard.state.age(now) > Some(self.settled) {
+            if shard.known.len() >= LIMIT {
                 shard.known.clear();
             }
             shard.known.push(Learnt { action: *action, known, used: true });
@@ -153,6 +154,7 @@ impl Recall {
         }
         text.extend_from_slice(&Sha256::digest(&text));
         let dir = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        dir.parent().map_or(Ok(()), make_real_dir)?;
         make_real_dir(dir)?;
         let mut temp = TempFile::create(dir)?;
         temp.file().write_all(&text)?;
@@ -257,11 +259,11 @@ impl State {
         Some(State { inode: stat.st_ino, changed: (stat.st_ctime, stat.st_ctime_nsec as u32) })
     }
 
-    /// How long ago the directory changed; `None` where the clocks disagree.
-    fn age(&self) -> Option<Duration> {
+    /// How long before `now` the directory changed; `None` where the clocks disagree.
+    fn age(&self, now: SystemTime) -> Option<Duration> {
         let secs = Duration::from_secs(u64::try_from(self.changed.0).ok()?);
         let changed = secs + Duration::from_nanos(self.changed.1.into());
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH.checked_add(changed)?).ok()
+        now.duration_since(SystemTime::UNIX_EPOCH.checked_add(changed)?).ok()
     }
 
     fn encode(&self, count: u32, to: &mut Vec<u8>) {
@@ -310,9 +312,14 @@ mod tests {
         }
     }
 
+    /// With what `file` keeps, whether or not this system can read it without waiting.
     fn recall(file: &Path) -> Recall {
         let recall = Recall { settled: Duration::ZERO, ..Recall::default() };
         recall.keep_in(file.to_path_buf());
+        if let Ok(text) = fs::read(file) {
+            recall.decode(&text);
+        }
+        recall.loaded.set(()).unwrap();
         recall
     }
 
@@ -354,6 +361,7 @@ mod tests {
         fs::rename(dir.0.join("01"), dir.0.join("old")).unwrap();
         fs::create_dir(dir.0.join("01")).unwrap();
         assert_eq!(get(&recall, &dir, 1, 3), (Some(known(3)), true));
+        thread::sleep(TICK);
         // and none
         fs::remove_dir(dir.0.join("01")).unwrap();
         assert_eq!(get(&recall, &dir, 1, 3), (None, false));
