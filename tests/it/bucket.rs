@@ -13,13 +13,13 @@ use crate::support::script::{Session, action, hex, holds, local, metrics, noise,
 
 /// A bucket of either kind.
 enum Store {
-    S3(S3Server),
+    S3(Box<S3Server>),
     Dir(TempDir),
 }
 
 impl Store {
     fn both() -> [Store; 2] {
-        [Store::S3(S3Server::in_process()), Store::Dir(TempDir::new())]
+        [Store::S3(Box::new(S3Server::in_process())), Store::Dir(TempDir::new())]
     }
 
     fn dir() -> Store {
@@ -207,7 +207,7 @@ fn a_damaged_object_is_a_miss_and_written_anew() {
 
 #[test]
 fn a_damaged_classic_output_is_a_miss_and_written_anew() {
-    let store = Store::S3(S3Server::in_process());
+    let store = Store::S3(Box::new(S3Server::in_process()));
     let body = noise(3, 20_000);
     fill(&store, &["--s3-layout=classic"], std::slice::from_ref(&body));
     let key = sharded("output", &output_id(&body));
@@ -328,7 +328,7 @@ fn build() -> Vec<Vec<u8>> {
 fn with_a_manifest_most_gets_need_no_request() {
     let (server, bodies) = (S3Server::in_process(), build());
     let scope = "--scope=example.com/m";
-    let store = Store::S3(server);
+    let store = Store::S3(Box::new(server));
     let Store::S3(server) = &store else { unreachable!("just made") };
     fill(&store, &[scope], &[]);
     assert!(server.keys().is_empty(), "a build that used nothing leaves nothing");
@@ -407,7 +407,7 @@ fn a_new_scope_goes_by_what_others_have_built() {
 
 #[test]
 fn what_a_scope_asks_for_in_vain_is_not_waited_for() {
-    let (store, bodies) = (Store::S3(S3Server::in_process()), build());
+    let (store, bodies) = (Store::S3(Box::new(S3Server::in_process())), build());
     let Store::S3(server) = &store else { unreachable!("just made") };
     let never = [500, 501, 502].map(action);
     let ask = |flags: &[&str]| {
@@ -445,7 +445,7 @@ fn what_a_scope_asks_for_in_vain_is_not_waited_for() {
 
 #[test]
 fn what_is_put_in_every_build_is_sent_once() {
-    let (store, bodies) = (Store::S3(S3Server::in_process()), build());
+    let (store, bodies) = (Store::S3(Box::new(S3Server::in_process())), build());
     let Store::S3(server) = &store else { unreachable!("just made") };
     let always = [noise(900, 0), noise(901, 70)];
     let put_always = |s: &mut Session| (700..).zip(&always).for_each(|(n, body)| drop(s.client.put(&action(n), body)));

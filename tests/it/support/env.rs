@@ -21,8 +21,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a whole build may take.
 pub const BUILD: Duration = Duration::from_secs(900);
 
-/// A directory that goes with the test, and stays when the test fails.
-pub struct TempDir(PathBuf);
+/// A directory that goes with the last who holds it, and stays when the test fails.
+#[derive(Clone)]
+pub struct TempDir(Arc<Owned>);
+
+struct Owned(PathBuf);
 
 impl TempDir {
     /// An empty directory.
@@ -31,36 +34,36 @@ impl TempDir {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("go-cache-plugin-it-{}-{n}", std::process::id()));
         fs::create_dir_all(&dir).expect("temporary directory");
-        TempDir(dir.canonicalize().expect("the directory is there"))
+        TempDir(Arc::new(Owned(dir.canonicalize().expect("the directory is there"))))
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.0.0
     }
 
     /// A path in it.
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path().join(name)
     }
 
     /// A directory in it, made when it is not there.
     pub fn dir(&self, name: &str) -> PathBuf {
-        let dir = self.0.join(name);
+        let dir = self.path().join(name);
         fs::create_dir_all(&dir).expect("directory in a temporary directory");
         dir
     }
 
     /// Writes a file in it, with the directories on the way.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
+        let path = self.path().join(name);
         fs::create_dir_all(path.parent().expect("a joined path has a parent")).expect("directory for a file");
         fs::write(&path, text).expect("file in a temporary directory");
         path
     }
 }
 
-impl Drop for TempDir {
+impl Drop for Owned {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("left for inspection: {}", self.0.display());
@@ -104,15 +107,15 @@ pub fn poll<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The real binary about to be started.
-pub struct Plugin(Command);
+/// The real binary about to be started, and its directory.
+pub struct Plugin(Command, TempDir);
 
 impl Plugin {
     /// The binary with `dir` as HOME and working directory and `dir/cache` as its cache directory.
     pub fn new(dir: &TempDir) -> Self {
         let mut command = scrubbed(binary(), dir.path());
         command.env("GOCACHE_DIR", dir.join("cache"));
-        Plugin(command)
+        Plugin(command, dir.clone())
     }
 
     /// Adds an argument.
@@ -147,7 +150,9 @@ impl Plugin {
 
     /// Starts it with all three streams piped.
     pub fn spawn(self) -> Running {
-        Running::start(self.0, Stdio::piped())
+        let mut running = Running::start(self.0, Stdio::piped());
+        running.home = Some(self.1);
+        running
     }
 
     /// Runs it to its end with empty stdin.
@@ -176,6 +181,8 @@ pub struct Running {
     shown: String,
     stderr: Arc<Mutex<Vec<u8>>>,
     stderr_thread: Option<JoinHandle<()>>,
+    /// Held while the child may write there.
+    home: Option<TempDir>,
 }
 
 impl Running {
@@ -192,7 +199,7 @@ impl Running {
                 to.lock().expect("no holder panics").extend_from_slice(&buf[..n]);
             }
         });
-        Running { child, shown, stderr, stderr_thread: Some(stderr_thread) }
+        Running { child, shown, stderr, stderr_thread: Some(stderr_thread), home: None }
     }
 
     /// The process id.
