@@ -6,6 +6,7 @@
 //! bucket passes through the directory. Trouble with the bucket is never an error here.
 
 mod client;
+mod cursor;
 pub mod disk;
 pub mod entry;
 pub mod fetch;

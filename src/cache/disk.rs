@@ -103,10 +103,8 @@ impl DiskCache {
         let at_hand = self.at_hand.as_ref()?;
         // noting the use is for one who may wait
         let usable = |meta: &fs::Metadata, size| is_whole(meta, size) && !self.is_stale(meta);
-        let (known, sharded) = at_hand.get(action, usable)?;
-        let mut path = PathBuf::with_capacity(self.root.as_os_str().len() + OUTPUT.len() + sharded.len() + 2);
-        [self.root.as_path(), Path::new(OUTPUT), Path::new(&sharded)].iter().for_each(|part| path.push(part));
-        Some(Hit { output: known.output, size: known.size, time: known.time, path })
+        let (recall::Known { output, size, time }, hex) = at_hand.get(action, usable)?;
+        Some(Hit { output, size, time, path: sharded_path(&self.root, OUTPUT, &hex) })
     }
 
     /// As [`Self::get`], without ever waiting for the disk: `None` says nothing.
@@ -337,10 +335,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    struct Dir(PathBuf);
+    pub(super) struct Dir(pub(super) PathBuf);
 
     impl Dir {
-        fn new(name: &str) -> Self {
+        pub(super) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("gcp-disk-{}-{name}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             Dir(path)

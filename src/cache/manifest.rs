@@ -21,6 +21,7 @@ mod absent;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
+use super::cursor::Cursor;
 use super::entry::Signer;
 use super::id::{ActionId, OutputId};
 pub use absent::Absent;
@@ -342,33 +343,6 @@ fn decompress(packed: &[u8], len: u64) -> Result<Vec<u8>, String> {
         Ok(raw) if raw.len() as u64 == len => Ok(raw),
         Ok(_) => Err("its length is not the one it claims".into()),
         Err(e) => Err(format!("zstd: {e}")),
-    }
-}
-
-/// The bytes still to be parsed.
-struct Cursor<'a>(&'a [u8]);
-
-impl Cursor<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (head, rest) = self.0.split_first_chunk().ok_or("it is cut off")?;
-        self.0 = rest;
-        Ok(*head)
-    }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn varint(&mut self) -> Result<u32, String> {
-        let mut value = 0u64;
-        for shift in (0..35).step_by(7) {
-            let [byte] = self.array()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return u32::try_from(value).map_err(|_| "a size out of range".into());
-            }
-        }
-        Err("a size out of range".into())
     }
 }
 

@@ -76,9 +76,9 @@ pub fn prune(root: &Path, limits: &Limits, now: SystemTime) -> io::Result<Report
         let age = entry.metadata().and_then(|m| m.modified()).map(|t| now.duration_since(t).unwrap_or_default());
         age.is_ok_and(|age| age > than)
     };
-    let stale = |entry: &DirEntry| older(entry, STALE_TEMP);
+    let abandoned = |entry: &DirEntry, name: &str| name.starts_with(TEMP_PREFIX) && older(entry, STALE_TEMP);
     each_file(&root.join(OUTPUT), |entry, name| {
-        if name.starts_with(TEMP_PREFIX) && stale(entry) {
+        if abandoned(entry, name) {
             let _ = fs::remove_file(entry.path());
         } else if let Some(id) = OutputId::from_hex(name)
             && let Ok(meta) = entry.metadata()
@@ -89,14 +89,14 @@ pub fn prune(root: &Path, limits: &Limits, now: SystemTime) -> io::Result<Report
     })?;
     each_file(&root.join(RECALL), |entry, name| {
         let ours = OutputId::from_hex(name).is_some() && older(entry, STALE_RECALL);
-        if ours || name.starts_with(TEMP_PREFIX) && stale(entry) {
+        if ours || abandoned(entry, name) {
             let _ = fs::remove_file(entry.path());
         }
     })?;
     let doomed = choose(&outputs, limits, now);
     let mut report = Report::default();
     each_file(&root.join(ACTION), |entry, name| {
-        if name.starts_with(TEMP_PREFIX) && stale(entry) {
+        if abandoned(entry, name) {
             let _ = fs::remove_file(entry.path());
         } else if ActionId::from_hex(name).is_some() {
             let path = entry.path();

@@ -58,26 +58,26 @@ impl AtHand {
         self.recall.as_ref()
     }
 
-    /// What the action's file says, and where the output is below the directory of outputs;
-    /// provided that the output is as it should be by its metadata and size.
+    /// What the action's file says, with the output's id as hex; provided that the output is as it
+    /// should be by its metadata and size.
     pub fn get(&self, action: &ActionId, whole: impl Fn(&Metadata, u64) -> bool) -> Option<(Known, String)> {
         let read = || self.read(action);
         let known = match &self.recall {
             Some(recall) => recall.get(action, |shard| lookup(&self.actions, shard, DIR), read)?,
             None => read()?,
         };
-        let path = sharded(&known.output.to_string());
+        let hex = known.output.to_string();
         let empty = known.size == 0;
         if empty && self.empty().is_some_and(|(id, at)| id == known.output && at.elapsed() < JUST_NOW) {
-            return Some((known, path));
+            return Some((known, hex));
         }
-        if !whole(&File::from(lookup(&self.outputs, &path, OFlags::PATH)?).metadata().ok()?, known.size) {
+        if !whole(&File::from(lookup_sharded(&self.outputs, &hex, OFlags::PATH)?).metadata().ok()?, known.size) {
             return None;
         }
         if empty {
             *self.empty() = Some((known.output, Instant::now()));
         }
-        Some((known, path))
+        Some((known, hex))
     }
 
     fn empty(&self) -> MutexGuard<'_, Option<(OutputId, Instant)>> {
@@ -88,7 +88,7 @@ impl AtHand {
         let mut text = [0; ACTION_LEN];
         // should it be no plain file, opening it must not wait either
         let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let file = File::from(lookup(&self.actions, &sharded(&action.to_string()), flags)?);
+        let file = File::from(lookup_sharded(&self.actions, &action.to_string(), flags)?);
         let len = preadv2(&file, &mut [IoSliceMut::new(&mut text)], 0, ReadWriteFlags::NOWAIT).ok()?;
         let (output, size) = parse_action(&text[..len])?;
         Some(Known { output, size, time: file.metadata().ok()?.modified().ok()? })
@@ -97,8 +97,8 @@ impl AtHand {
 
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-fn sharded(hex: &str) -> String {
-    [&hex[..2], "/", hex].concat()
+fn lookup_sharded(dir: &OwnedFd, hex: &str, flags: OFlags) -> Option<OwnedFd> {
+    lookup(dir, &[&hex[..2], "/", hex].concat(), flags)
 }
 
 fn lookup(dir: &OwnedFd, path: &str, flags: OFlags) -> Option<OwnedFd> {

@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::make_real_dir;
 use crate::atomic::TempFile;
+use crate::cache::cursor::Cursor;
 use crate::cache::id::{ActionId, OutputId};
 
 const MAGIC: &[u8; 8] = b"gcprec1\n";
@@ -137,14 +138,15 @@ impl Recall {
         let learnt = self.learnt.swap(0, Ordering::Relaxed);
         let Some(file) = self.file.get().filter(|_| learnt > 0) else { return Ok(()) };
         let (mut text, mut count) = (MAGIC.to_vec(), 0);
-        for (first, shard) in self.shards.iter().enumerate() {
-            let shard = shard.lock().expect("no holder panics");
+        for first in 0..=u8::MAX {
+            let shard = self.shard(first);
             // what nobody asks for any more makes room
             let all = shard.known.len() < LIMIT / 2;
             let known: Vec<&Learnt> = shard.known.iter().filter(|l| all || l.used).collect();
             if !known.is_empty() {
-                text.push(first as u8);
-                shard.state.encode(known.len() as u32, &mut text);
+                text.push(first);
+                shard.state.encode(&mut text);
+                text.extend_from_slice(&(known.len() as u32).to_le_bytes());
                 known.iter().for_each(|l| l.encode(&mut text));
             }
             count += known.len();
@@ -164,28 +166,26 @@ impl Recall {
     /// Reads the file, if that takes no waiting.
     fn load(&self) {
         let Some(text) = self.file.get().and_then(|file| read_at_hand(file)) else { return };
-        if self.decode(&text).is_none() {
-            log::debug!("{:?} is not whole, and will be written anew", self.file.get());
+        if let Err(why) = self.decode(&text) {
+            log::debug!("{:?} will be written anew: {why}", self.file.get());
         }
     }
 
-    fn decode(&self, text: &[u8]) -> Option<()> {
-        let (text, digest) = text.split_last_chunk::<32>()?;
+    fn decode(&self, text: &[u8]) -> Result<(), String> {
+        let (text, digest) = text.split_last_chunk::<32>().ok_or("it is cut off")?;
         if Sha256::digest(text).as_slice() != digest {
-            return None;
+            return Err("its SHA-256 is wrong".into());
         }
-        let mut rest = text.strip_prefix(MAGIC)?;
-        while let Some((first, after)) = rest.split_first() {
-            rest = after;
-            let mut shard = self.shard(*first);
-            let count;
-            (shard.state, count) = State::decode(&mut rest)?;
-            for _ in 0..count {
-                let learnt = Learnt::decode(&mut rest)?;
-                shard.known.push(learnt);
+        let mut at = Cursor(text.strip_prefix(MAGIC).ok_or("it is of another format")?);
+        while !at.0.is_empty() {
+            let [first] = at.array()?;
+            let mut shard = self.shard(first);
+            shard.state = State::decode(&mut at)?;
+            for _ in 0..at.u32()? {
+                shard.known.push(Learnt::decode(&mut at)?);
             }
         }
-        Some(())
+        Ok(())
     }
 
     fn shard(&self, first: u8) -> MutexGuard<'_, Shard> {
@@ -219,14 +219,15 @@ impl Learnt {
         to.extend_from_slice(&time.subsec_nanos().to_le_bytes());
     }
 
-    fn decode(from: &mut &[u8]) -> Option<Self> {
-        let action = ActionId::new(take::<ID>(from)?)?;
-        let output = OutputId(*take(from)?);
-        let size = u64::from_le_bytes(*take(from)?);
-        let secs = Duration::from_secs(u64::from_le_bytes(*take(from)?));
-        let nanos = Duration::from_nanos(u32::from_le_bytes(*take(from)?).into());
-        let time = SystemTime::UNIX_EPOCH.checked_add(secs)?.checked_add(nanos)?;
-        Some(Learnt { action, known: Known { output, size, time }, used: false })
+    fn decode(at: &mut Cursor) -> Result<Self, String> {
+        let action = ActionId::new(&at.array::<ID>()?).ok_or("an action without an id")?;
+        let output = OutputId(at.array()?);
+        let size = u64::from_le_bytes(at.array()?);
+        let secs = Duration::from_secs(u64::from_le_bytes(at.array()?));
+        let nanos = Duration::from_nanos(at.u32()?.into());
+        let time = SystemTime::UNIX_EPOCH.checked_add(secs).and_then(|t| t.checked_add(nanos));
+        let known = Known { output, size, time: time.ok_or("a time out of range")? };
+        Ok(Learnt { action, known, used: false })
     }
 }
 
@@ -246,13 +247,6 @@ fn read_at_hand(path: &Path) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Takes the next `N` bytes off `from`.
-fn take<'a, const N: usize>(from: &mut &'a [u8]) -> Option<&'a [u8; N]> {
-    let (taken, rest) = from.split_first_chunk()?;
-    *from = rest;
-    Some(taken)
-}
-
 impl State {
     fn of(dir: &OwnedFd) -> Option<State> {
         let stat = fstat(dir).ok()?;
@@ -266,50 +260,38 @@ impl State {
         now.duration_since(SystemTime::UNIX_EPOCH.checked_add(changed)?).ok()
     }
 
-    fn encode(&self, count: u32, to: &mut Vec<u8>) {
+    fn encode(&self, to: &mut Vec<u8>) {
         to.extend_from_slice(&self.inode.to_le_bytes());
         to.extend_from_slice(&self.changed.0.to_le_bytes());
         to.extend_from_slice(&self.changed.1.to_le_bytes());
-        to.extend_from_slice(&count.to_le_bytes());
     }
 
-    fn decode(from: &mut &[u8]) -> Option<(Self, u32)> {
-        let inode = u64::from_le_bytes(*take(from)?);
-        let changed = (i64::from_le_bytes(*take(from)?), u32::from_le_bytes(*take(from)?));
-        Some((State { inode, changed }, u32::from_le_bytes(*take(from)?)))
+    fn decode(at: &mut Cursor) -> Result<Self, String> {
+        let inode = u64::from_le_bytes(at.array()?);
+        Ok(State { inode, changed: (i64::from_le_bytes(at.array()?), at.u32()?) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::disk::tests::Dir;
     use std::fs;
     use std::thread;
 
     /// More than a file system's clock may stand still.
     const TICK: Duration = Duration::from_millis(20);
 
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("gcp-recall-{}-{name}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            fs::create_dir_all(path.join("01")).unwrap();
-            Dir(path)
-        }
-
-        fn put(&self, text: &str) {
-            let mut temp = TempFile::create(&self.0.join("01")).unwrap();
-            temp.file().write_all(text.as_bytes()).unwrap();
-            temp.persist(&self.0.join("01/file")).unwrap();
-        }
+    fn new_shard(name: &str) -> Dir {
+        let dir = Dir::new(&format!("recall-{name}"));
+        fs::create_dir_all(dir.0.join("01")).unwrap();
+        dir
     }
 
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn put(dir: &Dir, text: &str) {
+        let mut temp = TempFile::create(&dir.0.join("01")).unwrap();
+        temp.file().write_all(text.as_bytes()).unwrap();
+        temp.persist(&dir.0.join("01/file")).unwrap();
     }
 
     /// With what `file` keeps, whether or not this system can read it without waiting.
@@ -317,7 +299,7 @@ mod tests {
         let recall = Recall { settled: Duration::ZERO, ..Recall::default() };
         recall.keep_in(file.to_path_buf());
         if let Ok(text) = fs::read(file) {
-            recall.decode(&text);
+            let _ = recall.decode(&text);
         }
         recall.loaded.set(()).unwrap();
         recall
@@ -347,13 +329,13 @@ mod tests {
 
     #[test]
     fn a_file_is_read_again_only_when_its_directory_has_changed() {
-        let dir = Dir::new("again");
-        dir.put("1");
+        let dir = new_shard("again");
+        put(&dir, "1");
         let recall = recall(&dir.0.join("kept"));
         assert_eq!(get(&recall, &dir, 1, 1), (Some(known(1)), true));
         assert_eq!(get(&recall, &dir, 1, 2), (Some(known(1)), false));
         thread::sleep(TICK);
-        dir.put("2");
+        put(&dir, "2");
         assert_eq!(get(&recall, &dir, 1, 2), (Some(known(2)), true));
         assert_eq!(get(&recall, &dir, 1, 3), (Some(known(2)), false));
         thread::sleep(TICK);
@@ -369,7 +351,7 @@ mod tests {
 
     #[test]
     fn nothing_is_learnt_of_a_directory_that_has_just_changed() {
-        let dir = Dir::new("settled");
+        let dir = new_shard("settled");
         let recall = Recall::default();
         for n in 1..4 {
             assert_eq!(get(&recall, &dir, 1, n), (Some(known(n)), true));
@@ -378,7 +360,7 @@ mod tests {
 
     #[test]
     fn the_next_process_knows_it() {
-        let dir = Dir::new("next");
+        let dir = new_shard("next");
         let file = dir.0.join("kept/file");
         let first = recall(&file);
         for n in 0..100 {
@@ -397,13 +379,13 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), before);
         thread::sleep(TICK);
         // another change, and all is read anew
-        dir.put("x");
+        put(&dir, "x");
         assert_eq!(get(&recall(&file), &dir, 1, 7), (Some(known(7)), true));
     }
 
     #[test]
     fn a_damaged_file_is_as_good_as_none() {
-        let dir = Dir::new("damaged");
+        let dir = new_shard("damaged");
         let file = dir.0.join("kept");
         let first = recall(&file);
         get(&first, &dir, 1, 1);
@@ -421,7 +403,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_makes_room_for_what_is_used() {
-        let dir = Dir::new("bounded");
+        let dir = new_shard("bounded");
         let file = dir.0.join("kept");
         let first = recall(&file);
         for n in 0..LIMIT as u32 {

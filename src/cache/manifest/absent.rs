@@ -9,6 +9,8 @@
 
 use std::collections::HashSet;
 
+use crate::cache::cursor::Cursor;
+
 /// Listed at most.
 pub const MAX_ABSENT: usize = 4096;
 /// Not asked for in this many days, they are dropped.
@@ -49,7 +51,7 @@ impl Absent {
     }
 
     /// Reads what [`Self::encode`] wrote.
-    pub(super) fn parse(at: &mut super::Cursor) -> Result<Self, String> {
+    pub(super) fn parse(at: &mut Cursor) -> Result<Self, String> {
         let count = at.u32()? as usize;
         if count > MAX_ABSENT {
             return Err(format!("it claims {count} absent entries, {MAX_ABSENT} are allowed"));
