@@ -1,41 +1,62 @@
 //! Files that appear whole or not at all: a temporary file beside the target, then a rename.
 //!
-//! Invariants: a temporary file is created exclusively and never through a symbolic link, its
-//! name starts with [`TEMP_PREFIX`] (no id and no key does), and it is removed on drop unless it
-//! was renamed. No fsync: a crash of the machine may lose or truncate recent files, which readers
-//! detect by size; a kill of the process may not.
+//! Invariants: a temporary file is created exclusively and never through a symbolic link; its name
+//! is `.tmp-<token>-<n>` with the token of the process that made it, which no id and no key begins
+//! with, so that who finds it can tell whether its maker lives. It is removed on drop unless it was
+//! renamed, and by [`abandon`] at the end of a process whose threads may still hold some. No fsync:
+//! a crash of the machine may lose or truncate recent files, which readers detect by size; a kill of
+//! the process may not.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Start of every temporary file's name.
 pub const TEMP_PREFIX: &str = ".tmp-";
+
+/// The temporary files that this process has now.
+#[derive(Default)]
+struct Made {
+    paths: HashSet<PathBuf>,
+    closed: bool,
+}
+
+static MADE: LazyLock<Mutex<Made>> = LazyLock::new(Mutex::default);
 
 /// A file on its way to its name.
 #[derive(Debug)]
 pub struct TempFile {
     file: Option<File>,
     path: PathBuf,
-    renamed: bool,
 }
 
 impl TempFile {
     /// Creates a temporary file in `dir`, mode 0644. `NotFound` when `dir` is not there.
     pub fn create(dir: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        static PREFIX: LazyLock<String> = LazyLock::new(|| format!("{TEMP_PREFIX}{}-", std::process::id()));
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = dir.join(format!("{}{n}", *PREFIX));
+            let path = dir.join(format!("{TEMP_PREFIX}{}-{n}", process_token()));
+            let mut made = made();
+            if made.closed {
+                return Err(io::Error::other("this process is at its end"));
+            }
+            made.paths.insert(path.clone());
+            drop(made);
             match OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path) {
-                Ok(file) => return Ok(TempFile { file: Some(file), path, renamed: false }),
-                // left by a dead process of our id, or another pid namespace on the same directory
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(e),
+                Ok(file) => return Ok(TempFile { file: Some(file), path }),
+                Err(e) => {
+                    self::made().paths.remove(&path);
+                    // another pid namespace on the same directory
+                    if e.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(e);
+                    }
+                }
             }
         }
     }
@@ -49,15 +70,64 @@ impl TempFile {
     /// it still open.
     pub fn persist(mut self, dest: &Path) -> io::Result<File> {
         fs::rename(&self.path, dest)?;
-        self.renamed = true;
         Ok(self.file.take().expect("only persist takes the file, and it takes self"))
+    }
+
+    /// Gives the file the name `dest` unless there is something already; tells whether it did.
+    pub fn persist_new(self, dest: &Path) -> io::Result<bool> {
+        match fs::hard_link(&self.path, dest) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // a file system without hard links: then the race is ours to lose
+            Err(_) if dest.symlink_metadata().is_err() => self.persist(dest).map(|_| true),
+            Err(e) => Err(e),
+        }
     }
 }
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if !self.renamed {
+        // not there any more where it was renamed: then this is one look in vain less
+        if self.file.take().is_some() {
             let _ = fs::remove_file(&self.path);
         }
+        made().paths.remove(&self.path);
     }
+}
+
+/// Removes every temporary file that this process has, and makes no more: for its end, when threads
+/// that nobody waits for may be writing some.
+pub fn abandon() {
+    let mut made = made();
+    made.closed = true;
+    for path in made.paths.drain() {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn made() -> MutexGuard<'static, Made> {
+    MADE.lock().expect("no holder panics")
+}
+
+/// Puts `bytes` into the file `path`, whole, in place of what is there.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temp = TempFile::create(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
+    temp.file().write_all(bytes)?;
+    temp.persist(path).map(drop)
+}
+
+/// This process's name among all that ever use a directory: `<pid>-<start in nanoseconds, hex>`.
+pub fn process_token() -> &'static str {
+    static TOKEN: LazyLock<String> = LazyLock::new(|| {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        format!("{}-{nanos:x}", std::process::id())
+    });
+    &TOKEN
+}
+
+/// The token in a temporary file's name; empty in one that an earlier version has made, `None` where
+/// it is no temporary file.
+pub fn token_of(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(TEMP_PREFIX)?;
+    Some(rest.rsplit_once('-').map_or("", |(token, _)| token))
 }

@@ -5,6 +5,7 @@
 //! from the manifest's inline bodies, or from the bucket, in that order; what comes from the
 //! bucket passes through the directory. Trouble with the bucket is never an error here.
 
+mod action_source;
 mod client;
 mod cursor;
 pub mod disk;
@@ -13,25 +14,26 @@ pub mod fetch;
 mod haste;
 pub mod id;
 pub mod manifest;
+mod manifests;
 pub mod prune;
 pub mod readahead;
-mod sharing;
+
 mod usage;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use crate::lease::Lease;
 use crate::metrics::Metrics;
+use crate::repeat::Repeat;
 use crate::upload::Uploader;
-pub use client::Client;
-use disk::{DiskCache, OutputWriter};
+pub use client::{Client, Put};
+use disk::DiskCache;
 use fetch::Fetcher;
 use haste::Background;
-use id::OutputId;
-use readahead::Readahead;
-pub use sharing::{ACTION_KIND, ActionSource};
+use readahead::{Fetchers, Readahead};
+pub use action_source::{ACTION_KIND, ActionSource};
 
 /// A readahead is shared by the clients of its scope that come within this time.
 const SHARE_READAHEAD: Duration = Duration::from_secs(600);
@@ -40,7 +42,11 @@ const SHARE_READAHEAD: Duration = Duration::from_secs(600);
 pub struct BuildCache {
     disk: Arc<DiskCache>,
     tier: Option<Tier>,
+    /// What tells others of our sessions.
+    lease: Arc<Lease>,
     metrics: Arc<Metrics>,
+    /// Requests that failed for want of a working disk.
+    pub disk_trouble: Repeat,
 }
 
 /// The bucket behind the directory.
@@ -54,6 +60,7 @@ pub struct Tier {
     /// Whether manifests are read and written.
     pub readahead: bool,
     scopes: Mutex<HashMap<String, Weak<Readahead>>>,
+    fetchers: Fetchers,
     background: Background,
 }
 
@@ -66,6 +73,7 @@ impl Tier {
             min_upload_size,
             readahead,
             scopes: Mutex::default(),
+            fetchers: readahead::fetchers(),
             background: Background::default(),
         }
     }
@@ -79,7 +87,7 @@ impl Tier {
         {
             return shared;
         }
-        let new = Arc::new(Readahead::new(self.fetcher.clone(), scope));
+        let new = Arc::new(Readahead::new(self.fetcher.clone(), self.fetchers.clone(), scope));
         new.join();
         scopes.insert(scope.to_string(), Arc::downgrade(&new));
         new
@@ -87,9 +95,15 @@ impl Tier {
 }
 
 impl BuildCache {
-    /// A cache over `disk` and, behind it, `tier`.
-    pub fn new(disk: Arc<DiskCache>, tier: Option<Tier>, metrics: Arc<Metrics>) -> Self {
-        BuildCache { disk, tier, metrics }
+    /// A cache over `disk` and, behind it, `tier`, whose sessions `lease` tells of.
+    pub fn new(
+        disk: Arc<DiskCache>,
+        tier: Option<Tier>,
+        lease: Arc<Lease>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let disk_trouble = Repeat::new("requests failed on the cache directory");
+        BuildCache { disk, tier, lease, metrics, disk_trouble }
     }
 
     /// The local directory.
@@ -100,19 +114,5 @@ impl BuildCache {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
-    }
-
-    /// A client of the cache: one session of `go`, whose uses are recorded for `scope`.
-    pub fn client(self: &Arc<Self>, scope: Option<&str>) -> Client {
-        let client = Client::new(self.clone());
-        if let Some(scope) = scope {
-            client.set_scope(scope);
-        }
-        client
-    }
-
-    /// Starts to take in the output of a put, `size` bytes of it.
-    pub fn write_output(&self, output: OutputId, size: u64) -> io::Result<OutputWriter<'_>> {
-        self.disk.write_output(output, size)
     }
 }

@@ -65,6 +65,8 @@ pub fn run<W: Write + Send + 'static>(
     session.answer(0, Answer::Known(known));
     greeted();
     let result = session.read(&mut Reader::new(input));
+    // answers held back are the client's before it is made to wait
+    session.flush();
     session.pool.finish();
     at_end();
     if let Ok(Some(close)) = result {
@@ -135,10 +137,11 @@ impl<W: Write + Send + 'static> Session<'_, W> {
     ) -> Result<(), ProtocolError> {
         self.client.cache().metrics().server.put_requests.inc();
         self.flush();
-        let mut piece = self.options.budget.piece(size.min(PIECE as u64) as usize);
-        let mut more = body.piece(&mut piece.bytes)?;
+        let budget = &self.options.budget;
+        let mut bytes = budget.buffer(size.min(PIECE as u64) as usize);
+        let mut more = body.piece(&mut bytes)?;
         let (sender, pieces) = bounded(PIECES);
-        let put = Put { id, action, output, size, first: piece, pieces };
+        let put = Put { id, action, output, size, first: budget.charge(bytes), pieces };
         if !more {
             let _ = sender.send(Part::End(body.finish()));
             self.submit_put(put);
@@ -147,9 +150,9 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         self.submit_put(put);
         // a worker that gives up drops its receiver; the rest of the body is read all the same
         while more {
-            let mut piece = self.options.budget.piece(PIECE);
-            more = body.piece(&mut piece.bytes)?;
-            let _ = sender.send(Part::Piece(piece));
+            let mut bytes = budget.buffer(PIECE);
+            more = body.piece(&mut bytes)?;
+            let _ = sender.send(Part::Piece(budget.charge(bytes)));
         }
         let _ = sender.send(Part::End(body.finish()));
         Ok(())
@@ -198,7 +201,7 @@ fn get(client: &Client, action: &ActionId) -> Answer {
         }
         Err(e) => {
             metrics.get_errors.inc();
-            log::warn!("get of action {action}: {e}");
+            client.cache().disk_trouble.tell(format_args!("get of action {action}: {e}"));
             Answer::Failed(format!("cache directory: {e}"))
         }
     }
@@ -246,14 +249,14 @@ impl Put {
         let disk = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::InvalidData => e.to_string(),
             _ => {
-                log::warn!("put of action {}: {e}", self.action);
+                client.cache().disk_trouble.tell(format_args!("put of action {}: {e}", self.action));
                 format!("cache directory: {e}")
             }
         };
-        let mut writer = client.cache().write_output(self.output, self.size).map_err(disk)?;
+        let mut put = client.put(self.action, self.output, self.size).map_err(disk)?;
         let mut piece = self.first;
         loop {
-            writer.write_all(&piece.bytes).map_err(disk)?;
+            put.write_all(&piece.bytes).map_err(disk)?;
             drop(piece);
             piece = match self.pieces.recv() {
                 Ok(Part::Piece(next)) => next,
@@ -264,9 +267,7 @@ impl Put {
                 Err(_) => return Err("input ended within the body".into()),
             };
         }
-        writer.commit().map_err(disk)?;
-        let hit = client.link(&self.action, &self.output, self.size).map_err(disk)?;
-        Ok((hit.path, self.size))
+        Ok((put.commit().map_err(disk)?.path, self.size))
     }
 }
 

@@ -1,37 +1,60 @@
 //! The upload queue: what was stored locally goes to the bucket in the background, and survives
 //! our end.
 //!
-//! Invariants: an upload is known by its kind and name. Before the thing is stored locally, a
-//! marker file `pending/<session>/<kind>-<name>` names it; the marker goes when the bucket has it
-//! or when it can never have it. The queue in memory is bounded, the work is not: what does not
-//! fit stays a marker and is found again when the queue has run dry. A session directory holds a
-//! locked file `.lock` while its process lives; directories whose lock is free are adopted, by one
-//! process at a time. Fresh uploads go before adopted ones, and draining waits for fresh ones only.
+//! Invariants: a marker is the job. Before a thing is stored locally, a file `pending/<token>/<n>`
+//! says all that its upload needs (see [`Marker`]); the queue in memory is a list of markers, and
+//! bounded, while the work is not: what does not fit is found again on disk when the queue has run
+//! dry. A marker goes when the bucket has acknowledged what the thing was then or later, when the
+//! thing is gone from disk, or when it has waited for longer than `--pending-expiry`; a refusal leaves
+//! it. One thing is never sent twice at a time, so that the latest value is sent last. Markers of the
+//! dead are taken over by renaming each, and only by who can send it as asked: to the same target,
+//! signed or not as it was meant. Fresh uploads go before adopted ones, and draining waits for fresh
+//! ones only.
 //!
 //! No file or bucket is touched while the state's lock is held.
 
-use std::collections::{HashSet, VecDeque};
-use std::fs::{self, File, TryLockError};
-use std::io;
-use std::os::unix::fs::MetadataExt;
+mod marker;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
+use crate::atomic::process_token;
+use crate::folder::make_real_dir;
+use crate::lease::Census;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, RemoteError};
+use crate::repeat::Repeat;
+pub use marker::{Found, Marker, PENDING, each, expire};
 
 /// Uploads held in memory at most; more stay markers.
 const QUEUE_LIMIT: usize = 8192;
+/// How long stopping waits for uploads under way, most of which are done in less.
+const LAST_MOMENT: Duration = Duration::from_millis(250);
+/// How often a drain looks whether the bucket takes anything at all.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How one kind of thing is uploaded.
 pub trait Source: Send + Sync {
     /// Sends the thing called `name` to the bucket. `Ok` also where there is nothing left to send
-    /// (the local file is gone, or the bucket has it): the marker goes. On an error it stays.
+    /// (the local file is gone, or damaged): the marker goes. On an error it stays.
     fn upload(&self, name: &str, bucket: &Bucket) -> Result<(), RemoteError>;
+}
+
+/// What all uploads of a process have in common.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Endpoint, bucket, prefix and layout, as one line.
+    pub name: String,
+    /// Whether what is sent is signed.
+    pub signed: bool,
+    /// What earlier versions called the bucket and prefix in their markers.
+    pub legacy: String,
 }
 
 /// The queue and its workers.
@@ -44,11 +67,14 @@ pub struct Uploader {
 
 struct Shared {
     bucket: Arc<Bucket>,
+    target: Target,
     metrics: Arc<Metrics>,
-    pending: PathBuf,
-    bucket_tag: String,
-    session: OnceLock<Session>,
-    session_init: Mutex<()>,
+    /// The cache directory.
+    root: PathBuf,
+    /// Our folder below `pending/`.
+    dir: PathBuf,
+    next: AtomicU64,
+    unmarked: Repeat,
     sources: Mutex<Vec<(&'static str, Arc<dyn Source>)>>,
     state: Mutex<State>,
     changed: Condvar,
@@ -58,34 +84,25 @@ struct Shared {
 struct State {
     fresh: VecDeque<Job>,
     adopted: VecDeque<Job>,
-    /// Names queued or under way, so that a rescan does not queue them twice.
-    known: HashSet<String>,
-    /// Fresh uploads that did not fit in memory.
-    spilled: bool,
-    busy_fresh: usize,
-    busy_adopted: usize,
+    /// What is being sent, and the jobs that wait for its end because they are of the same thing.
+    busy: HashMap<(&'static str, String), Vec<Job>>,
+    /// Numbers of the jobs in memory.
+    known: HashSet<u64>,
+    /// How many of them are fresh.
+    fresh_left: usize,
+    /// There may be markers of ours on disk that are not in memory, and could be sent.
+    behind: bool,
     idle: usize,
-    /// Names that were put again while their upload was under way.
-    again: HashSet<String>,
     stopping: bool,
 }
 
-struct Job {
+/// One thing to send: what a marker of ours says, and the number that is its file's name.
+#[derive(Debug)]
+pub struct Job {
+    number: u64,
     kind: &'static str,
     name: String,
     fresh: bool,
-}
-
-impl Job {
-    fn marker(&self) -> String {
-        format!("{}-{}", self.kind, self.name)
-    }
-}
-
-/// Our directory below `pending/`, ours while `_lock` is open.
-struct Session {
-    dir: PathBuf,
-    _lock: File,
 }
 
 /// How the queue looks, for the status page.
@@ -100,16 +117,15 @@ pub struct QueueState {
 impl Uploader {
     /// A queue for `bucket` with its markers below `cache_dir/pending`, worked on by at most
     /// `limit` threads, which are started as work comes.
-    pub fn new(bucket: Arc<Bucket>, cache_dir: &Path, limit: usize, metrics: Arc<Metrics>) -> Self {
-        let digest = Sha256::digest(bucket.identity().as_bytes());
-        let bucket_tag = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
+    pub fn new(bucket: Arc<Bucket>, target: Target, cache_dir: &Path, limit: usize, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             bucket,
+            target,
             metrics,
-            pending: cache_dir.join("pending"),
-            bucket_tag,
-            session: OnceLock::new(),
-            session_init: Mutex::new(()),
+            root: cache_dir.to_path_buf(),
+            dir: cache_dir.join(PENDING).join(process_token()),
+            next: AtomicU64::new(0),
+            unmarked: Repeat::new("uploads could not be marked"),
             sources: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -123,84 +139,96 @@ impl Uploader {
     }
 
     /// Marks `name` (a plain file name) as waiting for upload. Call it before the thing itself
-    /// appears under its name.
-    pub fn mark(&self, kind: &'static str, name: &str) -> io::Result<()> {
-        let session = self.shared.session()?;
-        match File::create_new(session.dir.join(format!("{kind}-{name}"))) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(()),
+    /// appears under its name. One that cannot be marked is uploaded all the same, unless we end.
+    pub fn mark(&self, kind: &'static str, name: &str) -> Job {
+        let job = self.shared.job(kind, name.to_string(), true);
+        let path = self.shared.path(job.number);
+        let marker = Marker::new(&self.shared.target, kind, name).encode();
+        let write = || File::create_new(&path)?.write_all(marker.as_bytes());
+        let marked = match write() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => make_real_dir(&self.shared.dir).and_then(|()| write()),
+            other => other,
+        };
+        if let Err(e) = marked {
+            self.unmark(&job);
+            let dir = self.shared.dir.display();
+            self.shared.unmarked.tell(format_args!("{dir}: an upload cannot be marked, and is lost if it fails: {e}"));
         }
+        job
     }
 
-    /// Removes a mark whose thing was not stored after all.
-    pub fn unmark(&self, kind: &'static str, name: &str) {
-        if let Some(s) = self.shared.session.get() {
-            let _ = fs::remove_file(s.dir.join(format!("{kind}-{name}")));
-        }
+    /// Removes the mark of what was not stored after all.
+    pub fn unmark(&self, job: &Job) {
+        let _ = fs::remove_file(self.shared.path(job.number));
     }
 
     /// Queues the upload of something marked and stored.
-    pub fn enqueue(&self, kind: &'static str, name: &str) {
+    pub fn enqueue(&self, job: Job) {
         self.shared.metrics.upload.queued.inc();
-        let job = Job { kind, name: name.to_string(), fresh: true };
         let start = {
             let mut state = self.shared.lock();
-            if state.fresh.len() >= QUEUE_LIMIT {
-                state.spilled = true;
-                return;
-            }
-            if !state.known.insert(job.marker()) {
-                state.again.insert(job.marker());
-                return;
-            }
-            state.fresh.push_back(job);
+            state.push(job);
             state.idle < state.fresh.len()
         };
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         if start {
             self.start_worker();
         }
     }
 
-    /// Takes over what dead processes left marked for this bucket, and queues it behind
+    /// Takes over what the dead have left marked for this very target, and queues it behind
     /// everything fresh. Returns how many uploads that is.
-    pub fn adopt(&self) -> usize {
-        let found = self.shared.adopt().unwrap_or_else(|e| {
-            log::warn!("{}: cannot look for unfinished uploads: {e}", self.shared.pending.display());
-            0
+    pub fn adopt(&self, census: &Census) -> usize {
+        let mut jobs = Vec::new();
+        let taken = each(&self.shared.root, |found| {
+            if let Some(job) = self.shared.take_over(found, census) {
+                jobs.push(job);
+            }
         });
+        if let Err(e) = taken {
+            log::warn!("{}: cannot look for unfinished uploads: {e}", self.shared.root.join(PENDING).display());
+        }
+        let found = jobs.len();
+        self.shared.metrics.upload.adopted.add(found as u64);
+        {
+            let mut state = self.shared.lock();
+            jobs.into_iter().for_each(|job| state.push(job));
+        }
+        self.shared.changed.notify_all();
         for _ in 0..found.min(self.limit) {
             self.start_worker();
         }
         found
     }
 
-    /// Waits until every fresh upload was tried, but not past `deadline`. Returns how many are
-    /// still marked.
+    /// Waits until every fresh upload was tried, but not past `deadline`, and not while the bucket
+    /// takes nothing. Returns how many are still marked.
     pub fn drain(&self, deadline: Instant) -> usize {
         let mut state = self.shared.lock();
-        while !state.fresh.is_empty() || state.busy_fresh > 0 || state.spilled {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
-            state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
+        while state.fresh_left > 0 || state.behind {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.shared.bucket.accepts_writes() {
+                break;
+            }
+            state = self.shared.changed.wait_timeout(state, left.min(LOOK)).expect("no holder panics").0;
+            // the bucket may take again what it did not, and tells nobody
+            self.shared.changed.notify_all();
         }
         drop(state);
-        self.shared.session.get().map_or(0, |s| markers(&s.dir).map_or(0, |m| m.len()))
+        self.shared.numbers().len()
     }
 
-    /// Tries again what has failed and stayed marked, where the bucket can be asked and nothing
-    /// else is to do.
+    /// Tries again what has failed and stayed marked, where the bucket takes it and nothing else is
+    /// to do.
     pub fn retry(&self) {
-        if !self.shared.bucket.available() || self.shared.session.get().is_none() {
-            return;
-        }
         {
             let mut state = self.shared.lock();
-            if !state.known.is_empty() || state.stopping {
+            if !state.known.is_empty() || state.stopping || !self.shared.dir.exists() {
                 return;
             }
-            state.spilled = true;
+            state.behind = true;
         }
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         self.start_worker();
     }
 
@@ -212,9 +240,12 @@ impl Uploader {
         let mut state = self.shared.lock();
         state.stopping = true;
         self.shared.changed.notify_all();
-        while state.busy_fresh + state.busy_adopted > 0 {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
-            state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
+        while !state.busy.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.shared.bucket.accepts_writes() {
+                return;
+            }
+            state = self.shared.changed.wait_timeout(state, left.min(LOOK)).expect("no holder panics").0;
         }
         drop(state);
         for worker in self.workers.lock().expect("no holder panics").drain(..) {
@@ -222,19 +253,14 @@ impl Uploader {
                 log::error!("an upload worker panicked");
             }
         }
-        if let Some(s) = self.shared.session.get() {
-            // only an empty directory goes; one that a late put has marked in is adopted
-            if markers(&s.dir).is_ok_and(|m| m.is_empty()) {
-                let _ = fs::remove_file(s.dir.join(LOCK));
-                let _ = fs::remove_dir(&s.dir);
-            }
-        }
+        // only an empty directory goes
+        let _ = fs::remove_dir(&self.shared.dir);
     }
 
     /// How the queue looks now.
     pub fn state(&self) -> QueueState {
         let s = self.shared.lock();
-        QueueState { waiting: s.fresh.len() + s.adopted.len(), busy: s.busy_fresh + s.busy_adopted }
+        QueueState { waiting: s.known.len() - s.busy.len(), busy: s.busy.len() }
     }
 
     fn start_worker(&self) {
@@ -250,59 +276,89 @@ impl Uploader {
     }
 }
 
-const LOCK: &str = ".lock";
-/// Names tried for a session directory.
-const NAMES: usize = 16;
-/// How long stopping waits for uploads under way, most of which are done in less.
-const LAST_MOMENT: Duration = Duration::from_millis(250);
-/// A key that is asked for while the breaker is open; no such object is ever written.
-const PROBE: &str = "v1/probe";
+impl State {
+    /// Takes a job in; one that does not fit stays a marker.
+    fn push(&mut self, job: Job) {
+        if self.known.len() >= QUEUE_LIMIT {
+            self.behind = true;
+        } else if self.known.insert(job.number) {
+            self.fresh_left += usize::from(job.fresh);
+            self.queue(job.fresh).push_back(job);
+        }
+    }
+
+    fn queue(&mut self, fresh: bool) -> &mut VecDeque<Job> {
+        if fresh { &mut self.fresh } else { &mut self.adopted }
+    }
+
+    /// The next job whose thing is not being sent.
+    fn next(&mut self) -> Option<Job> {
+        while let Some(job) = self.fresh.pop_front().or_else(|| self.adopted.pop_front()) {
+            match self.busy.get_mut(&(job.kind, job.name.clone())) {
+                Some(waiting) => waiting.push(job),
+                None => {
+                    self.busy.insert((job.kind, job.name.clone()), Vec::new());
+                    return Some(job);
+                }
+            }
+        }
+        None
+    }
+
+    fn done(&mut self, job: Job) {
+        self.forget(&job);
+        for later in self.busy.remove(&(job.kind, job.name)).unwrap_or_default() {
+            self.queue(later.fresh).push_front(later);
+        }
+    }
+
+    fn forget(&mut self, job: &Job) {
+        self.known.remove(&job.number);
+        self.fresh_left -= usize::from(job.fresh);
+    }
+
+    /// Leaves what is queued to its markers.
+    fn drop_all(&mut self) {
+        for job in std::mem::take(&mut self.fresh).into_iter().chain(std::mem::take(&mut self.adopted)) {
+            self.forget(&job);
+        }
+        self.behind = true;
+    }
+}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
 
+    fn job(&self, kind: &'static str, name: String, fresh: bool) -> Job {
+        Job { number: self.next.fetch_add(1, Ordering::Relaxed), kind, name, fresh }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:012x}"))
+    }
+
     fn work(&self) {
         let mut state = self.lock();
-        loop {
-            if state.stopping {
-                return;
-            }
-            let job = state.fresh.pop_front().or_else(|| state.adopted.pop_front());
-            if let Some(job) = job {
-                let count = if job.fresh { &mut state.busy_fresh } else { &mut state.busy_adopted };
-                *count += 1;
+        while !state.stopping {
+            let takes = self.bucket.accepts_writes();
+            if !takes && !(state.fresh.is_empty() && state.adopted.is_empty()) {
+                state.drop_all();
+                self.changed.notify_all();
+            } else if let Some(job) = state.next() {
                 drop(state);
                 self.run(&job);
                 state = self.lock();
-                let count = if job.fresh { &mut state.busy_fresh } else { &mut state.busy_adopted };
-                *count -= 1;
-                let marker = job.marker();
-                if state.again.remove(&marker) {
-                    state.fresh.push_back(Job { fresh: true, ..job });
-                } else {
-                    state.known.remove(&marker);
-                }
+                state.done(job);
                 self.changed.notify_all();
-            } else if state.spilled {
-                state.spilled = false;
-                // counts as busy, so that draining does not end between the flag and the queue
-                state.busy_fresh += 1;
+            } else if state.behind && takes {
+                // while they are looked for, they count as there
                 drop(state);
-                // what a bucket that is left alone did not take stays marked
-                let again = if self.bucket.available() { self.rescan() } else { Vec::new() };
+                let found = self.left_behind();
                 state = self.lock();
-                state.busy_fresh -= 1;
-                for job in again {
-                    if state.fresh.len() >= QUEUE_LIMIT {
-                        state.spilled = true;
-                        break;
-                    }
-                    if state.known.insert(job.marker()) {
-                        state.fresh.push_back(job);
-                    }
-                }
+                state.behind = false;
+                found.into_iter().for_each(|job| state.push(job));
                 self.changed.notify_all();
             } else {
                 state.idle += 1;
@@ -314,24 +370,10 @@ impl Shared {
 
     fn run(&self, job: &Job) {
         let Some(source) = self.source(job.kind) else { return };
-        let unmark = || {
-            if let Some(s) = self.session.get() {
-                let _ = fs::remove_file(s.dir.join(job.marker()));
-            }
-        };
-        if !self.bucket.writable() {
-            return unmark(); // these credentials can never send it
-        }
-        if !self.bucket.available() {
-            // nothing is read and compressed for nothing; asking lets the breaker try the bucket
-            let _ = self.bucket.head(PROBE);
-            self.metrics.upload.failed.inc();
-            return;
-        }
-        match source.upload(&job.name, &self.bucket) {
+        match source.1.upload(&job.name, &self.bucket) {
             Ok(()) => {
                 self.metrics.upload.done.inc();
-                unmark();
+                let _ = fs::remove_file(self.path(job.number));
             }
             Err(e) => {
                 self.metrics.upload.failed.inc();
@@ -340,136 +382,50 @@ impl Shared {
         }
     }
 
-    fn source(&self, kind: &str) -> Option<Arc<dyn Source>> {
-        self.sources.lock().expect("no holder panics").iter().find(|(k, _)| *k == kind).map(|(_, s)| s.clone())
+    fn source(&self, kind: &str) -> Option<(&'static str, Arc<dyn Source>)> {
+        self.sources.lock().expect("no holder panics").iter().find(|(k, _)| *k == kind).cloned()
     }
 
-    fn parse(&self, marker: &str, fresh: bool) -> Option<Job> {
-        let (kind, name) = marker.split_once('-')?;
-        let sources = self.sources.lock().expect("no holder panics");
-        let kind = sources.iter().find(|(k, _)| *k == kind)?.0;
-        Some(Job { kind, name: name.to_string(), fresh })
+    /// The numbers of our markers.
+    fn numbers(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut numbers: Vec<u64> =
+            entries.filter_map(|e| u64::from_str_radix(e.file_name().to_str()?, 16).ok()).collect();
+        numbers.sort_unstable();
+        numbers
     }
 
-    /// The jobs that our directory's markers stand for.
-    fn rescan(&self) -> Vec<Job> {
-        let Some(session) = self.session.get() else { return Vec::new() };
-        let names = markers(&session.dir).unwrap_or_default();
-        names.iter().filter_map(|m| self.parse(m, true)).collect()
-    }
-
-    /// Our session directory, made on first use.
-    fn session(&self) -> io::Result<&Session> {
-        if let Some(s) = self.session.get() {
-            return Ok(s);
-        }
-        let _one = self.session_init.lock().expect("no holder panics");
-        if let Some(s) = self.session.get() {
-            return Ok(s);
-        }
-        fs::create_dir_all(&self.pending)?;
-        for _ in 0..NAMES {
-            let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-            let dir = self.pending.join(format!("{}-{}-{nanos}", self.bucket_tag, std::process::id()));
-            match fs::create_dir(&dir) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                other => other?,
-            }
-            match lock_session(&dir) {
-                Ok(Some(lock)) => return Ok(self.session.get_or_init(|| Session { dir, _lock: lock })),
-                // before it was locked, it was taken for one that a dead process has left
-                Ok(None) => {}
-                Err(e) => {
-                    let _ = fs::remove_file(dir.join(LOCK));
-                    let _ = fs::remove_dir(&dir);
-                    return Err(e);
-                }
-            }
-        }
-        Err(io::Error::other("others remove each directory before it can be locked"))
-    }
-
-    fn adopt(&self) -> io::Result<usize> {
-        let dirs = match fs::read_dir(&self.pending) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-            other => other?,
-        };
-        let mut found = 0;
-        for dir in dirs {
-            let dir = dir?;
-            let name = dir.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let path = dir.path();
-            if !dir.file_type()?.is_dir() || self.session.get().is_some_and(|s| s.dir == path) {
-                continue;
-            }
-            if name.split('-').next() != Some(&self.bucket_tag) {
-                continue;
-            }
-            // one without a lock file was left between the steps of its making or its removal
-            let Ok(Some(_lock)) = lock_session(&path) else { continue };
-            found += self.take_over(&path)?;
-        }
-        self.metrics.upload.adopted.add(found as u64);
-        Ok(found)
-    }
-
-    /// Moves the markers of a dead session, whose lock the caller holds, into ours.
-    fn take_over(&self, dead: &Path) -> io::Result<usize> {
-        let names = match markers(dead) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0), // another was faster
-            other => other?,
-        };
-        let mut taken = Vec::new();
-        if !names.is_empty() {
-            let ours = self.session()?;
-            for name in &names {
-                fs::rename(dead.join(name), ours.dir.join(name))?;
-                taken.extend(self.parse(name, false));
-            }
-        }
-        let _ = fs::remove_file(dead.join(LOCK));
-        let _ = fs::remove_dir(dead);
-        let count = taken.len();
-        let mut state = self.lock();
-        for job in taken {
-            // past the limit they stay markers, for the next to adopt
-            if state.adopted.len() < QUEUE_LIMIT && state.known.insert(job.marker()) {
-                state.adopted.push_back(job);
-            }
-        }
-        self.changed.notify_all();
-        Ok(count)
-    }
-}
-
-/// The names of the markers in a session directory.
-fn markers(dir: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        if let Some(name) = entry?.file_name().to_str()
-            && !name.starts_with('.')
+    /// The jobs of our markers that are not in memory.
+    fn left_behind(&self) -> Vec<Job> {
+        let mut numbers = self.numbers();
         {
-            names.push(name.to_string());
+            let state = self.lock();
+            numbers.retain(|n| !state.known.contains(n));
         }
+        let job = |number| {
+            let marker = Marker::read(&self.path(number)).ok()??;
+            Some(Job { number, kind: self.source(&marker.kind)?.0, name: marker.name, fresh: true })
+        };
+        numbers.into_iter().filter_map(job).collect()
     }
-    Ok(names)
-}
 
-/// Locks the session directory `dir`. `None` where a living process holds it, or another was faster
-/// at removing it: the lock must be that of the file that is there.
-fn lock_session(dir: &Path) -> io::Result<Option<File>> {
-    let path = dir.join(LOCK);
-    let lock = match File::options().create(true).append(true).open(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    match lock.try_lock() {
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(e)) => return Err(e),
-        Ok(()) => {}
+    /// Makes a dead process's marker ours, where we can do what it asks for.
+    fn take_over(&self, found: &Found, census: &Census) -> Option<Job> {
+        let marker = found.marker.as_ref()?;
+        let (kind, _) = self.source(&marker.kind)?;
+        if !marker.is_for(&self.target) || !found.is_dead(census) {
+            return None;
+        }
+        make_real_dir(&self.dir).ok()?;
+        let job = self.job(kind, marker.name.clone(), false);
+        // whoever renames it first has it; one of an earlier version says what is to be done in its name
+        let to = self.path(job.number);
+        if found.is_legacy() {
+            fs::write(&to, Marker::new(&self.target, kind, &marker.name).encode()).ok()?;
+            fs::remove_file(&found.path).ok()?;
+        } else {
+            fs::rename(&found.path, &to).ok()?;
+        }
+        Some(job)
     }
-    let ours = lock.metadata()?;
-    let same = fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
-    Ok(same.then_some(lock))
 }

@@ -1,24 +1,21 @@
 //! One session's view of the cache: what each get and put does, tier by tier.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
-use super::disk::Hit;
-use super::fetch::Fetched;
+use super::disk::{Hit, OutputWriter};
+use super::fetch::Turn;
 use super::haste::Streak;
 use super::id::{ActionId, OutputId};
 use super::readahead::{Advice, Readahead};
-use super::sharing::{self, ACTION_KIND};
+use super::action_source::ACTION_KIND;
 use super::usage::Usage;
-use super::{BuildCache, Tier};
-
-/// How long the end of a session waits for the manifest to be written.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(10);
+use super::{BuildCache, Tier, manifests};
+use crate::lease::Open;
 
 /// One session's view of the cache. Dropped without [`Client::close`], it leaves no trace in the
 /// manifest.
@@ -27,13 +24,14 @@ pub struct Client {
     readahead: OnceLock<Arc<Readahead>>,
     usage: Mutex<Usage>,
     streak: Arc<Streak>,
-    closed: AtomicBool,
+    /// While it is there, nothing that was handed out is pruned.
+    open: Mutex<Option<Open>>,
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         if let Some(readahead) = self.readahead.get()
-            && !self.closed.load(Ordering::Relaxed)
+            && self.open.lock().is_ok_and(|open| open.is_some())
         {
             readahead.close();
         }
@@ -41,14 +39,19 @@ impl Drop for Client {
 }
 
 impl Client {
-    pub(super) fn new(cache: Arc<BuildCache>) -> Self {
-        Client {
+    /// A session of `go` over `cache`, whose uses are recorded for `scope`.
+    pub fn new(cache: Arc<BuildCache>, scope: Option<&str>) -> Self {
+        let (open, pruning) = cache.lease.open();
+        cache.disk.note_every_use(pruning);
+        let client = Client {
             cache,
             readahead: OnceLock::new(),
             usage: Mutex::default(),
             streak: Arc::default(),
-            closed: AtomicBool::new(false),
-        }
+            open: Mutex::new(Some(open)),
+        };
+        scope.into_iter().for_each(|scope| client.set_scope(scope));
+        client
     }
 
     /// The cache.
@@ -73,17 +76,28 @@ impl Client {
 
     /// Looks `action` up. Errors are the local disk's.
     pub fn get(&self, action: &ActionId) -> io::Result<Option<Hit>> {
-        if let Some(hit) = self.cache.disk.get(action)? {
+        let Some(tier) = &self.cache.tier else {
+            let hit = self.cache.disk.get(action)?;
+            hit.iter().for_each(|hit| self.local_hit(action, hit));
+            return Ok(hit);
+        };
+        let turn = tier.fetcher.turn(action);
+        let readahead = &self.cache.metrics.readahead;
+        if !matches!(turn, Turn::Late)
+            && let Some(hit) = self.cache.disk.get(action)?
+        {
+            if matches!(turn, Turn::Landed) {
+                readahead.waited.inc();
+            }
             self.local_hit(action, &hit);
             return Ok(Some(hit));
         }
-        let Some(tier) = &self.cache.tier else { return Ok(None) };
         let mut advice = Advice::Unlisted;
         if let Some(r) = self.readahead.get() {
             advice = r.note(action, false).0;
             r.begin();
         }
-        let hit = self.fault(tier, action, advice)?;
+        let hit = self.fault(tier, action, advice, turn);
         let host = &self.cache.metrics.host;
         match &hit {
             Some(hit) => {
@@ -113,20 +127,22 @@ impl Client {
     }
 
     /// Gets `action` from behind the directory.
-    fn fault(&self, tier: &Tier, action: &ActionId, advice: Advice) -> io::Result<Option<Hit>> {
+    fn fault(&self, tier: &Tier, action: &ActionId, advice: Advice, turn: Turn) -> Option<Hit> {
+        let Turn::Ours(turn) = turn else { return None };
         let listed = !matches!(advice, Advice::Unlisted | Advice::Absent);
         let doubtful = matches!(advice, Advice::Absent) || !listed && self.streak.is_long();
         if doubtful && tier.fetcher.bucket().available() {
             self.cache.metrics.bucket.unwaited.inc();
+            drop(turn);
             tier.background.ask(&tier.fetcher, *action, &self.streak);
-            return Ok(None);
+            return None;
         }
         let known = match advice {
             Advice::Inline(output, time, body) => {
                 if let Ok(hit) = self.store(action, output, &body, time) {
                     self.cache.metrics.readahead.used.inc();
                     self.cache.metrics.readahead.inline_used.inc();
-                    return Ok(Some(hit));
+                    return Some(hit);
                 }
                 Some((output, time)) // damaged in the manifest
             }
@@ -134,91 +150,31 @@ impl Client {
             Advice::Unlisted | Advice::Absent => None,
         };
         let start = Instant::now();
-        let fetched = tier.fetcher.fetch(action, known);
+        let fetched = tier.fetcher.fetch(&turn, action, known);
         self.cache.metrics.bucket.wait_nanos.add_nanos(start.elapsed());
-        if !listed {
-            match fetched {
-                // a bucket that cannot be asked says nothing of what it has
-                Fetched::Missing if !tier.fetcher.bucket().available() => {}
-                Fetched::Missing => self.streak.miss(),
-                Fetched::Here(..) => self.streak.hit(),
-                Fetched::ByAnother => {}
-            }
+        match &fetched {
+            _ if listed => {}
+            // a bucket that cannot be asked says nothing of what it has
+            None if !tier.fetcher.bucket().available() => {}
+            None => self.streak.miss(),
+            Some(_) => self.streak.hit(),
         }
-        match fetched {
-            Fetched::Here(hit, moved) => {
-                if let Some(r) = self.readahead.get() {
-                    r.moved(moved);
-                }
-                Ok(Some(hit))
-            }
-            Fetched::ByAnother => {
-                self.cache.metrics.readahead.waited.inc();
-                let hit = self.cache.disk.get(action)?;
-                if hit.is_some() {
-                    self.cache.metrics.readahead.used.inc();
-                }
-                Ok(hit)
-            }
-            Fetched::Missing => Ok(None),
-        }
+        let (hit, moved) = fetched?;
+        self.readahead.get().into_iter().for_each(|r| r.moved(moved));
+        Some(hit)
     }
 
-    /// Records that the output just committed is `action`'s, and queues its upload. Returns where
-    /// the bytes are.
-    pub fn link(&self, action: &ActionId, output: &OutputId, size: u64) -> io::Result<Hit> {
-        let time = SystemTime::now();
-        let Some(tier) = &self.cache.tier else { return self.cache.disk.link(action, output, size, time) };
-        let uploader = match &tier.uploader {
-            Some(_) if size < tier.min_upload_size => {
-                self.cache.metrics.host.put_skip_small.inc();
-                None
-            }
-            other => other.as_ref(),
-        };
-        // go puts some things in every build and never asks for them
-        let sent = uploader.and_then(|_| self.readahead.get()?.sent_before(action, output));
-        let uploader = uploader.filter(|_| sent.is_none());
-        if sent.is_some() {
-            self.cache.metrics.host.put_s3_found.inc();
-        }
-        let name = action.to_string();
-        if let Some(uploader) = uploader
-            && let Err(e) = uploader.mark(ACTION_KIND, &name)
-        {
-            // not marked, it is uploaded all the same unless we are killed
-            log::warn!("{}: cannot mark an upload: {e}", self.cache.disk.root().display());
-        }
-        let hit = match self.cache.disk.link(action, output, size, time) {
-            Ok(hit) => hit,
-            Err(e) => {
-                if let Some(uploader) = uploader {
-                    uploader.unmark(ACTION_KIND, &name);
-                }
-                return Err(e);
-            }
-        };
-        if let Some(uploader) = uploader {
-            uploader.enqueue(ACTION_KIND, &name);
-        }
-        if let Some(r) = self.readahead.get() {
-            r.begin();
-        }
-        self.record(|usage| match sent {
-            Some(time) => usage.put(action, &Hit { time, ..hit.clone() }, true),
-            None => usage.put(action, &hit, uploader.is_some()),
-        });
-        Ok(hit)
+    /// Begins to put `output`, of `size` bytes, for `action`.
+    pub fn put(&self, action: ActionId, output: OutputId, size: u64) -> io::Result<Put<'_>> {
+        Ok(Put { client: self, action, writer: self.cache.disk.write_output(output, size)? })
     }
 
     /// Writes what this session used into its scope's manifest, and the fleet's where that is the
     /// scope's first. Call it when the session has ended; it asks the bucket twice at most for each,
-    /// unless others write at the same time, and returns after [`SAVE_TIMEOUT`] whatever the bucket does.
-    pub fn close(&self) {
-        let Some(readahead) = self.readahead.get() else { return };
-        if self.closed.swap(true, Ordering::Relaxed) {
-            return;
-        }
+    /// unless others write at the same time, and returns at `deadline` whatever the bucket does.
+    pub fn close(&self, deadline: Instant) {
+        let open = self.open.lock().expect("no holder panics").take();
+        let Some(readahead) = self.readahead.get().filter(|_| open.is_some()) else { return };
         let left = readahead.close();
         if !readahead.begun() {
             return;
@@ -232,13 +188,13 @@ impl Client {
         let (cache, (done, wait)) = (self.cache.clone(), bounded::<()>(1));
         let save = move || {
             if let Some(tier) = &cache.tier {
-                sharing::save_manifests(tier, left, record);
+                manifests::save(tier, left, record);
             }
             drop(done);
         };
         match thread::Builder::new().name("save".into()).spawn(save) {
             // closed, when the thread is done
-            Ok(_) => drop(wait.recv_timeout(SAVE_TIMEOUT)),
+            Ok(_) => drop(wait.recv_deadline(deadline)),
             Err(e) => log::warn!("cannot write the manifest: {e}"),
         }
     }
@@ -246,8 +202,7 @@ impl Client {
     fn store(&self, action: &ActionId, output: OutputId, body: &[u8], time: SystemTime) -> io::Result<Hit> {
         let mut writer = self.cache.disk.write_output(output, body.len() as u64)?;
         writer.write_all(body)?;
-        writer.commit()?;
-        self.cache.disk.link(action, &output, body.len() as u64, time)
+        self.cache.disk.fill(action, &writer.commit()?, time)
     }
 
     /// Notes what the manifest should know, where there is one.
@@ -255,5 +210,51 @@ impl Client {
         if self.readahead.get().is_some() {
             note(&mut self.usage.lock().expect("no holder panics"));
         }
+    }
+}
+
+/// An output on its way in, and the action it is for.
+pub struct Put<'a> {
+    client: &'a Client,
+    action: ActionId,
+    writer: OutputWriter<'a>,
+}
+
+impl Write for Put<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Put<'_> {
+    /// Checks the output and gives it its name, links the action to it, and queues the upload. The hit's
+    /// path is there, whole, at the moment of the return; else it is an error.
+    pub fn commit(self) -> io::Result<Hit> {
+        let cache = &self.client.cache;
+        let mut written = self.writer.commit()?;
+        let uploader = cache.tier.as_ref().and_then(|tier| {
+            let small = written.size < tier.min_upload_size;
+            if small && tier.uploader.is_some() {
+                cache.metrics.host.put_skip_small.inc();
+            }
+            tier.uploader.as_ref().filter(|_| !small)
+        });
+        let job = uploader.map(|uploader| uploader.mark(ACTION_KIND, &self.action.to_string()));
+        let linked = cache.disk.link(&self.action, &written, SystemTime::now());
+        let hit = linked.and_then(|hit| cache.disk.ensure(&mut written).map(|()| hit));
+        let hit = match hit {
+            Ok(hit) => hit,
+            Err(e) => {
+                uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.unmark(&job));
+                return Err(e);
+            }
+        };
+        uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.enqueue(job));
+        self.client.readahead.get().into_iter().for_each(|r| r.begin());
+        self.client.record(|usage| usage.put(&self.action, &hit, uploader.is_some()));
+        Ok(hit)
     }
 }

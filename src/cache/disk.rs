@@ -7,8 +7,9 @@
 //! action files said when they were last read (recall.rs).
 //!
 //! Invariants: an output appears under its name only after its length and SHA-256 were checked,
-//! and before any action that names it; an output that is there is neither written again nor
-//! replaced; an action whose output is missing, of another size or not a plain file is a miss.
+//! and before any action that names it; an action whose output is missing, of another size or not
+//! a plain file is a miss. What is put replaces what is there, bytes and all; what comes from the
+//! bucket fills a gap and replaces nothing. Last use is up to date before a get is answered.
 //! Directories that we write into are real directories, never symbolic links. Several processes
 //! may share one directory.
 
@@ -18,20 +19,18 @@ mod at_hand;
 mod recall;
 
 use std::fs::{self, File, FileTimes};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use super::id::{ActionId, OutputId, sharded_path};
 use crate::atomic::TempFile;
+use crate::folder::{ACTION, OUTPUT, make_real_dir};
 
-/// Directory of the actions.
-pub const ACTION: &str = "action";
-/// Directory of the outputs.
-pub const OUTPUT: &str = "output";
 /// Directory of what was read of the actions, a file for each scope.
 pub const RECALL: &str = "recall";
 
@@ -42,8 +41,12 @@ const ACTION_LEN: usize = 128;
 pub struct DiskCache {
     root: PathBuf,
     granularity: Duration,
+    /// Every use is noted, however late the last one was.
+    exactly: AtomicBool,
     action_shards: Shards,
     output_shards: Shards,
+    /// Held by who replaces an action of no use; shared by puts, whose actions are of use.
+    mending: RwLock<()>,
     #[cfg(target_os = "linux")]
     at_hand: Option<at_hand::AtHand>,
 }
@@ -70,6 +73,8 @@ impl DiskCache {
         Ok(DiskCache {
             root: root.to_path_buf(),
             granularity: Duration::from_secs(3600),
+            exactly: AtomicBool::new(false),
+            mending: RwLock::default(),
             action_shards: Shards::default(),
             output_shards: Shards::default(),
             #[cfg(target_os = "linux")]
@@ -83,6 +88,12 @@ impl DiskCache {
         self
     }
 
+    /// Notes every use from now on, or as exactly as [`Self::use_granularity`] says: for sessions that
+    /// begin while somebody prunes, who does not know of them.
+    pub fn note_every_use(&self, exactly: bool) {
+        self.exactly.store(exactly, Ordering::SeqCst);
+    }
+
     /// The cache directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -93,7 +104,10 @@ impl DiskCache {
         let Some((output, size, time)) = self.read_action(&action.to_string())? else { return Ok(None) };
         let path = self.output_path(&output);
         let Some(meta) = stat_whole(&path, size)? else { return Ok(None) };
-        self.touch(&path, &meta);
+        // what was unused for long may be pruned at this very moment
+        if self.touch(&path, &meta) && stat_whole(&path, size)?.is_none() {
+            return Ok(None);
+        }
         Ok(Some(Hit { output, size, time, path }))
     }
 
@@ -134,46 +148,85 @@ impl DiskCache {
         }
     }
 
-    /// Whether [`Self::get`] would find `action`; not counted as a use.
-    pub fn contains(&self, action: &ActionId) -> bool {
-        matches!(self.read_action(&action.to_string()), Ok(Some((output, size, _))) if self.has_output(&output, size))
-    }
-
     /// Where the bytes of `output` are or would be.
     pub fn output_path(&self, output: &OutputId) -> PathBuf {
         sharded_path(&self.root, OUTPUT, &output.to_string())
     }
 
-    /// Whether `output` is there, whole.
-    pub fn has_output(&self, output: &OutputId, size: u64) -> bool {
-        matches!(stat_whole(&self.output_path(output), size), Ok(Some(_)))
-    }
-
-    /// Starts to take in the bytes of `output`. Where it is there already, they are checked all
-    /// the same but not written again.
+    /// Starts to take in the bytes of `output`.
     pub fn write_output(&self, output: OutputId, size: u64) -> io::Result<OutputWriter<'_>> {
         let path = self.output_path(&output);
-        let temp = if let Ok(Some(meta)) = stat_whole(&path, size) {
-            // it is about to be handed out, so pruning must see it used
+        // the empty output, one in three, cannot be there with other bytes
+        let empty = if size == 0 { stat_whole(&path, 0).ok().flatten() } else { None };
+        let temp = if let Some(meta) = empty {
             self.touch(&path, &meta);
             None
         } else {
-            let shard = self.root.join(OUTPUT).join(format!("{:02x}", output.0[0]));
-            Some(self.output_shards.with(output.0[0], &shard, TempFile::create)?)
+            Some(self.new_output(&output)?)
         };
         Ok(OutputWriter { disk: self, output, size, written: 0, hasher: Sha256::new(), temp })
     }
 
-    /// Records that `action` has `output`, put at `time`. The output must be there.
-    pub fn link(&self, action: &ActionId, output: &OutputId, size: u64, time: SystemTime) -> io::Result<Hit> {
+    fn new_output(&self, output: &OutputId) -> io::Result<TempFile> {
+        let shard = self.root.join(OUTPUT).join(format!("{:02x}", output.0[0]));
+        self.output_shards.with(output.0[0], &shard, TempFile::create)
+    }
+
+    /// Records that `action` has `output`, put at `time`, in place of what is there.
+    pub fn link(&self, action: &ActionId, written: &Written, time: SystemTime) -> io::Result<Hit> {
+        let _put = self.mending.read().expect("no holder panics");
+        let (temp, path) = self.new_action(action, written, time)?;
+        temp.persist(&path)?;
+        Ok(self.hit(written, time))
+    }
+
+    /// As [`Self::link`] for what the bucket has: where the directory has something of use, that stays
+    /// and is what is returned.
+    pub fn fill(&self, action: &ActionId, written: &Written, time: SystemTime) -> io::Result<Hit> {
+        let (temp, path) = self.new_action(action, written, time)?;
+        if temp.persist_new(&path)? {
+            return Ok(self.hit(written, time));
+        }
+        let _mend = self.mending.write().expect("no holder panics");
+        if let Some(hit) = self.get(action)? {
+            return Ok(hit);
+        }
+        let (temp, path) = self.new_action(action, written, time)?;
+        temp.persist(&path)?;
+        Ok(self.hit(written, time))
+    }
+
+    fn new_action(&self, action: &ActionId, written: &Written, time: SystemTime) -> io::Result<(TempFile, PathBuf)> {
         let hex = action.to_string();
         let shard = self.root.join(ACTION).join(&hex[..2]);
         let mut temp = self.action_shards.with(action.as_bytes()[0], &shard, TempFile::create)?;
-        let line = format!("{output} {size}\n");
+        let line = format!("{} {}\n", written.output, written.size);
         temp.file().write_all(line.as_bytes())?;
         temp.file().set_times(FileTimes::new().set_modified(time))?;
-        temp.persist(&shard.join(hex))?;
-        Ok(Hit { output: *output, size, time, path: self.output_path(output) })
+        Ok((temp, shard.join(hex)))
+    }
+
+    fn hit(&self, written: &Written, time: SystemTime) -> Hit {
+        let Written { output, size, .. } = *written;
+        Hit { output, size, time, path: self.output_path(&output) }
+    }
+
+    /// Makes sure that an output just written is still under its name, and writes it again where it was
+    /// removed meanwhile. An error where that does not help.
+    pub fn ensure(&self, written: &mut Written) -> io::Result<()> {
+        let path = self.output_path(&written.output);
+        for _ in 0..3 {
+            if stat_whole(&path, written.size)?.is_some() {
+                return Ok(());
+            }
+            let mut temp = self.new_output(&written.output)?;
+            if let Some(bytes) = &mut written.file {
+                bytes.rewind()?;
+                io::copy(bytes, temp.file())?;
+            }
+            written.file = Some(temp.persist(&path)?);
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: others remove it at once", path.display())))
     }
 
     fn read_action(&self, hex: &str) -> io::Result<Option<(OutputId, u64, SystemTime)>> {
@@ -197,20 +250,33 @@ impl DiskCache {
         Ok(Some((output, size, file.metadata()?.modified()?)))
     }
 
-    /// Keeps the time of last use, coarsely, so that most gets write nothing.
-    fn touch(&self, path: &Path, meta: &fs::Metadata) {
-        if self.is_stale(meta)
-            && let Ok(file) = File::open(path)
-        {
+    /// Keeps the time of last use, coarsely, so that most gets write nothing. Tells whether it wrote.
+    fn touch(&self, path: &Path, meta: &fs::Metadata) -> bool {
+        let stale = self.is_stale(meta);
+        if stale && let Ok(file) = File::open(path) {
             // somebody else's file in a shared directory: then its owner's uses have to do
             let _ = file.set_modified(SystemTime::now());
         }
+        stale
     }
 
     fn is_stale(&self, meta: &fs::Metadata) -> bool {
-        let age = meta.modified().map(|t| SystemTime::now().duration_since(t));
-        matches!(age, Ok(Ok(age)) if age > self.granularity)
+        let granularity = if self.exactly.load(Ordering::Relaxed) { Duration::ZERO } else { self.granularity };
+        // where the clock was put back, no time in the future tells of a use
+        let age = |t: SystemTime| SystemTime::now().duration_since(t).unwrap_or_else(|ahead| ahead.duration());
+        meta.modified().is_ok_and(|t| age(t) > granularity)
     }
+}
+
+/// An output that was taken in.
+#[derive(Debug)]
+pub struct Written {
+    /// Its id.
+    pub output: OutputId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its bytes, should they have to be written again; none where the empty output was there.
+    file: Option<File>,
 }
 
 /// The bytes of an output on their way in.
@@ -226,7 +292,7 @@ pub struct OutputWriter<'a> {
 impl OutputWriter<'_> {
     /// Checks what was written and gives it its name. `InvalidData` when the length or the
     /// SHA-256 is not the one promised; nothing is kept then.
-    pub fn commit(self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<Written> {
         if self.written != self.size {
             return Err(invalid(format!("body has {} bytes, not the {} promised", self.written, self.size)));
         }
@@ -234,10 +300,9 @@ impl OutputWriter<'_> {
         if got != self.output {
             return Err(invalid(format!("body has SHA-256 {got}, not the output id {}", self.output)));
         }
-        if let Some(temp) = self.temp {
-            temp.persist(&self.disk.output_path(&self.output))?;
-        }
-        Ok(())
+        let path = self.disk.output_path(&self.output);
+        let file = self.temp.map(|temp| temp.persist(&path)).transpose()?;
+        Ok(Written { output: self.output, size: self.size, file })
     }
 }
 
@@ -282,21 +347,6 @@ impl Shards {
         make_real_dir(dir)?;
         word.fetch_or(bit, Ordering::Relaxed);
         create(dir)
-    }
-}
-
-/// Makes `dir` and its parents, mode 0755, and refuses a symbolic link in its place.
-pub fn make_real_dir(dir: &Path) -> io::Result<()> {
-    match fs::create_dir(dir) {
-        Ok(()) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return fs::create_dir_all(dir),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e),
-    }
-    if fs::symlink_metadata(dir)?.is_dir() {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a directory", dir.display())))
     }
 }
 

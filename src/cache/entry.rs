@@ -261,8 +261,8 @@ impl Codec {
         } else {
             copy(body, &mut writer)?;
         }
-        writer.commit().map_err(write_error)?;
-        disk.link(action, &output, size, time).map_err(DecodeError::Disk)
+        let written = writer.commit().map_err(write_error)?;
+        disk.fill(action, &written, time).map_err(DecodeError::Disk)
     }
 }
 
@@ -299,8 +299,8 @@ pub fn decode_classic_output(
     let mut store = || {
         let mut writer = disk.write_output(output, size).map_err(DecodeError::Disk)?;
         copy(&mut body, &mut writer)?;
-        writer.commit().map_err(write_error)?;
-        disk.link(action, &output, size, time).map_err(DecodeError::Disk)
+        let written = writer.commit().map_err(write_error)?;
+        disk.fill(action, &written, time).map_err(DecodeError::Disk)
     };
     let result = store();
     match (result, body.failed) {

@@ -1,8 +1,8 @@
 //! One action from the bucket into the disk cache, once however many ask for it.
 //!
 //! Invariants: at most one fetch of an action is under way; who comes second waits for the first
-//! and then looks at the disk. Every failure is a miss: the bucket has logged it, or it is logged
-//! here (damage, once an object).
+//! and then looks at the disk, once in either case. What arrives replaces nothing that is there. Every
+//! failure is a miss: the bucket has logged it, or it is logged here (damage, once an object).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use super::disk::{DiskCache, Hit};
 use super::entry::{self, Codec, DecodeError};
 use super::id::{ActionId, OutputId};
 use crate::config::Layout;
-use crate::flight::{Flights, Role};
+use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 
@@ -28,16 +28,18 @@ pub struct Fetcher {
     flights: Arc<Flights<ActionId>>,
 }
 
-/// What became of a fetch.
-#[derive(Debug)]
-pub enum Fetched {
-    /// This call fetched it, and moved so many bytes.
-    Here(Hit, u64),
-    /// Another call was fetching it, or has just done so; look at the disk.
-    ByAnother,
-    /// The bucket does not have it, not whole, or cannot be asked.
-    Missing,
+/// Whose turn it is to look an action up and fetch it.
+pub enum Turn {
+    /// The caller's; others wait until this is dropped.
+    Ours(Leader<ActionId, ()>),
+    /// Another has just been at it: the directory has it, or nobody does.
+    Landed,
+    /// Another is still at it, and patience is at its end.
+    Late,
 }
+
+/// What was fetched: the entry, and how many bytes were moved for it.
+pub type Fetched = (Hit, u64);
 
 impl Fetcher {
     /// Fetches from `bucket`, laid out as `layout`, into `disk`.
@@ -70,30 +72,41 @@ impl Fetcher {
         &self.metrics
     }
 
-    /// Fetches `action`, or waits for whoever is fetching it. `known` saves the classic layout its
-    /// first request.
-    pub fn fetch(&self, action: &ActionId, known: Option<(OutputId, SystemTime)>) -> Fetched {
-        let _leader = match self.flights.join(action, Some(PATIENCE)) {
-            Role::Lead(leader) => leader,
-            Role::Landed(_) => return Fetched::ByAnother,
-            Role::Late => return Fetched::Missing,
-        };
-        // another's fetch may have landed between our caller's look at the disk and now
-        if self.disk.contains(action) {
-            return Fetched::ByAnother;
+    /// Waits for whoever is fetching `action`, and takes the turn where nobody is.
+    pub fn turn(&self, action: &ActionId) -> Turn {
+        match self.flights.join(action, Some(PATIENCE)) {
+            Role::Lead(leader) => Turn::Ours(leader),
+            Role::Landed(_) => Turn::Landed,
+            Role::Late => Turn::Late,
         }
+    }
+
+    /// Fetches `action`, which the directory does not have; the caller's turn says that nobody else does.
+    /// `known` saves the classic layout its first request.
+    pub fn fetch(
+        &self,
+        _turn: &Leader<ActionId, ()>,
+        action: &ActionId,
+        known: Option<(OutputId, SystemTime)>,
+    ) -> Option<Fetched> {
         let result = match self.layout {
             Layout::Single => self.single(action),
             Layout::Classic => self.classic(action, known),
         };
-        match result {
-            Ok(Some((hit, moved))) => Fetched::Here(hit, moved),
-            Ok(None) => Fetched::Missing,
-            Err(e) => {
-                self.tell(action, &e);
-                Fetched::Missing
-            }
+        result.unwrap_or_else(|e| {
+            self.tell(action, &e);
+            None
+        })
+    }
+
+    /// Fetches `action` for a get that is not waiting; `None` also where the directory has it, or another
+    /// is at it.
+    pub fn fetch_ahead(&self, action: &ActionId, known: Option<(OutputId, SystemTime)>) -> Option<Fetched> {
+        let Turn::Ours(turn) = self.turn(action) else { return None };
+        if self.disk.get(action).ok()?.is_some() {
+            return None;
         }
+        self.fetch(&turn, action, known)
     }
 
     fn single(&self, action: &ActionId) -> Result<Option<(Hit, u64)>, DecodeError> {

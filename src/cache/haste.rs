@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::disk::Hit;
-use super::fetch::{Fetched, Fetcher};
+use super::fetch::Fetcher;
 use super::id::ActionId;
 use crate::pool::Pool;
 
@@ -77,7 +77,7 @@ impl Background {
         let (fetcher, streak, pending) = (fetcher.clone(), streak.clone(), self.pending.clone());
         self.pool.lock().expect("no holder panics").submit(move || {
             // what `go` has put itself in the meantime says nothing of the bucket
-            if let Fetched::Here(hit, _) = fetcher.fetch(&action, None) {
+            if let Some((hit, _)) = fetcher.fetch_ahead(&action, None) {
                 streak.hit();
                 streak.found.lock().expect("no holder panics").push((action, hit));
             }

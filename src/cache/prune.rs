@@ -1,288 +1,300 @@
-//! Keeping the local directory within an age and a size.
+//! Keeping the cache directory within an age and a size: outputs, actions, module and proxy blobs alike,
+//! the oldest use first.
 //!
-//! Invariants: only names that this program writes are touched, and only through real
-//! directories; what was used since `keep_since` stays; an action goes before its output.
+//! Two walks: the first notes of every output and blob when it was last used and how large it is, 24
+//! bytes each, from which follows what goes; the second looks again at each and removes what was
+//! not used meanwhile. A third looks for actions whose output is gone.
+//!
+//! Invariants: what a living session may have been told of stays, whatever the limits; so does what is
+//! marked for upload. Only names of ours are touched (see [`crate::folder`]). An action goes before its
+//! output. It may be killed at any instant.
+//!
+//! Clocks: an age counts from the later of last use and the time of [`STAMP`], when this program first
+//! opened the directory. A last use in the future becomes now. Where everything seems unused for longer
+//! than [`JUMP`], it is the clock that moved: then ages count from the latest use that there is, and the
+//! stamp from now.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, DirEntry};
+use std::collections::HashSet;
+use std::fs::{self, DirEntry, File};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::disk::{ACTION, OUTPUT, RECALL, parse_action};
-use super::id::{ActionId, OutputId};
-use crate::atomic::TEMP_PREFIX;
+use super::disk::parse_action;
+use super::id::sharded_path;
+use crate::atomic::token_of;
+use crate::folder::{ACTION, FOLDERS, Held, MODULE, OUTPUT, REVPROXY, SUM, each_file, each_in, is_id};
+use crate::lease::{Census, LEASE};
+use crate::upload;
 
-/// Temporary files older than this were left by a process that was killed.
-const STALE_TEMP: Duration = Duration::from_secs(24 * 3600);
-/// What a scope has read of the actions goes after this long without a change: a scope in use has it
-/// back after one build.
-const STALE_RECALL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Its time of change is when this program first opened the directory.
+pub const STAMP: &str = "opened";
+/// No use for so long means that the clock has moved.
+const JUMP: Duration = Duration::from_secs(180 * 86_400);
+/// Times further in the future are taken for now; uses less far in the past say nothing of the clock.
+const LATELY: Duration = Duration::from_secs(3600);
 
 /// How far to prune.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Outputs unused for longer go.
+    /// Actions and outputs unused for longer go.
     pub expiry: Option<Duration>,
-    /// The least recently used go until the outputs have this many bytes.
+    /// Module and proxy blobs too.
+    pub expire_blobs: bool,
+    /// The least recently used go until outputs and blobs have this many bytes.
     pub max_size: Option<u64>,
-    /// What was used since then stays.
-    pub keep_since: SystemTime,
+    /// What was used since then stays, live sessions or not, and ages count from [`STAMP`] at the
+    /// earliest: for the pruning that nobody asked for.
+    pub spare_since: Option<SystemTime>,
     /// How exactly the time of last use is kept.
     pub granularity: Duration,
+    /// Markers older than this are dropped first.
+    pub pending_expiry: Duration,
 }
 
 /// What the directory holds, and what went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Actions left.
-    pub actions: u64,
-    /// Outputs left.
-    pub outputs: u64,
+    /// Outputs and blobs left.
+    pub files: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Actions removed.
     pub removed_actions: u64,
-    /// Outputs removed.
-    pub removed_outputs: u64,
+    /// Outputs and blobs removed.
+    pub removed_files: u64,
     /// Their bytes.
     pub removed_bytes: u64,
+    /// Bytes of those left that may be open somewhere.
+    pub in_use: u64,
+    /// Bytes of those left that wait for upload.
+    pub owed: u64,
 }
 
-struct Output {
-    used: SystemTime,
+/// The order in which files go, and how large each is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    /// Nanoseconds since 1970.
+    used: u64,
+    /// Tells files of one instant apart.
+    tie: u32,
+    blob: bool,
+    /// It waits for upload.
+    owed: bool,
     size: u64,
 }
 
-/// Counts what is in the cache below `root`, removing nothing.
-pub fn survey(root: &Path) -> io::Result<Report> {
-    let mut report = Report::default();
-    each_file(&root.join(OUTPUT), |entry, name| {
-        if OutputId::from_hex(name).is_some()
-            && let Ok(meta) = entry.metadata()
-        {
-            report.outputs += 1;
-            report.bytes += meta.len();
-        }
-    })?;
-    each_file(&root.join(ACTION), |_, name| report.actions += u64::from(ActionId::from_hex(name).is_some()))?;
-    Ok(report)
+/// Everything that decides what stays.
+struct Rules {
+    root: PathBuf,
+    now: SystemTime,
+    /// What was used since then stays.
+    keep: u64,
+    /// What was used before then has expired.
+    expired: Option<u64>,
+    limits: Limits,
+    /// Hashes of what waits for upload: a collision spares one file more.
+    owed: HashSet<u64>,
 }
 
-/// Prunes the cache below `root`. Files that others remove meanwhile are no error.
-pub fn prune(root: &Path, limits: &Limits, now: SystemTime) -> io::Result<Report> {
-    let mut outputs: HashMap<OutputId, Output> = HashMap::new();
-    let older = |entry: &DirEntry, than| {
-        let age = entry.metadata().and_then(|m| m.modified()).map(|t| now.duration_since(t).unwrap_or_default());
-        age.is_ok_and(|age| age > than)
+/// Prunes the cache below `root`.
+pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report> {
+    let now = SystemTime::now();
+    upload::expire(root, limits.pending_expiry)?;
+    let keep = [limits.spare_since, census.in_use_since].into_iter().flatten().min();
+    let mut rules = Rules {
+        root: root.to_path_buf(),
+        now,
+        keep: keep.map_or(u64::MAX, nanos),
+        expired: None,
+        limits: *limits,
+        owed: owed(root)?,
     };
-    let abandoned = |entry: &DirEntry, name: &str| name.starts_with(TEMP_PREFIX) && older(entry, STALE_TEMP);
-    each_file(&root.join(OUTPUT), |entry, name| {
-        if abandoned(entry, name) {
-            let _ = fs::remove_file(entry.path());
-        } else if let Some(id) = OutputId::from_hex(name)
-            && let Ok(meta) = entry.metadata()
-            && let Ok(used) = meta.modified()
-        {
-            outputs.insert(id, Output { used, size: meta.len() });
+    let mut files = rules.survey()?;
+    files.sort_unstable();
+    let opened = opened(root, now)?;
+    let lately = nanos(now.checked_sub(LATELY).unwrap_or(UNIX_EPOCH));
+    let latest = files.iter().rev().find(|f| f.used < lately).map(|f| UNIX_EPOCH + Duration::from_nanos(f.used));
+    let jumped = latest.filter(|t| now.duration_since(*t).is_ok_and(|age| age > JUMP));
+    if jumped.is_some() {
+        let root = root.display();
+        log::warn!("{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use");
+        File::open(rules.root.join(STAMP))?.set_modified(now)?;
+    }
+    let from = jumped.unwrap_or(now);
+    let known_for = if limits.spare_since.is_none() || jumped.is_some() { None } else { Some(opened) };
+    rules.expired = limits
+        .expiry
+        .filter(|age| known_for.is_none_or(|t| now.duration_since(t).is_ok_and(|open| open > *age)))
+        .map(|age| nanos(from.checked_sub(age + limits.granularity).unwrap_or(UNIX_EPOCH)));
+    rules.apply(files)
+}
+
+impl Rules {
+    /// What every output and blob is.
+    fn survey(&self) -> io::Result<Vec<Use>> {
+        let mut files = Vec::new();
+        for folder in [OUTPUT, MODULE, REVPROXY] {
+            each_file(&self.root.join(folder), |entry, held| {
+                if let Held::Id(name) = held {
+                    files.extend(self.look(&entry.path(), folder, name));
+                }
+            })?;
         }
-    })?;
-    each_file(&root.join(RECALL), |entry, name| {
-        let ours = OutputId::from_hex(name).is_some() && older(entry, STALE_RECALL);
-        if ours || abandoned(entry, name) {
-            let _ = fs::remove_file(entry.path());
+        Ok(files)
+    }
+
+    fn apply(&self, files: Vec<Use>) -> io::Result<Report> {
+        let mut report = Report { files: files.len() as u64, ..Report::default() };
+        report.bytes = files.iter().map(|f| f.size).sum();
+        let over = |bytes: u64| self.limits.max_size.is_some_and(|max| bytes > max);
+        // the last that goes for the sake of the size, if all went that came before it
+        let (mut left, mut cut) = (report.bytes, None);
+        for file in &files {
+            if self.stays(file) {
+                report.in_use += if file.used >= self.keep { file.size } else { 0 };
+                report.owed += if file.owed { file.size } else { 0 };
+            } else if over(left) {
+                left -= file.size;
+                cut = Some((file.used, file.tie));
+            }
         }
-    })?;
-    let doomed = choose(&outputs, limits, now);
-    let mut report = Report::default();
-    each_file(&root.join(ACTION), |entry, name| {
-        if abandoned(entry, name) {
-            let _ = fs::remove_file(entry.path());
-        } else if ActionId::from_hex(name).is_some() {
-            let path = entry.path();
-            let output = fs::read(&path).ok().and_then(|text| parse_action(&text)).map(|(output, _)| output);
-            // one whose output is gone, and did not come while we looked, is of no use
-            let keep = output.is_some_and(|id| {
-                !doomed.contains(&id) && (outputs.contains_key(&id) || output_path(root, &id).exists())
-            });
-            if keep {
-                report.actions += 1;
-            } else if fs::remove_file(&path).is_ok() {
+        drop(files);
+        if cut.is_none() && self.expired.is_none() {
+            return Ok(report);
+        }
+        let doomed =
+            |file: &Use| !self.stays(file) && (self.has_expired(file) || Some((file.used, file.tie)) <= cut);
+        // actions first: they are looked up by those who then look for the output
+        each_file(&self.root.join(ACTION), |entry, held| {
+            let Held::Id(name) = held else { return };
+            if self.owed.contains(&hash(ACTION, name)) {
+                return;
+            }
+            let output = fs::read(entry.path()).ok().and_then(|text| parse_action(&text)).map(|(id, _)| id.to_string());
+            let found = output.and_then(|id| self.look(&sharded_path(&self.root, OUTPUT, &id), OUTPUT, &id));
+            if found.is_none_or(|file| doomed(&file)) && fs::remove_file(entry.path()).is_ok() {
                 report.removed_actions += 1;
             }
+        })?;
+        for folder in [OUTPUT, MODULE, REVPROXY] {
+            each_file(&self.root.join(folder), |entry, held| {
+                let Held::Id(name) = held else { return };
+                let path = entry.path();
+                if let Some(file) = self.look(&path, folder, name).filter(|file| doomed(file))
+                    && fs::remove_file(&path).is_ok()
+                {
+                    if file.blob {
+                        let _ = fs::remove_file(sum_of(&path));
+                    }
+                    report.removed_files += 1;
+                    report.removed_bytes += file.size;
+                    report.files -= 1;
+                    report.bytes -= file.size;
+                }
+            })?;
         }
-    })?;
-    for (id, output) in &outputs {
-        if doomed.contains(id) && remove_unused(&output_path(root, id), output.used) {
-            report.removed_outputs += 1;
-            report.removed_bytes += output.size;
-        } else {
-            report.outputs += 1;
-            report.bytes += output.size;
-        }
+        Ok(report)
     }
-    Ok(report)
-}
 
-/// Which outputs go.
-fn choose(outputs: &HashMap<OutputId, Output>, limits: &Limits, now: SystemTime) -> HashSet<OutputId> {
-    // a use may be recorded this much earlier than it was
-    let slack = |t: SystemTime| t.checked_sub(limits.granularity).unwrap_or(SystemTime::UNIX_EPOCH);
-    let keep = slack(limits.keep_since);
-    let expired = limits.expiry.and_then(|age| now.checked_sub(age)).map(slack);
-    let mut left: u64 = outputs.values().map(|o| o.size).sum();
-    let mut by_age: Vec<_> = outputs.iter().filter(|(_, o)| o.used < keep).collect();
-    by_age.sort_unstable_by_key(|(_, o)| o.used);
-    let mut doomed = HashSet::new();
-    for (id, output) in by_age {
-        let old = expired.is_some_and(|t| output.used < t);
-        let over = limits.max_size.is_some_and(|max| left > max);
-        if old || over {
-            left -= output.size;
-            doomed.insert(*id);
-        }
+    fn stays(&self, file: &Use) -> bool {
+        file.used >= self.keep || file.owed
     }
-    doomed
-}
 
-/// Removes an output unless it was used since we looked.
-fn remove_unused(path: &Path, used: SystemTime) -> bool {
-    let same = fs::symlink_metadata(path).and_then(|m| m.modified()).is_ok_and(|t| t == used);
-    same && fs::remove_file(path).is_ok()
-}
+    fn has_expired(&self, file: &Use) -> bool {
+        (!file.blob || self.limits.expire_blobs) && self.expired.is_some_and(|t| file.used < t)
+    }
 
-fn output_path(root: &Path, id: &OutputId) -> PathBuf {
-    super::id::sharded_path(root, OUTPUT, &id.to_string())
-}
-
-/// Calls `each` for every plain file in the shards of `dir`.
-pub(crate) fn each_file(dir: &Path, mut each: impl FnMut(&DirEntry, &str)) -> io::Result<()> {
-    for shard in read_dir(dir)? {
-        let shard = shard?;
-        let is_shard = shard.file_name().to_str().is_some_and(|n| n.len() == 2 && ActionId::from_hex(n).is_some());
-        if !is_shard || !shard.file_type()?.is_dir() {
-            continue;
+    /// What a file is now; `None` where it is gone.
+    fn look(&self, path: &Path, folder: &str, name: &str) -> Option<Use> {
+        let meta = fs::symlink_metadata(path).ok()?;
+        let blob = folder != OUTPUT;
+        // the time of a blob is when it was last known to be right: its uses are noted at its sum
+        let keeper = if blob { sum_of(path) } else { path.to_path_buf() };
+        let mut used = fs::symlink_metadata(&keeper).and_then(|m| m.modified()).or_else(|_| meta.modified()).ok()?;
+        if used.duration_since(self.now).is_ok_and(|ahead| ahead > LATELY) {
+            used = self.now;
+            // from now on it has an age
+            let _ = File::open(&keeper).and_then(|f| f.set_modified(used));
         }
-        for entry in read_dir(&shard.path())? {
-            let entry = entry?;
-            if entry.file_type().is_ok_and(|t| t.is_file())
-                && let Some(name) = entry.file_name().to_str()
-            {
-                each(&entry, name);
-            }
+        let hash = hash(folder, name);
+        Some(Use { used: nanos(used), tie: hash as u32, blob, owed: self.owed.contains(&hash), size: meta.len() })
+    }
+}
+
+/// Removes what the dead have left: their temporary files, and then their leases. Only where there are
+/// such leases are the folders walked.
+pub fn sweep(root: &Path, census: &Census) -> io::Result<()> {
+    if census.dead.is_empty() {
+        return Ok(());
+    }
+    let mut sweep = |entry: &DirEntry, held: Held| {
+        let Held::Temp(name) = held else { return };
+        let token = token_of(name).unwrap_or_default();
+        let modified = entry.metadata().and_then(|m| m.modified());
+        if modified.is_ok_and(|t| census.is_dead(token, t)) {
+            let _ = fs::remove_file(entry.path());
         }
+    };
+    for folder in FOLDERS {
+        each_file(&root.join(folder), &mut sweep)?;
+    }
+    for dir in [root.to_path_buf(), root.join(LEASE)] {
+        each_in(&dir, &mut sweep)?;
+    }
+    for token in &census.dead {
+        Census::bury(root, token);
     }
     Ok(())
 }
 
-fn read_dir(dir: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<DirEntry>>>> {
-    match fs::read_dir(dir) {
-        Ok(entries) => Ok(Box::new(entries)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Box::new(std::iter::empty())),
-        Err(e) => Err(e),
+/// When this program first opened the directory: now, where that is not known or in the future.
+fn opened(root: &Path, now: SystemTime) -> io::Result<SystemTime> {
+    let path = root.join(STAMP);
+    let known = fs::symlink_metadata(&path).and_then(|m| m.modified());
+    match known {
+        Ok(t) if t <= now => Ok(t),
+        Ok(_) => crate::atomic::write(&path, b"").map(|()| now),
+        Err(_) => stamp(root).map(|()| now),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::disk::DiskCache;
-    use std::fs::File;
-    use std::io::Write;
+/// Notes that this program opens the directory, the first time.
+pub fn stamp(root: &Path) -> io::Result<()> {
+    match File::create_new(root.join(STAMP)) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
 
-    const HOUR: Duration = Duration::from_secs(3600);
+fn sum_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(SUM);
+    name.into()
+}
 
-    struct Cache(PathBuf);
-
-    impl Cache {
-        /// Outputs of 1000 bytes each, last used 1 h, 2 h, … ago.
-        fn new(name: &str, count: u8) -> (Self, DiskCache, SystemTime) {
-            let root = std::env::temp_dir().join(format!("gcp-prune-{}-{name}", std::process::id()));
-            let _ = fs::remove_dir_all(&root);
-            fs::create_dir_all(&root).unwrap();
-            let (disk, now) = (DiskCache::open(&root).unwrap(), SystemTime::now());
-            for n in 1..=count {
-                let body = [n; 1000];
-                let output = OutputId::of(&body);
-                let mut writer = disk.write_output(output, 1000).unwrap();
-                writer.write_all(&body).unwrap();
-                writer.commit().unwrap();
-                disk.link(&action(n), &output, 1000, now).unwrap();
-                File::open(disk.output_path(&output)).unwrap().set_modified(now - u32::from(n) * HOUR).unwrap();
-            }
-            (Cache(root), disk, now)
+/// What waits for upload, with the outputs of actions, by their hashes.
+fn owed(root: &Path) -> io::Result<HashSet<u64>> {
+    let mut owed = HashSet::new();
+    upload::each(root, |found| {
+        let Some(marker) = &found.marker else { return };
+        owed.insert(hash(&marker.kind, &marker.name));
+        if marker.kind == ACTION
+            && is_id(&marker.name)
+            && let Ok(text) = fs::read(sharded_path(root, ACTION, &marker.name))
+            && let Some((output, _)) = parse_action(&text)
+        {
+            owed.insert(hash(OUTPUT, &output.to_string()));
         }
-    }
+    })?;
+    Ok(owed)
+}
 
-    impl Drop for Cache {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+fn hash(kind: &str, name: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((kind, name))
+}
 
-    fn action(n: u8) -> ActionId {
-        ActionId::new(&[n; 32]).unwrap()
-    }
-
-    fn limits(expiry: Option<Duration>, max_size: Option<u64>, now: SystemTime) -> Limits {
-        Limits { expiry, max_size, keep_since: now, granularity: Duration::ZERO }
-    }
-
-    fn left(disk: &DiskCache, count: u8) -> Vec<u8> {
-        (1..=count).filter(|&n| disk.get(&action(n)).unwrap().is_some()).collect()
-    }
-
-    #[test]
-    fn what_was_unused_for_too_long_goes() {
-        let (cache, disk, now) = Cache::new("age", 6);
-        let report = prune(&cache.0, &limits(Some(3 * HOUR + HOUR / 2), None, now), now).unwrap();
-        assert_eq!((report.removed_actions, report.removed_outputs, report.removed_bytes), (3, 3, 3000));
-        assert_eq!((report.actions, report.outputs, report.bytes), (3, 3, 3000));
-        assert_eq!(survey(&cache.0).unwrap(), Report { actions: 3, outputs: 3, bytes: 3000, ..Report::default() });
-        assert_eq!(left(&disk, 6), [1, 2, 3]);
-    }
-
-    #[test]
-    fn the_least_recently_used_go_until_it_fits() {
-        let (cache, disk, now) = Cache::new("size", 6);
-        prune(&cache.0, &limits(None, Some(2500), now), now).unwrap();
-        assert_eq!(left(&disk, 6), [1, 2]);
-    }
-
-    #[test]
-    fn what_this_session_used_stays() {
-        let (cache, disk, now) = Cache::new("keep", 6);
-        let mut limits = limits(Some(HOUR / 2), Some(0), now);
-        limits.keep_since = now - 4 * HOUR;
-        limits.granularity = HOUR + HOUR / 2;
-        prune(&cache.0, &limits, now).unwrap();
-        assert_eq!(left(&disk, 6), [1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn foreign_files_stay_and_orphans_go() {
-        let (cache, disk, now) = Cache::new("foreign", 2);
-        let shard = disk.output_path(&OutputId::of(&[1; 1000])).parent().unwrap().to_path_buf();
-        for path in [shard.join("README"), cache.0.join("output/notes.txt"), cache.0.join("mine")] {
-            fs::write(path, "mine").unwrap();
-        }
-        fs::create_dir(cache.0.join("output/zz")).unwrap();
-        fs::write(cache.0.join("output/zz").join("0".repeat(64)), "mine").unwrap();
-        fs::remove_file(disk.output_path(&OutputId::of(&[2; 1000]))).unwrap();
-        let report = prune(&cache.0, &limits(Some(Duration::ZERO), Some(0), now), now).unwrap();
-        assert_eq!((report.removed_actions, report.removed_outputs), (2, 1));
-        assert!(shard.join("README").exists() && cache.0.join("output/notes.txt").exists());
-        assert!(cache.0.join("mine").exists() && cache.0.join("output/zz").join("0".repeat(64)).exists());
-    }
-
-    #[test]
-    fn temporary_files_go_once_they_are_old() {
-        let (cache, _disk, now) = Cache::new("temp", 1);
-        let shard = fs::read_dir(cache.0.join("output")).unwrap().next().unwrap().unwrap().path();
-        let (old, new) = (shard.join(".tmp-1-1"), shard.join(".tmp-1-2"));
-        File::create(&old).unwrap().set_modified(now - 25 * HOUR).unwrap();
-        File::create(&new).unwrap();
-        prune(&cache.0, &limits(None, None, now), now).unwrap();
-        assert!(!old.exists() && new.exists());
-    }
+fn nanos(t: SystemTime) -> u64 {
+    u64::try_from(t.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }

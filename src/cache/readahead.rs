@@ -1,8 +1,8 @@
 //! Fetching ahead of `go`: the reason that a far bucket is fast.
 //!
 //! The scope's manifest is loaded in the background at the first get that the local directory
-//! misses. From then on every get moves a window over the recorded order, and a few fetchers bring
-//! what lies in it into the disk cache, where the get then finds it. A scope that has no manifest
+//! misses. From then on every get moves a window over the recorded order, and the fetchers, one pool
+//! for all scopes of a process, bring what lies in it into the disk cache, where the get then finds it. A scope that has no manifest
 //! yet goes by the fleet's, to which every new scope's first build is added: what they have in
 //! common, the standard library before all, is then fetched ahead all the same.
 //!
@@ -12,36 +12,40 @@
 //! little. The window starts at `WINDOW_MIN` entries, grows by one with each fetched entry that
 //! is used (it doubles while all are), and halves when `go` leaves the recorded order. Memory: the
 //! manifest's bounds, some 50 bytes of state and index an entry, and one entry in flight for each
-//! of `FETCHERS` fetchers.
+//! of the fetchers.
 
 mod stored;
 mod window;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::entry::from_nanos;
-use super::fetch::{Fetched, Fetcher};
+use super::fetch::Fetcher;
 use super::id::{ActionId, OutputId};
 use super::manifest::{self, Manifest};
+use crate::pool::Pool;
 pub use stored::{Loading, read};
 use window::Window;
 
-/// Fetches ahead at a time.
+/// Fetches ahead at a time, for all scopes of a process.
 const FETCHERS: usize = 24;
-/// How long a close waits for fetches under way, which nobody needs any more.
-const CLOSE_WAIT: Duration = Duration::from_millis(250);
+/// What waits for them; each window is bounded by itself.
+const QUEUE: usize = usize::MAX;
 
+/// The fetchers, which the readaheads of a process share.
+pub type Fetchers = Arc<Mutex<Pool>>;
+
+/// Fetchers for a process; threads come with work.
+pub fn fetchers() -> Fetchers {
+    Arc::new(Mutex::new(Pool::new("readahead", FETCHERS, QUEUE)))
+}
 /// The scope that no client can name, whose manifest is the fleet's.
 const FLEET: &str = "";
 
 /// Gets remembered until the manifest is there.
 const EARLY: usize = 16;
-
-/// How long fetchers wait before they look at a bucket again that is left alone.
-const RECOVERY: Duration = Duration::from_secs(1);
 
 /// What is known of an action that a get asks for.
 #[derive(Debug)]
@@ -66,15 +70,14 @@ pub struct Readahead {
 
 struct Shared {
     fetcher: Arc<Fetcher>,
+    fetchers: Fetchers,
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     phase: Phase,
     closing: bool,
-    threads: usize,
     /// Clients that share this readahead.
     users: usize,
     /// The bucket says that the scope has no manifest.
@@ -114,8 +117,8 @@ pub struct Left {
 
 impl Readahead {
     /// Readahead for `scope` through `fetcher`. Nothing is asked of the bucket yet.
-    pub fn new(fetcher: Arc<Fetcher>, scope: &str) -> Self {
-        let shared = Shared { fetcher, state: Mutex::default(), changed: Condvar::new() };
+    pub fn new(fetcher: Arc<Fetcher>, fetchers: Fetchers, scope: &str) -> Self {
+        let shared = Shared { fetcher, fetchers, state: Mutex::default() };
         Readahead { shared: Arc::new(shared), key: manifest_key(scope), started: Instant::now() }
     }
 
@@ -138,17 +141,9 @@ impl Readahead {
             return;
         }
         state.phase = Phase::Loading;
-        state.threads += 1;
+        drop(state);
         let (shared, key) = (self.shared.clone(), self.key.clone());
-        let spawned = thread::Builder::new().name("manifest".into()).spawn(move || {
-            let _leave = Leave(&shared);
-            shared.load(&key);
-        });
-        if let Err(e) = spawned {
-            log::error!("cannot start the manifest's thread: {e}");
-            state.threads -= 1;
-            state.phase = Phase::Without;
-        }
+        self.shared.submit(move || shared.load(&key));
     }
 
     /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it.
@@ -177,7 +172,7 @@ impl Readahead {
         }
         let manifest = loaded.manifest.clone();
         drop(state);
-        self.shared.changed.notify_one();
+        self.shared.fetch_ahead();
         let entry = &manifest.entries[i as usize];
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
         match (known, manifest.inline(entry)) {
@@ -186,42 +181,22 @@ impl Readahead {
         }
     }
 
-    /// When the bucket was given `output` for `action`, if it was, by builds that never ask for it. It
-    /// need not be sent again.
-    pub fn sent_before(&self, action: &ActionId, output: &OutputId) -> Option<SystemTime> {
-        let id = manifest::listed_id(action)?;
-        let state = self.shared.lock();
-        let Phase::Loaded(loaded) = &state.phase else { return None };
-        let entry = &loaded.manifest.entries[*loaded.index.get(&id)? as usize];
-        let (known, time) = entry.known.filter(|_| !entry.asked)?;
-        (known == *output).then(|| from_nanos(time))
-    }
-
     /// Takes note that a get moved `bytes` itself.
     pub fn moved(&self, bytes: u64) {
         if let Phase::Loaded(loaded) = &mut self.shared.lock().phase {
             loaded.window.demand(bytes);
         }
-        self.shared.changed.notify_one();
+        self.shared.fetch_ahead();
     }
 
     /// Takes a client out and returns what the manifests to write need to know: the scope's and,
-    /// where that is its first, the fleet's. With the last one, fetching stops; fetches under way are
-    /// waited for a moment, those that take longer end by themselves.
+    /// where that is its first, the fleet's. With the last one, fetching stops; fetches under way end by
+    /// themselves.
     pub fn close(&self) -> Vec<Left> {
-        let deadline = Instant::now() + CLOSE_WAIT;
         let mut state = self.shared.lock();
         state.users = state.users.saturating_sub(1);
-        if state.users > 0 {
-            return state.left(&self.key, false);
-        }
-        state.closing = true;
-        self.shared.changed.notify_all();
-        while state.threads > 0 {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
-            state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
-        }
-        state.left(&self.key, true)
+        state.closing = state.users == 0;
+        state.left(&self.key, state.closing)
     }
 
     /// Whether the bucket was turned to at all.
@@ -233,7 +208,6 @@ impl Readahead {
 impl Drop for Readahead {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
-        self.shared.changed.notify_all();
     }
 }
 
@@ -256,16 +230,6 @@ impl State {
 
 fn manifest_key(scope: &str) -> String {
     format!("manifest/{}", OutputId::of(scope.as_bytes()))
-}
-
-/// Counts a thread out, also when it panics.
-struct Leave<'a>(&'a Shared);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(|e| e.into_inner()).threads -= 1;
-        self.0.changed.notify_all();
-    }
 }
 
 impl Shared {
@@ -293,17 +257,8 @@ impl Shared {
             loaded.window.ask(*i as usize);
         }
         state.phase = Phase::Loaded(Box::new(loaded));
-        for n in 0..FETCHERS {
-            let shared = self.clone();
-            let spawned = thread::Builder::new().name(format!("readahead-{n}")).spawn(move || {
-                let _leave = Leave(&shared);
-                shared.fetch_ahead();
-            });
-            match spawned {
-                Ok(_) => state.threads += 1,
-                Err(e) => return log::error!("cannot start a readahead thread: {e}"),
-            }
-        }
+        drop(state);
+        self.fetch_ahead();
     }
 
     fn take_in(&self, key: &str, loading: Loading) -> Option<Loaded> {
@@ -327,46 +282,46 @@ impl Shared {
         }
     }
 
-    fn fetch_ahead(&self) {
+    /// Hands what the window has room for to the fetchers.
+    fn fetch_ahead(self: &Arc<Self>) {
         let mut state = self.lock();
-        loop {
-            if state.closing {
-                return;
-            }
-            if !self.fetcher.bucket().available() {
-                // the breaker closes without telling us
-                state = self.changed.wait_timeout(state, RECOVERY).expect("no holder panics").0;
-                continue;
-            }
-            let Phase::Loaded(loaded) = &mut state.phase else { return };
-            let Some(i) = loaded.window.next() else {
-                state = self.changed.wait(state).expect("no holder panics");
-                continue;
-            };
-            let manifest = loaded.manifest.clone();
-            drop(state);
-            // each wakes the next before it goes off, so that a wide window is served widely
-            self.changed.notify_one();
-            let moved = self.fetch_one(&manifest.entries[i]);
-            state = self.lock();
-            let Phase::Loaded(loaded) = &mut state.phase else { return };
-            if moved.is_none() && !self.fetcher.bucket().available() {
-                loaded.window.give_back(i);
-            } else if loaded.window.done(i, moved) {
-                self.fetcher.metrics().readahead.used_bytes.add(moved.unwrap_or(0));
-            }
-            // room for the next may have come up
-            self.changed.notify_one();
+        // one that is left alone is asked again when a get moves the window
+        if state.closing || !self.fetcher.bucket().available() {
+            return;
+        }
+        let Phase::Loaded(loaded) = &mut state.phase else { return };
+        let next: Vec<usize> = std::iter::from_fn(|| loaded.window.next()).collect();
+        let manifest = loaded.manifest.clone();
+        drop(state);
+        for i in next {
+            let (shared, manifest) = (self.clone(), manifest.clone());
+            self.submit(move || shared.fetch_one(i, &manifest.entries[i]));
         }
     }
 
-    /// Fetches one entry; returns the bytes moved, `None` when it was not fetched here.
-    fn fetch_one(&self, entry: &manifest::Entry) -> Option<u64> {
-        let action = ActionId::new(&entry.action)?;
+    /// Fetches entry `i`, and takes note of the bytes moved.
+    fn fetch_one(self: &Arc<Self>, i: usize, entry: &manifest::Entry) {
+        if self.lock().closing {
+            return;
+        }
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
-        let Fetched::Here(_, moved) = self.fetcher.fetch(&action, known) else { return None };
-        self.fetcher.metrics().readahead.fetched.inc();
-        self.fetcher.metrics().readahead.fetched_bytes.add(moved);
-        Some(moved)
+        let fetched = ActionId::new(&entry.action).and_then(|action| self.fetcher.fetch_ahead(&action, known));
+        let moved = fetched.map(|(_, moved)| moved);
+        let metrics = &self.fetcher.metrics().readahead;
+        metrics.fetched.add(u64::from(moved.is_some()));
+        metrics.fetched_bytes.add(moved.unwrap_or(0));
+        if let Phase::Loaded(loaded) = &mut self.lock().phase {
+            if moved.is_none() && !self.fetcher.bucket().available() {
+                loaded.window.give_back(i);
+            } else if loaded.window.done(i, moved) {
+                metrics.used_bytes.add(moved.unwrap_or(0));
+            }
+        }
+        // room for the next may have come up
+        self.fetch_ahead();
+    }
+
+    fn submit(&self, job: impl FnOnce() + Send + 'static) {
+        self.fetchers.lock().expect("no holder panics").submit(job);
     }
 }

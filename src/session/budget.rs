@@ -1,11 +1,15 @@
 //! Memory for put bodies: a reader that would go over the budget waits for the workers.
 //!
-//! Invariant: the pieces alive together hold at most the limit, or are a single one.
+//! Invariants: the pieces alive together hold at most the limit, or are a single one. A piece is charged
+//! for once its bytes are there, so that a client who stops in the middle of a body holds up nobody;
+//! beside the budget each reader has one buffer that it fills.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Buffers kept for the next piece.
 const SPARE: usize = 16;
+/// Buffers of fewer bytes are not kept.
+const LARGE: usize = 64 * 1024;
 
 /// The budget, shared by the sessions of a process.
 pub struct Budget {
@@ -35,27 +39,35 @@ impl Budget {
         Arc::new(Budget { limit, state: Mutex::default(), freed: Condvar::new() })
     }
 
-    /// An empty piece with room for `size` bytes, once the budget allows it.
-    pub fn piece(self: &Arc<Self>, size: usize) -> Piece {
-        let mut state = self.state.lock().expect("no holder panics");
-        while state.used > 0 && state.used.saturating_add(size) > self.limit {
+    /// An empty buffer with room for `size` bytes.
+    pub fn buffer(&self, size: usize) -> Vec<u8> {
+        // small bodies are many and cheap to allocate
+        let spare = if size >= LARGE { self.lock().spare.pop() } else { None };
+        // a decoder may write a group of three past the end
+        spare.unwrap_or_else(|| Vec::with_capacity(size + 3))
+    }
+
+    /// The bytes as a piece, once the budget allows for them.
+    pub fn charge(self: &Arc<Self>, bytes: Vec<u8>) -> Piece {
+        let charged = bytes.len();
+        let mut state = self.lock();
+        while state.used > 0 && state.used.saturating_add(charged) > self.limit {
             state = self.freed.wait(state).expect("no holder panics");
         }
-        state.used += size;
-        // small bodies are many and cheap to allocate
-        let bytes = if size >= 64 * 1024 { state.spare.pop() } else { None };
-        drop(state);
-        // a decoder may write a group of three past the end
-        let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(size + 3));
-        Piece { bytes, charged: size, budget: self.clone() }
+        state.used += charged;
+        Piece { bytes, charged, budget: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut state = self.budget.state.lock().expect("no holder panics");
+        let mut state = self.budget.lock();
         state.used -= self.charged;
-        if self.charged >= 64 * 1024 && state.spare.len() < SPARE {
+        if self.bytes.capacity() >= LARGE && state.spare.len() < SPARE {
             state.spare.push(std::mem::take(&mut self.bytes));
         }
         drop(state);
@@ -71,9 +83,10 @@ mod tests {
     #[test]
     fn who_would_go_over_waits() {
         let budget = Budget::new(100);
-        let (a, _b) = (budget.piece(60), budget.piece(40));
+        let piece = |n| budget.charge(vec![0; n]);
+        let (a, _b) = (piece(60), piece(40));
         let other = budget.clone();
-        let waiting = thread::spawn(move || drop(other.piece(50)));
+        let waiting = thread::spawn(move || drop(other.charge(vec![0; 50])));
         assert!(!waiting.is_finished());
         drop(a);
         waiting.join().unwrap();
@@ -82,6 +95,6 @@ mod tests {
     #[test]
     fn one_piece_always_passes() {
         let budget = Budget::new(10);
-        assert_eq!(budget.piece(1000).charged, 1000);
+        assert_eq!(budget.charge(vec![0; 1000]).charged, 1000);
     }
 }

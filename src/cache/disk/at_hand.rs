@@ -13,12 +13,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, fcntl_dupfd_cloexec, preadv2};
 
 use super::recall::{Known, Recall, SHARDS};
 use super::{ACTION_LEN, parse_action};
 use crate::cache::id::{ActionId, OutputId};
+use crate::lease::is_local;
 
 /// The directories whose files are looked up.
 pub struct AtHand {
@@ -34,17 +35,13 @@ pub struct AtHand {
 /// its path has been handed out, so pruning leaves it.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
-/// The file systems that keep their directories' state in this machine's memory, by the magic
-/// numbers of statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs and overlayfs.
-const LOCAL: &[u32] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
-
 impl AtHand {
     /// `None` where the system cannot look without waiting, or might have to ask another machine or
     /// process. Best called before there are other threads.
     pub fn open(actions: &Path, outputs: &Path) -> Option<Self> {
         let open = |dir: &Path| openat2(CWD, dir, DIR, Mode::empty(), ResolveFlags::empty()).ok();
         let (actions, outputs) = (open(actions)?, open(outputs)?);
-        if !LOCAL.contains(&(fstatfs(&actions).ok()?.f_type as u32)) {
+        if !is_local(&actions) {
             return None;
         }
         // Room for a descriptor a shard, in a process that may have thrice as many more. To make it

@@ -22,10 +22,10 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 use sha2::{Digest, Sha256};
 
-use super::make_real_dir;
 use crate::atomic::TempFile;
 use crate::cache::cursor::Cursor;
 use crate::cache::id::{ActionId, OutputId};
+use crate::folder::make_real_dir;
 
 const MAGIC: &[u8; 8] = b"gcprec1\n";
 /// Bytes of the ids that are learnt: those of `go`.

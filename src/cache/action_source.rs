@@ -1,0 +1,58 @@
+//! Uploading actions with their outputs.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::disk::Hit;
+use super::entry;
+use super::fetch::Fetcher;
+use super::id::ActionId;
+use crate::config::Layout;
+use crate::remote::{Bucket, PutBody, RemoteError};
+use crate::upload::Source;
+
+/// The upload queue's name for actions.
+pub const ACTION_KIND: &str = "action";
+
+/// Uploads actions with their outputs.
+pub struct ActionSource(Arc<Fetcher>);
+
+impl ActionSource {
+    /// Uploads from the disk cache of `fetcher`, as its layout and codec say.
+    pub fn new(fetcher: Arc<Fetcher>) -> Self {
+        ActionSource(fetcher)
+    }
+
+    fn send(&self, action: &ActionId, hit: &Hit, bucket: &Bucket) -> Result<(), RemoteError> {
+        let host = &self.0.metrics().host;
+        match self.0.layout() {
+            Layout::Single => {
+                // on the root's file system, and outside of what is scanned for entries
+                let body = self.0.codec().encode(action, hit, self.0.disk().root())?;
+                bucket.put(&entry::single_key(action), &body)?;
+                host.put_s3_object.inc();
+            }
+            Layout::Classic => {
+                let key = entry::classic_output_key(&hit.output);
+                if bucket.head(&key).is_some_and(|info| info.len == hit.size) {
+                    host.put_s3_found.inc();
+                } else {
+                    bucket.put(&key, &PutBody::File(Arc::new(fs::File::open(&hit.path)?), hit.size))?;
+                    host.put_s3_object.inc();
+                }
+                bucket.put(&entry::classic_action_key(action), &entry::encode_classic_action(hit))?;
+            }
+        }
+        host.put_s3_action.inc();
+        Ok(())
+    }
+}
+
+impl Source for ActionSource {
+    fn upload(&self, name: &str, bucket: &Bucket) -> Result<(), RemoteError> {
+        // what is gone or damaged, or was never a name of ours, has nothing to be uploaded
+        let Some(action) = ActionId::from_hex(name) else { return Ok(()) };
+        let Some(hit) = self.0.disk().get(&action)? else { return Ok(()) };
+        self.send(&action, &hit, bucket).inspect_err(|_| self.0.metrics().host.put_s3_error.inc())
+    }
+}

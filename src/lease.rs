@@ -1,0 +1,228 @@
+//! Who is alive: one locked file a process, `lease/<token>`.
+//!
+//! The lock says that the process lives. The content says since when files that it has handed out
+//! must stay: the start of its oldest open session, less the granularity of last use, in nanoseconds
+//! since 1970; nothing where no session is open. From these follow which markers and which
+//! temporary files are left from the dead, and what a prune must spare.
+//!
+//! Invariants: the file is locked before anything carries its token, and goes only when nothing does.
+//! A lease that cannot be read, or that begins in the future, spares everything. Where locks of other
+//! machines may not be seen (any file system that is not known to be local), nothing younger than
+//! [`FAR`] counts as left by the dead.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
+
+use crate::atomic::process_token;
+use crate::folder::make_real_dir;
+
+/// Folder of the leases.
+pub const LEASE: &str = "lease";
+/// Locked by who prunes.
+const PRUNE: &str = "prune";
+/// For so long, what another machine may hold is taken for alive.
+const FAR: Duration = Duration::from_secs(86_400);
+/// The file systems that keep their locks and directories in this machine's memory, by the magic
+/// numbers of statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs and overlayfs.
+const LOCAL: &[u32] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
+
+/// Whether no other machine can have the file's file system mounted.
+pub fn is_local(file: impl rustix::fd::AsFd) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|s| LOCAL.contains(&(s.f_type as u32)))
+}
+
+/// This process's lease.
+pub struct Lease {
+    /// The folder of all leases.
+    dir: PathBuf,
+    /// None in a directory that cannot be written: then nothing is pruned either, but by others.
+    file: Option<File>,
+    granularity: Duration,
+    /// Starts of the open sessions, by number.
+    open: Mutex<(u64, HashMap<u64, SystemTime>)>,
+}
+
+/// An open session; it ends when this is dropped.
+pub struct Open(Arc<Lease>, u64);
+
+impl Lease {
+    /// Takes the lease of this process in the cache directory `root`, whose times of last use are
+    /// kept to within `granularity`.
+    pub fn take(root: &Path, granularity: Duration) -> Arc<Self> {
+        let dir = root.join(LEASE);
+        let file = lock_own(&dir).inspect_err(|e| log::debug!("{}: no lease: {e}", dir.display())).ok();
+        let lease = Lease { dir, file, granularity, open: Mutex::default() };
+        lease.write(&HashMap::new());
+        Arc::new(lease)
+    }
+
+    /// Begins a session: from now on, nothing that it may be handed is pruned. Tells also whether
+    /// somebody prunes at this moment, who may not know of it yet.
+    pub fn open(self: &Arc<Self>) -> (Open, bool) {
+        let id = {
+            let mut open = self.open.lock().expect("no holder panics");
+            open.0 += 1;
+            let id = open.0;
+            open.1.insert(id, SystemTime::now());
+            self.write(&open.1);
+            id
+        };
+        let lock = open(&self.dir.join(PRUNE), false);
+        let pruning = lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        (Open(self.clone(), id), pruning)
+    }
+
+    fn write(&self, open: &HashMap<u64, SystemTime>) {
+        let since = open.values().min().and_then(|t| t.checked_sub(self.granularity));
+        let since = since.map(|t| t.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
+        // always as long, so that a reader never sees a part of two
+        let text = since.map_or_else(|| " ".repeat(20), |t| format!("{t:20}"));
+        if let Some(Err(e)) = self.file.as_ref().map(|file| file.write_all_at(text.as_bytes(), 0)) {
+            log::warn!("{}: {e}; what is handed out may be pruned by others", self.dir.display());
+        }
+    }
+
+    /// Gives the lease back: nothing of this process is left in the directory.
+    pub fn give_back(&self) {
+        let _ = fs::remove_file(self.dir.join(process_token()));
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut open = self.0.open.lock().expect("no holder panics");
+        open.1.remove(&self.1);
+        self.0.write(&open.1);
+    }
+}
+
+fn lock_own(dir: &Path) -> io::Result<File> {
+    make_real_dir(dir)?;
+    let path = dir.join(process_token());
+    loop {
+        let file = open(&path, true)?;
+        // who counts the leases holds it for a moment
+        file.lock()?;
+        let ours = file.metadata()?;
+        // before it was locked, it may have been taken for one of the dead and buried
+        if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Takes the turn to prune below `root`, which ends when the file is closed; `None` while another has
+/// it, unless the caller can `wait`.
+pub fn prune_turn(root: &Path, wait: bool) -> io::Result<Option<File>> {
+    let dir = root.join(LEASE);
+    make_real_dir(&dir)?;
+    let lock = open(&dir.join(PRUNE), true)?;
+    if wait {
+        lock.lock()?;
+        return Ok(Some(lock));
+    }
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
+/// Who has leases in a directory.
+pub struct Census {
+    /// Whether other machines' locks are seen here.
+    local: bool,
+    /// When each lease was last written, and whether its process lives.
+    leases: HashMap<String, (SystemTime, bool)>,
+    /// The processes that are dead, whose leases are still there.
+    pub dead: Vec<String>,
+    /// What was used since then may be open somewhere.
+    pub in_use_since: Option<SystemTime>,
+}
+
+impl Census {
+    /// Looks at all leases below `root`.
+    pub fn take(root: &Path) -> io::Result<Census> {
+        let dir = root.join(LEASE);
+        let mut census = Census { local: true, leases: HashMap::new(), dead: Vec::new(), in_use_since: None };
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
+            other => other?,
+        };
+        census.local = File::open(&dir).is_ok_and(is_local);
+        let now = SystemTime::now();
+        for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
+            if !is_token(&name) {
+                continue;
+            }
+            let own = name == process_token();
+            // one that is gone by now was given back
+            let Ok(file) = open(&dir.join(&name), false) else { continue };
+            let modified = file.metadata()?.modified()?;
+            let held = own || matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+            let alive = held || !census.local && is_young(modified, now);
+            if alive {
+                let since = since(&file).map(|t| if t > now { UNIX_EPOCH } else { t });
+                census.in_use_since = [census.in_use_since, since].into_iter().flatten().min();
+            } else {
+                census.dead.push(name.clone());
+            }
+            census.leases.insert(name, (modified, alive));
+        }
+        Ok(census)
+    }
+
+    /// Whether the file last changed at `modified` was left by the process called `token`, which is
+    /// dead. Without a lease that says so, it is after a day.
+    pub fn is_dead(&self, token: &str, modified: SystemTime) -> bool {
+        let old = !is_young(modified, SystemTime::now());
+        match self.leases.get(token) {
+            Some((_, alive)) => !alive && (self.local || old),
+            None => token != process_token() && old,
+        }
+    }
+
+    /// Whether other machines may use the directory without our seeing their locks.
+    pub fn is_shared(&self) -> bool {
+        !self.local
+    }
+
+    /// Forgets a dead process, of which nothing is left.
+    pub fn bury(root: &Path, token: &str) {
+        let _ = fs::remove_file(root.join(LEASE).join(token));
+    }
+}
+
+/// What a lease says; all of time where it says nothing that can be read.
+fn since(mut file: &File) -> Option<SystemTime> {
+    let mut text = String::new();
+    let read = file.read_to_string(&mut text);
+    if read.is_ok() && text.len() == 20 && text.trim().is_empty() {
+        return None;
+    }
+    let nanos = text.trim().parse().unwrap_or(0);
+    Some(UNIX_EPOCH + Duration::from_nanos(nanos))
+}
+
+/// Less than a day from `now`, before or after: clocks differ.
+fn is_young(t: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(t).unwrap_or_else(|ahead| ahead.duration()) < FAR
+}
+
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    File::options().read(true).write(create).create(create).mode(0o644).custom_flags(flags).open(path)
+}
+
+/// `<pid>-<nanoseconds in hex>`.
+fn is_token(name: &str) -> bool {
+    let hex = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_hexdigit());
+    name.split_once('-').is_some_and(|(pid, start)| pid.parse::<u32>().is_ok() && hex(start))
+}
