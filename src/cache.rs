@@ -17,6 +17,7 @@ pub mod manifest;
 mod manifests;
 pub mod prune;
 pub mod readahead;
+pub mod size;
 
 mod usage;
 

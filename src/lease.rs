@@ -137,6 +137,7 @@ pub fn prune_turn(root: &Path, wait: bool) -> io::Result<Option<File>> {
 
 /// Who has leases in a directory.
 pub struct Census {
+    dir: PathBuf,
     /// Whether other machines' locks are seen here.
     local: bool,
     /// When each lease was last written, and whether its process lives.
@@ -151,7 +152,8 @@ impl Census {
     /// Looks at all leases below `root`.
     pub fn take(root: &Path) -> io::Result<Census> {
         let dir = root.join(LEASE);
-        let mut census = Census { local: true, leases: HashMap::new(), dead: Vec::new(), in_use_since: None };
+        let (leases, dead) = (HashMap::new(), Vec::new());
+        let mut census = Census { dir: dir.clone(), local: true, leases, dead, in_use_since: None };
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
             other => other?,
@@ -180,12 +182,17 @@ impl Census {
     }
 
     /// Whether the file last changed at `modified` was left by the process called `token`, which is
-    /// dead. Without a lease that says so, it is after a day.
+    /// dead: its lease is free, or it has given it back. What has no such name was made by an earlier
+    /// version, and is after a day.
     pub fn is_dead(&self, token: &str, modified: SystemTime) -> bool {
         let old = !is_young(modified, SystemTime::now());
         match self.leases.get(token) {
             Some((_, alive)) => !alive && (self.local || old),
-            None => token != process_token() && old,
+            // one that is there now was born after we looked
+            None if is_token(token) => {
+                token != process_token() && (self.local || old) && !self.dir.join(token).exists()
+            }
+            None => old,
         }
     }
 
@@ -194,9 +201,11 @@ impl Census {
         !self.local
     }
 
-    /// Forgets a dead process, of which nothing is left.
-    pub fn bury(root: &Path, token: &str) {
-        let _ = fs::remove_file(root.join(LEASE).join(token));
+    /// Forgets the dead, of whom nothing is left.
+    pub fn bury(&self) {
+        for token in &self.dead {
+            let _ = fs::remove_file(self.dir.join(token));
+        }
     }
 }
 

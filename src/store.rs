@@ -254,25 +254,17 @@ impl BlobWriter {
         }
         let kind = place.kind.name();
         let uploader = self.uploader.clone();
-        if let Some(uploader) = &uploader
-            && let Err(e) = uploader.mark(kind, &self.digest)
-        {
-            log::warn!("an upload cannot be marked, and is lost if it fails: {e}");
-        }
+        let job = uploader.as_ref().map(|uploader| uploader.mark(kind, &self.digest));
         match self.temp.persist(&path) {
             Ok(file) => {
                 place.count(Event::Stored(self.len));
-                if let Some(uploader) = &uploader {
-                    uploader.enqueue(kind, &self.digest);
-                }
+                uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.enqueue(job));
                 rewind(&file)?;
                 Ok(blob(file, self.len))
             }
             Err(e) => {
                 place.count(Event::PutError);
-                if let Some(uploader) = &uploader {
-                    uploader.unmark(kind, &self.digest);
-                }
+                uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.unmark(&job));
                 Err(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
             }
         }

@@ -45,6 +45,8 @@ pub struct DiskCache {
     exactly: AtomicBool,
     action_shards: Shards,
     output_shards: Shards,
+    /// Bytes of outputs taken in.
+    added: AtomicU64,
     /// Held by who replaces an action of no use; shared by puts, whose actions are of use.
     mending: RwLock<()>,
     #[cfg(target_os = "linux")]
@@ -74,6 +76,7 @@ impl DiskCache {
             root: root.to_path_buf(),
             granularity: Duration::from_secs(3600),
             exactly: AtomicBool::new(false),
+            added: AtomicU64::new(0),
             mending: RwLock::default(),
             action_shards: Shards::default(),
             output_shards: Shards::default(),
@@ -86,6 +89,11 @@ impl DiskCache {
     pub fn use_granularity(mut self, granularity: Duration) -> Self {
         self.granularity = granularity;
         self
+    }
+
+    /// Bytes of outputs taken in so far.
+    pub fn added(&self) -> u64 {
+        self.added.load(Ordering::Relaxed)
     }
 
     /// Notes every use from now on, or as exactly as [`Self::use_granularity`] says: for sessions that
@@ -302,6 +310,7 @@ impl OutputWriter<'_> {
         }
         let path = self.disk.output_path(&self.output);
         let file = self.temp.map(|temp| temp.persist(&path)).transpose()?;
+        self.disk.added.fetch_add(self.size, Ordering::Relaxed);
         Ok(Written { output: self.output, size: self.size, file })
     }
 }
@@ -405,8 +414,9 @@ mod tests {
         let output = OutputId::of(body);
         let mut writer = cache.write_output(output, body.len() as u64)?;
         writer.write_all(body)?;
-        writer.commit()?;
-        cache.link(action, &output, body.len() as u64, time)
+        let mut written = writer.commit()?;
+        let hit = cache.link(action, &written, time)?;
+        cache.ensure(&mut written).map(|()| hit)
     }
 
     fn action(n: u8) -> ActionId {
@@ -461,14 +471,38 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_is_there_is_not_replaced() {
-        use std::os::unix::fs::MetadataExt;
+    fn an_output_of_other_bytes_is_replaced_and_one_that_went_is_written_again() {
         let dir = Dir::new("same");
         let cache = DiskCache::open(&dir.0).unwrap();
-        let first = put(&cache, &action(1), b"same", SystemTime::now()).unwrap();
-        let inode = fs::metadata(&first.path).unwrap().ino();
+        let hit = put(&cache, &action(1), b"same", SystemTime::now()).unwrap();
+        fs::write(&hit.path, b"evil").unwrap();
         put(&cache, &action(2), b"same", SystemTime::now()).unwrap();
-        assert_eq!(fs::metadata(&first.path).unwrap().ino(), inode);
+        assert_eq!(fs::read(&hit.path).unwrap(), b"same");
+        for body in [&b"gone"[..], b""] {
+            let mut writer = cache.write_output(OutputId::of(body), body.len() as u64).unwrap();
+            writer.write_all(body).unwrap();
+            let mut written = writer.commit().unwrap();
+            let path = cache.output_path(&written.output);
+            fs::remove_file(&path).unwrap();
+            cache.ensure(&mut written).unwrap();
+            assert_eq!(fs::read(path).unwrap(), body);
+        }
+    }
+
+    #[test]
+    fn what_fills_a_gap_replaces_nothing_of_use() {
+        let dir = Dir::new("fill");
+        let cache = DiskCache::open(&dir.0).unwrap();
+        let fill = |body: &[u8]| {
+            let mut writer = cache.write_output(OutputId::of(body), body.len() as u64).unwrap();
+            writer.write_all(body).unwrap();
+            cache.fill(&action(1), &writer.commit().unwrap(), SystemTime::now()).unwrap().output
+        };
+        assert_eq!(fill(b"first"), OutputId::of(b"first"));
+        put(&cache, &action(1), b"put", SystemTime::now()).unwrap();
+        assert_eq!(fill(b"late"), OutputId::of(b"put"), "what is there is the answer");
+        fs::remove_file(cache.output_path(&OutputId::of(b"put"))).unwrap();
+        assert_eq!(fill(b"late"), OutputId::of(b"late"), "an action without its output is a gap");
     }
 
     #[test]

@@ -416,8 +416,8 @@ mod tests {
             let (output, size) = (OutputId::of(body), body.len() as u64);
             let mut writer = self.a.write_output(output, size).unwrap();
             writer.write_all(body).unwrap();
-            writer.commit().unwrap();
-            self.a.link(&action(), &output, size, from_nanos(1_234_567_890_123_456_789)).unwrap()
+            let written = writer.commit().unwrap();
+            self.a.link(&action(), &written, from_nanos(1_234_567_890_123_456_789)).unwrap()
         }
 
         fn encode(&self, codec: &Codec, body: &[u8]) -> Vec<u8> {

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::disk::parse_action;
 use super::id::sharded_path;
-use crate::atomic::token_of;
+use crate::atomic::{TEMP_PREFIX, process_token, token_of};
 use crate::folder::{ACTION, FOLDERS, Held, MODULE, OUTPUT, REVPROXY, SUM, each_file, each_in, is_id};
 use crate::lease::{Census, LEASE};
 use crate::upload;
@@ -111,34 +111,37 @@ pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report
         limits: *limits,
         owed: owed(root)?,
     };
-    let mut files = rules.survey()?;
+    let mut files = rules.survey(census)?;
     files.sort_unstable();
-    let opened = opened(root, now)?;
+    let opened = opened(root);
     let lately = nanos(now.checked_sub(LATELY).unwrap_or(UNIX_EPOCH));
     let latest = files.iter().rev().find(|f| f.used < lately).map(|f| UNIX_EPOCH + Duration::from_nanos(f.used));
     let jumped = latest.filter(|t| now.duration_since(*t).is_ok_and(|age| age > JUMP));
+    if jumped.is_some() || opened.is_none() {
+        crate::atomic::write(&root.join(STAMP), b"")?;
+    }
     if jumped.is_some() {
         let root = root.display();
         log::warn!("{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use");
-        File::open(rules.root.join(STAMP))?.set_modified(now)?;
     }
     let from = jumped.unwrap_or(now);
-    let known_for = if limits.spare_since.is_none() || jumped.is_some() { None } else { Some(opened) };
+    let asked_for = limits.spare_since.is_none() || jumped.is_some();
     rules.expired = limits
         .expiry
-        .filter(|age| known_for.is_none_or(|t| now.duration_since(t).is_ok_and(|open| open > *age)))
+        .filter(|age| asked_for || opened.is_some_and(|open_for| open_for > *age))
         .map(|age| nanos(from.checked_sub(age + limits.granularity).unwrap_or(UNIX_EPOCH)));
     rules.apply(files)
 }
 
 impl Rules {
     /// What every output and blob is.
-    fn survey(&self) -> io::Result<Vec<Use>> {
+    fn survey(&self, census: &Census) -> io::Result<Vec<Use>> {
         let mut files = Vec::new();
         for folder in [OUTPUT, MODULE, REVPROXY] {
             each_file(&self.root.join(folder), |entry, held| {
-                if let Held::Id(name) = held {
-                    files.extend(self.look(&entry.path(), folder, name));
+                match held {
+                    Held::Id(name) => files.extend(self.look(&entry.path(), folder, name)),
+                    other => sweep_one(entry, other, census),
                 }
             })?;
         }
@@ -183,7 +186,7 @@ impl Rules {
                 let Held::Id(name) = held else { return };
                 let path = entry.path();
                 if let Some(file) = self.look(&path, folder, name).filter(|file| doomed(file))
-                    && fs::remove_file(&path).is_ok()
+                    && self.remove(&path, folder, name, &file)
                 {
                     if file.blob {
                         let _ = fs::remove_file(sum_of(&path));
@@ -196,6 +199,22 @@ impl Rules {
             })?;
         }
         Ok(report)
+    }
+
+    /// Removes a file unless it was used since we looked: whoever uses it notes that first and then
+    /// looks whether it is still there.
+    fn remove(&self, path: &Path, folder: &str, name: &str, seen: &Use) -> bool {
+        let aside = path.with_file_name(format!("{TEMP_PREFIX}{}-{name}", process_token()));
+        if fs::rename(path, &aside).is_err() {
+            return false;
+        }
+        let used = fs::symlink_metadata(&aside).and_then(|m| m.modified()).is_ok_and(|t| nanos(t) > seen.used);
+        if used && folder == OUTPUT {
+            // what was put there meanwhile is as good
+            let _ = fs::hard_link(&aside, path);
+        }
+        let _ = fs::remove_file(&aside);
+        !used
     }
 
     fn stays(&self, file: &Use) -> bool {
@@ -229,35 +248,30 @@ pub fn sweep(root: &Path, census: &Census) -> io::Result<()> {
     if census.dead.is_empty() {
         return Ok(());
     }
-    let mut sweep = |entry: &DirEntry, held: Held| {
-        let Held::Temp(name) = held else { return };
-        let token = token_of(name).unwrap_or_default();
-        let modified = entry.metadata().and_then(|m| m.modified());
-        if modified.is_ok_and(|t| census.is_dead(token, t)) {
-            let _ = fs::remove_file(entry.path());
-        }
-    };
     for folder in FOLDERS {
-        each_file(&root.join(folder), &mut sweep)?;
+        each_file(&root.join(folder), |entry, held| sweep_one(entry, held, census))?;
     }
     for dir in [root.to_path_buf(), root.join(LEASE)] {
-        each_in(&dir, &mut sweep)?;
+        each_in(&dir, |entry, held| sweep_one(entry, held, census))?;
     }
-    for token in &census.dead {
-        Census::bury(root, token);
-    }
+    census.bury();
     Ok(())
 }
 
-/// When this program first opened the directory: now, where that is not known or in the future.
-fn opened(root: &Path, now: SystemTime) -> io::Result<SystemTime> {
-    let path = root.join(STAMP);
-    let known = fs::symlink_metadata(&path).and_then(|m| m.modified());
-    match known {
-        Ok(t) if t <= now => Ok(t),
-        Ok(_) => crate::atomic::write(&path, b"").map(|()| now),
-        Err(_) => stamp(root).map(|()| now),
+/// Removes a temporary file whose maker is dead.
+pub fn sweep_one(entry: &DirEntry, held: Held, census: &Census) {
+    if let Held::Temp(name) = held
+        && let Ok(modified) = entry.metadata().and_then(|m| m.modified())
+        && census.is_dead(token_of(name).unwrap_or_default(), modified)
+    {
+        let _ = fs::remove_file(entry.path());
     }
+}
+
+/// For how long this program has used the directory; `None` where the clock was put back since.
+pub fn opened(root: &Path) -> Option<Duration> {
+    let opened = fs::symlink_metadata(root.join(STAMP)).and_then(|m| m.modified());
+    opened.map_or(Some(Duration::ZERO), |t| SystemTime::now().duration_since(t).ok())
 }
 
 /// Notes that this program opens the directory, the first time.

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::names;
-use crate::atomic::TEMP_PREFIX;
-use crate::cache::prune::each_file;
+use crate::cache::prune;
+use crate::cache::size::Size;
 use crate::config::{ClearConfig, ClearTarget};
 use crate::error::{Error, Exit};
+use crate::folder::{FOLDERS, Held, each_file, each_in};
 use crate::http::status::text;
+use crate::lease::Census;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 
@@ -27,26 +29,29 @@ pub(super) fn execute(config: &ClearConfig) -> Result<Exit, Error> {
 fn local(root: &Path) -> Result<Exit, Error> {
     let failed = |e: io::Error| Error::failed(format!("{}: {e}", root.display()));
     let (mut files, mut bytes) = (0, 0);
-    // actions first: one without its output is a miss, but an output without an action is waste
-    for folder in names::FOLDERS.into_iter().chain(names::HINTS) {
-        each_file(&root.join(folder), |entry, name| {
-            if names::is_id(name) || name.starts_with(TEMP_PREFIX) {
-                let len = entry.metadata().map_or(0, |m| m.len());
-                if fs::remove_file(entry.path()).is_ok() {
-                    files += 1;
-                    bytes += len;
-                }
+    let census = Census::take(root).map_err(failed)?;
+    for folder in FOLDERS.into_iter().chain(names::HINTS) {
+        each_file(&root.join(folder), |entry, held| {
+            if matches!(held, Held::Temp(_)) {
+                return prune::sweep_one(entry, held, &census);
+            }
+            let len = entry.metadata().map_or(0, |m| m.len());
+            if fs::remove_file(entry.path()).is_ok() {
+                files += 1;
+                bytes += len;
             }
         })
         .map_err(failed)?;
     }
+    each_in(root, |entry, held| prune::sweep_one(entry, held, &census)).map_err(failed)?;
+    Size::set(root, 0).map_err(failed)?;
     super::print(&format!("{}: removed {} files, {}\n", root.display(), text::count(files), text::bytes(bytes)))
 }
 
 fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
     let shared = config.cache.bucket.as_ref().expect("the command line was checked for it");
     let failed = |e: &dyn std::fmt::Display| Error::failed(format!("bucket: {e}"));
-    let bucket = Bucket::open(shared, Arc::new(Metrics::default())).map_err(|e| failed(&e))?;
+    let bucket = Bucket::open(shared, Arc::new(Metrics::default()), None).map_err(|e| failed(&e))?;
     let mut keys = Vec::new();
     let (mut bytes, mut foreign) = (0, 0u64);
     bucket

@@ -1,12 +1,14 @@
 //! Direct mode: `go` starts us and speaks the protocol on stdin and stdout.
 
 use std::env;
+use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::stack::Stack;
 use super::{scope, signals};
+use crate::cache::Client;
 use crate::config::Config;
 use crate::error::{Error, Exit};
 use crate::session;
@@ -19,7 +21,7 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     let stack = Arc::new(Stack::open(config)?);
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
     stack.cache.disk().recall(&scope);
-    let client = Arc::new(stack.cache.client(Some(&scope)));
+    let client = Arc::new(Client::new(stack.cache.clone(), Some(&scope)));
     let end = {
         let (stack, client) = (stack.clone(), client.clone());
         // the session's end and a signal may come together: the second waits for the first
@@ -28,18 +30,20 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
             let mut ended = once.lock().unwrap_or_else(|e| e.into_inner());
             let first = !std::mem::replace(&mut *ended, true);
             if first {
-                stack.drain();
-                client.close();
-                stack.close();
+                let deadline = stack.close_deadline();
+                stack.drain(deadline);
+                client.close(deadline);
+                stack.last_words();
             }
             first
         })
     };
-    let stop = end.clone();
+    let (stop, stopped) = (end.clone(), stack.clone());
     let greeted = || {
         // no later than the first request could come, and no sooner than the greeting is out
         let handlers = signals::first_then_exit(move || {
             if stop() {
+                stopped.close();
                 // the reader is blocked on stdin and cannot be joined
                 std::process::exit(0);
             }
@@ -61,9 +65,13 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), PIPE);
     let stdin = io::stdin().lock();
     // `StdinLock` is buffered, the reader is too: large reads pass through
-    session::run(stdin, io::stdout(), &client, &options, greeted, || {
+    let result = session::run(stdin, io::stdout(), &client, &options, greeted, || {
         end();
-    })
-    .map(|()| Exit::Success)
-    .map_err(|e| Error::failed(e.to_string()))
+    });
+    // `go` waits until our stdout ends, and for nothing that comes after
+    if let Ok(nowhere) = fs::File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(nowhere);
+    }
+    stack.close();
+    result.map(|()| Exit::Success).map_err(|e| Error::failed(e.to_string()))
 }

@@ -86,7 +86,7 @@ fn bucket(report: &mut Report, config: &BucketConfig) {
     if let BucketLocation::S3 { aws, .. } = &config.location {
         report.line("credentials", Ok::<_, String>(sources(aws)));
     }
-    let bucket = match Bucket::open(config, Arc::new(Metrics::default())) {
+    let bucket = match Bucket::open(config, Arc::new(Metrics::default()), None) {
         Ok(bucket) => bucket,
         Err(e) => return report.line("bucket", Err::<String, _>(e)),
     };

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 
 use super::stack::Stack;
+use crate::cache::Client;
 use crate::config::PluginAddr;
 use crate::error::Error;
 use crate::session::{self, Options};
@@ -213,10 +214,12 @@ impl Shared {
         sessions.threads.retain(|t| !t.is_finished());
         let id = sessions.next;
         sessions.next += 1;
-        let client = Arc::new(stack.cache.client(default_scope));
+        let client = Arc::new(Client::new(stack.cache.clone(), default_scope));
         let (options, shared) = (stack.session_options(default_scope.is_none()), self.clone());
+        let stack = stack.clone();
         let thread = thread::Builder::new().name(format!("session-{id}")).spawn(move || {
             serve(conn, output, &client, &options);
+            client.close(stack.close_deadline());
             shared.lock().open.remove(&id);
             shared.ended.notify_all();
         })?;
@@ -226,7 +229,7 @@ impl Shared {
     }
 }
 
-fn serve(input: Conn, output: Conn, client: &Arc<crate::cache::Client>, options: &Options) {
+fn serve(input: Conn, output: Conn, client: &Arc<Client>, options: &Options) {
     let result = session::run(input, output, client, options, || {}, || {});
     // a reset is how a killed client ends
     match result {
@@ -234,7 +237,6 @@ fn serve(input: Conn, output: Conn, client: &Arc<crate::cache::Client>, options:
         Err(e) => log::warn!("a plugin client was dropped: {e}"),
         Ok(()) => {}
     }
-    client.close();
 }
 
 fn bind(addr: &PluginAddr) -> Result<Socket, Error> {

@@ -1,18 +1,14 @@
 //! The names that this program writes, locally and in a bucket: what `status` counts and what
 //! `clear` may remove.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::cache::disk::RECALL;
-use crate::cache::prune::each_file;
-
-/// Folders of the cache directory, each with shards below it.
-pub const FOLDERS: [&str; 4] = ["action", "output", "module", "revproxy"];
+use crate::folder::{Held as File, each_file, is_id};
+use crate::upload;
 
 /// What is in these only saves time: it is cleared with the others, and not counted.
-pub const HINTS: [&str; 1] = [RECALL];
+pub const HINTS: [&str; 1] = ["recall"];
 
 /// What one folder holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +22,8 @@ pub struct Held {
 /// Counts what lies in the cache directory's folder `folder` under names of ours.
 pub fn held(root: &Path, folder: &str) -> io::Result<Held> {
     let mut held = Held::default();
-    each_file(&root.join(folder), |entry, name| {
-        if is_id(name)
+    each_file(&root.join(folder), |entry, file| {
+        if matches!(file, File::Id(_))
             && let Ok(meta) = entry.metadata()
         {
             held.files += 1;
@@ -39,18 +35,10 @@ pub fn held(root: &Path, folder: &str) -> io::Result<Held> {
 
 /// Number of uploads that are marked as waiting below the cache directory.
 pub fn pending(root: &Path) -> u64 {
-    let visible = |dir: &Path| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter(|e| !e.file_name().as_encoded_bytes().starts_with(b".")).collect::<Vec<_>>()
-    };
-    let sessions = visible(&root.join("pending"));
-    let sessions = sessions.iter().filter(|s| s.file_type().is_ok_and(|t| t.is_dir()));
-    sessions.map(|s| visible(&s.path()).len() as u64).sum()
-}
-
-/// Whether a file in a shard is ours: lower-case hex.
-pub fn is_id(name: &str) -> bool {
-    name.len() >= 2 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    let mut count = 0;
+    // one that cannot be read has none that we know of
+    let _ = upload::each(root, |_| count += 1);
+    count
 }
 
 /// Whether a bucket's key, without its prefix, is one that this program writes.

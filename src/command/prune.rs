@@ -1,26 +1,24 @@
-//! `prune`: applies the limits to the local cache now.
-
-use std::time::SystemTime;
+//! `prune`: applies the limits to the local cache now. Only what live sessions may use is spared.
 
 use super::stack;
-use crate::cache::prune::{self, Limits};
+use crate::cache::prune;
+use crate::cache::size::Size;
 use crate::config::Config;
 use crate::error::{Error, Exit};
-use crate::http::status::text;
+use crate::lease::{Census, prune_turn};
 
-/// Prunes, and says what went.
+/// Prunes, and says what went and what was spared.
 pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
-    let now = SystemTime::now();
-    let granularity = stack::granularity(config.expiry);
-    let limits = Limits { expiry: config.expiry, max_size: config.max_size, keep_since: now, granularity };
-    let report = prune::prune(&config.cache_dir, &limits, now)
-        .map_err(|e| Error::failed(format!("{}: {e}", config.cache_dir.display())))?;
-    super::print(&format!(
-        "removed {} outputs ({}) and {} actions; {} outputs ({}) are left\n",
-        text::count(report.removed_outputs),
-        text::bytes(report.removed_bytes),
-        text::count(report.removed_actions),
-        text::count(report.outputs),
-        text::bytes(report.bytes),
-    ))
+    let dir = &config.cache_dir;
+    let prune = || {
+        let _turn = prune_turn(dir, true)?;
+        let report = prune::prune(dir, &stack::limits(config, None), &Census::take(dir)?)?;
+        Size::set(dir, report.bytes).map(|_| report)
+    };
+    let report = prune().map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+    let mut text = stack::pruned(&report);
+    if config.max_size.is_some_and(|max| report.bytes > max) {
+        text = format!("{text}; {}", stack::above(&report));
+    }
+    super::print(&format!("{text}\n"))
 }

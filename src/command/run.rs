@@ -59,7 +59,8 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     let status = wait(command, &config.command[0]);
     listener.stop(Instant::now() + GRACE);
     web.iter().for_each(Web::stop);
-    stack.drain();
+    stack.drain(stack.close_deadline());
+    stack.last_words();
     stack.close();
     let status = status?;
     eprintln!("{}", summary::line(&stack, start.elapsed()));

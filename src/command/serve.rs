@@ -44,7 +44,8 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     web.iter().for_each(Web::announce_stop);
     listener.stop(Instant::now() + config.cache.close_timeout);
     web.iter().for_each(Web::stop);
-    stack.drain();
+    stack.drain(stack.close_deadline());
+    stack.last_words();
     stack.close();
     Ok(Exit::Success)
 }

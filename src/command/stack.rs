@@ -1,30 +1,37 @@
 //! The cache with everything below it, put together as the configuration says, and taken down in
-//! order: uploads drain to the deadline, then prune, then metrics. (Manifests are written by the
-//! sessions as they end.)
+//! order: uploads drain to the deadline, metrics, then what nobody waits for: sweeping and pruning.
+//! (Manifests are written by the sessions as they end.)
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cache::disk::{DiskCache, make_real_dir};
+use crate::atomic;
+use crate::cache::disk::DiskCache;
 use crate::cache::entry::{Codec, Signer};
 use crate::cache::fetch::Fetcher;
-use crate::cache::prune::{self, Limits};
+use crate::cache::prune::{self, Limits, Report};
+use crate::cache::size::Size;
 use crate::cache::{ACTION_KIND, ActionSource, BuildCache, Tier};
-use crate::config::Config;
+use crate::config::{BucketLocation, Config, Layout};
 use crate::error::Error;
+use crate::http::status::text;
+use crate::lease::{Census, LEASE, Lease, prune_turn};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 use crate::session::{Budget, Options};
-use crate::upload::Uploader;
+use crate::upload::{Target, Uploader};
 
 /// The time of last use is kept at least this exactly.
 const USE_GRANULARITY: Duration = Duration::from_secs(3600);
-/// A server keeps what was used within this time, for the sessions that it was handed out to.
-const IN_USE: Duration = Duration::from_secs(3600);
-/// Its mtime is when the directory was last pruned by age.
-const PRUNE_STAMP: &str = "last-prune";
+/// What was used within this time may still be open: tools open paths after their session has closed.
+/// A use shows as late as the granularity of last use.
+const IN_USE: Duration = Duration::from_secs(2 * 3600);
+/// The directory is walked no more often than this.
+const WALK: Duration = Duration::from_secs(3600);
+/// It is walked at least this often for the sake of ages.
+const WALK_FOR_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that a session needs.
 pub struct Stack {
@@ -39,9 +46,9 @@ pub struct Stack {
     /// Memory for put bodies.
     budget: Arc<Budget>,
     config: Config,
-    started: SystemTime,
-    /// Puts and fetches counted when it was last pruned by size.
-    pruned_at: AtomicU64,
+    lease: Arc<Lease>,
+    /// Bytes added when the directory's size was last brought up to date.
+    counted: AtomicU64,
 }
 
 impl Stack {
@@ -54,33 +61,37 @@ impl Stack {
             return Err(Error::failed(format!("cache directory {}: its name is not UTF-8", dir.display())));
         }
         fs::create_dir_all(dir).map_err(failed)?;
-        let disk = DiskCache::open(dir).map_err(failed)?.use_granularity(granularity(config.expiry));
-        let (disk, metrics) = (Arc::new(disk), Arc::new(Metrics::default()));
-        let mut stack = Stack {
-            cache: Arc::new(BuildCache::new(disk.clone(), None, metrics.clone())),
-            bucket: None,
-            uploader: None,
+        let granularity = granularity(config.expiry);
+        let disk = Arc::new(DiskCache::open(dir).map_err(failed)?.use_granularity(granularity));
+        if let Err(e) = prune::stamp(dir) {
+            log::debug!("{}: {e}", dir.display());
+        }
+        let (lease, metrics) = (Lease::take(dir, granularity), Arc::new(Metrics::default()));
+        let (mut bucket, mut uploader, mut tier) = (None, None, None);
+        if let Some(shared) = &config.bucket {
+            let failed = |e| Error::failed(format!("bucket: {e}"));
+            let opened = Arc::new(Bucket::open(shared, metrics.clone(), Some(&dir.join(LEASE))).map_err(failed)?);
+            let codec = Codec::new(config.compression_level, Signer::new(shared.signing_key.as_deref()));
+            let fetcher = Arc::new(Fetcher::new(opened.clone(), shared.layout, codec, disk.clone(), metrics.clone()));
+            if opened.writable() {
+                let target = target(shared, &opened);
+                let queue = Uploader::new(opened.clone(), target, dir, config.upload_concurrency, metrics.clone());
+                queue.register(ACTION_KIND, Arc::new(ActionSource::new(fetcher.clone())));
+                uploader = Some(Arc::new(queue));
+            }
+            tier = Some(Tier::new(fetcher, uploader.clone(), config.min_upload_size, config.readahead));
+            bucket = Some(opened);
+        }
+        Ok(Stack {
+            cache: Arc::new(BuildCache::new(disk, tier, lease.clone(), metrics.clone())),
+            bucket,
+            uploader,
             budget: Budget::new(config.body_memory),
             config: config.clone(),
-            started: SystemTime::now(),
-            pruned_at: AtomicU64::new(0),
-            metrics: metrics.clone(),
-        };
-        let Some(shared) = &config.bucket else { return Ok(stack) };
-        let bucket = Bucket::open(shared, metrics.clone()).map_err(|e| Error::failed(format!("bucket: {e}")))?;
-        let bucket = Arc::new(bucket);
-        let codec = Codec::new(config.compression_level, Signer::new(shared.signing_key.as_deref()));
-        let fetcher = Arc::new(Fetcher::new(bucket.clone(), shared.layout, codec, disk.clone(), metrics.clone()));
-        if bucket.writable() {
-            make_real_dir(&dir.join("pending")).map_err(failed)?;
-            let uploader = Uploader::new(bucket.clone(), dir, config.upload_concurrency, metrics.clone());
-            uploader.register(ACTION_KIND, Arc::new(ActionSource::new(fetcher.clone())));
-            stack.uploader = Some(Arc::new(uploader));
-        }
-        let tier = Tier::new(fetcher, stack.uploader.clone(), config.min_upload_size, config.readahead);
-        stack.cache = Arc::new(BuildCache::new(disk, Some(tier), metrics));
-        stack.bucket = Some(bucket);
-        Ok(stack)
+            lease,
+            counted: AtomicU64::new(0),
+            metrics,
+        })
     }
 
     /// What the stack was opened with.
@@ -98,83 +109,155 @@ impl Stack {
         }
     }
 
-    /// Takes over the uploads of processes that were killed. Call it off the start's critical path.
+    /// Takes over the uploads of processes that have ended. Call it off the start's critical path.
     pub fn adopt(&self) {
         if let Some(uploader) = &self.uploader {
-            uploader.adopt();
+            match Census::take(&self.config.cache_dir) {
+                Ok(census) => drop(uploader.adopt(&census)),
+                Err(e) => log::warn!("{}: cannot look for unfinished uploads: {e}", self.config.cache_dir.display()),
+            }
         }
     }
 
-    /// Waits for uploads, at most the close time-out. What is left is uploaded by the next start.
-    pub fn drain(&self) {
-        let Some(uploader) = &self.uploader else { return };
-        let left = uploader.drain(Instant::now() + self.config.close_timeout);
+    /// When the close that begins now must be over.
+    pub fn close_deadline(&self) -> Instant {
+        Instant::now() + self.config.close_timeout
+    }
+
+    /// Waits for uploads until `deadline`. What is left is uploaded by the next start.
+    pub fn drain(&self, deadline: Instant) {
+        let (Some(uploader), Some(bucket)) = (&self.uploader, &self.bucket) else { return };
+        let left = uploader.drain(deadline);
         // while the bucket is down, its own line has said so
-        if left > 0 && self.bucket.as_ref().is_some_and(|b| b.available()) {
-            log::warn!("{left} uploads are not done yet; they stay marked and go on with the next start");
+        if left > 0 && bucket.available() {
+            let why = bucket.write_trouble().map_or_else(String::new, |why| format!(" ({why})"));
+            log::warn!("{} not done yet{why}, and marked for the next start", uploads(left));
         }
     }
 
-    /// What a running server does now and then: finishes uploads, its own that have failed and
-    /// those of dead processes, and prunes what nobody has used for a while.
-    pub fn maintain(&self) {
-        self.adopt();
-        if let Some(uploader) = &self.uploader {
-            uploader.retry();
-        }
-        self.prune(SystemTime::now() - IN_USE);
-    }
-
-    /// Prunes as the configuration says, but nothing used since `keep_since`: by age now and then,
-    /// by size whenever something was added.
-    fn prune(&self, keep_since: SystemTime) {
-        let Config { expiry, max_size, cache_dir, .. } = &self.config;
-        let total = self.metrics.server.put_requests.get() + self.metrics.host.get_fault_hit.get();
-        let added = self.pruned_at.swap(total, Ordering::Relaxed) != total;
-        let by_age = expiry.filter(|_| self.age_prune_due());
-        let by_size = max_size.filter(|_| added);
-        if by_age.is_none() && by_size.is_none() {
-            return;
-        }
-        match prune::prune(cache_dir, &self.limits(by_age, by_size, keep_since), SystemTime::now()) {
-            Ok(report) => log::info!(
-                "pruned {} actions and {} outputs of {} bytes; {} bytes left",
-                report.removed_actions,
-                report.removed_outputs,
-                report.removed_bytes,
-                report.bytes
-            ),
-            Err(e) => log::warn!("{}: pruning: {e}", cache_dir.display()),
-        }
-        if by_age.is_some()
-            && let Err(e) = fs::write(cache_dir.join(PRUNE_STAMP), "")
-        {
-            log::debug!("{}: {e}", cache_dir.display());
-        }
-    }
-
-    /// Takes the stack down after its sessions have ended and their uploads were drained.
-    pub fn close(&self) {
-        if let Some(uploader) = &self.uploader {
-            uploader.stop();
-        }
-        self.cache.disk().save_recall();
-        self.prune(self.started);
+    /// Says what there is to say of the whole run.
+    pub fn last_words(&self) {
+        self.cache.disk_trouble.end();
         if self.config.metrics {
             eprintln!("{}", self.metrics.to_json());
         }
     }
 
-    fn limits(&self, expiry: Option<Duration>, max_size: Option<u64>, keep_since: SystemTime) -> Limits {
-        Limits { expiry, max_size, keep_since, granularity: granularity(self.config.expiry) }
+    /// Takes the stack down after its sessions have ended, their uploads were drained and nobody waits.
+    pub fn close(&self) {
+        if let Some(uploader) = &self.uploader {
+            uploader.stop();
+        }
+        self.cache.disk().save_recall();
+        self.tidy();
+        atomic::abandon();
+        self.lease.give_back();
     }
 
-    /// Whether it is time to look for what has expired: every tenth of the expiry, at most hourly.
-    fn age_prune_due(&self) -> bool {
-        let every = self.config.expiry.map_or(USE_GRANULARITY, |e| (e / 10).min(USE_GRANULARITY));
-        let last = fs::metadata(self.config.cache_dir.join(PRUNE_STAMP)).and_then(|m| m.modified());
-        last.map_or(true, |t| t.elapsed().map_or(true, |age| age >= every))
+    /// What a running server does now and then: finishes uploads, its own that have failed and
+    /// those of dead processes, sweeps, and prunes what nobody has used for a while.
+    pub fn maintain(&self) {
+        self.adopt();
+        if let Some(uploader) = &self.uploader {
+            uploader.retry();
+        }
+        self.tidy();
     }
+
+    /// Sweeps what the dead have left, and prunes where that is due.
+    fn tidy(&self) {
+        let Config { cache_dir, .. } = &self.config;
+        let tidied = Census::take(cache_dir).and_then(|census| {
+            prune::sweep(cache_dir, &census)?;
+            if let Some(bucket) = &self.bucket {
+                bucket.sweep(&|token| census.dead.iter().any(|dead| dead == token));
+            }
+            self.prune(&census)
+        });
+        if let Err(e) = tidied {
+            log::warn!("{}: pruning: {e}", cache_dir.display());
+        }
+    }
+
+    /// Prunes as the configuration says, where the size that is known or the time says so.
+    fn prune(&self, census: &Census) -> std::io::Result<()> {
+        let Config { expiry, max_size, cache_dir, .. } = &self.config;
+        let added = self.added();
+        let size = Size::add(cache_dir, added - self.counted.swap(added, Ordering::Relaxed))?;
+        let over = max_size.is_some_and(|max| !size.is_known() || size.bytes > max) && size.is_older_than(WALK);
+        // nothing expires before the directory was ours for that long
+        let may_expire = expiry.filter(|age| prune::opened(cache_dir).is_none_or(|open_for| open_for > *age));
+        let old = may_expire.is_some_and(|age| size.is_older_than((age / 10).clamp(WALK, WALK_FOR_AGE)));
+        let Some(_turn) = (if over || old { prune_turn(cache_dir, false)? } else { None }) else { return Ok(()) };
+        let spare_since = SystemTime::now().checked_sub(IN_USE);
+        let report = prune::prune(cache_dir, &limits(&self.config, spare_since), census)?;
+        Size::set(cache_dir, report.bytes)?;
+        log::info!("{}", pruned(&report));
+        if max_size.is_some_and(|max| report.bytes > max) {
+            log::warn!("{}: {}", cache_dir.display(), above(&report));
+        }
+        Ok(())
+    }
+
+    /// Bytes that this process has added to the directory.
+    fn added(&self) -> u64 {
+        let (modules, proxied) = (&self.metrics.modcache, &self.metrics.revcache);
+        let blobs = modules.put_local_bytes.get() + modules.get_s3_bytes.get() + proxied.rsp_save_bytes.get();
+        self.cache.disk().added() + blobs
+    }
+}
+
+/// What uploads to `bucket` are for, as markers say it.
+fn target(config: &crate::config::BucketConfig, bucket: &Bucket) -> Target {
+    let layout = if config.layout == Layout::Single { "single" } else { "classic" };
+    let place = match &config.location {
+        BucketLocation::S3 { bucket, .. } => format!("s3://{bucket}"),
+        BucketLocation::Dir(root) => format!("file://{}", root.display()),
+    };
+    let prefix = config.write_prefix.as_ref().unwrap_or(&config.prefix);
+    Target {
+        name: format!("{} {layout}", bucket.target()),
+        signed: config.signing_key.is_some(),
+        legacy: format!("{place}/{prefix}"),
+    }
+}
+
+/// The limits of the configuration.
+pub(super) fn limits(config: &Config, spare_since: Option<SystemTime>) -> Limits {
+    Limits {
+        expiry: config.expiry,
+        expire_blobs: config.expiry_given,
+        max_size: config.max_size,
+        spare_since,
+        granularity: granularity(config.expiry),
+        pending_expiry: config.pending_expiry,
+    }
+}
+
+/// What went.
+pub(super) fn pruned(report: &Report) -> String {
+    format!(
+        "removed {} files ({}) and {} actions; {} files ({}) are left",
+        text::count(report.removed_files),
+        text::bytes(report.removed_bytes),
+        text::count(report.removed_actions),
+        text::count(report.files),
+        text::bytes(report.bytes),
+    )
+}
+
+/// Why the directory stays larger than it may be.
+pub(super) fn above(report: &Report) -> String {
+    format!(
+        "{} are more than --max-cache-size: {} may be in use, {} wait for upload",
+        text::bytes(report.bytes),
+        text::bytes(report.in_use),
+        text::bytes(report.owed)
+    )
+}
+
+fn uploads(n: usize) -> String {
+    if n == 1 { "1 upload is".to_string() } else { format!("{n} uploads are") }
 }
 
 /// How exactly the time of last use must be kept for `expiry` to mean something.

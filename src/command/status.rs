@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::names;
 use crate::config::{BucketConfig, Config};
 use crate::error::{Error, Exit};
+use crate::folder::FOLDERS;
 use crate::http::status::text;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, RemoteError};
@@ -16,7 +17,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     let mut page = String::new();
     let mut line = |name: &str, value: String| writeln!(page, "{name:<16} {value}").expect("a String takes all");
     line("cache directory", root.display().to_string());
-    for folder in names::FOLDERS {
+    for folder in FOLDERS {
         let held = names::held(root, folder).map_err(|e| Error::failed(format!("{}: {e}", root.display())))?;
         line(folder, format!("{} files, {}", text::count(held.files), text::bytes(held.bytes)));
     }
@@ -26,7 +27,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
 }
 
 fn bucket(config: &BucketConfig) -> String {
-    match Bucket::open(config, Arc::new(Metrics::default())) {
+    match Bucket::open(config, Arc::new(Metrics::default()), None) {
         Ok(bucket) => match reach(&bucket) {
             Ok(()) => format!("{}, answers", bucket.identity()),
             Err(e) => format!("{}, does not answer: {e}", bucket.identity()),

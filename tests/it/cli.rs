@@ -85,7 +85,7 @@ fn prune_applies_the_limits_now() {
     let dir = TempDir::new();
     fill(&dir);
     let out = Plugin::new(&dir).args(["prune", "--max-cache-size=10k"]).output().ok().quiet();
-    assert_eq!(out.stdout, "removed 0 outputs (0 B) and 0 actions; 3 outputs (5.9 KiB) are left\n");
+    assert_eq!(out.stdout, "removed 0 files (0 B) and 0 actions; 3 files (5.9 KiB) are left\n");
     // the outputs were used a moment ago, which prune takes into account: make them old
     let old = SystemTime::now() - Duration::from_secs(3 * 86_400);
     for shard in std::fs::read_dir(dir.join("cache/output")).unwrap() {
@@ -94,7 +94,7 @@ fn prune_applies_the_limits_now() {
         }
     }
     let out = Plugin::new(&dir).args(["prune", "--expiry=48h"]).output().ok().quiet();
-    assert_eq!(out.stdout, "removed 3 outputs (5.9 KiB) and 3 actions; 0 outputs (0 B) are left\n");
+    assert_eq!(out.stdout, "removed 3 files (5.9 KiB) and 3 actions; 0 files (0 B) are left\n");
 }
 
 #[test]

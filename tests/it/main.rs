@@ -12,3 +12,4 @@ mod shutdown;
 mod status;
 mod support;
 mod toolchain;
+mod truth;

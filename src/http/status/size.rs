@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The folders that hold files in shards.
-const FOLDERS: [&str; 4] = ["action", "output", "module", "revproxy"];
+use crate::folder::FOLDERS;
+
 const SHARDS: usize = FOLDERS.len() * 256;
 /// How long one step may take, one shard at least.
 const STEP: Duration = Duration::from_millis(4);

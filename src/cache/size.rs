@@ -1,0 +1,66 @@
+//! About how large the cache directory is, so that it need not be walked to know that there is room:
+//! the file `size` holds the bytes of outputs and blobs; its time of change is that of the last walk.
+//!
+//! Invariants: who writes adds what it wrote, under the file's lock; a walk sets it right. A file that
+//! cannot be read says that nothing is known. A symbolic link in its place is not followed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
+
+const SIZE: &str = "size";
+
+/// What is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of outputs and blobs.
+    pub bytes: u64,
+    /// When they were last counted; never where `None`.
+    walked: Option<SystemTime>,
+}
+
+impl Size {
+    /// Adds `bytes` to what is known of the directory `root`, and returns it.
+    pub fn add(root: &Path, bytes: u64) -> io::Result<Size> {
+        update(root, |size| size.bytes = size.bytes.saturating_add(bytes))
+    }
+
+    /// Notes that a walk, ended just now, has found `bytes`.
+    pub fn set(root: &Path, bytes: u64) -> io::Result<Size> {
+        update(root, |size| *size = Size { bytes, walked: Some(SystemTime::now()) })
+    }
+
+    /// Whether the last walk was longer ago than `age`, or never, or in the future.
+    pub fn is_older_than(&self, age: Duration) -> bool {
+        self.walked.is_none_or(|t| SystemTime::now().duration_since(t).map_or(true, |passed| passed >= age))
+    }
+
+    /// Whether the directory was ever walked.
+    pub fn is_known(&self) -> bool {
+        self.walked.is_some()
+    }
+}
+
+fn update(root: &Path, change: impl FnOnce(&mut Size)) -> io::Result<Size> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut open = File::options();
+    open.read(true).write(true).create(true).mode(0o644).custom_flags(flags.bits() as i32);
+    let mut file = open.open(root.join(SIZE))?;
+    file.lock()?;
+    let mut text = String::new();
+    // damaged, it is as good as none
+    let _ = (&mut file).take(64).read_to_string(&mut text);
+    let mut size = match text.trim().parse() {
+        Ok(bytes) => Size { bytes, walked: file.metadata()?.modified().ok().filter(|t| *t > UNIX_EPOCH) },
+        Err(_) => Size::default(),
+    };
+    change(&mut size);
+    // always as long: nothing is left of what was there
+    file.write_all_at(format!("{:20}\n", size.bytes).as_bytes(), 0)?;
+    file.set_modified(size.walked.unwrap_or(UNIX_EPOCH))?;
+    Ok(size)
+}
