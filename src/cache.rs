@@ -29,12 +29,12 @@ use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::repeat::Repeat;
 use crate::upload::Uploader;
+pub use action_source::{ACTION_KIND, ActionSource};
 pub use client::{Client, Put};
 use disk::DiskCache;
 use fetch::Fetcher;
 use haste::Background;
 use readahead::{Fetchers, Readahead};
-pub use action_source::{ACTION_KIND, ActionSource};
 
 /// A readahead is shared by the clients of its scope that come within this time.
 const SHARE_READAHEAD: Duration = Duration::from_secs(600);
@@ -97,12 +97,7 @@ impl Tier {
 
 impl BuildCache {
     /// A cache over `disk` and, behind it, `tier`, whose sessions `lease` tells of.
-    pub fn new(
-        disk: Arc<DiskCache>,
-        tier: Option<Tier>,
-        lease: Arc<Lease>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(disk: Arc<DiskCache>, tier: Option<Tier>, lease: Arc<Lease>, metrics: Arc<Metrics>) -> Self {
         let disk_trouble = Repeat::new("requests failed on the cache directory");
         BuildCache { disk, tier, lease, metrics, disk_trouble }
     }

@@ -411,6 +411,9 @@ impl Shared {
 
     /// Makes a dead process's marker ours, where we can do what it asks for.
     fn take_over(&self, found: &Found, census: &Census) -> Option<Job> {
+        if found.cut && found.is_dead(census) {
+            let _ = fs::remove_file(&found.path);
+        }
         let marker = found.marker.as_ref()?;
         let (kind, _) = self.source(&marker.kind)?;
         if !marker.is_for(&self.target) || !found.is_dead(census) {

@@ -7,12 +7,12 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
+use super::action_source::ACTION_KIND;
 use super::disk::{Hit, OutputWriter};
 use super::fetch::Turn;
 use super::haste::Streak;
 use super::id::{ActionId, OutputId};
 use super::readahead::{Advice, Readahead};
-use super::action_source::ACTION_KIND;
 use super::usage::Usage;
 use super::{BuildCache, Tier, manifests};
 use crate::lease::Open;

@@ -122,7 +122,9 @@ pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report
     }
     if jumped.is_some() {
         let root = root.display();
-        log::warn!("{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use");
+        log::warn!(
+            "{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use"
+        );
     }
     let from = jumped.unwrap_or(now);
     let asked_for = limits.spare_since.is_none() || jumped.is_some();
@@ -138,11 +140,9 @@ impl Rules {
     fn survey(&self, census: &Census) -> io::Result<Vec<Use>> {
         let mut files = Vec::new();
         for folder in [OUTPUT, MODULE, REVPROXY] {
-            each_file(&self.root.join(folder), |entry, held| {
-                match held {
-                    Held::Id(name) => files.extend(self.look(&entry.path(), folder, name)),
-                    other => sweep_one(entry, other, census),
-                }
+            each_file(&self.root.join(folder), |entry, held| match held {
+                Held::Id(name) => files.extend(self.look(&entry.path(), folder, name)),
+                other => sweep_one(entry, other, census),
             })?;
         }
         Ok(files)
@@ -167,8 +167,7 @@ impl Rules {
         if cut.is_none() && self.expired.is_none() {
             return Ok(report);
         }
-        let doomed =
-            |file: &Use| !self.stays(file) && (self.has_expired(file) || Some((file.used, file.tie)) <= cut);
+        let doomed = |file: &Use| !self.stays(file) && (self.has_expired(file) || Some((file.used, file.tie)) <= cut);
         // actions first: they are looked up by those who then look for the output
         each_file(&self.root.join(ACTION), |entry, held| {
             let Held::Id(name) = held else { return };

@@ -53,7 +53,11 @@ pub struct BucketState {
 
 impl Bucket {
     /// The bucket that `config` describes. No I/O: the only error is [`RemoteError::Config`].
-    pub fn open(config: &BucketConfig, metrics: Arc<Metrics>, _memory: Option<&std::path::Path>) -> Result<Bucket, RemoteError> {
+    pub fn open(
+        config: &BucketConfig,
+        metrics: Arc<Metrics>,
+        _memory: Option<&std::path::Path>,
+    ) -> Result<Bucket, RemoteError> {
         let remote: Box<dyn Remote> = match &config.location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
                 let (region, endpoint) = (region.as_deref(), endpoint.as_deref());
@@ -198,11 +202,17 @@ impl Bucket {
     }
 
     /// x
-    pub fn accepts_writes(&self) -> bool { self.writable() && self.available() }
+    pub fn accepts_writes(&self) -> bool {
+        self.writable() && self.available()
+    }
     /// x
-    pub fn target(&self) -> String { self.identity() }
+    pub fn target(&self) -> String {
+        self.identity()
+    }
     /// x
-    pub fn write_trouble(&self) -> Option<String> { self.state().last_error }
+    pub fn write_trouble(&self) -> Option<String> {
+        self.state().last_error
+    }
     /// x
     pub fn sweep(&self, _dead: &dyn Fn(&str) -> bool) {}
     /// Whether requests are sent at present (the breaker is not open).

@@ -53,6 +53,8 @@ pub struct Found {
     pub modified: SystemTime,
     /// What it says; `None` where that is cut off or of a later version.
     pub marker: Option<Marker>,
+    /// Whether its maker was killed before it was written: then nothing was put.
+    pub cut: bool,
 }
 
 impl Marker {
@@ -82,9 +84,7 @@ impl Marker {
 
     /// Reads a marker of this version.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
-        let mut text = String::new();
-        File::open(path)?.take(LIMIT).read_to_string(&mut text)?;
-        Ok(Self::decode(&text))
+        text(path).map(|text| Self::decode(&text))
     }
 
     /// Whether a process that sends to `target` sends what is asked for.
@@ -115,6 +115,12 @@ impl Found {
     }
 }
 
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LIMIT).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Calls `each` for every marker below the cache directory `root`, whoever made it, in the order of each
 /// process's puts. Folders that are empty by then go.
 pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
@@ -137,17 +143,17 @@ pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
             let path = dir.path().join(&name);
             // another may have taken it
             let Ok(modified) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else { continue };
-            let marker = if legacy {
-                name.split_once('-').map(|(kind, name)| Marker {
-                    target: first.to_string(),
-                    kind: kind.to_string(),
-                    name: name.to_string(),
-                    signed: None,
-                })
-            } else {
-                Marker::read(&path).ok().flatten()
-            };
-            each(&Found { path, token: (!legacy).then(|| owner.clone()), modified, marker });
+            let mut found = Found { path, token: (!legacy).then(|| owner.clone()), modified, marker: None, cut: false };
+            if legacy {
+                let (target, signed) = (first.to_string(), None);
+                found.marker = name.split_once('-').map(|(kind, name)| {
+                    let (kind, name) = (kind.to_string(), name.to_string());
+                    Marker { target, kind, name, signed }
+                });
+            } else if let Ok(text) = text(&found.path) {
+                (found.marker, found.cut) = (Marker::decode(&text), !text.ends_with('\n'));
+            }
+            each(&found);
         }
         if legacy && fs::read_dir(dir.path()).is_ok_and(|left| left.count() == 1) {
             let lock = dir.path().join(LOCK);

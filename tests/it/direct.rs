@@ -313,7 +313,11 @@ fn what_is_written_has_the_layout_of_the_original_program() {
         let modes = [mode(file), mode(shard), mode(shard.parent().unwrap())];
         assert_eq!(modes, [0o644, 0o755, 0o755], "{}", file.display());
     }
-    assert_eq!(count_files(&cache), 2, "and nothing else");
+    let mut rest: Vec<String> =
+        fs::read_dir(&cache).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    rest.sort();
+    assert_eq!(rest, ["action", "lease", "opened", "output", "size"]);
+    assert_eq!(count_files(&cache), 4, "and nothing else");
 }
 
 /// The files below `dir` that keep what was read of the actions.

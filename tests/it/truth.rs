@@ -441,9 +441,17 @@ fn sessions_that_end_in_the_middle_leave_no_temporary_files() {
         s.child.signal(rustix::process::Signal::TERM);
         s.child.wait();
         assert_eq!(temps(&dir), [] as [PathBuf; 0]);
-        assert_eq!(fs::read_dir(dir.join("cache/lease")).unwrap().flatten().filter(|e| {
-            e.file_name().to_string_lossy().contains('-') && !e.file_name().to_string_lossy().starts_with("bucket-")
-        }).count(), 0);
+        assert_eq!(
+            fs::read_dir(dir.join("cache/lease"))
+                .unwrap()
+                .flatten()
+                .filter(|e| {
+                    e.file_name().to_string_lossy().contains('-')
+                        && !e.file_name().to_string_lossy().starts_with("bucket-")
+                })
+                .count(),
+            0
+        );
     }
 }
 
