@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{PLUGIN, Result, s3};
+use super::{Result, s3, turns};
 
 /// A running program in direct mode.
 pub struct Client {
@@ -22,7 +22,7 @@ impl Client {
     /// Starts the program and waits for its greeting. Nothing of the caller's environment is
     /// passed on, so HOME must not matter: give it a cache directory.
     pub fn start(flags: &[String]) -> Result<Self> {
-        let mut command = Command::new(PLUGIN);
+        let mut command = Command::new(turns::program());
         command.args(flags).env_clear().envs(s3::credentials()).env("HOME", "/nonexistent");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let begin = Instant::now();
