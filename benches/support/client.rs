@@ -1,6 +1,6 @@
 //! A client of the program over pipes, as `go` is one.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -70,14 +70,26 @@ impl Client {
     }
 
     /// Closes the session and waits for the program's exit.
-    pub fn close(mut self) -> Result<()> {
+    pub fn close(self) -> Result<()> {
+        self.end().map(drop)
+    }
+
+    /// The same; how long it took until the program's stdout ended, which `go` waits for, and until
+    /// it was gone.
+    pub fn end(mut self) -> Result<[Duration; 2]> {
+        let begin = Instant::now();
         self.stdin.write_all(b"{\"ID\":1000000,\"Command\":\"close\"}\n")?;
-        self.stdin.flush()?;
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         drop(self.stdin);
+        self.stdout.read_to_string(&mut line)?;
+        let ended = begin.elapsed();
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("the program ended with {status}").into()) }
+        if status.success() {
+            Ok([ended, begin.elapsed()])
+        } else {
+            Err(format!("the program ended with {status}").into())
+        }
     }
 }
 

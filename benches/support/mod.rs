@@ -5,6 +5,7 @@ pub mod args;
 pub mod bodies;
 pub mod change;
 pub mod client;
+pub mod crowd;
 pub mod files;
 pub mod golang;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! The programs that a bench measures: ours, and with `--against PATH` another one, or with
 //! `--signed` ours without signatures. They take turns, so that a busy minute meets both.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,7 +27,10 @@ pub fn choose(args: &Args) -> Result<()> {
     let against = args.text("against", "");
     let programs = match (against, args.text("signed", "")) {
         ("", "") => (plain(PLUGIN), None),
-        ("", _) => (Program { flags: vec![signing_flag()?], ..plain(PLUGIN) }, Some(plain(PLUGIN))),
+        ("", _) => (
+            Program { flags: vec![format!("--signing-key-file={}", key()?.display())], ..plain(PLUGIN) },
+            Some(plain(PLUGIN)),
+        ),
         (path, "") => {
             let path = Path::new(path).canonicalize().map_err(|e| format!("--against {path}: {e}"))?;
             (plain(PLUGIN), Some(plain(&path.to_string_lossy())))
@@ -38,14 +41,14 @@ pub fn choose(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes a pair of keys, and gives the flag that signs with it.
-pub fn signing_flag() -> Result<String> {
+/// Makes a pair of keys: the private one's path; the public one has `.pub` behind it.
+pub fn key() -> Result<PathBuf> {
     let key = Scratch::open()?.fresh("key")?.join("signing");
     let out = Command::new(PLUGIN).arg("keygen").arg(&key).env_clear().env("HOME", "/nonexistent").output()?;
     if !out.status.success() {
         return Err(format!("keygen: {}: {}", out.status, String::from_utf8_lossy(&out.stderr)).into());
     }
-    Ok(format!("--signing-key-file={}", key.display()))
+    Ok(key)
 }
 
 fn now() -> &'static Program {
