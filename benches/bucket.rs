@@ -4,6 +4,9 @@
 //! (those are the defaults). Every round runs each kind of build once, one after another, and
 //! ratios are taken within a round. The S3 server runs in a process of its own and shares the CPUs
 //! with the build; what it costs is in the table.
+//!
+//! `--against PATH`: beside another build of the program, taking turns. `--signed`: the builds from
+//! cold and from afar alone, with signatures beside the same without.
 
 mod support;
 
@@ -18,8 +21,8 @@ use support::golang::{Cache, Go};
 use support::plugin::Watch;
 use support::s3::S3;
 use support::setup::{Outcome, Setup};
-use support::table::{self, Bound, Samples, paired, row, section};
-use support::{Result, bodies};
+use support::table::{self, Bound, Samples, Turns, measured, paired, row, section};
+use support::{Result, bodies, turns};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -35,24 +38,21 @@ const MIB: f64 = (1 << 20) as f64;
 const SCOPE: &str = "--scope=bench";
 
 fn bench(args: &Args) -> Result<()> {
-    args.check(&["rtt", "packages", "runs", "slow-runs", "cold-runs"])?;
+    args.check(&["rtt", "packages", "runs", "slow-runs", "cold-runs", "against", "signed"])?;
     let rtts = args.text("rtt", "0,20,50").split(',').map(str::parse).collect::<std::result::Result<Vec<u64>, _>>();
     let packages: Vec<&str> = args.text("packages", "std,cmd").split(',').collect();
     let go = Go::find()?;
-    let mut bench = Bench {
-        at: Setup {
-            native: go.scratch.join("native"),
-            local: go.scratch.join("local"),
-            go,
-            s3: S3::start()?,
-            build: packages.clone(),
-        },
-    };
+    let mut bench =
+        Bench { at: Setup { native: go.scratch.join("native"), go, s3: S3::start()?, build: packages.clone() } };
     section(&format!("bucket: go build {}", packages.join(" ")));
     bench.cold(args.number("cold-runs", 1)?)?;
     let runs = args.number("runs", 3)?;
+    let rtts = rtts.map_err(|e| format!("--rtt: {e}"))?;
+    if !args.text("signed", "").is_empty() {
+        return bench.far(runs, &rtts);
+    }
     bench.warm(runs)?;
-    bench.far(runs, &rtts.map_err(|e| format!("--rtt: {e}"))?)?;
+    bench.far(runs, &rtts)?;
     bench.changed(runs)?;
     bench.unseen(args.number("slow-runs", 1)?)?;
     bench.one_package()?;
@@ -67,55 +67,68 @@ impl Bench<'_> {
     /// Builds from nothing, which fills the native cache, our local cache, and the bucket.
     fn cold(&mut self, runs: usize) -> Result<()> {
         let (mut ours, mut native, mut after) = (Samples::default(), Samples::default(), Samples::default());
-        let mut last = None;
+        let mut outcomes = Turns::default();
         for i in 0..runs.max(1) {
             table::progress(&format!("cold build {i}"));
             self.at.go.scratch.fresh("native")?;
             native.push_time(self.at.native()?.wall);
-            self.at.s3.clear()?;
-            let dir = self.at.go.scratch.fresh("local")?;
-            let o = self.at.ours(&dir, COLD, &[SCOPE], Watch::Tap)?;
-            ours.push_time(o.wall);
-            after.push_time(o.report.after_last_put.ok_or("go put nothing")?);
-            last = Some(o);
+            turns::each(i, || {
+                self.at.s3.clear()?;
+                let dir = self.at.go.scratch.fresh(turns::own("local"))?;
+                let o = self.at.ours(&dir, COLD, &[SCOPE], Watch::Tap)?;
+                ours.push_time(o.wall);
+                after.push_time(o.report.after_last_put.ok_or("go put nothing")?);
+                outcomes.push(o);
+                self.at.s3.save()
+            })?;
         }
-        self.at.s3.save()?;
-        let Some(o) = last else { return Ok(()) };
+        let all = |f: &dyn Fn(&Outcome) -> f64| outcomes.map(f);
+        let by = |what: &str, ours: &Samples, base: &Samples, unit: &str, of: &str, bound| {
+            measured(what, ours, unit, &format!("{}{of}", base.show(unit)), ours.by(base).median(), bound);
+        };
         paired(&format!("cold build that uploads all, {COLD} ms"), &ours, &native, Bound::Most(1.05));
         let close = after.quantile(1.0);
-        row("— from go's last put to our exit, s", &after.show("s"), "", close, Bound::Most(1.0));
-        let puts = o.report.metric("gocache_server", "put_requests");
-        let (sent, raw) = (o.server.get("received") as f64, o.report.metric("gocache_server", "put_bytes"));
-        let requests = o.server.get("put") as f64;
-        row("— PUT requests per put", &format!("{requests}"), &format!("{puts} puts"), requests / puts, Bound::Free);
-        let (get, gets) = ((o.server.get("get") + o.server.get("head")) as f64, o.gets());
-        row("— GET and HEAD requests per get", &format!("{get}"), &format!("{gets} gets"), get / gets, Bound::Free);
-        row("— gets waited for the bucket, added up", &Samples(vec![o.waited()]).show("s"), "", f64::NAN, Bound::Free);
-        row("— bytes sent by raw bytes", &mb(sent), &mb(raw), sent / raw, Bound::Free);
-        row("— connections opened", &o.server.get("connections").to_string(), "", f64::NAN, Bound::Free);
+        measured("— from go's last put to our exit, s", &after, "s", "", close, Bound::Most(1.0));
+        let puts = all(&|o| o.report.metric("gocache_server", "put_requests"));
+        by("— PUT requests per put", &all(&|o| o.server.get("put") as f64), &puts, "", "puts", Bound::Free);
+        let asked = all(&|o| (o.server.get("get") + o.server.get("head")) as f64);
+        by("— GET and HEAD requests per get", &asked, &all(&Outcome::gets), "", "gets", Bound::Free);
+        measured("— gets waited for the bucket, added up", &all(&Outcome::waited), "s", "", f64::NAN, Bound::Free);
+        let (sent, raw) =
+            (all(&|o| o.server.get("received") as f64), all(&|o| o.report.metric("gocache_server", "put_bytes")));
+        by("— bytes sent by raw bytes", &sent, &raw, "MB", "", Bound::Free);
+        let connections = all(&|o| o.server.get("connections") as f64);
+        measured("— connections opened", &connections, "", "", f64::NAN, Bound::Free);
         Ok(())
     }
 
     /// From the local cache.
     fn warm(&mut self, runs: usize) -> Result<()> {
         let (mut native, mut without, mut with) = (Samples::default(), Samples::default(), Samples::default());
-        let local = self.at.local.clone();
-        let flags = [format!("--cache-dir={}", local.display()), SCOPE.to_string()];
+        // the first round warms the page cache
+        let timed = |i: usize, samples: &mut Samples, wall: Duration| {
+            if i > 0 {
+                samples.push_time(wall)
+            }
+        };
         for i in 0..=runs {
-            let mut walls = [Duration::ZERO; 3];
             // each takes its turn at going first
             for kind in (0..3).map(|k| (k + i) % 3) {
-                walls[kind] = match kind {
-                    0 => self.at.native()?.wall,
-                    1 => self.at.go.build(&self.at.build, &Cache::Watched(&flags, Watch::Plain))?.wall,
-                    _ => self.at.ours(&local, USUAL, &[SCOPE], Watch::Plain)?.wall,
-                };
-            }
-            // the first round warms the page cache
-            if i > 0 {
-                native.push_time(walls[0]);
-                without.push_time(walls[1]);
-                with.push_time(walls[2]);
+                match kind {
+                    0 => timed(i, &mut native, self.at.native()?.wall),
+                    1 => turns::each(i, || {
+                        let flags = [format!("--cache-dir={}", self.at.local().display()), SCOPE.to_string()];
+                        let cache = Cache::Watched(&flags, Watch::Plain);
+                        timed(i, &mut without, self.at.go.build(&self.at.build, &cache)?.wall);
+                        Ok(())
+                    })?,
+                    _ => turns::each(i, || {
+                        self.at.s3.restore()?;
+                        let local = self.at.local();
+                        timed(i, &mut with, self.at.ours(&local, USUAL, &[SCOPE], Watch::Plain)?.wall);
+                        Ok(())
+                    })?,
+                }
             }
         }
         paired("local, warm, no bucket, by native warm", &without, &native, Bound::Free);
@@ -129,30 +142,36 @@ impl Bench<'_> {
         let mut walls: BTreeMap<u64, Samples> = BTreeMap::new();
         let mut capped = Samples::default();
         let mut capped_base = Samples::default();
-        let mut last = BTreeMap::new();
+        let mut last: BTreeMap<u64, Turns<Outcome>> = BTreeMap::new();
         for &rtt in rtts {
             // warms up, and is watched more closely than a timed run may be
-            let o = self.at.fresh(rtt, &[SCOPE], Watch::Tap)?;
-            last.insert(rtt, vec![o]);
-        }
-        for _ in 0..runs {
-            native.push_time(self.at.native()?.wall);
-            let mut near = None;
-            for &rtt in rtts {
-                let o = self.at.fresh(rtt, &[SCOPE], Watch::Plain)?;
-                walls.entry(rtt).or_default().push_time(o.wall);
-                if rtt == 0 {
-                    near = Some(o.wall);
-                }
+            turns::each(0, || {
+                let o = self.at.fresh(rtt, &[SCOPE], Watch::Tap)?;
                 last.entry(rtt).or_default().push(o);
+                Ok(())
+            })?;
+        }
+        for i in 0..runs {
+            native.push_time(self.at.native()?.wall);
+            for &rtt in rtts {
+                turns::each(i, || {
+                    let o = self.at.fresh(rtt, &[SCOPE], Watch::Plain)?;
+                    walls.entry(rtt).or_default().push_time(o.wall);
+                    last.entry(rtt).or_default().push(o);
+                    Ok(())
+                })?;
             }
-            if let (Some(near), true) = (near, rtts.contains(&USUAL)) {
-                self.at.s3.bandwidth(GIGABIT)?;
-                let o = self.at.fresh(USUAL, &[SCOPE], Watch::Plain);
-                self.at.s3.bandwidth(0)?;
-                let o = o?;
-                capped.push_time(o.wall);
-                capped_base.push(near.as_secs_f64() + o.server.get("sent") as f64 / GIGABIT as f64);
+            if [0, USUAL].iter().all(|rtt| rtts.contains(rtt)) {
+                turns::each(i, || {
+                    self.at.s3.bandwidth(GIGABIT)?;
+                    let o = self.at.fresh(USUAL, &[SCOPE], Watch::Plain);
+                    self.at.s3.bandwidth(0)?;
+                    let o = o?;
+                    capped.push_time(o.wall);
+                    let near = if turns::is_other() { &walls[&0].1 } else { &walls[&0].0 }[i];
+                    capped_base.push(near + o.server.get("sent") as f64 / GIGABIT as f64);
+                    Ok(())
+                })?;
             }
         }
         for (&rtt, wall) in &walls {
@@ -182,9 +201,12 @@ impl Bench<'_> {
         for i in 0..runs {
             change.apply(i)?;
             native.push_time(self.at.native()?.wall);
-            let o = self.at.fresh(USUAL, &[SCOPE], Watch::Plain)?;
-            puts = o.report.metric("gocache_server", "put_requests");
-            ours.push_time(o.wall);
+            turns::each(i, || {
+                let o = self.at.fresh(USUAL, &[SCOPE], Watch::Plain)?;
+                puts = o.report.metric("gocache_server", "put_requests");
+                ours.push_time(o.wall);
+                Ok(())
+            })?;
             change.revert()?;
         }
         let what = format!(
@@ -198,40 +220,40 @@ impl Bench<'_> {
     /// The first build of a scope, and builds without any manifest, beside two requests in sequence.
     fn unseen(&mut self, runs: usize) -> Result<()> {
         let (mut ours, mut without, mut sequence) = (Samples::default(), Samples::default(), Samples::default());
-        let mut last = None;
+        let (mut seen, mut one, mut two) = (Turns::default(), Turns::default(), Turns::default());
         for i in 0..runs {
             let scope = format!("--scope=unseen-{i}");
-            let seen = self.at.fresh(USUAL, &[&scope], Watch::Plain)?;
-            ours.push_time(seen.wall);
-            let one = self.at.fresh(USUAL, &[SCOPE, "--no-readahead"], Watch::Plain)?;
-            without.push_time(one.wall);
-            self.at.s3.clear()?;
-            self.at.s3.load_classic(&self.at.local)?;
-            let dir = self.at.go.scratch.fresh("fresh")?;
-            let two = self.at.ours(&dir, USUAL, &[SCOPE, "--s3-layout=classic", "--no-readahead"], Watch::Plain)?;
-            sequence.push_time(two.wall);
-            last = Some((seen, one, two));
-            // the classic bucket once more, and then the other
-            self.compiles("classic", &[SCOPE, "--s3-layout=classic"])?;
+            turns::each(i, || {
+                let o = self.at.fresh(USUAL, &[&scope], Watch::Plain)?;
+                ours.push_time(o.wall);
+                seen.push(o);
+                let o = self.at.fresh(USUAL, &[SCOPE, "--no-readahead"], Watch::Plain)?;
+                without.push_time(o.wall);
+                one.push(o);
+                self.at.s3.clear()?;
+                self.at.s3.load_classic(&self.at.local())?;
+                let dir = self.at.go.scratch.fresh(turns::own("fresh"))?;
+                let o = self.at.ours(&dir, USUAL, &[SCOPE, "--s3-layout=classic", "--no-readahead"], Watch::Plain)?;
+                sequence.push_time(o.wall);
+                two.push(o);
+                // the classic bucket once more, and then the other
+                self.compiles("classic", &[SCOPE, "--s3-layout=classic"])
+            })?;
         }
-        let Some((seen, one, two)) = last else { return Ok(()) };
-        let rows = |what: &str, wall: &Samples, o: &Outcome, least| {
-            let speed = sequence.by(wall).median();
-            row(
-                &format!("{what}: speed by two requests in sequence"),
-                &wall.show("s"),
-                &sequence.show("s"),
-                speed,
-                least,
-            );
-            let (waited, two_waited) = (o.waited(), two.waited());
-            let times = |s: f64| format!("{s:.1} s");
-            let ratio = two_waited / waited;
-            row("— seconds of waiting, as speed", &times(waited), &times(two_waited), ratio, Bound::Free);
+        let waited_in_sequence = two.map(Outcome::waited);
+        let rows = |what: &str, wall: &Samples, outcomes: &Turns<Outcome>, least| {
+            let what = format!("{what}: speed by two requests in sequence");
+            measured(&what, wall, "s", &sequence.show("s"), sequence.by(wall).median(), least);
+            let waited = outcomes.map(Outcome::waited);
+            let ratio = waited_in_sequence.by(&waited).median();
+            let base = waited_in_sequence.show("s");
+            measured("— seconds of waiting, as speed", &waited, "s", &base, ratio, Bound::Free);
             // but for the looks for manifests
-            let (requests, gets) = (o.server.get("get") + o.server.get("head") - o.server.get("manifest"), o.gets());
-            let per_get = requests as f64 / gets;
-            row("— requests per get", &requests.to_string(), &format!("{gets} gets"), per_get, Bound::Most(1.0));
+            let requests =
+                outcomes.map(|o| (o.server.get("get") + o.server.get("head") - o.server.get("manifest")) as f64);
+            let gets = outcomes.map(Outcome::gets);
+            let (base, ratio) = (format!("{}gets", gets.show("")), requests.by(&gets).median());
+            measured("— requests per get", &requests, "", &base, ratio, Bound::Most(1.0));
         };
         rows(&format!("first sight of the scope, {USUAL} ms"), &ours, &seen, Bound::Least(1.9));
         rows(&format!("no manifest at all (--no-readahead), {USUAL} ms"), &without, &one, Bound::Free);
@@ -240,17 +262,14 @@ impl Bench<'_> {
 
     /// Counts what an empty cache directory makes `go` compile; the bucket is as it is.
     fn compiles(&mut self, layout: &str, flags: &[&str]) -> Result<()> {
-        let dir = self.at.go.scratch.fresh("fresh")?;
+        let dir = self.at.go.scratch.fresh(turns::own("fresh"))?;
         let verbose: Vec<&str> = ["-x"].into_iter().chain(self.at.build.iter().copied()).collect();
         let o = self.at.ours_of(&verbose, &dir, 0, flags, Watch::Plain)?;
         let compiled = o.stderr.lines().filter(|l| l.contains("/compile -o ")).count();
-        row(
-            &format!("packages compiled, fresh directory, layout {layout}"),
-            &compiled.to_string(),
-            "",
-            compiled as f64,
-            Bound::Most(0.0),
-        );
+        if !turns::is_other() {
+            let what = format!("packages compiled, fresh directory, layout {layout}");
+            row(&what, &compiled.to_string(), "", compiled as f64, Bound::Most(0.0));
+        }
         Ok(())
     }
 
@@ -258,23 +277,23 @@ impl Bench<'_> {
     fn one_package(&mut self) -> Result<()> {
         self.at.s3.restore()?;
         self.compiles("single", &[SCOPE])?;
-        let dir = self.at.go.scratch.fresh("fresh")?;
-        let o = self.at.ours_of(&["errors"], &dir, USUAL, &[SCOPE], Watch::Plain)?;
-        let (_, manifest) = self.at.s3.size("manifest/")?;
-        let m = |name: &str| o.report.metric("readahead", name);
-        let down = o.server.get("sent") as f64;
-        let used = down - manifest as f64 - (m("fetched_bytes") - m("used_bytes"));
-        let may = 2.0 * used + 8.0 * MIB;
-        row(
-            &format!(
-                "go build errors in this scope (manifest {}): bytes down by 2 × used + 8 MiB",
-                mb(manifest as f64)
-            ),
-            &mb(down),
-            &mb(may),
-            down / may,
-            Bound::Most(1.0),
-        );
+        let (mut down, mut may, mut size) = (Samples::default(), Samples::default(), Samples::default());
+        turns::each(0, || {
+            self.at.s3.restore()?;
+            let dir = self.at.go.scratch.fresh(turns::own("fresh"))?;
+            let o = self.at.ours_of(&["errors"], &dir, USUAL, &[SCOPE], Watch::Plain)?;
+            let (_, manifest) = self.at.s3.size("manifest/")?;
+            let m = |name: &str| o.report.metric("readahead", name);
+            let sent = o.server.get("sent") as f64;
+            let used = sent - manifest as f64 - (m("fetched_bytes") - m("used_bytes"));
+            size.push(manifest as f64);
+            down.push(sent);
+            may.push(2.0 * used + 8.0 * MIB);
+            Ok(())
+        })?;
+        let manifest = Samples::one(size.median()).show("MB");
+        let what = format!("go build errors in this scope (manifest {manifest}): bytes down by 2 × used + 8 MiB");
+        measured(&what, &down, "MB", &may.show("MB"), down.by(&may).median(), Bound::Most(1.0));
         Ok(())
     }
 
@@ -308,40 +327,29 @@ impl Bench<'_> {
 }
 
 /// What runs at one distance had to move and to wait for. The first of them was tapped.
-fn details(runs: &[Outcome]) {
-    let all = |f: &dyn Fn(&Outcome) -> f64| Samples(runs.iter().map(f).collect());
-    let per_get = all(&|o| o.server.requests() as f64 / o.gets());
-    let gets = format!("{} gets", all(&Outcome::gets).median());
-    row(
-        "— S3 requests per get",
-        &all(&|o| o.server.requests() as f64).show(""),
-        &gets,
-        per_get.median(),
-        Bound::Most(0.6),
-    );
+fn details(runs: &Turns<Outcome>) {
+    let all = |f: &dyn Fn(&Outcome) -> f64| runs.map(f);
+    let free = |what: &str, figure: &dyn Fn(&Outcome) -> f64, unit: &str| {
+        measured(what, &all(figure), unit, "", f64::NAN, Bound::Free);
+    };
+    let (requests, gets) = (all(&|o| o.server.requests() as f64), all(&Outcome::gets));
+    let (base, per_get) = (format!("{} gets", gets.median()), requests.by(&gets).median());
+    measured("— S3 requests per get", &requests, "", &base, per_get, Bound::Most(0.6));
     let connections = all(&|o| o.server.get("connections") as f64);
-    let pool = POOL as f64;
-    row(
-        "— connections by pool size",
-        &connections.show(""),
-        &pool.to_string(),
-        connections.median() / pool,
-        Bound::Most(1.0),
-    );
+    let used = connections.median() / POOL as f64;
+    measured("— connections by pool size", &connections, "", &POOL.to_string(), used, Bound::Most(1.0));
     let (down, raw) =
         (all(&|o| o.server.get("sent") as f64), all(&|o| o.report.metric("gocache_server", "get_hit_bytes")));
-    row("— bytes moved by raw outputs", &down.show("MB"), &raw.show("MB"), down.by(&raw).median(), Bound::Most(0.3));
-    row("— gets waited for the bucket, added up", &all(&Outcome::waited).show("s"), "", f64::NAN, Bound::Free);
-    row("— CPU of our process", &all(&|o| o.report.cpu).show("s"), "", f64::NAN, Bound::Free);
-    row("— CPU of the bench's server", &all(&|o| o.server_cpu).show("s"), "", f64::NAN, Bound::Free);
-    if let Some(close) = runs.first().and_then(|o| o.report.after_close) {
-        row("— from go's close to our exit", &Samples(vec![close.as_secs_f64()]).show("ms"), "", f64::NAN, Bound::Free);
-    }
+    let share = down.by(&raw).median();
+    measured("— bytes moved by raw outputs", &down, "MB", &raw.show("MB"), share, Bound::Most(0.3));
+    free("— gets waited for the bucket, added up", &Outcome::waited, "s");
+    free("— CPU of our process", &|o| o.report.cpu, "s");
+    free("— CPU of the bench's server", &|o| o.server_cpu, "s");
+    // the first alone was tapped
+    let first = |runs: &[Outcome]| runs.first().and_then(|o| o.report.after_close).map(|t| t.as_secs_f64());
+    let close = Turns(first(&runs.0).into_iter().collect(), first(&runs.1).into_iter().collect());
+    measured("— from go's close to our exit", &close, "ms", "", f64::NAN, Bound::Free);
 }
 
 /// Connections that the program keeps at most.
 const POOL: usize = 64;
-
-fn mb(bytes: f64) -> String {
-    Samples(vec![bytes]).show("MB")
-}

@@ -70,7 +70,7 @@ fn sized(name: &str, size: usize, files: usize, runs: usize) -> Result<()> {
         }
         rustix::fs::sync();
     }
-    let show = |s: &Samples| Samples(s.0.iter().map(|t| t / files as f64).collect()).show("µs");
+    let show = |s: &Samples| s.map(|t| t / files as f64).show("µs");
     for (what, ours, base) in [("put", &times[0], &times[1]), ("get", &times[2], &times[3])] {
         row(&format!("{what} of {name}"), &show(ours), &show(base), ours.by(base).median(), Bound::Free);
     }

@@ -3,6 +3,7 @@
 //! renamed, with the action file likewise; gets by reading the action file and a stat of the output.
 //!
 //! `cargo bench --bench session -- --puts 3715 --gets 2650 --megabytes 730 --runs 5`
+//! (`--against PATH`: beside another build of the program, taking turns)
 
 mod support;
 
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use support::args::Args;
 use support::client::{Client, base64, get_request, put_request};
 use support::scratch::Scratch;
-use support::table::{self, Bound, Samples, row, section};
-use support::{Result, bodies, files};
+use support::table::{self, Bound, Samples, measured, section};
+use support::{Result, bodies, files, turns};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -29,7 +30,7 @@ struct Task {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    args.check(&["puts", "gets", "megabytes", "runs"])?;
+    args.check(&["puts", "gets", "megabytes", "runs", "against"])?;
     let (puts, gets) = (args.number("puts", 3715)?, args.number("gets", 2650)?);
     let total = args.number("megabytes", 730)? as u64 * 1_000_000;
     let runs = args.number("runs", 5)?;
@@ -48,51 +49,59 @@ fn bench(args: &Args) -> Result<()> {
     let asking: Vec<u8> =
         asked.iter().enumerate().flat_map(|(i, t)| get_request((puts + i) as u64 + 1, &t.action)).collect();
 
-    let mut s = Figures::default();
+    let (mut ours, mut straightly) = (Figures::default(), Figures::default());
     for i in 0..=runs {
-        let dir = scratch.fresh("session-ours")?;
-        rustix::fs::sync();
-        let mut client = Client::start(&[format!("--cache-dir={}", dir.display())])?;
-        let put = client.replay(&requests, puts)?;
-        let got = client.replay(&asking, gets)?;
-        let begin = Instant::now();
-        for t in &asked {
-            client.get(&t.action)?;
-        }
-        let single = begin.elapsed();
-        client.close()?;
-
+        turns::each(i, || {
+            let dir = scratch.fresh(turns::own("session-ours"))?;
+            rustix::fs::sync();
+            let mut client = Client::start(&[format!("--cache-dir={}", dir.display())])?;
+            let put = client.replay(&requests, puts)?;
+            let got = client.replay(&asking, gets)?;
+            let begin = Instant::now();
+            for t in &asked {
+                client.get(&t.action)?;
+            }
+            let single = begin.elapsed();
+            client.close()?;
+            table::progress(&format!("  put {put:.2?}, get {got:.2?}"));
+            // the first round warms up
+            if i > 0 {
+                ours.add([put, got, single]);
+            }
+            Ok(())
+        })?;
         let dir = scratch.fresh("session-straight")?;
         rustix::fs::sync();
         let straight_put = straight(threads, &tasks, |t| put_straight(&dir, t))?;
         let straight_got = straight(threads, &asked, |t| files::get(&dir, &t.action))?;
         let straight_single = straight(1, &asked, |t| files::get(&dir, &t.action))?;
-        table::progress(&format!("  put {put:.2?} / {straight_put:.2?}, get {got:.2?} / {straight_got:.2?}"));
-        // the first round warms up
+        table::progress(&format!("  straight: put {straight_put:.2?}, get {straight_got:.2?}"));
         if i > 0 {
-            s.add([put, straight_put, got, straight_got, single, straight_single]);
+            straightly.add([straight_put, straight_got, straight_single]);
         }
     }
 
     section(&format!("session: {puts} puts of {} MB, {gets} gets, over a pipe, {threads} threads", bytes / 1_000_000));
-    let [put, straight_put, got, straight_got, single, straight_single] = &s.0;
-    let speed = |t: &Samples| Samples(t.0.iter().map(|t| bytes as f64 / t).collect());
+    let [put, got, single] = &ours.0;
+    let [straight_put, straight_got, straight_single] = &straightly.0;
+    let speed = |t: &Samples| t.map(|t| bytes as f64 / t);
     let (ours, base) = (speed(put), speed(straight_put));
-    row("puts", &ours.show("MB/s"), &base.show("MB/s"), ours.by(&base).median(), Bound::Least(0.7));
-    let each = |t: &Samples| Samples(t.0.iter().map(|t| t / gets as f64).collect()).show("µs");
-    let ratio = got.by(straight_got).median();
-    row("gets, sent without waiting, each", &each(got), &each(straight_got), ratio, Bound::Most(2.5));
-    let ratio = single.by(straight_single).median();
-    row("gets, one after another, each", &each(single), &each(straight_single), ratio, Bound::Free);
+    measured("puts", &ours, "MB/s", &base.show("MB/s"), ours.by(&base).median(), Bound::Least(0.7));
+    let gets_row = |what: &str, ours: &Samples, base: &Samples, bound| {
+        let each = |t: &Samples| t.map(|t| t / gets as f64);
+        measured(what, &each(ours), "µs", &each(base).show("µs"), ours.by(base).median(), bound);
+    };
+    gets_row("gets, sent without waiting, each", got, straight_got, Bound::Most(2.5));
+    gets_row("gets, one after another, each", single, straight_single, Bound::Free);
     Ok(())
 }
 
-/// Times of all rounds: puts, gets, gets in sequence, each ours and straight.
+/// Times of all rounds: puts, gets, gets in sequence.
 #[derive(Default)]
-struct Figures([Samples; 6]);
+struct Figures([Samples; 3]);
 
 impl Figures {
-    fn add(&mut self, times: [Duration; 6]) {
+    fn add(&mut self, times: [Duration; 3]) {
         self.0.iter_mut().zip(times).for_each(|(s, t)| s.push_time(t));
     }
 }

@@ -1,4 +1,5 @@
-//! A bench's arguments: `--name value` pairs after `cargo bench --bench NAME --`.
+//! A bench's arguments: `--name value` pairs after `cargo bench --bench NAME --`. A name alone has
+//! the value `yes`.
 
 use super::Result;
 
@@ -9,13 +10,13 @@ impl Args {
     /// Takes `argv` without the program's name. Flags of cargo itself are skipped.
     pub fn new(argv: Vec<String>) -> Result<Self> {
         let mut pairs = Vec::new();
-        let mut args = argv.into_iter().filter(|a| a != "--bench");
+        let mut args = argv.into_iter().filter(|a| a != "--bench").peekable();
         while let Some(name) = args.next() {
             let Some(name) = name.strip_prefix("--").map(str::to_string) else {
                 return Err(format!("{name}: expected --name value").into());
             };
-            let value = args.next().ok_or_else(|| format!("--{name}: needs a value"))?;
-            pairs.push((name, value));
+            let value = args.next_if(|a| !a.starts_with("--"));
+            pairs.push((name, value.unwrap_or_else(|| "yes".into())));
         }
         Ok(Args(pairs))
     }

@@ -1,12 +1,12 @@
 //! A client of the program over pipes, as `go` is one.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{PLUGIN, Result, s3};
+use super::{Result, s3, turns};
 
 /// A running program in direct mode.
 pub struct Client {
@@ -22,7 +22,7 @@ impl Client {
     /// Starts the program and waits for its greeting. Nothing of the caller's environment is
     /// passed on, so HOME must not matter: give it a cache directory.
     pub fn start(flags: &[String]) -> Result<Self> {
-        let mut command = Command::new(PLUGIN);
+        let mut command = Command::new(turns::program());
         command.args(flags).env_clear().envs(s3::credentials()).env("HOME", "/nonexistent");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let begin = Instant::now();
@@ -70,14 +70,26 @@ impl Client {
     }
 
     /// Closes the session and waits for the program's exit.
-    pub fn close(mut self) -> Result<()> {
+    pub fn close(self) -> Result<()> {
+        self.end().map(drop)
+    }
+
+    /// The same; how long it took until the program's stdout ended, which `go` waits for, and until
+    /// it was gone.
+    pub fn end(mut self) -> Result<[Duration; 2]> {
+        let begin = Instant::now();
         self.stdin.write_all(b"{\"ID\":1000000,\"Command\":\"close\"}\n")?;
-        self.stdin.flush()?;
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         drop(self.stdin);
+        self.stdout.read_to_string(&mut line)?;
+        let ended = begin.elapsed();
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("the program ended with {status}").into()) }
+        if status.success() {
+            Ok([ended, begin.elapsed()])
+        } else {
+            Err(format!("the program ended with {status}").into())
+        }
     }
 }
 

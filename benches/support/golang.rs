@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::memory::MEMORY;
 use super::plugin::{self, Report, WATCH, Watch};
 use super::scratch::Scratch;
-use super::{PLUGIN, Result, s3, table};
+use super::{Result, s3, table, turns};
 
 /// Go, and where the benches work.
 pub struct Go {
@@ -104,7 +104,7 @@ impl Go {
             Cache::Native(dir) => self.command(dir),
             Cache::Plugin(flags) => {
                 let mut go = self.command(&aside);
-                go.env("GOCACHEPROG", prog([PLUGIN].into_iter().chain(flags.iter().map(String::as_str))));
+                go.env("GOCACHEPROG", prog([turns::program()].into_iter().chain(flags.iter().map(String::as_str))));
                 go
             }
             Cache::Memory(index) => {
@@ -118,7 +118,7 @@ impl Go {
                 let mode = if *watch == Watch::Tap { "tap" } else { "plain" };
                 let (watcher, report) = (std::env::current_exe()?, report.to_string_lossy());
                 let watcher = watcher.to_string_lossy();
-                let words = [&*watcher, WATCH, &report, mode, PLUGIN, "--metrics"];
+                let words = [&*watcher, WATCH, &report, mode, turns::program(), "--metrics"];
                 let mut go = self.command(&aside);
                 go.env("GOCACHEPROG", prog(words.into_iter().chain(flags.iter().map(String::as_str))));
                 go

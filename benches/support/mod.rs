@@ -5,6 +5,7 @@ pub mod args;
 pub mod bodies;
 pub mod change;
 pub mod client;
+pub mod crowd;
 pub mod files;
 pub mod golang;
 pub mod memory;
@@ -16,6 +17,7 @@ pub mod setup;
 pub mod shim;
 pub mod sigv4;
 pub mod table;
+pub mod turns;
 pub mod wire;
 
 /// Errors end a bench; there is nothing to tell apart.
@@ -33,7 +35,12 @@ pub fn main(bench: fn(&args::Args) -> Result<()>) -> std::process::ExitCode {
         Some(plugin::WATCH) => return plugin::watch(&argv[1..]),
         // `cargo test --all-targets` starts benches without this: nothing to do there
         _ if !argv.iter().any(|a| a == "--bench") => Ok(()),
-        _ => args::Args::new(argv).and_then(|a| bench(&a)),
+        _ => args::Args::new(argv).and_then(|a| {
+            turns::choose(&a)?;
+            bench(&a)?;
+            table::worst();
+            Ok(())
+        }),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

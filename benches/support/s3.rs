@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::sigv4::{ACCESS_KEY, SECRET_KEY};
-use super::{Result, s3server};
+use super::{Result, s3server, turns};
 
 /// The bucket's name.
 pub const BUCKET: &str = "bench";
@@ -72,14 +72,14 @@ impl S3 {
         self.say("clear").map(drop)
     }
 
-    /// Remembers the bucket as it is, for [`Self::restore`].
+    /// Remembers the bucket as it is, for [`Self::restore`] in a turn of the same program.
     pub fn save(&mut self) -> Result<()> {
-        self.say("save").map(drop)
+        self.say(&turns::own("save a")).map(drop)
     }
 
     /// Brings the bucket back to what it was.
     pub fn restore(&mut self) -> Result<()> {
-        self.say("restore").map(drop)
+        self.say(&turns::own("restore a")).map(drop)
     }
 
     /// Fills the bucket from a local cache directory, in the classic layout.

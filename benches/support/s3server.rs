@@ -37,7 +37,8 @@ struct Object {
 struct Server {
     /// By `bucket/key`.
     objects: RwLock<Objects>,
-    saved: RwLock<Objects>,
+    /// Buckets as they were, by name.
+    saved: RwLock<BTreeMap<String, Objects>>,
     shim: Shim,
     /// Every request is answered with 503.
     failing: AtomicBool,
@@ -136,8 +137,14 @@ impl Server {
             ["fail", on] => self.failing.store(on == "on", Relaxed),
             ["reset"] => self.counters.all().iter().for_each(|(_, c)| c.store(0, Relaxed)),
             ["clear"] => self.lock_objects().clear(),
-            ["save"] => *self.saved.write().expect("no holder panics") = self.lock_objects().clone(),
-            ["restore"] => *self.lock_objects() = self.saved.read().expect("no holder panics").clone(),
+            ["save", name] => {
+                let objects = self.lock_objects().clone();
+                self.saved.write().expect("no holder panics").insert(name.into(), objects);
+            }
+            ["restore", name] => {
+                let saved = self.saved.read().expect("no holder panics");
+                *self.lock_objects() = saved.get(name).ok_or_else(|| io::Error::other("nothing saved"))?.clone();
+            }
             ["classic", bucket, dir] => self.load_classic(Path::new(dir), bucket)?,
             ["size", prefix] => {
                 let objects = self.lock_objects();

@@ -26,7 +26,7 @@ impl Scratch {
 
     /// The directory `name`, new. What was there is only put aside until the bench ends: a file
     /// system may be slow at making files for a while after thousands were deleted.
-    pub fn fresh(&self, name: &str) -> Result<PathBuf> {
+    pub fn fresh(&self, name: impl AsRef<Path>) -> Result<PathBuf> {
         let (dir, old) = (self.join(name), self.join(OLD));
         if dir.exists() {
             fs::create_dir_all(&old)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::golang::{Build, Cache, Go};
 use super::plugin::{Report, Watch};
 use super::s3::{Counters, S3};
-use super::{Result, table};
+use super::{Result, table, turns};
 
 /// What all such builds share.
 pub struct Setup<'a> {
@@ -18,8 +18,6 @@ pub struct Setup<'a> {
     pub build: Vec<&'a str>,
     /// Go's own cache, warm after the cold build.
     pub native: PathBuf,
-    /// Our local cache directory, warm after the cold build.
-    pub local: PathBuf,
 }
 
 /// A watched build, and what the server counted meanwhile.
@@ -49,6 +47,11 @@ impl Outcome {
 }
 
 impl Setup<'_> {
+    /// Our local cache directory, warm after the cold build.
+    pub fn local(&self) -> PathBuf {
+        self.go.scratch.join(turns::own("local"))
+    }
+
     /// Builds with Go's own cache.
     pub fn native(&self) -> Result<Build> {
         self.go.build(&self.build, &Cache::Native(&self.native))
@@ -73,6 +76,7 @@ impl Setup<'_> {
         let mut all = vec![format!("--cache-dir={}", dir.display())];
         all.extend(self.s3.flags());
         all.extend(flags.iter().map(|f| f.to_string()));
+        all.extend_from_slice(turns::flags());
         let cpu = self.s3.cpu()?;
         let build = self.go.build(packages, &Cache::Watched(&all, watch))?;
         let report = build.report.ok_or("no report")?;
@@ -84,7 +88,8 @@ impl Setup<'_> {
             server_cpu: self.s3.cpu()? - cpu,
         };
         table::progress(&format!(
-            "  {rtt} ms {}: {:.2} s, {} gets, {} requests, {} connections, {:.1} MB down, {:.2} s waited",
+            "  {}{rtt} ms {}: {:.2} s, {} gets, {} requests, {} connections, {:.1} MB down, {:.2} s waited",
+            if turns::is_other() { "the other, " } else { "" },
             flags.join(" "),
             outcome.wall.as_secs_f64(),
             outcome.gets(),
@@ -99,7 +104,7 @@ impl Setup<'_> {
     /// From the full bucket as the cold build left it into an empty cache directory.
     pub fn fresh(&mut self, rtt: u64, flags: &[&str], watch: Watch) -> Result<Outcome> {
         self.s3.restore()?;
-        let dir = self.go.scratch.fresh("fresh")?;
+        let dir = self.go.scratch.fresh(turns::own("fresh"))?;
         self.ours(&dir, rtt, flags, watch)
     }
 }

@@ -1,21 +1,45 @@
 //! Figures and the table that the benches print: Markdown rows on stdout, all else on stderr.
 
 use std::io::{self, Write};
+use std::sync::Mutex;
 use std::time::Duration;
 
-/// Measurements of one thing, in the order they were taken.
-#[derive(Clone, Debug, Default)]
-pub struct Samples(pub Vec<f64>);
+use super::turns;
+
+/// Things of one kind, in the order they were taken: in our turns, and in the other program's.
+#[derive(Clone, Debug)]
+pub struct Turns<T>(pub Vec<T>, pub Vec<T>);
+
+/// Measurements of one thing.
+pub type Samples = Turns<f64>;
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Turns(vec![], vec![])
+    }
+}
+
+impl<T> Turns<T> {
+    /// Adds one to those of the program whose turn it is.
+    pub fn push(&mut self, value: T) {
+        if turns::is_other() { &mut self.1 } else { &mut self.0 }.push(value);
+    }
+
+    /// A figure of each.
+    pub fn map(&self, figure: impl Fn(&T) -> f64) -> Samples {
+        Turns(self.0.iter().map(&figure).collect(), self.1.iter().map(&figure).collect())
+    }
+}
 
 impl Samples {
-    /// Adds a measurement.
-    pub fn push(&mut self, value: f64) {
-        self.0.push(value);
+    /// One measurement of ours.
+    pub fn one(value: f64) -> Self {
+        Turns(vec![value], vec![])
     }
 
     /// Adds a time, in seconds.
     pub fn push_time(&mut self, time: Duration) {
-        self.0.push(time.as_secs_f64());
+        self.push(time.as_secs_f64());
     }
 
     /// The value below which `share` (0 to 1) of the measurements lie.
@@ -43,9 +67,11 @@ impl Samples {
         self.0.iter().sum()
     }
 
-    /// Each measurement by the one of `base` taken in the same round.
+    /// Each measurement by the one of `base` taken in the same round; of a base that is the same
+    /// for both programs, the other's are left out.
     pub fn by(&self, base: &Samples) -> Samples {
-        Samples(self.0.iter().zip(&base.0).map(|(a, b)| a / b).collect())
+        let by = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a / b).collect();
+        Turns(by(&self.0, &base.0), by(&self.1, &base.1))
     }
 
     /// `median (least to most)` in `unit`, each divided by the unit's size.
@@ -54,6 +80,7 @@ impl Samples {
             "ms" => 1e-3,
             "µs" => 1e-6,
             "MB" | "MB/s" => 1e6,
+            "MiB" => (1 << 20) as f64,
             "%" => 0.01,
             _ => 1.0,
         };
@@ -86,11 +113,44 @@ pub enum Bound {
 
 /// Prints a section's head.
 pub fn section(title: &str) {
-    print(&format!("\n**{title}**\n\n| what | ours | baseline | ratio | required |\n|---|---|---|---|---|"));
+    let (head, line) = if turns::two() { (" by the other |", "---|") } else { ("", "") };
+    print(&format!(
+        "\n**{title}**\n\n| what | ours | baseline | ratio | required |{head}\n|---|---|---|---|---|{line}"
+    ));
 }
 
 /// Prints a row: `ratio` is what `bound` is about, and stands in its column.
 pub fn row(what: &str, ours: &str, baseline: &str, ratio: f64, bound: Bound) {
+    print_row(what, ours, baseline, ratio, bound, "");
+}
+
+/// The same of measurements, which stand beside the other program's if there is one.
+pub fn measured(what: &str, ours: &Samples, unit: &str, baseline: &str, ratio: f64, bound: Bound) {
+    let by_other = Turns(ours.0.clone(), vec![]).by(&Turns(ours.1.clone(), vec![])).median();
+    // of what is done in a second, more is better
+    let cost = if unit.ends_with("/s") { by_other.recip() } else { by_other };
+    let mut other = String::new();
+    if cost.is_finite() {
+        other = format!(" {by_other:.3}{} |", if cost > 1.03 { " **worse**" } else { "" });
+        let mut worst = WORST.lock().expect("no holder panics");
+        if worst.as_ref().is_none_or(|(most, _)| cost > *most) {
+            *worst = Some((cost, what.to_string()));
+        }
+    }
+    print_row(what, &ours.show(unit), baseline, ratio, bound, &other);
+}
+
+/// The row that costs us most by the other program, and how much.
+static WORST: Mutex<Option<(f64, String)>> = Mutex::new(None);
+
+/// Prints the row in which we are worst beside the other program, if there is one.
+pub fn worst() {
+    if let Some((cost, what)) = WORST.lock().expect("no holder panics").take() {
+        print(&format!("\nworst by the other: {cost:.3}, {what}"));
+    }
+}
+
+fn print_row(what: &str, ours: &str, baseline: &str, ratio: f64, bound: Bound, other: &str) {
     let figure = if ratio.is_nan() { String::new() } else { format!("{ratio:.2}") };
     let (bound, met) = match bound {
         Bound::Most(m) => (format!("≤ {m}"), ratio <= m),
@@ -98,12 +158,13 @@ pub fn row(what: &str, ours: &str, baseline: &str, ratio: f64, bound: Bound) {
         Bound::Free => (String::new(), true),
     };
     let missed = if met { "" } else { " **missed**" };
-    print(&format!("| {what} | {ours} | {baseline} | {figure} | {bound}{missed} |"));
+    let other = if other.is_empty() && turns::two() { " |" } else { other };
+    print(&format!("| {what} | {ours} | {baseline} | {figure} | {bound}{missed} |{other}"));
 }
 
 /// Prints a row of paired times: the ratio is the median of the rounds' ratios.
 pub fn paired(what: &str, ours: &Samples, baseline: &Samples, bound: Bound) {
-    row(what, &ours.show("s"), &baseline.show("s"), ours.by(baseline).median(), bound);
+    measured(what, ours, "s", &baseline.show("s"), ours.by(baseline).median(), bound);
 }
 
 /// Prints a line on stdout.

@@ -19,7 +19,7 @@ enum Store {
 
 impl Store {
     fn both() -> [Store; 2] {
-        [Store::S3(Box::new(S3Server::in_process())), Store::Dir(TempDir::new())]
+        [Store::S3(Box::new(S3Server::start())), Store::Dir(TempDir::new())]
     }
 
     fn dir() -> Store {

@@ -5,6 +5,7 @@ mod cli;
 mod dependencies;
 mod direct;
 mod faults;
+mod kill;
 mod modproxy;
 mod remote;
 mod revproxy;

@@ -131,7 +131,8 @@ impl Go {
             ("GOSUMDB", sumdb.to_string()),
             ("GOPATH", own("gopath")),
             ("GOMODCACHE", own("modcache")),
-            ("GOCACHE", own("gocache")),
+            // shared by the machines of one test: what is built is not what they are about
+            ("GOCACHE", dir.with_file_name("gocache").display().to_string()),
             ("GOFLAGS", "-mod=mod -modcacherw".into()),
             ("GOTOOLCHAIN", "local".into()),
             ("GOENV", "off".into()),

@@ -203,7 +203,10 @@ fn a_unix_socket_is_private_and_replaced_only_when_dead() {
     server.wait();
     assert!(socket.exists(), "a killed server leaves its socket");
     let (mut server, _) = serve(&dir);
-    Client::unix(&socket).greeting();
+    let mut client = Client::unix(&socket);
+    client.greeting();
+    // a session that is open would be waited for
+    assert!(client.rest().is_empty());
     server.signal(Signal::TERM);
     server.wait().ok();
     assert!(!socket.exists());

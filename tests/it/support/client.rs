@@ -98,8 +98,7 @@ impl Client {
     /// Sends a get; its id.
     pub fn send_get(&mut self, action: &[u8]) -> i64 {
         let id = self.id();
-        let line = json!({ "ID": id, "Command": "get", "ActionID": STANDARD.encode_to_string(action) });
-        self.raw(format!("{line}\n").as_bytes());
+        self.raw(&get_request(id, action));
         id
     }
 
@@ -111,15 +110,7 @@ impl Client {
     /// Sends a put with any output id; its id.
     pub fn send_put_as(&mut self, action: &[u8], output: &[u8], body: &[u8]) -> i64 {
         let id = self.id();
-        let encode = |bytes: &[u8]| STANDARD.encode_to_string(bytes);
-        let line = json!({
-            "ID": id, "Command": "put", "ActionID": encode(action), "OutputID": encode(output), "BodySize": body.len(),
-        });
-        let mut bytes = format!("{line}\n").into_bytes();
-        if !body.is_empty() {
-            bytes.extend_from_slice(format!("\"{}\"\n", encode(body)).as_bytes());
-        }
-        self.raw(&bytes);
+        self.raw(&put_request(id, action, output, body));
         id
     }
 
@@ -198,4 +189,23 @@ impl Client {
             }
         }
     }
+}
+
+/// A get as `go` sends it.
+pub fn get_request(id: i64, action: &[u8]) -> Vec<u8> {
+    let line = json!({ "ID": id, "Command": "get", "ActionID": STANDARD.encode_to_string(action) });
+    format!("{line}\n").into_bytes()
+}
+
+/// A put as `go` sends it.
+pub fn put_request(id: i64, action: &[u8], output: &[u8], body: &[u8]) -> Vec<u8> {
+    let encode = |bytes: &[u8]| STANDARD.encode_to_string(bytes);
+    let line = json!({
+        "ID": id, "Command": "put", "ActionID": encode(action), "OutputID": encode(output), "BodySize": body.len(),
+    });
+    let mut bytes = format!("{line}\n").into_bytes();
+    if !body.is_empty() {
+        bytes.extend_from_slice(format!("\"{}\"\n", encode(body)).as_bytes());
+    }
+    bytes
 }

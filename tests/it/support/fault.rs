@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::script::Dice;
+
 /// What happens to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -48,6 +50,8 @@ struct Shared {
     upstream: Mutex<String>,
     /// The fault, and how many more requests it applies to.
     fault: Mutex<(Fault, usize)>,
+    /// Which requests fail by chance, of those that meet no fault.
+    chance: Mutex<Option<(Dice, u64)>>,
     ending: AtomicBool,
     connections: AtomicU64,
     requests: AtomicU64,
@@ -63,6 +67,7 @@ impl FaultProxy {
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream.trim_start_matches("http://").trim_end_matches('/').to_string()),
             fault: Mutex::new((Fault::None, 0)),
+            chance: Mutex::default(),
             ending: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -96,6 +101,12 @@ impl FaultProxy {
         *self.shared.fault.lock().unwrap() = (fault, count);
     }
 
+    /// From now on one request in `n` fails, by dice that begin at `seed`: it is answered with 500,
+    /// or its connection is reset before the server saw it, or in the answer's body. 0: none fails.
+    pub fn fail_one_in(&self, n: u64, seed: u64) {
+        *self.shared.chance.lock().unwrap() = (n > 0).then(|| (Dice::new(seed), n));
+    }
+
     /// Connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
@@ -125,7 +136,10 @@ impl Shared {
     fn next_fault(&self) -> Fault {
         let mut fault = self.fault.lock().unwrap();
         if fault.1 == 0 {
-            return Fault::None;
+            let mut chance = self.chance.lock().unwrap();
+            let Some((dice, n)) = &mut *chance else { return Fault::None };
+            let of = [Fault::Status(500), Fault::Reset, Fault::ResetAfter(0)];
+            return if dice.below(*n) == 0 { of[dice.below(3) as usize].clone() } else { Fault::None };
         }
         fault.1 = fault.1.saturating_sub(usize::from(fault.1 != usize::MAX));
         fault.0.clone()
