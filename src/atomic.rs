@@ -6,8 +6,8 @@
 //! detect by size; a kill of the process may not.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +52,21 @@ impl TempFile {
         self.renamed = true;
         Ok(self.file.take().expect("only persist takes the file, and it takes self"))
     }
+}
+
+impl Write for TempFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.file().write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether `file` is what has the name `path`.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let id = |m: fs::Metadata| (m.dev(), m.ino());
+    file.metadata().is_ok_and(|ours| fs::symlink_metadata(path).is_ok_and(|there| id(there) == id(ours)))
 }
 
 impl Drop for TempFile {

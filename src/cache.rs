@@ -11,7 +11,6 @@ pub mod disk;
 pub mod entry;
 pub mod fetch;
 mod haste;
-pub mod id;
 pub mod manifest;
 pub mod prune;
 pub mod readahead;
@@ -23,6 +22,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+pub use crate::id;
 use crate::metrics::Metrics;
 use crate::upload::Uploader;
 pub use client::Client;

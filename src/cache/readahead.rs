@@ -22,10 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::entry::from_nanos;
 use super::fetch::{Fetched, Fetcher};
 use super::id::{ActionId, OutputId};
 use super::manifest::{self, Manifest};
+use crate::sign::from_nanos;
 pub use stored::{Loading, read};
 use window::Window;
 
@@ -318,12 +318,12 @@ impl Shared {
                 let window = Window::new(&manifest, stored);
                 Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
             }
-            Loading::Bad(_, why) => {
+            Loading::Bad(_, Some(why)) => {
                 let bucket = self.fetcher.bucket().identity();
                 log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
                 None
             }
-            Loading::Unchanged | Loading::None | Loading::Failed => None,
+            Loading::Bad(_, None) | Loading::Unchanged | Loading::None | Loading::Failed => None,
         }
     }
 

@@ -41,13 +41,14 @@ impl ActionSource {
             }
             Layout::Classic => {
                 let key = entry::classic_output_key(&hit.output);
+                let (output, said, signature) = self.0.codec().encode_classic(action, hit)?;
                 if bucket.head(&key).is_some_and(|info| info.len == hit.size) {
                     host.put_s3_found.inc();
                 } else {
-                    bucket.put(&key, &PutBody::File(Arc::new(fs::File::open(&hit.path)?), hit.size))?;
+                    bucket.put(&key, &output)?;
                     host.put_s3_object.inc();
                 }
-                bucket.put(&entry::classic_action_key(action), &entry::encode_classic_action(hit))?;
+                bucket.put_signed(&entry::classic_action_key(action), &said, signature.as_deref())?;
             }
         }
         host.put_s3_action.inc();
@@ -104,7 +105,7 @@ fn save_manifest(tier: &Tier, left: Left, record: &Record) {
                 (ours.take().or_else(|| merged(Manifest::clone(base))), Some(etag.clone()))
             }
             // one that cannot be used is replaced
-            Loading::Bad(_, why) if why == manifest::NEWER => return,
+            Loading::Bad(_, Some(why)) if why == manifest::NEWER => return,
             Loading::Bad(etag, _) => (merged(Manifest::default()), etag),
             Loading::None => (merged(Manifest::default()), None),
             Loading::Failed => return,

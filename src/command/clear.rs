@@ -15,6 +15,7 @@ use crate::error::{Error, Exit};
 use crate::http::status::text;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
+use crate::store::SUM_SUFFIX;
 
 /// Clears, and says how much went.
 pub(super) fn execute(config: &ClearConfig) -> Result<Exit, Error> {
@@ -30,7 +31,7 @@ fn local(root: &Path) -> Result<Exit, Error> {
     // actions first: one without its output is a miss, but an output without an action is waste
     for folder in names::FOLDERS.into_iter().chain(names::HINTS) {
         each_file(&root.join(folder), |entry, name| {
-            if names::is_id(name) || name.starts_with(TEMP_PREFIX) {
+            if names::is_id(name.strip_suffix(SUM_SUFFIX).unwrap_or(name)) || name.starts_with(TEMP_PREFIX) {
                 let len = entry.metadata().map_or(0, |m| m.len());
                 if fs::remove_file(entry.path()).is_ok() {
                     files += 1;

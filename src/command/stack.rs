@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cache::disk::{DiskCache, make_real_dir};
-use crate::cache::entry::{Codec, Signer};
+use crate::cache::entry::Codec;
 use crate::cache::fetch::Fetcher;
 use crate::cache::prune::{self, Limits};
 use crate::cache::{ACTION_KIND, ActionSource, BuildCache, Tier};
@@ -69,7 +69,7 @@ impl Stack {
         let Some(shared) = &config.bucket else { return Ok(stack) };
         let bucket = Bucket::open(shared, metrics.clone()).map_err(|e| Error::failed(format!("bucket: {e}")))?;
         let bucket = Arc::new(bucket);
-        let codec = Codec::new(config.compression_level, Signer::new(shared.signing_key.as_deref()));
+        let codec = Codec::new(config.compression_level, shared.signer.clone());
         let fetcher = Arc::new(Fetcher::new(bucket.clone(), shared.layout, codec, disk.clone(), metrics.clone()));
         if bucket.writable() {
             make_real_dir(&dir.join("pending")).map_err(failed)?;
@@ -160,6 +160,9 @@ impl Stack {
         }
         self.cache.disk().save_recall();
         self.prune(self.started);
+        if let Some(bucket) = &self.config.bucket {
+            bucket.signer.end();
+        }
         if self.config.metrics {
             eprintln!("{}", self.metrics.to_json());
         }

@@ -1,6 +1,17 @@
 //! What the store counts: one set of events, two groups of counters.
 
-use super::{Kind, Place};
+use std::sync::Arc;
+
+use crate::metrics::Metrics;
+
+/// Whose blobs these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The module proxy's and sum database's.
+    Module,
+    /// The reverse proxy's.
+    RevProxy,
+}
 
 /// What is counted, for either kind where it has a counter for it.
 pub(super) enum Event {
@@ -18,11 +29,14 @@ pub(super) enum Event {
     PushError,
 }
 
-impl Place {
+/// The counters of one kind.
+pub(super) struct Tally(pub(super) Kind, pub(super) Arc<Metrics>);
+
+impl Tally {
     /// Counts `event`.
     pub(super) fn count(&self, event: Event) {
-        let (m, r) = (&self.metrics.modcache, &self.metrics.revcache);
-        match (self.kind, event) {
+        let (m, r) = (&self.1.modcache, &self.1.revcache);
+        match (self.0, event) {
             (Kind::Module, Event::LocalHit(n)) => {
                 m.get_request.inc();
                 m.get_local_hit.inc();

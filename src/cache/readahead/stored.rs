@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use crate::cache::entry::DecodeError;
 use crate::cache::fetch::Fetcher;
 use crate::cache::manifest::{self, Manifest};
 use crate::remote;
@@ -12,42 +13,62 @@ pub enum Loading {
     Found(Manifest, String, u64),
     /// It still has the tag asked about.
     Unchanged,
-    /// There is one that cannot be used: its tag, and why.
-    Bad(Option<String>, String),
+    /// There is one that cannot be used: its tag, and why, unless that has been said.
+    Bad(Option<String>, Option<String>),
     /// There is none.
     None,
     /// It could not be read, and so must not be replaced.
     Failed,
 }
 
-/// Reads the manifest under `key`, unless it still has the tag `known`.
+/// Reads the manifest under `key`, unless it still has the tag `known`. One of our own prefix that
+/// cannot be used does not hide the main one's.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
     let fetched = match known {
         None => fetcher.bucket().try_get(key),
         Some(etag) => fetcher.bucket().get_if_changed(key, etag),
     };
+    match take(fetcher, key, fetched) {
+        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket().get_main(key)).0 {
+            // what is written replaces the bad one
+            Loading::Found(manifest, _, len) => Loading::Found(manifest, etag.unwrap_or_default(), len),
+            _ => Loading::Bad(etag, why),
+        },
+        (loading, _) => loading,
+    }
+}
+
+/// What `fetched` brings, and whether that is of our own prefix.
+fn take(fetcher: &Fetcher, key: &str, fetched: remote::Fetched) -> (Loading, bool) {
     let object = match fetched {
         remote::Fetched::Found(object) => object,
-        remote::Fetched::Unchanged => return Loading::Unchanged,
-        remote::Fetched::Missing => return Loading::None,
-        remote::Fetched::Failed => return Loading::Failed,
+        remote::Fetched::Unchanged => return (Loading::Unchanged, false),
+        remote::Fetched::Missing => return (Loading::None, false),
+        remote::Fetched::Failed => return (Loading::Failed, false),
     };
-    let etag = object.etag;
+    let (etag, own_prefix) = (object.etag, object.own_prefix);
     let mut stored = Vec::new();
     if let Err(e) = object.body.take(manifest::MAX_STORED + 1).read_to_end(&mut stored) {
         log::debug!("reading the manifest: {e}");
-        return Loading::Failed;
+        return (Loading::Failed, own_prefix);
     }
+    let signer = fetcher.codec().signer();
     let decoded = if stored.len() as u64 > manifest::MAX_STORED {
-        Err(format!("longer than {} bytes", manifest::MAX_STORED))
+        Err(format!("longer than {} bytes", manifest::MAX_STORED).into())
     } else {
-        Manifest::decode(&stored, key, fetcher.codec().signer())
+        Manifest::decode(&stored, key, signer, signer.demands(own_prefix))
     };
-    match decoded {
+    let bad = |etag, why| {
+        fetcher.metrics().readahead.manifest_bad.inc();
+        Loading::Bad(etag, why)
+    };
+    let loading = match decoded {
         Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
-        Err(why) => {
-            fetcher.metrics().readahead.manifest_bad.inc();
-            Loading::Bad(etag, why)
+        Err(DecodeError::Untrusted(why)) => {
+            signer.refused(format_args!("{}: {key} is not used: {why}", fetcher.bucket().identity()));
+            bad(etag, None)
         }
-    }
+        Err(e) => bad(etag, Some(e.to_string())),
+    };
+    (loading, own_prefix)
 }
