@@ -102,15 +102,9 @@ pub trait Remote: Send + Sync {
     fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError>;
     /// Stores `body` under `key`, replacing what was there. With `if_match`, only where the
     /// object still has that tag (`Some("")`: only where there is none), else
-    /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it. `signature`, a line
-    /// of ASCII, is kept beside the object and comes with it.
-    fn put(
-        &self,
-        key: &str,
-        body: &PutBody,
-        if_match: Option<&str>,
-        signature: Option<&str>,
-    ) -> Result<(), RemoteError>;
+    /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it. `beside`, a line of
+    /// ASCII (a signature), is kept beside the object and comes with it.
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError>;
     /// Lists every object whose key starts with `prefix`, calling `each` for one after another.
     fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
     /// Deletes `key`; an absent object is no error.

@@ -90,7 +90,7 @@ impl fmt::Display for Claim {
 }
 
 /// Signs, where there is a private key, and checks, where there are keys at all.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Signer(Arc<Keys>);
 
 struct Keys {
@@ -102,23 +102,21 @@ struct Keys {
     refused: Repeat,
 }
 
-impl Default for Keys {
+impl Default for Signer {
+    /// No keys: nothing is signed, and everything is believed.
     fn default() -> Self {
-        let refused = Repeat::new("objects of the bucket were not used, for want of a signature that counts");
-        Keys { pair: None, public: Vec::new(), trust_own: false, last: AtomicUsize::new(0), refused }
+        Signer::new(None, Vec::new(), false)
     }
 }
 
 impl Signer {
-    /// Signs with the private key in the text of a key file, if one is given, and believes it and
-    /// the public keys. What lies under one's own write prefix is believed unsigned if `trust_own`.
-    pub fn new(private: Option<&str>, public: &[String], trust_own: bool) -> Result<Self, String> {
-        let pair = private.map(|text| key(text, PRIVATE, PUBLIC, "private")).transpose()?;
-        let pair = pair.map(|seed| Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed has 32 bytes"));
-        let own = pair.iter().map(|pair| pair.public_key().as_ref().try_into().expect("a public key has 32 bytes"));
-        let others = public.iter().map(|text| key(text, PUBLIC, PRIVATE, "public"));
-        let public = own.map(Ok).chain(others).collect::<Result<_, String>>()?;
-        Ok(Signer(Arc::new(Keys { pair, public, trust_own, ..Keys::default() })))
+    /// Signs with the `private` key, if one is given, and believes it and the `public` ones. What
+    /// lies under one's own write prefix is believed unsigned if `trust_own`.
+    pub fn new(private: Option<[u8; 32]>, mut public: Vec<[u8; 32]>, trust_own: bool) -> Self {
+        let pair = private.map(|seed| Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed has 32 bytes"));
+        public.extend(pair.iter().filter_map(|pair| <[u8; 32]>::try_from(pair.public_key().as_ref()).ok()));
+        let refused = Repeat::new("objects of the bucket were not used, for want of a signature that counts");
+        Signer(Arc::new(Keys { pair, public, trust_own, last: AtomicUsize::new(0), refused }))
     }
 
     /// Whether there is a private key.
@@ -186,21 +184,28 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// The bytes of a key file's line that begins with `wanted`. The error says what it is instead.
-fn key(text: &str, wanted: &str, other: &str, which: &str) -> Result<[u8; 32], String> {
-    match text.strip_prefix(wanted).map(|hex| unhex(hex.trim_end())) {
-        Some(Some(bytes)) => Ok(bytes),
-        Some(None) => Err(format!("a {which} key that is cut off or damaged")),
-        None if text.starts_with(other) && which == "private" => {
-            Err("a public key, which cannot sign: give it as --verify-key-file, and here the file beside it".into())
-        }
-        None if text.starts_with(other) => {
-            Err("a private key, which readers must not have: give the file of the same name with .pub".into())
-        }
-        None => Err("not a key that this program makes (keys of any bytes, as older versions took, do not count any \
-                     more): make a pair with \"go-cache-plugin keygen FILE\""
-            .into()),
+/// The private key in a key file's text. The error says what that is instead.
+pub fn private_key(text: &str) -> Result<[u8; 32], &'static str> {
+    if text.starts_with(PUBLIC) {
+        return Err("a public key, which cannot sign: give it as --verify-key-file, and here the file beside it");
     }
+    key(text, PRIVATE)
+}
+
+/// The public key in a key file's text. The error says what that is instead.
+pub fn public_key(text: &str) -> Result<[u8; 32], &'static str> {
+    if text.starts_with(PRIVATE) {
+        return Err("a private key, which readers must not have: give the file of the same name with .pub");
+    }
+    key(text, PUBLIC)
+}
+
+fn key(text: &str, prefix: &str) -> Result<[u8; 32], &'static str> {
+    let hex = text.strip_prefix(prefix).ok_or(
+        "not a key of this program (keys of any bytes, as older versions took, do not count any more): \
+         make a pair with \"go-cache-plugin keygen FILE\"",
+    )?;
+    unhex(hex.trim_end()).ok_or("a key that is cut off or damaged")
 }
 
 /// Nanoseconds since 1970, clamped to what 64 bits hold.
@@ -237,9 +242,10 @@ mod tests {
     #[test]
     fn a_signature_fits_one_thing_and_one_key() {
         let ((private, public), (other, _)) = (generate().unwrap(), generate().unwrap());
-        let signer = Signer::new(Some(&private), &[], false).unwrap();
-        let reader = Signer::new(None, &[generate().unwrap().1, public], false).unwrap();
-        let stranger = Signer::new(Some(&other), &[], false).unwrap();
+        let signer = Signer::new(private_key(&private).ok(), Vec::new(), false);
+        let known = [generate().unwrap().1, public].map(|text| public_key(&text).unwrap());
+        let reader = Signer::new(None, known.to_vec(), false);
+        let stranger = Signer::new(private_key(&other).ok(), Vec::new(), false);
         assert!(signer.signs() && !reader.signs() && reader.demands(true) && !Signer::default().demands(false));
         let (c, text) = (claim(), signer.sign_text("module", "k", &claim()).unwrap());
         for who in [&signer, &reader, &reader] {
@@ -274,19 +280,18 @@ mod tests {
     #[test]
     fn key_files_are_told_apart() {
         let (private, public) = generate().unwrap();
-        let error = |private: Option<&str>, public: &[String]| Signer::new(private, public, false).unwrap_err();
-        assert!(error(Some(&public), &[]).contains("cannot sign"));
-        assert!(error(None, std::slice::from_ref(&private)).contains("must not have"));
+        assert!(private_key(&public).unwrap_err().contains("cannot sign"));
+        assert!(public_key(&private).unwrap_err().contains("must not have"));
         for old in ["0123456789abcdef\n", "", "go-cache-plugin-private-key-2 00"] {
-            assert!(error(Some(old), &[]).contains("keygen"), "{old}");
+            assert!(private_key(old).unwrap_err().contains("keygen"), "{old}");
         }
-        assert!(error(Some(&private[..60]), &[]).contains("cut off"));
+        assert!(private_key(&private[..60]).unwrap_err().contains("cut off"));
     }
 
     #[test]
     #[ignore = "a measurement: cargo test --lib --release -- --ignored --nocapture verification"]
     fn verification_takes_microseconds() {
-        let signer = Signer::new(Some(&generate().unwrap().0), &[], false).unwrap();
+        let signer = Signer::new(private_key(&generate().unwrap().0).ok(), Vec::new(), false);
         let (c, signature) = (claim(), signer.sign("entry", "k", &claim()).unwrap());
         let begin = std::time::Instant::now();
         for _ in 0..10_000 {

@@ -173,6 +173,11 @@ impl BlobStore {
         None
     }
 
+    /// Says how many blobs were damaged on disk, where it were several. Call it at the very end.
+    pub fn end(&self) {
+        self.place.damaged.end();
+    }
+
     /// Begins a blob called `name`. Dropping the writer leaves nothing behind.
     pub fn writer(&self, name: &str) -> io::Result<BlobWriter> {
         let digest = digest(name);
@@ -268,7 +273,7 @@ impl Source for Place {
         let Some((blob, claim)) = self.open(name)? else { return Ok(()) };
         let key = self.key(name);
         let signature = self.signer.sign_text(self.kind.name(), &key, &claim);
-        let sent = bucket.put_signed(&key, &PutBody::File(Arc::new(blob.file), blob.len), signature.as_deref());
+        let sent = bucket.put_signed(&key, &PutBody::File(Arc::new(blob.file), blob.len), None, signature.as_deref());
         self.tally.count(if sent.is_ok() { Event::Pushed(blob.len) } else { Event::PushError });
         sent
     }

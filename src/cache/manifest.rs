@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn signer() -> Signer {
-        Signer::new(Some(&crate::sign::generate().unwrap().0), &[], false).unwrap()
+        Signer::new(crate::sign::private_key(&crate::sign::generate().unwrap().0).ok(), Vec::new(), false)
     }
 
     fn record(used: impl IntoIterator<Item = Used>) -> Record {

@@ -48,7 +48,7 @@ impl ActionSource {
                     bucket.put(&key, &output)?;
                     host.put_s3_object.inc();
                 }
-                bucket.put_signed(&entry::classic_action_key(action), &said, signature.as_deref())?;
+                bucket.put_signed(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
             }
         }
         host.put_s3_action.inc();

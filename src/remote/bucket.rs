@@ -162,28 +162,24 @@ impl Bucket {
         self.put_if(key, body, None)
     }
 
-    /// Stores `body` under `key`, and `signature` beside it.
-    pub fn put_signed(&self, key: &str, body: &PutBody, signature: Option<&str>) -> Result<(), RemoteError> {
-        self.send(key, body, None, signature)
-    }
-
     /// Stores `body` under `key` on a condition, see [`Remote::put`].
     pub fn put_if(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
-        self.send(key, body, if_match, None)
+        self.put_signed(key, body, if_match, None)
     }
 
-    fn send(
+    /// As [`Self::put_if`], with a signature beside it.
+    pub fn put_signed(
         &self,
         key: &str,
         body: &PutBody,
         if_match: Option<&str>,
-        signature: Option<&str>,
+        beside: Option<&str>,
     ) -> Result<(), RemoteError> {
         if !self.writable() {
             return Err(RemoteError::ReadOnly);
         }
         let key = join(self.policy.target(), key);
-        self.guard.attempt(Kind::Put, &key, |remote| remote.put(&key, body, if_match, signature))?;
+        self.guard.attempt(Kind::Put, &key, |remote| remote.put(&key, body, if_match, beside))?;
         self.guard.breaker().success(Instant::now());
         self.guard.metrics.bucket.put_bytes.add(body.len());
         Ok(())

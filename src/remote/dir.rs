@@ -9,8 +9,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
 
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::atomic::{TEMP_PREFIX, TempFile};
@@ -62,13 +65,6 @@ impl Dir {
         Ok(self.root.join(key))
     }
 
-    /// What stands beside the object.
-    fn side(&self, key: &str) -> Option<String> {
-        let (file, _) = self.open(&format!("{key}{SIDE}")).ok()??;
-        let mut text = String::new();
-        file.take(SIDE_LIMIT).read_to_string(&mut text).is_ok().then_some(text)
-    }
-
     /// Opens the object; `None` where there is no such file.
     fn open(&self, key: &str) -> Result<Option<(File, fs::Metadata)>, RemoteError> {
         let path = self.path(key)?;
@@ -109,11 +105,11 @@ impl Dir {
             }
         }
         names.sort_by(|a, b| a.0.cmp(&b.0));
-        let beside = |name: &str| {
+        let is_beside = |name: &str| {
             let object = name.strip_suffix(SIDE);
             object.is_some_and(|object| names.binary_search_by(|(name, _)| name.as_str().cmp(object)).is_ok())
         };
-        for (name, entry) in names.iter().filter(|(name, _)| !beside(name)) {
+        for (name, entry) in names.iter().filter(|(name, _)| !is_beside(name)) {
             let key = format!("{key}{name}");
             // of a file that vanished meanwhile there is nothing to say
             let Ok(meta) = entry.metadata() else { continue };
@@ -141,7 +137,7 @@ impl Remote for Dir {
         if known_etag == Some(&etag) {
             return Err(RemoteError::NotModified);
         }
-        let (len, signature) = (meta.len(), self.side(key));
+        let (len, signature) = (meta.len(), beside(&self.root.join(key)));
         // a file is replaced, never written to: what is open keeps its length
         Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body: Box::new(file) }))
     }
@@ -151,14 +147,9 @@ impl Remote for Dir {
         Ok(found.map(|(_, m)| ObjectInfo { key: key.to_string(), len: m.len(), modified: m.modified().ok() }))
     }
 
-    fn put(
-        &self,
-        key: &str,
-        body: &PutBody,
-        if_match: Option<&str>,
-        signature: Option<&str>,
-    ) -> Result<(), RemoteError> {
-        let (path, side) = (self.path(key)?, self.path(&format!("{key}{SIDE}"))?);
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
+        let path = self.path(key)?;
+        let side = beside_path(&path);
         let _turn = match if_match {
             Some(_) => {
                 fs::create_dir_all(&self.root).map_err(|e| at(&self.root, e))?;
@@ -175,7 +166,7 @@ impl Remote for Dir {
             }
         }
         // before the object, which is never there without it
-        match signature {
+        match beside {
             Some(text) => self.store(&side, &PutBody::Bytes(text.as_bytes().into())),
             None => remove(&side),
         }
@@ -188,8 +179,9 @@ impl Remote for Dir {
     }
 
     fn delete(&self, key: &str) -> Result<(), RemoteError> {
-        for path in [self.path(&format!("{key}{SIDE}"))?, self.path(key)?] {
-            remove(&path).map_err(|e| at(&path, e))?;
+        let path = self.path(key)?;
+        for path in [&beside_path(&path), &path] {
+            remove(path).map_err(|e| at(path, e))?;
         }
         Ok(())
     }
@@ -197,6 +189,20 @@ impl Remote for Dir {
     fn describe(&self) -> String {
         format!("file://{}", self.root.display())
     }
+}
+
+fn beside_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(SIDE);
+    name.into()
+}
+
+/// What stands beside the object in `path`. Neither a link is followed nor a pipe waited for.
+fn beside(path: &Path) -> Option<String> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(beside_path(path)).ok()?;
+    let mut text = String::new();
+    file.take(SIDE_LIMIT).read_to_string(&mut text).is_ok().then_some(text)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

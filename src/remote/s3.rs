@@ -54,13 +54,13 @@ struct Op<'a> {
     key: &'a str,
     query: &'a [(&'a str, &'a str)],
     headers: &'a [(HeaderName, &'a str)],
-    signature: Option<&'a str>,
+    beside: Option<&'a str>,
     body: Option<(&'a PutBody, String)>,
 }
 
 impl<'a> Op<'a> {
     fn new(method: &'static str, key: &'a str) -> Self {
-        Op { method, key, query: &[], headers: &[], signature: None, body: None }
+        Op { method, key, query: &[], headers: &[], beside: None, body: None }
     }
 }
 
@@ -129,7 +129,7 @@ impl S3 {
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
         let mut headers = self
             .signer
-            .sign(op.method, &url, &place.region, keys, (payload, op.signature), SystemTime::now())
+            .sign(op.method, &url, &place.region, keys, (payload, op.beside), SystemTime::now())
             .map_err(RemoteError::Denied)?;
         for (name, value) in op.headers {
             let value =
@@ -241,16 +241,10 @@ impl Remote for S3 {
         Ok(Some(ObjectInfo { key: key.to_string(), len, modified }))
     }
 
-    fn put(
-        &self,
-        key: &str,
-        body: &PutBody,
-        if_match: Option<&str>,
-        signature: Option<&str>,
-    ) -> Result<(), RemoteError> {
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let sha = sha256(body)?;
         let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
-        let op = Op { headers: condition.as_slice(), signature, body: Some((body, sha)), ..Op::new("PUT", key) };
+        let op = Op { headers: condition.as_slice(), beside, body: Some((body, sha)), ..Op::new("PUT", key) };
         let answer = match self.request(&op) {
             // a server without conditional writes
             Err(RemoteError::Status(501, _)) if if_match.is_some() => self.request(&Op { headers: &[], ..op }),

@@ -68,7 +68,7 @@ impl Sums {
         } else {
             if is_at(file, path) {
                 fs::remove_file(path)?;
-                fs::remove_file(&sum_path)?;
+                let _ = fs::remove_file(&sum_path);
             }
             return Ok(None);
         };

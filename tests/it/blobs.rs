@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use go_cache_plugin::cache::id::OutputId;
-use go_cache_plugin::sign::{Claim, Signer, nanos};
+use go_cache_plugin::sign::{Claim, Signer, nanos, private_key};
 use rustix::process::Signal;
 
 use super::signing::keygen;
@@ -272,7 +272,7 @@ fn forged_blobs_in_the_bucket_reach_nobody_who_verifies() {
     let foreign = keygen(&signed.keys, "foreign").0;
     let signer = |flag: &str| {
         let text = fs::read_to_string(flag.strip_prefix("--signing-key-file=").unwrap()).unwrap();
-        Signer::new(Some(&text), &[], false).unwrap()
+        Signer::new(private_key(&text).ok(), Vec::new(), false)
     };
     let claim = Claim { hash: OutputId::of(forged), size: forged.len() as u64, time: nanos(SystemTime::now()) };
     let by_another = signer(&foreign).sign_text("module", &Signed::key(MOD), &claim).unwrap();
@@ -318,7 +318,8 @@ fn forged_blobs_in_the_bucket_reach_nobody_who_verifies() {
 #[test]
 fn an_old_list_does_not_turn_time_back() {
     let signed = Signed::new();
-    let signer = Signer::new(Some(&fs::read_to_string(signed.keys.join("key")).unwrap()), &[], false).unwrap();
+    let signer =
+        Signer::new(private_key(&fs::read_to_string(signed.keys.join("key")).unwrap()).ok(), Vec::new(), false);
     let at = |name: &str, days: u64| {
         let body = fs::read(signed.path(name, "")).unwrap();
         let time = nanos(SystemTime::now() - Duration::from_secs(days * 86_400));

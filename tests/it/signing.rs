@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use go_cache_plugin::cache::id::{ActionId, OutputId};
 use go_cache_plugin::remote::{PutBody, Remote};
-use go_cache_plugin::sign::{Claim, Signer, nanos};
+use go_cache_plugin::sign::{Claim, Signer, nanos, private_key};
 
 use super::bucket::{Machine, Store, fill, manifest_key, sharded, single};
 use crate::support::env::{Plugin, TempDir};
@@ -25,7 +25,7 @@ pub fn keygen(dir: &TempDir, name: &str) -> (String, String) {
 /// Signs as the holder of the key that `flag` names.
 fn signer(flag: &str) -> Signer {
     let file = flag.strip_prefix("--signing-key-file=").expect("a flag of keygen");
-    Signer::new(Some(&fs::read_to_string(file).unwrap()), &[], false).unwrap()
+    Signer::new(private_key(&fs::read_to_string(file).unwrap()).ok(), Vec::new(), false)
 }
 
 fn bodies() -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ use super::{Resolver, on};
 use crate::cli::flags::Given;
 use crate::config::{AwsEnv, BucketConfig, BucketLocation, Layout};
 use crate::error::Error;
-use crate::sign::Signer;
+use crate::sign::{self, Signer};
 
 /// A key file is shorter than this; of a longer one the rest is not read.
 const KEY_LIMIT: u64 = 1024;
@@ -66,35 +66,25 @@ impl Resolver<'_> {
         if let Some(given) = v.signing_key_file.as_ref().filter(|_| trust) {
             return Err(given.error("cannot be combined with --trust-write-prefix: it would sign what others made"));
         }
-        let private = v.signing_key_file.as_ref().map(|given| self.key_text(given)).transpose()?;
-        let mut signer = Signer::new(private.as_deref(), &[], trust);
-        if let (Err(why), Some(given)) = (&signer, &v.signing_key_file) {
-            return Err(given.error(why));
-        }
+        let private = v.signing_key_file.as_ref().map(|given| self.key(given, sign::private_key)).transpose()?;
+        let mut public = Vec::new();
         if let Some(given) = &v.verify_key_file {
             let between: &[char] = if given.on_line { &['\0'] } else { &[',', ':'] };
-            let mut public = Vec::new();
-            for file in given.text.split(between).filter(|file| given.on_line || !file.is_empty()) {
-                let given = Given { text: file.to_string(), ..given.clone() };
-                public.push(self.key_text(&given)?);
-                Signer::new(None, &public[public.len() - 1..], trust).map_err(|why| given.error(why))?;
+            for file in given.text.trim_matches(between).split(between) {
+                public.push(self.key(&Given { text: file.to_string(), ..given.clone() }, sign::public_key)?);
             }
-            if public.is_empty() {
-                return Err(given.error("names no key file"));
-            }
-            signer = Signer::new(private.as_deref(), &public, trust);
         }
-        signer.map_err(Error::usage)
+        Ok(Signer::new(private, public, trust))
     }
 
-    fn key_text(&self, given: &Given) -> Result<String, Error> {
+    fn key<K>(&self, given: &Given, parse: impl Fn(&str) -> Result<K, &'static str>) -> Result<K, Error> {
         if given.text.is_empty() {
             return Err(given.error("names no key file"));
         }
         let mut bytes = Vec::new();
         let read = File::open(self.cwd.join(&given.text)).and_then(|f| f.take(KEY_LIMIT).read_to_end(&mut bytes));
         read.map_err(|e| given.error(e))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        parse(&String::from_utf8_lossy(&bytes)).map_err(|why| given.error(why))
     }
 }
 
