@@ -115,7 +115,7 @@ impl Signer {
     pub fn new(private: Option<[u8; 32]>, mut public: Vec<[u8; 32]>, trust_own: bool) -> Self {
         let pair = private.map(|seed| Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed has 32 bytes"));
         public.extend(pair.iter().filter_map(|pair| <[u8; 32]>::try_from(pair.public_key().as_ref()).ok()));
-        let refused = Repeat::new("objects of the bucket were not used, for want of a signature that counts");
+        let refused = Repeat::new("objects of the bucket were not used: damaged, or without a signature that counts");
         Signer(Arc::new(Keys { pair, public, trust_own, last: AtomicUsize::new(0), refused }))
     }
 
@@ -292,7 +292,8 @@ mod tests {
     #[ignore = "a measurement: cargo test --lib --release -- --ignored --nocapture verification"]
     fn verification_takes_microseconds() {
         let signer = Signer::new(private_key(&generate().unwrap().0).ok(), Vec::new(), false);
-        let (c, signature) = (claim(), signer.sign("entry", "k", &claim()).unwrap());
+        let c = claim();
+        let signature = signer.sign("entry", "k", &c).unwrap();
         let begin = std::time::Instant::now();
         for _ in 0..10_000 {
             signer.check("entry", "k", &c, Some(&signature)).unwrap();

@@ -155,7 +155,7 @@ impl BlobStore {
                         place.tally.count(Event::BucketHit(len));
                         return Some(Blob { file, len, modified: SystemTime::UNIX_EPOCH, origin: Origin::Bucket });
                     }
-                    Err(e) => log::warn!("bucket: {key}: {e}; fetching it anew"),
+                    Err(e) => place.signer.refused(format_args!("{}: {key} is not used: {e}", bucket.identity())),
                 },
                 Err(why) => {
                     place.metrics.bucket.corrupt.inc();
@@ -321,7 +321,6 @@ impl BlobWriter {
             place.tally.count(Event::PutPresent);
             if !place.signer.signs() || there.is_within(MUTABLE_FOR / 2) {
                 blob.file.set_modified(now)?;
-                place.sums.remember(&path, &blob.file.metadata()?, there);
                 return Ok(Blob { modified: now, ..blob });
             }
         }

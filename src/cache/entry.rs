@@ -236,8 +236,10 @@ impl Codec {
             store(action, &claim, &mut &raw[..], disk)
         } else if packed && held.is_none_or(|held| size / RATIO > held) {
             let mut spool = Vec::new();
-            body.take(SPOOL + 1).read_to_end(&mut spool).map_err(|e| corrupt(e.to_string()))?;
-            if spool.len() as u64 > SPOOL || size > RATIO * SPOOL {
+            if size <= RATIO * SPOOL {
+                body.take(SPOOL + 1).read_to_end(&mut spool).map_err(|e| corrupt(e.to_string()))?;
+            }
+            if spool.is_empty() || spool.len() as u64 > SPOOL {
                 return Err(corrupt(format!("it claims {size} bytes, far more than it can hold")));
             }
             let mut sink = Hashing::new(io::sink());

@@ -138,14 +138,10 @@ impl Fetcher {
 
     fn tell(&self, action: &ActionId, e: &DecodeError) {
         match e {
-            DecodeError::Corrupt(why) => {
-                self.metrics.bucket.corrupt.inc();
-                log::warn!("{}: the entry of action {action} is not used: {why}", self.bucket.identity());
-            }
-            DecodeError::Untrusted(why) => {
+            DecodeError::Corrupt(_) | DecodeError::Untrusted(_) => {
                 self.metrics.bucket.corrupt.inc();
                 let bucket = self.bucket.identity();
-                self.codec.signer().refused(format_args!("{bucket}: the entry of action {action} is not used: {why}"));
+                self.codec.signer().refused(format_args!("{bucket}: the entry of action {action} is not used: {e}"));
             }
             // the bucket's own log tells of these
             DecodeError::Transfer(e) => log::debug!("fetching action {action}: {e}"),

@@ -318,12 +318,12 @@ impl Shared {
                 let window = Window::new(&manifest, stored);
                 Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
             }
-            Loading::Bad(_, Some(why)) => {
-                let bucket = self.fetcher.bucket().identity();
-                log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
+            Loading::Bad(_, why) => {
+                let (bucket, signer) = (self.fetcher.bucket().identity(), self.fetcher.codec().signer());
+                signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }
-            Loading::Bad(_, None) | Loading::Unchanged | Loading::None | Loading::Failed => None,
+            Loading::Unchanged | Loading::None | Loading::Failed => None,
         }
     }
 

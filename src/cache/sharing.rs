@@ -105,7 +105,7 @@ fn save_manifest(tier: &Tier, left: Left, record: &Record) {
                 (ours.take().or_else(|| merged(Manifest::clone(base))), Some(etag.clone()))
             }
             // one that cannot be used is replaced
-            Loading::Bad(_, Some(why)) if why == manifest::NEWER => return,
+            Loading::Bad(_, why) if why == manifest::NEWER => return,
             Loading::Bad(etag, _) => (merged(Manifest::default()), etag),
             Loading::None => (merged(Manifest::default()), None),
             Loading::Failed => return,

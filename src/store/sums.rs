@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{TempFile, is_at};
 use crate::id::Hashing;
@@ -25,6 +25,8 @@ pub const SUFFIX: &str = ".sum";
 const LIMIT: u64 = 1024;
 /// How exactly the time of last use is kept.
 const USE_GRANULARITY: Duration = Duration::from_secs(3600);
+/// File systems' clocks are at least this exact.
+const TICK: Duration = Duration::from_millis(20);
 /// Files remembered as whole at most.
 const REMEMBERED: usize = 4096;
 
@@ -89,8 +91,12 @@ impl Sums {
         Ok(file)
     }
 
-    /// Takes note that a file is whole.
-    pub(super) fn remember(&self, path: &Path, meta: &fs::Metadata, claim: Claim) {
+    /// Takes note that a file is whole, unless another change so soon might not show.
+    fn remember(&self, path: &Path, meta: &fs::Metadata, claim: Claim) {
+        let changed = UNIX_EPOCH + Duration::new(meta.ctime().max(0) as u64, meta.ctime_nsec().max(0) as u32);
+        if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK) {
+            return;
+        }
         let mut known = self.0.lock().expect("no holder panics");
         if known.len() >= REMEMBERED {
             known.clear();

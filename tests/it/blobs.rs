@@ -316,6 +316,35 @@ fn forged_blobs_in_the_bucket_reach_nobody_who_verifies() {
 }
 
 #[test]
+fn forged_proxied_answers_in_the_bucket_reach_nobody_who_verifies() {
+    let (keys, bucket) = (TempDir::new(), TempDir::new());
+    let (sign, verify) = keygen(&keys, "key");
+    let origin = Origin::http(|_| answer("Cache-Control: immutable", "the true body"));
+    let url = format!("http://{}/file", origin.host());
+    let (hosts, at) = (format!("--revproxy={}", origin.host()), format!("--bucket=file://{}", bucket.path().display()));
+    let ask = |flag: &str| {
+        let server = Server::start(&TempDir::new(), &[&hosts, &at, flag], &[]);
+        let got = server.get(&url);
+        let out = server.stop();
+        let said = said(&out).iter().filter(|line| line.contains("is not used")).count();
+        (got.0, String::from_utf8(got.1).unwrap(), said)
+    };
+    let body = (200, "the true body".to_string(), 0);
+    assert_eq!(ask(&sign), body);
+    assert_eq!((ask(&verify), origin.count("/file")), (body.clone(), 1));
+    let digest = OutputId::of(url.as_bytes()).to_string();
+    let object = bucket.join(&format!("revproxy/{}/{digest}", &digest[..2]));
+    let text = fs::read_to_string(&object).unwrap();
+    fs::write(&object, text.replace("true", "evil")).unwrap();
+    assert_eq!((ask(&verify), origin.count("/file")), ((200, body.1.clone(), 1), 2));
+    assert_eq!(ask("-v=false").1, "the evil body", "without keys all is believed");
+    fs::remove_file(format!("{}.sig", object.display())).unwrap();
+    assert_eq!((ask(&verify), origin.count("/file")), ((200, body.1.clone(), 1), 3));
+    assert_eq!((ask(&sign), origin.count("/file")), ((200, body.1.clone(), 1), 4));
+    assert_eq!((ask(&verify), origin.count("/file")), (body, 4), "signed anew by who may");
+}
+
+#[test]
 fn an_old_list_does_not_turn_time_back() {
     let signed = Signed::new();
     let signer =

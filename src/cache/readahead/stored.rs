@@ -2,7 +2,6 @@
 
 use std::io::Read;
 
-use crate::cache::entry::DecodeError;
 use crate::cache::fetch::Fetcher;
 use crate::cache::manifest::{self, Manifest};
 use crate::remote;
@@ -13,8 +12,8 @@ pub enum Loading {
     Found(Manifest, String, u64),
     /// It still has the tag asked about.
     Unchanged,
-    /// There is one that cannot be used: its tag, and why, unless that has been said.
-    Bad(Option<String>, Option<String>),
+    /// There is one that cannot be used: its tag, and why.
+    Bad(Option<String>, String),
     /// There is none.
     None,
     /// It could not be read, and so must not be replaced.
@@ -58,17 +57,12 @@ fn take(fetcher: &Fetcher, key: &str, fetched: remote::Fetched) -> (Loading, boo
     } else {
         Manifest::decode(&stored, key, signer, signer.demands(own_prefix))
     };
-    let bad = |etag, why| {
-        fetcher.metrics().readahead.manifest_bad.inc();
-        Loading::Bad(etag, why)
-    };
     let loading = match decoded {
         Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
-        Err(DecodeError::Untrusted(why)) => {
-            signer.refused(format_args!("{}: {key} is not used: {why}", fetcher.bucket().identity()));
-            bad(etag, None)
+        Err(e) => {
+            fetcher.metrics().readahead.manifest_bad.inc();
+            Loading::Bad(etag, e.to_string())
         }
-        Err(e) => bad(etag, Some(e.to_string())),
     };
     (loading, own_prefix)
 }
