@@ -12,7 +12,6 @@ pub mod disk;
 pub mod entry;
 pub mod fetch;
 mod haste;
-pub mod id;
 pub mod manifest;
 mod manifests;
 pub mod prune;
@@ -26,6 +25,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::lease::Lease;
+pub use crate::id;
 use crate::metrics::Metrics;
 use crate::repeat::Repeat;
 use crate::upload::Uploader;

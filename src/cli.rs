@@ -3,7 +3,7 @@
 //! Two stages. The pre-pass (`argv`) turns Go's spelling into argh's, driven by the one table of
 //! flags (`flags`); argh fills its structs; a flag then wins over its variable, a variable over the
 //! default; and `resolve` makes the validated [`Invocation`](crate::config::Invocation). Parsing
-//! has no side effects; it reads nothing but the signing key file, and resolves a host name in
+//! has no side effects; it reads nothing but the key files, and resolves a host name in
 //! `--http`.
 
 mod argv;
@@ -135,7 +135,7 @@ mod tests {
                 ("bucket", _) => "some",
                 ("s3-endpoint-url" | "upstream", _) => "http://h",
                 ("http", _) => "127.0.0.1:0",
-                ("signing-key-file", _) => "/dev/null",
+                ("signing-key-file" | "verify-key-file", _) => continue, // they must be there
                 (_, None) => "false",
                 (_, Some("DURATION")) => "0",
                 (_, Some("SIZE")) => "5MiB",
@@ -227,17 +227,49 @@ mod tests {
     }
 
     #[test]
-    fn the_signing_key_is_read_and_checked() {
+    fn key_files_are_read_and_checked() {
         let dir = std::env::temp_dir().join(format!("go-cache-plugin-key-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("temporary directory");
-        let key = dir.join("key");
-        let flag = format!("--signing-key-file={}", key.display());
-        std::fs::write(&key, "0123456789abcdef\n").expect("writable");
-        assert_eq!(bucket(&["--bucket=some", &flag]).signing_key.as_deref(), Some(&b"0123456789abcdef"[..]));
-        std::fs::write(&key, "0123456789abcde\n").expect("writable");
-        assert!(error(&["--bucket=some", &flag], &[]).ends_with("the key has 15 bytes, and needs at least 16"));
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.join(name), text).expect("writable");
+            dir.join(name).display().to_string()
+        };
+        let pairs = [(); 2].map(|()| crate::sign::generate().expect("random numbers"));
+        let (key, first) = (file("key", &pairs[0].0), file("key.pub", &pairs[0].1));
+        let (second, old) = (file("second.pub", &pairs[1].1), file("old", "0123456789abcdef\n"));
+        let signs = format!("--signing-key-file={key}");
+        let verify = |file: &str| format!("--verify-key-file={file}");
+        let signer = |args: &[&str], env: &[(&str, &str)]| {
+            let args = [&["--bucket=some"], args].concat();
+            let b = direct(&args, env).bucket.expect("a bucket was given");
+            (format!("{:?}", b.signer), b.read_only)
+        };
+        let is = |signs: bool, keys: u8| format!("Signer {{ signs: {signs}, keys: {keys} }}");
+        assert_eq!(signer(&[], &[]), (is(false, 0), false));
+        assert_eq!(signer(&[&signs], &[]), (is(true, 1), false));
+        assert_eq!(signer(&[&signs, "--s3-layout=classic", &verify(&second)], &[]), (is(true, 2), false));
+        // unsigned, it writes nothing where signatures are demanded
+        assert_eq!(signer(&[&verify(&first), &verify(&second)], &[]), (is(false, 2), true));
+        assert_eq!(signer(&[&verify(&first), "--write-prefix=p"], &[]), (is(false, 1), false));
+        for between in [",", ":"] {
+            let list = format!("{first}{between}{second}{between}");
+            assert_eq!(signer(&[], &[("GOCACHE_VERIFY_KEY_FILE", &list)]), (is(false, 2), true));
+        }
+        for (flags, want) in [
+            (vec![format!("--signing-key-file={first}")], "a public key"),
+            (vec![verify(&key)], "a private key"),
+            (vec![verify(&first), verify(&old)], "keygen"),
+            (vec![format!("--signing-key-file={old}")], "keygen"),
+            (vec![verify("/nonexistent")], "No such file"),
+            (vec![verify("")], "names no key file"),
+            (vec!["--signing-key-file=".into()], "names no key file"),
+            (vec![signs.clone(), "--trust-write-prefix".into()], "cannot be combined"),
+        ] {
+            let args: Vec<&str> = ["--bucket=some"].into_iter().chain(flags.iter().map(String::as_str)).collect();
+            let text = error(&args, &[]);
+            assert!(text.contains(want) && text.starts_with("--"), "{text}");
+        }
         std::fs::remove_dir_all(&dir).expect("removable");
-        assert!(error(&["--bucket=some", &flag], &[]).contains("No such file"));
     }
 
     #[test]
@@ -324,10 +356,7 @@ mod tests {
             (&["--s3-endpoint-url=h:1"], "--s3-endpoint-url \"h:1\": not an endpoint"),
             (&["--read-only", "--write-prefix=p"], "--write-prefix \"p\": cannot be combined"),
             (&["--prefix=p", "--write-prefix=p/"], "--write-prefix \"p/\": is the same"),
-            (
-                &["--bucket=some", "--s3-layout=classic", "--signing-key-file=x"],
-                "--signing-key-file \"x\": the classic layout has no room",
-            ),
+            (&["keygen"], "keygen: Required positional arguments not provided: file"),
             (&["--cache-dir="], "--cache-dir \"\": not a directory"),
             (&["serve"], "serve needs --plugin"),
             (&["serve", "--plugin=x"], "--plugin \"x\": neither"),

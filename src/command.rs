@@ -6,6 +6,7 @@ mod connect;
 mod direct;
 mod doctor;
 mod help;
+mod keygen;
 mod listen;
 mod logging;
 mod names;
@@ -30,6 +31,7 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
     match invocation {
         Invocation::Help(topic) => help::execute(topic),
         Invocation::Version => version::execute(),
+        Invocation::Keygen(file) => keygen::execute(&file),
         Invocation::Direct(config) => {
             logging::init(config.verbose, config.debug);
             direct::execute(&config)

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sign::Signer;
+
 /// What one command line asks for.
 #[derive(Clone, Debug)]
 pub enum Invocation {
@@ -29,6 +31,8 @@ pub enum Invocation {
     Help(Option<&'static str>),
     /// `version`.
     Version,
+    /// `keygen FILE`: the absolute path of the private key's file to make.
+    Keygen(PathBuf),
 }
 
 /// What `serve` needs.
@@ -137,8 +141,8 @@ pub struct BucketConfig {
     pub read_only: bool,
     /// How build outputs are laid out. Default: `single`.
     pub layout: Layout,
-    /// Key of the HMAC over entries and manifests. Default: none, unsigned.
-    pub signing_key: Option<Vec<u8>>,
+    /// Signs what is put, and says what signatures count. Default: unsigned, anything counts.
+    pub signer: Signer,
 }
 
 /// Where a bucket is.

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirEntry};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::atomic::TEMP_PREFIX;
 
@@ -23,7 +23,7 @@ pub const REVPROXY: &str = "revproxy";
 pub const FOLDERS: [&str; 4] = [ACTION, OUTPUT, MODULE, REVPROXY];
 
 /// What ends the name of a blob's sum, beside it.
-pub const SUM: &str = ".sum";
+const SUM: &str = ".sum";
 
 /// What a file in a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,13 @@ pub fn each_in(dir: &Path, mut each: impl FnMut(&DirEntry, Held)) -> io::Result<
 /// Whether a name is one that we give: lower-case hex.
 pub fn is_id(name: &str) -> bool {
     name.len() >= 2 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Where the sum of the blob at `path` is.
+pub fn sum_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(SUM);
+    name.into()
 }
 
 /// Makes `dir` and its parents, mode 0755, and refuses a symbolic link in its place.

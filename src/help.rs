@@ -106,6 +106,7 @@ pub fn topic(word: &str) -> Option<&'static str> {
     }
     match word {
         "connect" => Some("serve-mode"),
+        "keygen" => Some("bucket"),
         "status" | "prune" | "clear" | "doctor" => Some("maintenance"),
         _ => None,
     }
@@ -198,6 +199,7 @@ Usage:
   go-cache-plugin prune [flags]        apply --expiry and --max-cache-size now
   go-cache-plugin clear [flags]        empty the local cache or a bucket's prefix
   go-cache-plugin doctor               try all that the cache depends on
+  go-cache-plugin keygen FILE          make a pair of keys for the bucket's signatures
   go-cache-plugin help [TOPIC]
   go-cache-plugin version
 
@@ -279,7 +281,13 @@ Every body fetched is checked against its SHA-256. What may write to a bucket ca
 say that an action has another, wrong output. So for jobs that are not trusted:
   --read-only          nothing is written
   --write-prefix=P     read P, then the main prefix; write only P
-  --signing-key-file   entries without this key's signature are misses (single layout)
+  --verify-key-file    what is not signed by a known key is a miss
+Jobs that are trusted sign: \"go-cache-plugin keygen FILE\" makes FILE, for their
+--signing-key-file, and FILE.pub, for the --verify-key-file of all. --verify-key-file may be
+given several times, so that keys can change. Entries, readahead lists, modules and proxied
+bodies are signed; what can change is believed for 30 days. What is under a job's own
+--write-prefix counts unsigned only with --trust-write-prefix: then whoever may write that
+prefix feeds that build.
 ";
 
 const READAHEAD: &str = "\

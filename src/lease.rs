@@ -13,14 +13,14 @@
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
-use crate::atomic::process_token;
+use crate::atomic::{is_at, process_token};
 use crate::folder::make_real_dir;
 
 /// Folder of the leases.
@@ -110,9 +110,8 @@ fn lock_own(dir: &Path) -> io::Result<File> {
         let file = open(&path, true)?;
         // who counts the leases holds it for a moment
         file.lock()?;
-        let ours = file.metadata()?;
         // before it was locked, it may have been taken for one of the dead and buried
-        if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+        if is_at(&file, &path) {
             return Ok(file);
         }
     }

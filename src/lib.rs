@@ -16,8 +16,8 @@
 //! Reading order: [`protocol`] and [`session`] (one client), [`cache`] with `disk`, `entry`,
 //! `fetch`, `readahead` and `manifest` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it), [`http`] and [`store`] (the proxies), last
-//! [`command`], which puts it all together. [`atomic`], [`flight`], [`pool`] and [`retry`] are tools
-//! of one idea each.
+//! [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
+//! [`flight`], [`id`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
 //!
 //! # Log
 //!
@@ -42,6 +42,7 @@ pub mod folder;
 pub mod help;
 pub mod http;
 pub mod lease;
+pub mod id;
 pub mod metrics;
 pub mod pool;
 pub mod protocol;
@@ -49,5 +50,6 @@ pub mod remote;
 pub mod repeat;
 pub mod retry;
 pub mod session;
+pub mod sign;
 pub mod store;
 pub mod upload;

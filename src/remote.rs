@@ -27,6 +27,10 @@ pub struct Object {
     pub len: Option<u64>,
     /// The entity tag, where the backend has one.
     pub etag: Option<String>,
+    /// What was put beside it, see [`Remote::put`].
+    pub signature: Option<String>,
+    /// Whether it lies under one's own write prefix ([`Bucket`] knows), not the main one.
+    pub own_prefix: bool,
     /// The body. A read fails when the transfer breaks off, falls below the throughput floor, or
     /// ends short of `len`. Drop it only after reading to the end, or the connection is lost.
     pub body: Box<dyn Read + Send>,
@@ -98,8 +102,9 @@ pub trait Remote: Send + Sync {
     fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError>;
     /// Stores `body` under `key`, replacing what was there. With `if_match`, only where the
     /// object still has that tag (`Some("")`: only where there is none), else
-    /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it.
-    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError>;
+    /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it. `beside`, a line of
+    /// ASCII (a signature), is kept beside the object and comes with it.
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError>;
     /// Lists every object whose key starts with `prefix`, calling `each` for one after another.
     fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
     /// Deletes `key`; an absent object is no error.

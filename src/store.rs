@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! <cache_dir>/<kind>/<xx>/<sha256 of the name>      the bytes; mtime: last known to be right
+//! <cache_dir>/<kind>/<xx>/<sha256 of the name>.sum  their length and hash; mtime: last use
 //! [<prefix>/]<kind>/<xx>/<sha256 of the name>       the same bytes in the bucket
 //! ```
 //!
 //! Invariants: names are hashed, so no name reaches the disk; a blob appears whole, by rename, and
-//! is never changed afterwards, only replaced; what comes from the bucket is checked for its length
-//! and by the caller's check before it appears; failures of the bucket are misses.
+//! is never changed afterwards, only replaced; one that is damaged all the same is neither served
+//! nor uploaded (`sums`). What comes from the bucket is checked for its length, where there are keys
+//! for its signature, and by the caller's check before it appears; failures of the bucket are misses.
 
+mod sums;
 mod tally;
 
 use std::fs::{self, File};
@@ -17,22 +20,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sha2::{Digest, Sha256};
-
-use self::tally::Event;
+use self::sums::Sums;
+use self::tally::{Event, Tally};
 use crate::atomic::TempFile;
+use crate::id::{Hashing, OutputId, sharded, sharded_path, unhex};
 use crate::metrics::Metrics;
-use crate::remote::{Bucket, PutBody, RemoteError};
+use crate::remote::{Bucket, Object, PutBody, RemoteError};
+use crate::repeat::Repeat;
+use crate::sign::{Claim, MUTABLE_FOR, Signer, nanos};
 use crate::upload::{Source, Uploader};
 
-/// Whose blobs these are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The module proxy's and sum database's.
-    Module,
-    /// The reverse proxy's.
-    RevProxy,
-}
+pub use self::tally::Kind;
+
+/// What is left of a refused object is read if it is no more than this, to keep the connection.
+const DRAIN: u64 = 64 << 10;
 
 impl Kind {
     /// The directory's name, which is also the first part of a bucket key.
@@ -79,42 +80,55 @@ pub struct BlobStore {
 /// What the upload queue needs too.
 struct Place {
     kind: Kind,
-    dir: PathBuf,
+    root: PathBuf,
+    signer: Signer,
+    sums: Sums,
+    tally: Tally,
     metrics: Arc<Metrics>,
+    damaged: Repeat,
 }
 
 impl BlobStore {
-    /// The blobs of `kind` below `cache_dir` and, where there is one, in `bucket`. Uploads go
-    /// through `uploader`, which learns here how.
+    /// The blobs of `kind` below `cache_dir` and, where there is one, in `bucket`, where `signer`
+    /// says what counts. Uploads go through `uploader`, which learns here how.
     pub fn new(
         kind: Kind,
         cache_dir: &Path,
         bucket: Option<Arc<Bucket>>,
         uploader: Option<Arc<Uploader>>,
+        signer: Signer,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let place = Arc::new(Place { kind, dir: cache_dir.join(kind.name()), metrics });
+        let place = Arc::new(Place {
+            kind,
+            root: cache_dir.to_path_buf(),
+            signer,
+            sums: Sums::default(),
+            tally: Tally(kind, metrics.clone()),
+            metrics,
+            damaged: Repeat::new("files of the proxies were damaged on disk, and removed"),
+        });
         if let Some(uploader) = &uploader {
             uploader.register(kind.name(), place.clone());
         }
         BlobStore { place, bucket, uploader }
     }
 
-    /// Looks in the local directory only. A file that cannot be read is a miss.
+    /// Looks in the local directory only. A file that is damaged or cannot be read is a miss.
     pub fn local(&self, name: &str) -> Option<Blob> {
-        let path = self.place.path(&digest(name));
-        match open(&path) {
-            Ok(Some(blob)) => {
-                self.place.count(Event::LocalHit(blob.len));
+        let digest = digest(name);
+        match self.place.open(&digest) {
+            Ok(Some((blob, _))) => {
+                self.place.tally.count(Event::LocalHit(blob.len));
                 Some(blob)
             }
             Ok(None) => {
-                self.place.count(Event::LocalMiss);
+                self.place.tally.count(Event::LocalMiss);
                 None
             }
             Err(e) => {
-                log::warn!("{}: {e}", path.display());
-                self.place.count(Event::LocalError);
+                log::warn!("{}: {e}", self.place.path(&digest).display());
+                self.place.tally.count(Event::LocalError);
                 None
             }
         }
@@ -122,92 +136,155 @@ impl BlobStore {
 
     /// Like [`Self::local`], but counts nothing: for another look during one request.
     pub fn reopen(&self, name: &str) -> Option<Blob> {
-        open(&self.place.path(&digest(name))).ok().flatten()
+        self.place.open(&digest(name)).ok().flatten().map(|(blob, _)| blob)
     }
 
     /// Fetches a blob from the bucket into the local directory. With nothing to vouch for how
-    /// fresh it is, its time is the epoch.
-    pub fn from_bucket(&self, name: &str, check: Check<'_>) -> Option<Blob> {
-        let bucket = self.bucket.as_ref()?;
-        let digest = digest(name);
-        let Some(object) = bucket.get(&key(self.place.kind, &digest)) else {
-            self.place.count(Event::BucketMiss);
-            return None;
-        };
-        let promised = object.len;
-        let fetched = self.place.temp(&digest).and_then(|mut temp| {
-            let got = io::copy(&mut { object.body }, temp.file())?;
-            if let Some(len) = promised.filter(|len| *len != got) {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{got} of {len} bytes")));
+    /// fresh it is, its time is the epoch. Where there are keys, what is `mutable` must have been
+    /// signed not long ago. One that is no good under our own prefix does not hide the main one's.
+    pub fn from_bucket(&self, name: &str, mutable: bool, check: Check<'_>) -> Option<Blob> {
+        let (bucket, place, digest) = (self.bucket.as_ref()?, &self.place, digest(name));
+        let key = place.key(&digest);
+        let mut found = bucket.get(&key);
+        while let Some(object) = found {
+            let own_prefix = object.own_prefix;
+            match place.vouched(&key, &object, mutable) {
+                Ok(signed) => match place.take(&digest, object, signed, check) {
+                    Ok((file, len)) => {
+                        place.tally.count(Event::BucketHit(len));
+                        return Some(Blob { file, len, modified: SystemTime::UNIX_EPOCH, origin: Origin::Bucket });
+                    }
+                    Err(e) => place.signer.refused(format_args!("{}: {key} is not used: {e}", bucket.identity())),
+                },
+                Err(why) => {
+                    place.metrics.bucket.corrupt.inc();
+                    place.signer.refused(format_args!("{}: {key} is not used: {why}", bucket.identity()));
+                    let _ = io::copy(&mut object.body.take(DRAIN), &mut io::sink());
+                }
             }
-            rewind(temp.file())?;
-            if let Err(why) = check(temp.file()) {
-                self.place.metrics.bucket.corrupt.inc();
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            place.tally.count(Event::BucketError);
+            if !own_prefix {
+                return None;
             }
-            rewind(temp.file())?;
-            temp.file().set_modified(SystemTime::UNIX_EPOCH)?;
-            Ok((temp.persist(&self.place.path(&digest))?, got))
-        });
-        match fetched {
-            Ok((file, len)) => {
-                self.place.count(Event::BucketHit(len));
-                Some(Blob { file, len, modified: SystemTime::UNIX_EPOCH, origin: Origin::Bucket })
-            }
-            Err(e) => {
-                log::warn!("bucket: {}: {e}; fetching it anew", key(self.place.kind, &digest));
-                self.place.count(Event::BucketError);
-                None
-            }
+            found = bucket.get_main(&key).found();
         }
+        place.tally.count(Event::BucketMiss);
+        None
+    }
+
+    /// Says how many blobs were damaged on disk, where it were several. Call it at the very end.
+    pub fn end(&self) {
+        self.place.damaged.end();
     }
 
     /// Begins a blob called `name`. Dropping the writer leaves nothing behind.
     pub fn writer(&self, name: &str) -> io::Result<BlobWriter> {
         let digest = digest(name);
-        let temp = self.place.temp(&digest).inspect_err(|_| self.place.count(Event::PutError))?;
-        Ok(BlobWriter { place: self.place.clone(), uploader: self.uploader.clone(), digest, temp, len: 0 })
-    }
-
-    /// Says that the blob is right as of now.
-    pub fn confirm(&self, name: &str) {
-        let path = self.place.path(&digest(name));
-        // the owner may set times through a read-only handle
-        if let Err(e) = File::open(&path).and_then(|f| f.set_modified(SystemTime::now())) {
-            log::debug!("{}: {e}", path.display());
-        }
+        let bytes = self.place.begin(&digest).inspect_err(|_| self.place.tally.count(Event::PutError))?;
+        Ok(BlobWriter { place: self.place.clone(), uploader: self.uploader.clone(), digest, bytes })
     }
 }
 
 impl Place {
     fn path(&self, digest: &str) -> PathBuf {
-        self.dir.join(&digest[..2]).join(digest)
+        sharded_path(&self.root, self.kind.name(), digest)
     }
 
-    fn temp(&self, digest: &str) -> io::Result<TempFile> {
-        let dir = self.dir.join(&digest[..2]);
-        match TempFile::create(&dir) {
+    fn key(&self, digest: &str) -> String {
+        sharded(self.kind.name(), digest)
+    }
+
+    /// The blob, if there is one and it is whole, and what is known of it.
+    fn open(&self, digest: &str) -> io::Result<Option<(Blob, Claim)>> {
+        let path = self.path(digest);
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        let Some(claim) = self.sums.check(&path, &mut file)? else {
+            self.metrics.bucket.corrupt.inc();
+            self.damaged.tell(format_args!("{}: damaged on disk, and removed", path.display()));
+            return Ok(None);
+        };
+        Ok(Some((Blob { file, len: meta.len(), modified: meta.modified()?, origin: Origin::Local }, claim)))
+    }
+
+    fn begin(&self, digest: &str) -> io::Result<Bytes> {
+        let path = self.path(digest);
+        let dir = path.parent().expect("a blob lies in a folder");
+        let temp = match TempFile::create(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&dir)?;
-                TempFile::create(&dir)
+                fs::create_dir_all(dir)?;
+                TempFile::create(dir)
             }
             made => made,
+        };
+        let temp = temp.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?;
+        Ok(Hashing::new(temp))
+    }
+
+    /// What was signed of an object, where that is demanded; the error says why it does not count.
+    fn vouched(&self, key: &str, object: &Object, mutable: bool) -> Result<Option<Claim>, &'static str> {
+        if !self.signer.demands(object.own_prefix) {
+            return Ok(None);
         }
-        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
+        let claim = self.signer.check_text(self.kind.name(), key, object.signature.as_deref())?;
+        if mutable {
+            self.signer.check_age(&claim)?;
+        }
+        Ok(Some(claim))
+    }
+
+    /// Takes an object into the local directory: the file and its length.
+    fn take(&self, digest: &str, object: Object, signed: Option<Claim>, check: Check<'_>) -> io::Result<(File, u64)> {
+        let mut bytes = self.begin(digest)?;
+        let limit = signed.map_or(u64::MAX, |claim| claim.size.saturating_add(1));
+        let got = io::copy(&mut object.body.take(limit), &mut bytes)?;
+        let claim = Claim { hash: bytes.hash(), size: got, time: signed.map_or(0, |signed| signed.time) };
+        let sound = match (object.len, signed) {
+            (_, Some(signed)) if (signed.hash, signed.size) != (claim.hash, got) => {
+                Err("these are not the bytes that were signed".to_string())
+            }
+            (Some(len), None) if len != got => {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{got} of {len} bytes")));
+            }
+            _ => check(written(&mut bytes)?),
+        };
+        sound.map_err(|why| {
+            self.metrics.bucket.corrupt.inc();
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?;
+        written(&mut bytes)?.set_modified(SystemTime::UNIX_EPOCH)?;
+        Ok((self.sums.persist(&self.path(digest), bytes.to, claim)?, got))
     }
 }
 
 impl Source for Place {
     fn upload(&self, name: &str, bucket: &Bucket) -> Result<(), RemoteError> {
         // a marker is a file that anyone could have made
-        if name.len() != 64 || !name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        if unhex::<32>(name).is_none() {
             return Ok(());
         }
-        let Some(blob) = open(&self.path(name))? else { return Ok(()) };
-        let sent = bucket.put(&key(self.kind, name), &PutBody::File(Arc::new(blob.file), blob.len));
-        self.count(if sent.is_ok() { Event::Pushed(blob.len) } else { Event::PushError });
+        let Some((blob, claim)) = self.open(name)? else { return Ok(()) };
+        let key = self.key(name);
+        let signature = self.signer.sign_text(self.kind.name(), &key, &claim);
+        let sent = bucket.put_signed(&key, &PutBody::File(Arc::new(blob.file), blob.len), None, signature.as_deref());
+        self.tally.count(if sent.is_ok() { Event::Pushed(blob.len) } else { Event::PushError });
         sent
     }
+}
+
+/// Bytes on their way to a blob.
+type Bytes = Hashing<TempFile>;
+
+/// The bytes so far, from the start.
+fn written(bytes: &mut Bytes) -> io::Result<&File> {
+    io::Seek::rewind(bytes.to.file())?;
+    Ok(bytes.to.file())
 }
 
 /// A blob being written.
@@ -215,55 +292,47 @@ pub struct BlobWriter {
     place: Arc<Place>,
     uploader: Option<Arc<Uploader>>,
     digest: String,
-    temp: TempFile,
-    len: u64,
+    bytes: Bytes,
 }
 
 impl BlobWriter {
     /// The bytes so far, from the start, to be checked before they are kept.
     pub fn written(&mut self) -> io::Result<&File> {
-        rewind(self.temp.file())?;
-        Ok(self.temp.file())
+        written(&mut self.bytes)
     }
 
     /// Bytes so far.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.bytes.len
     }
 
     /// Puts the blob under its name, queues its upload, and returns it open. One with the same
-    /// bytes that is there already is confirmed instead.
-    pub fn commit(mut self) -> io::Result<Blob> {
-        let place = self.place.clone();
-        place.count(Event::Put);
-        let path = place.path(&self.digest);
-        let blob = |file, len| Blob { file, len, modified: SystemTime::now(), origin: Origin::Local };
-        if let Ok(Some(there)) = open(&path)
-            && there.len == self.len
-            && same(&there.file, self.written()?)?
+    /// bytes that is there already is confirmed instead, unless its signature grows old.
+    pub fn commit(self) -> io::Result<Blob> {
+        let BlobWriter { place, uploader, digest, mut bytes } = self;
+        place.tally.count(Event::Put);
+        let (path, kind, now) = (place.path(&digest), place.kind.name(), SystemTime::now());
+        let claim = Claim { hash: bytes.hash(), size: bytes.len, time: nanos(now) };
+        if let Ok(Some((blob, there))) = place.open(&digest)
+            && there.hash == claim.hash
         {
-            place.count(Event::PutPresent);
-            there.file.set_modified(SystemTime::now())?;
-            rewind(&there.file)?;
-            return Ok(blob(there.file, there.len));
+            place.tally.count(Event::PutPresent);
+            if !place.signer.signs() || there.is_within(MUTABLE_FOR / 2) {
+                blob.file.set_modified(now)?;
+                return Ok(Blob { modified: now, ..blob });
+            }
         }
-        let kind = place.kind.name();
-        let uploader = self.uploader.clone();
-        let job = uploader.as_ref().map(|uploader| uploader.mark(kind, &self.digest));
-        match self.temp.persist(&path) {
+        let job = uploader.as_ref().map(|uploader| uploader.mark(kind, &digest));
+        let stored = written(&mut bytes).map(drop).and_then(|()| place.sums.persist(&path, bytes.to, claim));
+        match stored {
             Ok(file) => {
-                place.count(Event::Stored(self.len));
+                place.tally.count(Event::Stored(claim.size));
                 uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.enqueue(job));
-                rewind(&file)?;
-                Ok(blob(file, self.len))
+                Ok(Blob { file, len: claim.size, modified: now, origin: Origin::Local })
             }
             Err(e) => {
-                place.count(Event::PutError);
+                place.tally.count(Event::PutError);
                 uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.unmark(&job));
                 Err(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
             }
@@ -273,53 +342,16 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.temp.file().write(buf).inspect_err(|_| self.place.count(Event::PutError))?;
-        self.len += n as u64;
-        Ok(n)
+        self.bytes.write(buf).inspect_err(|_| self.place.tally.count(Event::PutError))
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-fn open(path: &Path) -> io::Result<Option<Blob>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Ok(None);
-    }
-    Ok(Some(Blob { file, len: meta.len(), modified: meta.modified()?, origin: Origin::Local }))
-}
-
-fn rewind(mut file: &File) -> io::Result<()> {
-    io::Seek::rewind(&mut file)
-}
-
-/// Whether two files of one length hold the same bytes from where they stand.
-fn same(mut a: &File, mut b: &File) -> io::Result<bool> {
-    let (mut left, mut right) = (vec![0; 32 << 10], vec![0; 32 << 10]);
-    loop {
-        let n = a.read(&mut left)?;
-        if n == 0 {
-            return Ok(true);
-        }
-        if b.read_exact(&mut right[..n]).is_err() || left[..n] != right[..n] {
-            return Ok(false);
-        }
-    }
-}
-
 /// The SHA-256 of a name, as hex digits.
 fn digest(name: &str) -> String {
-    Sha256::digest(name.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn key(kind: Kind, digest: &str) -> String {
-    format!("{}/{}/{digest}", kind.name(), &digest[..2])
+    OutputId::of(name.as_bytes()).to_string()
 }
 
 #[cfg(test)]
@@ -327,7 +359,7 @@ mod tests {
     use super::*;
 
     fn store(dir: &Path) -> BlobStore {
-        BlobStore::new(Kind::Module, dir, None, None, Arc::default())
+        BlobStore::new(Kind::Module, dir, None, None, Signer::default(), Arc::default())
     }
 
     fn put(store: &BlobStore, name: &str, bytes: &[u8]) -> Blob {
@@ -361,7 +393,7 @@ mod tests {
         let got =
             [&m.get_request, &m.get_local_hit, &m.get_local_miss, &m.put_request, &m.put_local_hit, &m.put_local_bytes];
         assert_eq!(got.map(|c| c.get()), [3, 2, 1, 3, 1, 10]);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "the blob, its sum, no temporary file");
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! Uploading actions with their outputs.
 
-use std::fs;
+use std::io;
 use std::sync::Arc;
 
 use super::disk::Hit;
@@ -8,7 +8,7 @@ use super::entry;
 use super::fetch::Fetcher;
 use super::id::ActionId;
 use crate::config::Layout;
-use crate::remote::{Bucket, PutBody, RemoteError};
+use crate::remote::{Bucket, RemoteError};
 use crate::upload::Source;
 
 /// The upload queue's name for actions.
@@ -34,13 +34,14 @@ impl ActionSource {
             }
             Layout::Classic => {
                 let key = entry::classic_output_key(&hit.output);
+                let (output, said, signature) = self.0.codec().encode_classic(action, hit)?;
                 if bucket.head(&key).is_some_and(|info| info.len == hit.size) {
                     host.put_s3_found.inc();
                 } else {
-                    bucket.put(&key, &PutBody::File(Arc::new(fs::File::open(&hit.path)?), hit.size))?;
+                    bucket.put(&key, &output)?;
                     host.put_s3_object.inc();
                 }
-                bucket.put(&entry::classic_action_key(action), &entry::encode_classic_action(hit))?;
+                bucket.put_signed(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
             }
         }
         host.put_s3_action.inc();
@@ -53,6 +54,10 @@ impl Source for ActionSource {
         // what is gone or damaged, or was never a name of ours, has nothing to be uploaded
         let Some(action) = ActionId::from_hex(name) else { return Ok(()) };
         let Some(hit) = self.0.disk().get(&action)? else { return Ok(()) };
-        self.send(&action, &hit, bucket).inspect_err(|_| self.0.metrics().host.put_s3_error.inc())
+        match self.send(&action, &hit, bucket) {
+            // damaged, and removed
+            Err(RemoteError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => Ok(()),
+            sent => sent.inspect_err(|_| self.0.metrics().host.put_s3_error.inc()),
+        }
     }
 }

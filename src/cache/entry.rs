@@ -4,46 +4,56 @@
 //!
 //! ```text
 //!  0  4  "gcp" 1        magic and version
-//!  4  1  flags          1: the body is zstd; 2: a signature follows the header
+//!  4  1  flags          1: the body is zstd; 4: a signature follows the header (2: one of 32
+//!                      bytes, by a key that all shared, as older versions made them)
 //!  5  3  zero
 //!  8  8  size           bytes of the output
 //! 16  8  time           when it was put, nanoseconds since 1970, signed
 //! 24 32  output id
-//! 56 32  signature      HMAC-SHA-256, only with flag 2
+//! 56 64  signature      Ed25519, see `sign`, only with flag 4
 //!        body           the output, compressed where that makes it smaller
 //! ```
 //!
 //! `classic`: the reference program's two objects, `action/<xx>/<action-id>` holding
-//! `<output-id> <nanoseconds>` and `output/<xx>/<output-id>` holding the bytes.
+//! `<output-id> <nanoseconds>` and `output/<xx>/<output-id>` holding the bytes. Where there is a key
+//! the action's signature stands beside it. Either layout signs the same: this action has that output.
 //!
 //! Invariants: what is decoded goes to the disk cache only through its writer, which checks length
-//! and SHA-256; memory is bounded by [`IN_MEMORY`] an entry whatever an object claims; every byte
+//! and SHA-256, and only after a hash of its own where the object claims far more than it can be
+//! expected to hold; memory is bounded by [`IN_MEMORY`] an entry, or [`SPOOL`] in that case; every byte
 //! of an object is read, so that its connection can be used again.
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use std::time::SystemTime;
 
 use super::disk::{DiskCache, Hit};
-use super::id::{ActionId, OutputId, sharded};
-use crate::atomic::TempFile;
+use super::id::{ActionId, Hashing, OutputId, sharded};
+use crate::atomic::{TempFile, is_at};
 use crate::remote::{Object, PutBody};
+use crate::sign::{Claim, SIGNATURE, Signer, from_nanos, nanos};
 
 /// Outputs up to this many bytes are encoded and decoded in memory, larger ones in a stream.
 pub const IN_MEMORY: u64 = 1 << 20;
 
 const MAGIC: [u8; 4] = *b"gcp\x01";
 const FLAG_ZSTD: u8 = 1;
-const FLAG_SIGNED: u8 = 2;
+const FLAG_OLD: u8 = 2;
+const FLAG_SIGNED: u8 = 4;
 const HEADER: usize = 56;
-const SIGNATURE: usize = 32;
+const OLD_SIGNATURE: usize = 32;
+/// What an entry's signature is of.
+const KIND: &str = "entry";
+/// Outputs shrink to a quarter, seldom to a thirtieth; who claims more is not believed unseen.
+const RATIO: u64 = 64;
+/// Bytes of such an object that are held in memory, and hashed before anything is written.
+const SPOOL: u64 = 16 << 20;
+/// What is left of a refused object is read if it is no more than this, to keep the connection.
+const DRAIN: u64 = 64 << 10;
 /// zstd frames may ask for a window of up to 2^27 bytes, what the format's own tools accept.
 const MAX_WINDOW_LOG: u32 = 27;
 
@@ -67,8 +77,10 @@ pub fn classic_output_key(output: &OutputId) -> String {
 pub enum DecodeError {
     /// The transfer broke off.
     Transfer(io::Error),
-    /// The object is damaged, unsigned, wrongly signed or of another format.
+    /// The object is damaged or of another format.
     Corrupt(String),
+    /// It carries no signature that counts, for this reason.
+    Untrusted(&'static str),
     /// The entry could not be stored locally.
     Disk(io::Error),
 }
@@ -78,53 +90,20 @@ impl fmt::Display for DecodeError {
         match self {
             DecodeError::Transfer(e) => write!(f, "transfer broke off: {e}"),
             DecodeError::Corrupt(why) => f.write_str(why),
+            DecodeError::Untrusted(why) => f.write_str(why),
             DecodeError::Disk(e) => write!(f, "storing it: {e}"),
         }
     }
 }
 
-fn corrupt(why: impl Into<String>) -> DecodeError {
-    DecodeError::Corrupt(why.into())
+impl From<String> for DecodeError {
+    fn from(why: String) -> Self {
+        DecodeError::Corrupt(why)
+    }
 }
 
-/// Signs and checks with the fleet's key, where there is one.
-#[derive(Clone, Default)]
-pub struct Signer(Option<Arc<[u8]>>);
-
-impl Signer {
-    /// Signs with `key`, or not at all.
-    pub fn new(key: Option<&[u8]>) -> Self {
-        Signer(key.map(Arc::from))
-    }
-
-    /// Whether there is a key, so that what is unsigned is refused.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// The signature of `parts`, each with its length; `None` without a key. `label` keeps
-    /// signatures of different things apart.
-    pub fn sign(&self, label: &str, parts: &[&[u8]]) -> Option<[u8; SIGNATURE]> {
-        Some(self.mac(label, parts)?.finalize().into_bytes().into())
-    }
-
-    /// Whether `signature` is that of `parts`, in constant time. `true` without a key.
-    pub fn verify(&self, label: &str, parts: &[&[u8]], signature: Option<&[u8]>) -> bool {
-        match (self.mac(label, parts), signature) {
-            (None, _) => true,
-            (Some(mac), Some(signature)) => mac.verify_slice(signature).is_ok(),
-            (Some(_), None) => false,
-        }
-    }
-
-    fn mac(&self, label: &str, parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_ref()?).expect("HMAC takes keys of any length");
-        for part in [label.as_bytes()].iter().chain(parts) {
-            mac.update(&(part.len() as u64).to_le_bytes());
-            mac.update(part);
-        }
-        Some(mac)
-    }
+fn corrupt(why: impl Into<String>) -> DecodeError {
+    DecodeError::Corrupt(why.into())
 }
 
 /// Turns entries into objects and back.
@@ -139,23 +118,21 @@ impl Codec {
         Codec { level, signer }
     }
 
-    /// The key holder, for manifests.
+    /// The keys.
     pub fn signer(&self) -> &Signer {
         &self.signer
     }
 
     /// The `single` object for what `hit` describes. Large ones are made in a temporary file
-    /// in `temp_dir`.
+    /// in `temp_dir`. `InvalidData` where the file does not hold the output any more: then it is
+    /// removed, so that the next get misses and the next put mends it.
     pub fn encode(&self, action: &ActionId, hit: &Hit, temp_dir: &Path) -> io::Result<PutBody> {
         let mut file = File::open(&hit.path)?;
         if hit.size > IN_MEMORY {
             return self.encode_large(action, hit, file, temp_dir);
         }
-        let mut raw = Vec::with_capacity(hit.size as usize + 1);
-        file.read_to_end(&mut raw)?;
-        if raw.len() as u64 != hit.size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let mut raw = Vec::with_capacity(hit.size as usize);
+        copy_whole(hit, &mut file, &mut raw)?;
         let packed = compress(&raw, self.level)?;
         let (flags, body) = if packed.len() < raw.len() { (FLAG_ZSTD, &packed) } else { (0, &raw) };
         let mut object = self.header(action, hit, flags);
@@ -169,31 +146,27 @@ impl Codec {
         temp.file().write_all(&header)?;
         let mut encoder = zstd::Encoder::new(temp.file(), self.level)?;
         encoder.set_pledged_src_size(Some(hit.size))?;
-        let read = io::copy(&mut file, &mut encoder)?;
+        copy_whole(hit, &mut file, &mut encoder)?;
         encoder.finish()?;
-        if read != hit.size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         let mut len = temp.file().stream_position()?;
         if len - header.len() as u64 >= hit.size {
             temp.file().set_len(0)?;
             temp.file().seek(SeekFrom::Start(0))?;
             temp.file().write_all(&self.header(action, hit, 0))?;
             file.seek(SeekFrom::Start(0))?;
-            len = header.len() as u64 + io::copy(&mut file, temp.file())?;
+            len = header.len() as u64 + copy_whole(hit, &mut file, temp.file())?;
         }
         // the name goes with `temp`, the open file stays
         Ok(PutBody::File(Arc::new(temp.file().try_clone()?), len))
     }
 
     fn header(&self, action: &ActionId, hit: &Hit, flags: u8) -> Vec<u8> {
-        let (size, time) = (hit.size.to_le_bytes(), nanos(hit.time).to_le_bytes());
-        let signature = self.signer.sign(ENTRY_LABEL, &[action.as_bytes(), &hit.output.0, &size, &time]);
+        let signature = self.signer.sign(KIND, &action.to_string(), &claim(hit));
         let mut header = Vec::with_capacity(HEADER + SIGNATURE);
         header.extend_from_slice(&MAGIC);
         header.extend_from_slice(&[flags | if signature.is_some() { FLAG_SIGNED } else { 0 }, 0, 0, 0]);
-        header.extend_from_slice(&size);
-        header.extend_from_slice(&time);
+        header.extend_from_slice(&hit.size.to_le_bytes());
+        header.extend_from_slice(&nanos(hit.time).to_le_bytes());
         header.extend_from_slice(&hit.output.0);
         header.extend_from_slice(signature.as_ref().map_or(&[], |s| s));
         header
@@ -202,7 +175,10 @@ impl Codec {
     /// Takes a `single` object into the disk cache. Also returns how many bytes were moved.
     pub fn decode(&self, action: &ActionId, object: Object, disk: &DiskCache) -> Result<(Hit, u64), DecodeError> {
         let mut body = Wire { inner: object.body, read: 0, failed: None };
-        let result = self.decode_body(action, object.len, &mut body, disk);
+        let result = self.decode_body(action, object.len, object.own_prefix, &mut body, disk);
+        if let Err(DecodeError::Untrusted(_)) = result {
+            let _ = io::copy(&mut body.by_ref().take(DRAIN), &mut io::sink());
+        }
         match (result, body.failed) {
             // whatever it looked like to the decoder, the transfer is to blame
             (Err(_), Some(e)) => Err(DecodeError::Transfer(e)),
@@ -214,6 +190,7 @@ impl Codec {
         &self,
         action: &ActionId,
         len: Option<u64>,
+        own_prefix: bool,
         body: &mut Wire,
         disk: &DiskCache,
     ) -> Result<Hit, DecodeError> {
@@ -223,67 +200,129 @@ impl Codec {
             return Err(corrupt("not an entry, or one of a newer version"));
         }
         let flags = header[4];
-        if flags & !(FLAG_ZSTD | FLAG_SIGNED) != 0 || header[5..8] != [0, 0, 0] {
+        if flags & !(FLAG_ZSTD | FLAG_OLD | FLAG_SIGNED) != 0 || header[5..8] != [0, 0, 0] {
             return Err(corrupt("unknown flags"));
         }
-        let (size_bytes, time_bytes) = (&header[8..16], &header[16..24]);
-        let size = u64::from_le_bytes(size_bytes.try_into().expect("8 bytes"));
-        let time = from_nanos(i64::from_le_bytes(time_bytes.try_into().expect("8 bytes")));
-        let output = OutputId::new(&header[24..]).expect("32 bytes");
-        let mut signature = None;
-        if flags & FLAG_SIGNED != 0 {
-            let mut bytes = [0; SIGNATURE];
-            body.read_exact(&mut bytes).map_err(|_| corrupt("shorter than its signature"))?;
-            signature = Some(bytes);
-        }
-        let signed = [action.as_bytes(), &output.0, size_bytes, time_bytes];
-        if !self.signer.verify(ENTRY_LABEL, &signed, signature.as_ref().map(|s| s.as_slice())) {
-            return Err(corrupt(if signature.is_some() { "its signature is wrong" } else { "it is not signed" }));
+        let number = |at: usize| header[at..at + 8].try_into().expect("8 bytes");
+        let claim = Claim {
+            hash: OutputId::new(&header[24..]).expect("32 bytes"),
+            size: u64::from_le_bytes(number(8)),
+            time: i64::from_le_bytes(number(16)),
+        };
+        let Claim { hash: output, size, .. } = claim;
+        let mut signature = [0; SIGNATURE];
+        let signed = flags & FLAG_SIGNED != 0;
+        let beside = if signed { SIGNATURE } else { OLD_SIGNATURE * usize::from(flags & FLAG_OLD != 0) };
+        body.read_exact(&mut signature[..beside]).map_err(|_| corrupt("shorter than its signature"))?;
+        if self.signer.demands(own_prefix) {
+            let signature = signed.then_some(&signature);
+            self.signer.check(KIND, &action.to_string(), &claim, signature).map_err(DecodeError::Untrusted)?;
         }
         let packed = flags & FLAG_ZSTD != 0;
+        let held = len.map(|len| len.saturating_sub((HEADER + beside) as u64));
         // an entry is never longer than its output and the header, so a long one need not be read
-        if len.is_some_and(|len| len > size.saturating_add((HEADER + SIGNATURE) as u64)) {
+        if held.is_some_and(|held| held > size) {
             return Err(corrupt("longer than its output"));
         }
-        let mut writer = disk.write_output(output, size).map_err(DecodeError::Disk)?;
+        if !packed && held.is_some_and(|held| held < size) {
+            return Err(corrupt("shorter than its output"));
+        }
         if size <= IN_MEMORY {
             let mut raw = Vec::with_capacity(size as usize);
             body.take(size + 1).read_to_end(&mut raw).map_err(|e| corrupt(e.to_string()))?;
             if packed {
                 raw = decompress(&raw, size as usize).map_err(|e| corrupt(format!("zstd: {e}")))?;
             }
-            writer.write_all(&raw).map_err(write_error)?;
+            store(action, &claim, &mut &raw[..], disk)
+        } else if packed && held.is_none_or(|held| size / RATIO > held) {
+            let mut spool = Vec::new();
+            if size <= RATIO * SPOOL {
+                body.take(SPOOL + 1).read_to_end(&mut spool).map_err(|e| corrupt(e.to_string()))?;
+            }
+            if spool.is_empty() || spool.len() as u64 > SPOOL {
+                return Err(corrupt(format!("it claims {size} bytes, far more than it can hold")));
+            }
+            let mut sink = Hashing::new(io::sink());
+            let copied = copy(&mut unpack(&spool[..])?.take(size + 1), &mut sink, size)?;
+            if copied != size || sink.hash() != output {
+                return Err(corrupt(format!("its body is not the {size} bytes with SHA-256 {output} that it claims")));
+            }
+            store(action, &claim, &mut unpack(&spool[..])?, disk)
         } else if packed {
-            let mut decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(64 * 1024, body))
-                .map_err(|e| corrupt(e.to_string()))?;
-            decoder.window_log_max(MAX_WINDOW_LOG).map_err(|e| corrupt(e.to_string()))?;
-            copy(&mut decoder, &mut writer)?;
+            store(action, &claim, &mut unpack(BufReader::with_capacity(64 * 1024, body))?, disk)
         } else {
-            copy(body, &mut writer)?;
+            store(action, &claim, body, disk)
         }
-        let written = writer.commit().map_err(write_error)?;
-        disk.fill(action, &written, time).map_err(DecodeError::Disk)
+    }
+
+    /// The classic objects for what `hit` describes: output, action, and what stands beside the
+    /// latter. `InvalidData` as in [`Self::encode`].
+    pub fn encode_classic(&self, action: &ActionId, hit: &Hit) -> io::Result<(PutBody, PutBody, Option<String>)> {
+        let mut file = File::open(&hit.path)?;
+        copy_whole(hit, &mut file, &mut io::sink())?;
+        let text = format!("{} {}", hit.output, nanos(hit.time));
+        let signature = self.signer.sign_text(KIND, &action.to_string(), &claim(hit));
+        Ok((PutBody::File(Arc::new(file), hit.size), PutBody::Bytes(text.into_bytes().into()), signature))
+    }
+
+    /// Reads a classic action: output, time, the output's size where it is signed, and how many
+    /// bytes were moved.
+    pub fn decode_classic_action(&self, action: &ActionId, object: Object) -> Result<Classic, DecodeError> {
+        let mut text = Vec::new();
+        let mut body = object.body;
+        body.by_ref().take(256).read_to_end(&mut text).map_err(DecodeError::Transfer)?;
+        let parse = || {
+            let (output, time) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
+            Some((OutputId::from_hex(output)?, time.parse().ok()?))
+        };
+        let (output, time) = parse().ok_or_else(|| corrupt("not an action of the classic layout"))?;
+        let mut size = None;
+        if self.signer.demands(object.own_prefix) {
+            let signed = self.signer.check_text(KIND, &action.to_string(), object.signature.as_deref());
+            let claim = signed.map_err(DecodeError::Untrusted)?;
+            if (claim.hash, claim.time) != (output, time) {
+                return Err(DecodeError::Untrusted("its signature is of something else"));
+            }
+            size = Some(claim.size);
+        }
+        Ok((output, from_nanos(time), size, text.len() as u64))
     }
 }
 
-const ENTRY_LABEL: &str = "entry 1";
+/// What a classic action says, see [`Codec::decode_classic_action`].
+pub type Classic = (OutputId, SystemTime, Option<u64>, u64);
 
-/// Formats a classic action.
-pub fn encode_classic_action(hit: &Hit) -> PutBody {
-    PutBody::Bytes(format!("{} {}", hit.output, nanos(hit.time)).into_bytes().into())
+/// What is said of an entry.
+fn claim(hit: &Hit) -> Claim {
+    Claim { hash: hit.output, size: hit.size, time: nanos(hit.time) }
 }
 
-/// Reads a classic action. Also returns how many bytes were moved.
-pub fn decode_classic_action(object: Object) -> Result<(OutputId, SystemTime, u64), DecodeError> {
-    let mut text = Vec::new();
-    let mut body = object.body;
-    body.by_ref().take(256).read_to_end(&mut text).map_err(DecodeError::Transfer)?;
-    let parse = || {
-        let (output, time) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
-        Some((OutputId::from_hex(output)?, from_nanos(time.parse().ok()?)))
-    };
-    let (output, time) = parse().ok_or_else(|| corrupt("not an action of the classic layout"))?;
-    Ok((output, time, text.len() as u64))
+/// Copies the output's file, and sees whether it holds the output.
+fn copy_whole(hit: &Hit, file: &mut File, to: &mut impl Write) -> io::Result<u64> {
+    let mut to = Hashing::new(to);
+    let copied = io::copy(file, &mut to)?;
+    if copied == hit.size && to.hash() == hit.output {
+        return Ok(copied);
+    }
+    // unless a put has replaced it meanwhile
+    if is_at(file, &hit.path) {
+        fs::remove_file(&hit.path)?;
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: damaged, and removed", hit.path.display())))
+}
+
+/// Takes an output's bytes into the disk cache, and links the action to it.
+fn store(action: &ActionId, claim: &Claim, from: &mut impl Read, disk: &DiskCache) -> Result<Hit, DecodeError> {
+    let mut writer = disk.write_output(claim.hash, claim.size).map_err(DecodeError::Disk)?;
+    copy(from, &mut writer, claim.size)?;
+    let written = writer.commit().map_err(write_error)?;
+    disk.fill(action, &written, from_nanos(claim.time)).map_err(DecodeError::Disk)
+}
+
+fn unpack<R: io::BufRead>(from: R) -> Result<zstd::Decoder<'static, R>, DecodeError> {
+    let mut decoder = zstd::Decoder::with_buffer(from).map_err(|e| corrupt(e.to_string()))?;
+    decoder.window_log_max(MAX_WINDOW_LOG).map_err(|e| corrupt(e.to_string()))?;
+    Ok(decoder)
 }
 
 /// Takes a classic output into the disk cache. Also returns how many bytes were moved.
@@ -291,18 +330,16 @@ pub fn decode_classic_output(
     action: &ActionId,
     output: OutputId,
     time: SystemTime,
+    signed_size: Option<u64>,
     object: Object,
     disk: &DiskCache,
 ) -> Result<(Hit, u64), DecodeError> {
     let size = object.len.ok_or_else(|| corrupt("an output without a length"))?;
+    if signed_size.is_some_and(|signed| signed != size) {
+        return Err(corrupt("an output of another length than its action's"));
+    }
     let mut body = Wire { inner: object.body, read: 0, failed: None };
-    let mut store = || {
-        let mut writer = disk.write_output(output, size).map_err(DecodeError::Disk)?;
-        copy(&mut body, &mut writer)?;
-        let written = writer.commit().map_err(write_error)?;
-        disk.fill(action, &written, time).map_err(DecodeError::Disk)
-    };
-    let result = store();
+    let result = store(action, &Claim { hash: output, size, time: nanos(time) }, &mut body, disk);
     match (result, body.failed) {
         (Err(_), Some(e)) => Err(DecodeError::Transfer(e)),
         (result, _) => Ok((result?, body.read)),
@@ -333,13 +370,17 @@ impl Read for Wire {
     }
 }
 
-/// Copies to the end; read errors are corruption (or the transfer's, which the caller knows).
-fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<(), DecodeError> {
-    let mut buf = vec![0; 64 * 1024];
+/// Copies to the end, of `size` bytes if all is well, and says how many bytes that were; read errors
+/// are corruption (or the transfer's, which the caller knows).
+fn copy(from: &mut impl Read, to: &mut impl Write, size: u64) -> Result<u64, DecodeError> {
+    let (mut buf, mut copied) = (vec![0; size.clamp(1, 64 << 10) as usize], 0);
     loop {
         match from.read(&mut buf) {
-            Ok(0) => return Ok(()),
-            Ok(n) => to.write_all(&buf[..n]).map_err(write_error)?,
+            Ok(0) => return Ok(copied),
+            Ok(n) => {
+                to.write_all(&buf[..n]).map_err(write_error)?;
+                copied += n as u64;
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(corrupt(e.to_string())),
         }
@@ -375,25 +416,11 @@ fn decompress(packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Nanoseconds since 1970, clamped to what 64 bits hold.
-pub fn nanos(time: SystemTime) -> i64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-        Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |n| -n),
-    }
-}
-
-/// The inverse of [`nanos`].
-pub fn from_nanos(nanos: i64) -> SystemTime {
-    let d = Duration::from_nanos(nanos.unsigned_abs());
-    if nanos >= 0 { UNIX_EPOCH + d } else { UNIX_EPOCH - d }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::path::PathBuf;
+    use std::time::UNIX_EPOCH;
 
     struct Fixture {
         dir: PathBuf,
@@ -435,12 +462,17 @@ mod tests {
         }
     }
 
+    fn signer() -> Signer {
+        Signer::new(crate::sign::private_key(&crate::sign::generate().unwrap().0).ok(), Vec::new(), false)
+    }
+
     fn action() -> ActionId {
         ActionId::new(&[9; 32]).unwrap()
     }
 
     fn object(bytes: &[u8]) -> Object {
-        Object { len: Some(bytes.len() as u64), etag: None, body: Box::new(io::Cursor::new(bytes.to_vec())) }
+        let body = Box::new(io::Cursor::new(bytes.to_vec()));
+        Object { len: Some(bytes.len() as u64), etag: None, signature: None, own_prefix: false, body }
     }
 
     fn bodies() -> Vec<Vec<u8>> {
@@ -451,8 +483,8 @@ mod tests {
 
     #[test]
     fn single_round_trip() {
-        for codec in [Codec::new(1, Signer::default()), Codec::new(3, Signer::new(Some(b"0123456789abcdef")))] {
-            let fixture = Fixture::new(if codec.signer.is_on() { "signed" } else { "plain" });
+        for codec in [Codec::new(1, Signer::default()), Codec::new(3, signer())] {
+            let fixture = Fixture::new(if codec.signer.signs() { "signed" } else { "plain" });
             for body in bodies() {
                 let bytes = fixture.encode(&codec, &body);
                 assert!(bytes.len() <= body.len() + HEADER + SIGNATURE);
@@ -503,20 +535,72 @@ mod tests {
     #[test]
     fn with_a_key_only_its_signatures_pass() {
         let fixture = Fixture::new("keys");
-        let key = |k: &[u8]| Codec::new(1, Signer::new(Some(k)));
-        let plain = Codec::new(1, Signer::default());
-        let (unsigned, ours) = (fixture.encode(&plain, b"body"), fixture.encode(&key(b"ours"), b"body"));
-        assert!(key(b"ours").decode(&action(), object(&ours), &fixture.b).is_ok());
-        assert!(key(b"ours").decode(&action(), object(&unsigned), &fixture.b).is_err());
-        assert!(key(b"theirs").decode(&action(), object(&ours), &fixture.b).is_err());
+        let (ours, theirs, plain) =
+            (Codec::new(1, signer()), Codec::new(1, signer()), Codec::new(1, Signer::default()));
+        let (unsigned, signed) = (fixture.encode(&plain, b"body"), fixture.encode(&ours, b"body"));
+        let refused = |codec: &Codec, action: &ActionId, bytes: &[u8]| {
+            let result = codec.decode(action, object(bytes), &fixture.b);
+            assert!(matches!(result, Err(DecodeError::Untrusted(_))), "{result:?}");
+        };
+        assert!(ours.decode(&action(), object(&signed), &fixture.b).is_ok());
+        refused(&ours, &action(), &unsigned);
+        refused(&theirs, &action(), &signed);
         // an entry moved to another action
-        let other = ActionId::new(&[8; 32]).unwrap();
-        assert!(key(b"ours").decode(&other, object(&ours), &fixture.b).is_err());
-        let mut later = ours.clone();
-        later[16] ^= 1;
-        assert!(key(b"ours").decode(&action(), object(&later), &fixture.b).is_err());
-        // who has no key reads signed entries all the same
-        assert!(plain.decode(&action(), object(&ours), &fixture.b).is_ok());
+        refused(&ours, &ActionId::new(&[8; 32]).unwrap(), &signed);
+        for at in [16, 24, 56, 119] {
+            let mut changed = signed.clone();
+            changed[at] ^= 1;
+            refused(&ours, &action(), &changed);
+        }
+        // its signature taken off
+        let mut stripped = [&signed[..56], &signed[120..]].concat();
+        stripped[4] &= !FLAG_SIGNED;
+        refused(&ours, &action(), &stripped);
+        // who has no key reads signed entries all the same, and those with a signature of old
+        let mut old = [&unsigned[..56], &[7; OLD_SIGNATURE], &unsigned[56..]].concat();
+        old[4] |= FLAG_OLD;
+        for bytes in [&signed, &old, &stripped] {
+            assert!(plain.decode(&action(), object(bytes), &fixture.b).is_ok());
+        }
+        refused(&ours, &action(), &old);
+    }
+
+    #[test]
+    fn claims_are_not_believed() {
+        let fixture = Fixture::new("claims");
+        let codec = Codec::new(1, Signer::default());
+        let big = vec![b'b'; 64 << 20];
+        let zeros = fixture.encode(&codec, &big);
+        assert!((zeros.len() as u64) < big.len() as u64 / RATIO);
+        assert!(codec.decode(&action(), object(&zeros), &fixture.b).is_ok(), "an honest one, however small");
+        for size in [(64 << 20) - 1, (64 << 20) + 1, 1 << 31, 1 << 63, u64::MAX] {
+            let mut bytes = zeros.clone();
+            bytes[8..16].copy_from_slice(&u64::to_le_bytes(size));
+            for flags in [FLAG_ZSTD, 0] {
+                bytes[4] = flags;
+                assert!(matches!(codec.decode(&action(), object(&bytes), &fixture.b), Err(DecodeError::Corrupt(_))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_output_is_not_sent_but_removed() {
+        let fixture = Fixture::new("damaged");
+        let codec = Codec::new(1, Signer::default());
+        for body in [vec![1; 5000], vec![2; 3_000_000]] {
+            let hit = fixture.put(&body);
+            for classic in [false, true] {
+                let mut damaged = body.clone();
+                damaged[4000] ^= 1;
+                fs::write(&hit.path, &damaged).unwrap();
+                let sent = match classic {
+                    false => codec.encode(&action(), &hit, &fixture.dir).map(drop),
+                    true => codec.encode_classic(&action(), &hit).map(drop),
+                };
+                assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::InvalidData);
+                assert!(!hit.path.exists());
+            }
+        }
     }
 
     #[test]
@@ -534,20 +618,46 @@ mod tests {
         let codec = Codec::new(1, Signer::default());
         let bytes = fixture.encode(&codec, &[1; 5000]);
         let body = Box::new(Breaks(io::Cursor::new(bytes[..70].to_vec())));
-        let object = Object { len: Some(bytes.len() as u64), etag: None, body };
+        let object = Object { body, ..object(&bytes) };
         assert!(matches!(codec.decode(&action(), object, &fixture.b), Err(DecodeError::Transfer(_))));
     }
 
     #[test]
     fn classic_round_trip() {
         let fixture = Fixture::new("classic");
+        let (plain, ours, theirs) =
+            (Codec::new(1, Signer::default()), Codec::new(1, signer()), Codec::new(1, signer()));
         let hit = fixture.put(b"classic body");
-        let PutBody::Bytes(text) = encode_classic_action(&hit) else { panic!("in memory") };
+        let (_, PutBody::Bytes(text), signature) = ours.encode_classic(&action(), &hit).unwrap() else {
+            panic!("in memory")
+        };
         assert_eq!(&text[..], format!("{} 1234567890123456789", hit.output).as_bytes());
-        let (output, time, _) = decode_classic_action(object(&text)).unwrap();
-        let (got, _) = decode_classic_output(&action(), output, time, object(b"classic body"), &fixture.b).unwrap();
+        let said = |signature: &Option<String>| Object { signature: signature.clone(), ..object(&text) };
+        let decode = |object| decode_classic_output(&action(), hit.output, hit.time, Some(12), object, &fixture.b);
+        for codec in [&plain, &ours] {
+            let (output, time, size, _) = codec.decode_classic_action(&action(), said(&signature)).unwrap();
+            assert_eq!((output, time, size), (hit.output, hit.time, codec.signer.signs().then_some(12)));
+        }
+        let (got, _) = decode(object(b"classic body")).unwrap();
         assert_eq!((got.output, got.time), (hit.output, hit.time));
-        assert!(decode_classic_output(&action(), output, time, object(b"classic bod"), &fixture.b).is_err());
-        assert!(decode_classic_action(object(b"rubbish")).is_err());
+        assert!(decode(object(b"classic bod")).is_err() && decode(object(b"classic b0dy")).is_err());
+        assert!(plain.decode_classic_action(&action(), object(b"rubbish")).is_err());
+        // without a signature, or with one that is not this action's, or this text's
+        let other = ActionId::new(&[8; 32]).unwrap();
+        let moved = Object { signature, ..object(&encode_text(&hit, 1)) };
+        let good = said(&ours.encode_classic(&action(), &hit).unwrap().2);
+        for (codec, action, object) in [
+            (&ours, action(), said(&None)),
+            (&ours, other, said(&ours.encode_classic(&action(), &hit).unwrap().2)),
+            (&ours, action(), moved),
+            (&theirs, action(), good),
+        ] {
+            let result = codec.decode_classic_action(&action, object);
+            assert!(matches!(result, Err(DecodeError::Untrusted(_))), "{result:?}");
+        }
+    }
+
+    fn encode_text(hit: &Hit, time: i64) -> Vec<u8> {
+        format!("{} {time}", hit.output).into_bytes()
     }
 }

@@ -13,7 +13,7 @@ use super::id::{ActionId, OutputId};
 use crate::config::Layout;
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
-use crate::remote::Bucket;
+use crate::remote::{Bucket, Object};
 
 /// How long a get waits for another's fetch of the same action before it is a miss.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -110,8 +110,7 @@ impl Fetcher {
     }
 
     fn single(&self, action: &ActionId) -> Result<Option<(Hit, u64)>, DecodeError> {
-        let Some(object) = self.bucket.get(&entry::single_key(action)) else { return Ok(None) };
-        self.codec.decode(action, object, &self.disk).map(Some)
+        self.take(action, &entry::single_key(action), |object| self.codec.decode(action, object, &self.disk))
     }
 
     fn classic(
@@ -119,27 +118,43 @@ impl Fetcher {
         action: &ActionId,
         known: Option<(OutputId, SystemTime)>,
     ) -> Result<Option<(Hit, u64)>, DecodeError> {
-        if self.codec.signer().is_on() {
-            return Ok(None); // the layout has no place for signatures
-        }
-        let (output, time, mut moved) = match known {
-            Some((output, time)) => (output, time, 0),
-            None => {
-                let Some(object) = self.bucket.get(&entry::classic_action_key(action)) else { return Ok(None) };
-                entry::decode_classic_action(object)?
-            }
+        let said = match known {
+            Some((output, time)) => Some((output, time, None, 0)),
+            None => self.take(action, &entry::classic_action_key(action), |object| {
+                self.codec.decode_classic_action(action, object)
+            })?,
         };
-        let Some(object) = self.bucket.get(&entry::classic_output_key(&output)) else { return Ok(None) };
-        let (hit, more) = entry::decode_classic_output(action, output, time, object, &self.disk)?;
-        moved += more;
-        Ok(Some((hit, moved)))
+        let Some((output, time, size, moved)) = said else { return Ok(None) };
+        let taken = self.take(action, &entry::classic_output_key(&output), |object| {
+            entry::decode_classic_output(action, output, time, size, object, &self.disk)
+        })?;
+        Ok(taken.map(|(hit, more)| (hit, moved + more)))
+    }
+
+    /// Takes an object in. One that is no good under our own prefix does not hide the main one's.
+    fn take<T>(
+        &self,
+        action: &ActionId,
+        key: &str,
+        take: impl Fn(Object) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        let Some(object) = self.bucket.get(key) else { return Ok(None) };
+        let own_prefix = object.own_prefix;
+        match take(object) {
+            Err(e @ (DecodeError::Corrupt(_) | DecodeError::Untrusted(_))) if own_prefix => {
+                self.tell(action, &e);
+                self.bucket.get_main(key).found().map(take).transpose()
+            }
+            taken => taken.map(Some),
+        }
     }
 
     fn tell(&self, action: &ActionId, e: &DecodeError) {
         match e {
-            DecodeError::Corrupt(why) => {
+            DecodeError::Corrupt(_) | DecodeError::Untrusted(_) => {
                 self.metrics.bucket.corrupt.inc();
-                log::warn!("{}: the entry of action {action} is not used: {why}", self.bucket.identity());
+                let bucket = self.bucket.identity();
+                self.codec.signer().refused(format_args!("{bucket}: the entry of action {action} is not used: {e}"));
             }
             // the bucket's own log tells of these
             DecodeError::Transfer(e) => log::debug!("fetching action {action}: {e}"),

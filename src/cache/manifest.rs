@@ -3,10 +3,12 @@
 //!
 //! ```text
 //!  0  8  "gcpman" 0 1   magic and version
-//!  8  1  flags          1: a signature follows the header
+//!  8  1  flags          2: time and signature follow the header (1: a signature of 32 bytes, by a
+//!                      key that all shared, as older versions made it)
 //!  9  7  zero
 //! 16  8  length of the payload once decompressed, little-endian like all that follows
-//! 24 32  signature      HMAC-SHA-256 of key, length and compressed payload, only with flag 1
+//! 24  8  time           when it was signed, nanoseconds since 1970, only with flag 2
+//! 32 64  signature      Ed25519, see `sign`, of the compressed payload, only with flag 2
 //!        payload        zstd: count u32, the records, the absent (see `absent`), then the inline
 //!                       bodies in the records' order
 //! record: action 32 · flags 1 · strikes 1 · day 2 · size varint · where known: output 32, time 8
@@ -20,10 +22,12 @@ mod absent;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
+use std::time::SystemTime;
 
 use super::cursor::Cursor;
-use super::entry::Signer;
+use super::entry::DecodeError;
 use super::id::{ActionId, OutputId};
+use crate::sign::{Claim, MUTABLE_FOR, SIGNATURE, Signer, nanos};
 pub use absent::Absent;
 
 /// Entries listed at most.
@@ -43,11 +47,14 @@ const KEEP_DAYS: u16 = 14;
 
 const MAGIC: [u8; 8] = *b"gcpman\x00\x01";
 const HEADER: usize = 24;
-const FLAG_SIGNED: u8 = 1;
+const FLAG_OLD: u8 = 1;
+const FLAG_SIGNED: u8 = 2;
+const OLD_SIGNATURE: usize = 32;
 const ASKED: u8 = 1;
 const KNOWN: u8 = 2;
 const INLINE: u8 = 4;
-const LABEL: &str = "manifest 1";
+/// What a manifest's signature is of.
+const KIND: &str = "manifest";
 
 /// One listed entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +85,8 @@ pub struct Manifest {
     pub bodies: Vec<u8>,
     /// What is asked for in vain.
     pub absent: Absent,
+    /// Whether it is to be signed anew soon, changed or not.
+    pub aged: bool,
 }
 
 /// One entry that a session used.
@@ -137,7 +146,7 @@ impl Manifest {
         mut body: impl FnMut(&OutputId) -> Option<Vec<u8>>,
     ) -> bool {
         let index: HashMap<[u8; 32], usize> = self.entries.iter().enumerate().map(|(i, e)| (e.action, i)).collect();
-        let mut changed = false;
+        let mut changed = std::mem::take(&mut self.aged);
         for action in wasted {
             if let Some(&i) = index.get(action) {
                 self.entries[i].strikes = self.entries[i].strikes.saturating_add(1);
@@ -262,38 +271,52 @@ impl Manifest {
         }
         let packed = zstd::bulk::compress(&raw, 3)?;
         let len = (raw.len() as u64).to_le_bytes();
-        let signature = signer.sign(LABEL, &[key.as_bytes(), &len, &packed]);
-        let mut stored = Vec::with_capacity(packed.len() + 64);
+        let time = nanos(SystemTime::now());
+        let claim = Claim { hash: OutputId::of(&packed), size: raw.len() as u64, time };
+        let signature = signer.sign(KIND, key, &claim);
+        let mut stored = Vec::with_capacity(packed.len() + HEADER + 8 + SIGNATURE);
         stored.extend_from_slice(&MAGIC);
         stored.extend_from_slice(&[signature.is_some() as u8 * FLAG_SIGNED, 0, 0, 0, 0, 0, 0, 0]);
         stored.extend_from_slice(&len);
-        stored.extend_from_slice(signature.as_ref().map_or(&[], |s| s));
+        if let Some(signature) = signature {
+            stored.extend_from_slice(&time.to_le_bytes());
+            stored.extend_from_slice(&signature);
+        }
         stored.extend_from_slice(&packed);
         Ok(stored)
     }
 
-    /// Reads what [`Self::encode`] made. An error says why it cannot be used.
-    pub fn decode(stored: &[u8], key: &str, signer: &Signer) -> Result<Self, String> {
-        let (header, mut rest) = stored.split_at_checked(HEADER).ok_or("shorter than its header")?;
+    /// Reads what [`Self::encode`] made. An error says why it cannot be used. With `demand` it must
+    /// be signed, and not long ago.
+    pub fn decode(stored: &[u8], key: &str, signer: &Signer, demand: bool) -> Result<Self, DecodeError> {
+        let corrupt = |why: &str| DecodeError::Corrupt(why.into());
+        let (header, rest) = stored.split_at_checked(HEADER).ok_or_else(|| corrupt("shorter than its header"))?;
         if header[..7] != MAGIC[..7] {
-            return Err("not a manifest".into());
+            return Err(corrupt("not a manifest"));
         }
-        if header[7] != MAGIC[7] || header[8] & !FLAG_SIGNED != 0 || header[9..16] != [0; 7] {
-            return Err(NEWER.into());
+        if header[7] != MAGIC[7] || header[8] & !(FLAG_OLD | FLAG_SIGNED) != 0 || header[9..16] != [0; 7] {
+            return Err(corrupt(NEWER));
         }
-        let mut signature = None;
+        let mut at = Cursor(rest);
+        let (mut time, mut signature) = (0, None);
         if header[8] & FLAG_SIGNED != 0 {
-            let (s, packed) = rest.split_at_checked(32).ok_or("shorter than its signature")?;
-            (signature, rest) = (Some(s), packed);
-        }
-        if !signer.verify(LABEL, &[key.as_bytes(), &header[16..24], rest], signature) {
-            return Err(if signature.is_some() { "its signature is wrong" } else { "it is not signed" }.into());
+            time = i64::from_le_bytes(at.array()?);
+            signature = Some(at.array()?);
+        } else if header[8] & FLAG_OLD != 0 {
+            at.array::<OLD_SIGNATURE>()?;
         }
         let len = u64::from_le_bytes(header[16..24].try_into().expect("8 bytes"));
-        if len > MAX_RAW {
-            return Err(format!("it claims {len} bytes, {MAX_RAW} are allowed"));
+        let mut aged = false;
+        if demand {
+            let claim = Claim { hash: OutputId::of(at.0), size: len, time };
+            let signed = signer.check(KIND, key, &claim, signature.as_ref());
+            signed.and_then(|()| signer.check_age(&claim)).map_err(DecodeError::Untrusted)?;
+            aged = signer.signs() && !claim.is_within(MUTABLE_FOR / 2);
         }
-        Self::parse(&decompress(rest, len)?)
+        if len > MAX_RAW {
+            return Err(corrupt(&format!("it claims {len} bytes, {MAX_RAW} are allowed")));
+        }
+        Ok(Manifest { aged, ..Self::parse(&decompress(at.0, len)?)? })
     }
 
     fn parse(raw: &[u8]) -> Result<Self, String> {
@@ -326,7 +349,7 @@ impl Manifest {
         if at.0.len() != inline || inline > INLINE_TOTAL {
             return Err(format!("{} bytes of bodies where {inline} were listed", at.0.len()));
         }
-        Ok(Manifest { entries, bodies: at.0.to_vec(), absent })
+        Ok(Manifest { entries, bodies: at.0.to_vec(), absent, aged: false })
     }
 }
 
@@ -359,6 +382,10 @@ mod tests {
         Used { action: [n; 32], output: OutputId::of(&[n; 3]), size: 3, time: i64::from(n), asked: true, shared: true }
     }
 
+    fn signer() -> Signer {
+        Signer::new(crate::sign::private_key(&crate::sign::generate().unwrap().0).ok(), Vec::new(), false)
+    }
+
     fn record(used: impl IntoIterator<Item = Used>) -> Record {
         Record { used: used.into_iter().collect(), absent: Vec::new() }
     }
@@ -381,9 +408,9 @@ mod tests {
         big.size = 1 << 33;
         m.merge(&Record { used: vec![big], absent: vec![[7; 32]] }, &[], 20_000, true, |_| None);
         assert_eq!(m.absent.actions().count(), 1);
-        for signer in [Signer::default(), Signer::new(Some(b"0123456789abcdef"))] {
+        for signer in [Signer::default(), signer()] {
             let stored = m.encode("k", &signer).unwrap();
-            let back = Manifest::decode(&stored, "k", &signer).unwrap();
+            let back = Manifest::decode(&stored, "k", &signer, signer.demands(false)).unwrap();
             assert_eq!(back, m);
             assert_eq!(back.inline(&back.entries[1]), Some(&[3; 3][..]));
         }
@@ -436,38 +463,40 @@ mod tests {
         let plain = Signer::default();
         let good = m.encode("k", &plain).unwrap();
         for len in 0..good.len() {
-            assert!(Manifest::decode(&good[..len], "k", &plain).is_err(), "cut at {len}");
+            assert!(Manifest::decode(&good[..len], "k", &plain, false).is_err(), "cut at {len}");
         }
         for at in 0..HEADER {
             let mut bad = good.clone();
             bad[at] ^= 0x11;
-            assert!(Manifest::decode(&bad, "k", &plain).is_err(), "byte {at}");
+            assert!(Manifest::decode(&bad, "k", &plain, false).is_err(), "byte {at}");
         }
         let wrap = |raw: &[u8], claim: u64| {
             let mut stored = good[..16].to_vec();
             stored.extend(claim.to_le_bytes());
             stored.extend(zstd::bulk::compress(raw, 1).unwrap());
-            Manifest::decode(&stored, "k", &plain)
+            Manifest::decode(&stored, "k", &plain, false)
         };
-        assert!(wrap(&vec![0; 100 << 20], 100 << 20).unwrap_err().contains("claims"));
-        assert!(wrap(&vec![0; 100 << 20], 10).unwrap_err().contains("length"));
-        assert!(wrap(&u32::MAX.to_le_bytes(), 4).unwrap_err().contains("entries"));
-        assert!(wrap(&100u32.to_le_bytes(), 4).unwrap_err().contains("cut off"));
+        assert!(wrap(&vec![0; 100 << 20], 100 << 20).unwrap_err().to_string().contains("claims"));
+        assert!(wrap(&vec![0; 100 << 20], 10).unwrap_err().to_string().contains("length"));
+        assert!(wrap(&u32::MAX.to_le_bytes(), 4).unwrap_err().to_string().contains("entries"));
+        assert!(wrap(&100u32.to_le_bytes(), 4).unwrap_err().to_string().contains("cut off"));
         let mut newer = good.clone();
         newer[7] = 2;
-        assert!(Manifest::decode(&newer, "k", &plain).unwrap_err().contains("newer"));
+        assert!(Manifest::decode(&newer, "k", &plain, false).unwrap_err().to_string().contains("newer"));
     }
 
     #[test]
     fn a_signature_binds_the_scope() {
         let mut m = Manifest::default();
         merge(&mut m, &[1], 20_000);
-        let (ours, theirs) = (Signer::new(Some(b"ours")), Signer::new(Some(b"theirs")));
+        let (ours, theirs) = (signer(), signer());
         let stored = m.encode("k", &ours).unwrap();
-        assert!(Manifest::decode(&stored, "k", &ours).is_ok());
-        assert!(Manifest::decode(&stored, "other", &ours).is_err());
-        assert!(Manifest::decode(&stored, "k", &theirs).is_err());
-        assert!(Manifest::decode(&m.encode("k", &Signer::default()).unwrap(), "k", &ours).is_err());
+        assert!(Manifest::decode(&stored, "k", &ours, ours.demands(false)).is_ok());
+        assert!(Manifest::decode(&stored, "other", &ours, ours.demands(false)).is_err());
+        assert!(Manifest::decode(&stored, "k", &theirs, theirs.demands(false)).is_err());
+        assert!(
+            Manifest::decode(&m.encode("k", &Signer::default()).unwrap(), "k", &ours, ours.demands(false)).is_err()
+        );
     }
 
     #[test]
@@ -482,6 +511,9 @@ mod tests {
         assert_eq!(m.entries.len(), MAX_ENTRIES);
         let stored = m.encode("k", &Signer::default()).unwrap();
         assert!((stored.len() as u64) < MAX_STORED);
-        assert_eq!(Manifest::decode(&stored, "k", &Signer::default()).unwrap().entries.len(), MAX_ENTRIES);
+        assert_eq!(
+            Manifest::decode(&stored, "k", &Signer::default(), Signer::default().demands(false)).unwrap().entries.len(),
+            MAX_ENTRIES
+        );
     }
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::disk::parse_action;
 use super::id::sharded_path;
 use crate::atomic::{TEMP_PREFIX, process_token, token_of};
-use crate::folder::{ACTION, FOLDERS, Held, MODULE, OUTPUT, REVPROXY, SUM, each_file, each_in, is_id};
+use crate::folder::{ACTION, FOLDERS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
 use crate::upload;
 
@@ -184,12 +184,12 @@ impl Rules {
             each_file(&self.root.join(folder), |entry, held| {
                 let Held::Id(name) = held else { return };
                 let path = entry.path();
-                if let Some(file) = self.look(&path, folder, name).filter(|file| doomed(file))
-                    && self.remove(&path, folder, name, &file)
-                {
-                    if file.blob {
-                        let _ = fs::remove_file(sum_of(&path));
-                    }
+                let Some(file) = self.look(&path, folder, name).filter(|file| doomed(file)) else { return };
+                if file.blob {
+                    // first, for without its blob it would stay for good
+                    let _ = fs::remove_file(sum_of(&path));
+                }
+                if self.remove(&path, folder, name, &file) {
                     report.removed_files += 1;
                     report.removed_bytes += file.size;
                     report.files -= 1;
@@ -279,12 +279,6 @@ pub fn stamp(root: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
         _ => Ok(()),
     }
-}
-
-fn sum_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(SUM);
-    name.into()
 }
 
 /// What waits for upload, with the outputs of actions, by their hashes.

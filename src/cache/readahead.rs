@@ -21,11 +21,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::entry::from_nanos;
 use super::fetch::Fetcher;
 use super::id::{ActionId, OutputId};
 use super::manifest::{self, Manifest};
 use crate::pool::Pool;
+use crate::sign::from_nanos;
 pub use stored::{Loading, read};
 use window::Window;
 
@@ -274,8 +274,8 @@ impl Shared {
                 Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
             }
             Loading::Bad(_, why) => {
-                let bucket = self.fetcher.bucket().identity();
-                log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
+                let (bucket, signer) = (self.fetcher.bucket().identity(), self.fetcher.codec().signer());
+                signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }
             Loading::Unchanged | Loading::None | Loading::Failed => None,

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::disk::Hit;
-use super::entry::nanos;
 use super::id::ActionId;
 use super::manifest::{self, Record, Used};
+use crate::sign::nanos;
 
 /// A session's record. Bounded by the number of entries that a manifest can list.
 #[derive(Default)]

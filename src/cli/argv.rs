@@ -64,8 +64,9 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
                     utf8(next)?.to_string()
                 }
             };
-            flags.retain(|(other, _)| other.name != flag.name);
-            flags.push((flag, value));
+            let before = flags.iter().position(|(other, _)| other.name == flag.name).map(|at| flags.remove(at).1);
+            let before = before.filter(|_| flag.repeats()).map(|before| before + "\0");
+            flags.push((flag, before.unwrap_or_default() + &value));
         }
     }
     if !help {

@@ -29,13 +29,15 @@ pub enum Mode {
     Doctor,
     /// `help`
     Help,
+    /// `keygen`
+    Keygen,
     /// `version`
     Version,
 }
 
 impl Mode {
     /// Every subcommand with its name.
-    pub const COMMANDS: [(&'static str, Mode); 9] = [
+    pub const COMMANDS: [(&'static str, Mode); 10] = [
         ("serve", Mode::Serve),
         ("connect", Mode::Connect),
         ("run", Mode::Run),
@@ -43,6 +45,7 @@ impl Mode {
         ("prune", Mode::Prune),
         ("clear", Mode::Clear),
         ("doctor", Mode::Doctor),
+        ("keygen", Mode::Keygen),
         ("help", Mode::Help),
         ("version", Mode::Version),
     ];
@@ -84,7 +87,7 @@ pub struct Flag {
     pub name: &'static str,
     /// The variable that stands in for it; empty for none.
     pub variable: &'static str,
-    /// What its value is called; `None` for a bool.
+    /// What its value is called; `None` for a bool, with dots at its end where it may be given again.
     pub value: Option<&'static str>,
     /// The default as people read it; empty where there is nothing to say.
     pub default: &'static str,
@@ -105,6 +108,11 @@ impl Flag {
     /// Whether `mode` takes it.
     pub fn applies(&self, mode: Mode) -> bool {
         self.modes.is_empty() || self.modes.contains(&mode)
+    }
+
+    /// Whether it may be given several times; NUL stands between its values then.
+    pub fn repeats(&self) -> bool {
+        self.value.is_some_and(|value| value.ends_with("..."))
     }
 
     /// The flag as it is written: one dash for a letter, two for a word.
@@ -212,7 +220,11 @@ flags! {
     read_only: "read-only", "GOCACHE_READ_ONLY", None, "false", Bucket, ALL,
         "write nothing to the bucket";
     signing_key_file: "signing-key-file", "GOCACHE_SIGNING_KEY_FILE", Some("FILE"), "none: unsigned", Bucket, ALL,
-        "sign what is written to the bucket, and take nothing that this key did not sign";
+        "sign what is written to the bucket, and take nothing that neither this key nor one to verify with did sign";
+    verify_key_file: "verify-key-file", "GOCACHE_VERIFY_KEY_FILE", Some("FILE..."), "none: all is believed", Bucket, ALL,
+        "take nothing from the bucket that is not signed by a key given so, or by --signing-key-file";
+    trust_write_prefix: "trust-write-prefix", "GOCACHE_TRUST_WRITE_PREFIX", None, "false", Bucket, ALL,
+        "believe what is under --write-prefix unsigned";
     layout: "s3-layout", "GOCACHE_S3_LAYOUT", Some("LAYOUT"), "single", Bucket, ALL,
         "layout of build outputs: single, or classic to share a bucket with the original program";
     min_upload_size: "min-upload-size", "GOCACHE_MIN_SIZE", Some("SIZE"), "0", Bucket, ALL,
@@ -270,6 +282,7 @@ pub(super) enum Command {
     Prune(PruneArgs),
     Clear(ClearArgs),
     Doctor(DoctorArgs),
+    Keygen(KeygenArgs),
     Help(HelpArgs),
     Version(VersionArgs),
 }
@@ -294,6 +307,7 @@ commands! {
     PruneArgs "prune" {}
     ClearArgs "clear" {}
     DoctorArgs "doctor" {}
+    KeygenArgs "keygen" { file: [String] }
     HelpArgs "help-on" { topic: [Option<String>] }
     VersionArgs "version" {}
 }

@@ -68,6 +68,7 @@ pub(super) fn invocation(
         }
         Some(Command::Clear(_)) => Invocation::Clear(from.clear()?),
         Some(Command::Doctor(_)) => Invocation::Doctor(from.cache()?),
+        Some(Command::Keygen(args)) => Invocation::Keygen(cwd.join(args.file)),
         Some(Command::Help(args)) => Invocation::Help(match args.topic {
             None => None,
             Some(word) => Some(help::topic(&word).ok_or_else(|| {
@@ -242,11 +243,11 @@ impl Resolver<'_> {
         if target == ClearTarget::Bucket {
             match &mut cache.bucket {
                 None => return Err(Error::usage("clear --bucket needs a bucket's name")),
-                Some(b) if b.read_only => {
+                Some(_) if on(&v.read_only)? => {
                     return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
                 }
                 // --prefix says what goes, whatever else is written to
-                Some(b) => b.write_prefix = None,
+                Some(b) => (b.write_prefix, b.read_only) = (None, false),
             }
         }
         Ok(ClearConfig { cache, target })

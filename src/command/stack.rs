@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::atomic;
 use crate::cache::disk::DiskCache;
-use crate::cache::entry::{Codec, Signer};
+use crate::cache::entry::Codec;
 use crate::cache::fetch::Fetcher;
 use crate::cache::prune::{self, Limits, Report};
 use crate::cache::size::Size;
@@ -71,7 +71,7 @@ impl Stack {
         if let Some(shared) = &config.bucket {
             let failed = |e| Error::failed(format!("bucket: {e}"));
             let opened = Arc::new(Bucket::open(shared, metrics.clone(), Some(&dir.join(LEASE))).map_err(failed)?);
-            let codec = Codec::new(config.compression_level, Signer::new(shared.signing_key.as_deref()));
+            let codec = Codec::new(config.compression_level, shared.signer.clone());
             let fetcher = Arc::new(Fetcher::new(opened.clone(), shared.layout, codec, disk.clone(), metrics.clone()));
             if opened.writable() {
                 let target = target(shared, &opened);
@@ -138,6 +138,7 @@ impl Stack {
     /// Says what there is to say of the whole run.
     pub fn last_words(&self) {
         self.cache.disk_trouble.end();
+        self.config.bucket.iter().for_each(|bucket| bucket.signer.end());
         if self.config.metrics {
             eprintln!("{}", self.metrics.to_json());
         }
@@ -217,7 +218,7 @@ fn target(config: &crate::config::BucketConfig, bucket: &Bucket) -> Target {
     let prefix = config.write_prefix.as_ref().unwrap_or(&config.prefix);
     Target {
         name: format!("{} {layout}", bucket.target()),
-        signed: config.signing_key.is_some(),
+        signed: config.signer.signs(),
         legacy: format!("{place}/{prefix}"),
     }
 }

@@ -80,8 +80,10 @@ impl Web {
 }
 
 fn blobs(kind: Kind, stack: &Stack) -> Arc<BlobStore> {
-    let dir = &stack.config().cache_dir;
-    Arc::new(BlobStore::new(kind, dir, stack.bucket.clone(), stack.uploader.clone(), stack.metrics.clone()))
+    let config = stack.config();
+    let signer = config.bucket.as_ref().map(|b| b.signer.clone()).unwrap_or_default();
+    let (bucket, uploader, metrics) = (stack.bucket.clone(), stack.uploader.clone(), stack.metrics.clone());
+    Arc::new(BlobStore::new(kind, &config.cache_dir, bucket, uploader, signer, metrics))
 }
 
 fn reverse_proxy(config: &HttpConfig, stack: &Stack) -> Result<Arc<dyn Handler>, Error> {

@@ -137,7 +137,7 @@ impl Depot {
         if local.as_ref().is_some_and(|blob| self.suffices(wanted, blob)) {
             return Ok(()); // someone was faster
         }
-        let from_bucket = || self.store.from_bucket(wanted.name, wanted.check).is_some();
+        let from_bucket = || self.store.from_bucket(wanted.name, wanted.mutable, wanted.check).is_some();
         let stale = |local: Option<Blob>| wanted.mutable && (local.is_some() || from_bucket());
         if !wanted.mutable && from_bucket() {
             return Ok(());

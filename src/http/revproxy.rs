@@ -184,7 +184,8 @@ impl Inner {
             let mut file = file;
             stored::decode_head(&mut file).map(|_| ()).map_err(|e| e.to_string())
         };
-        let blob = self.store.local(url).or_else(|| ask_bucket.then(|| self.store.from_bucket(url, check)).flatten());
+        let from_bucket = || ask_bucket.then(|| self.store.from_bucket(url, false, check)).flatten();
+        let blob = self.store.local(url).or_else(from_bucket);
         if let Some(blob) = blob {
             match reply::from_blob(url, blob, headers, terms, SystemTime::now()) {
                 Ok(Some(found)) => return Ok(found),

@@ -38,6 +38,16 @@ pub enum Fetched {
     Found(Object),
 }
 
+impl Fetched {
+    /// The object, if there is one.
+    pub fn found(self) -> Option<Object> {
+        match self {
+            Fetched::Found(object) => Some(object),
+            Fetched::Missing | Fetched::Unchanged | Fetched::Failed => None,
+        }
+    }
+}
+
 /// How a bucket is doing, for a status page.
 #[derive(Clone, Debug)]
 pub struct BucketState {
@@ -99,32 +109,35 @@ impl Bucket {
     /// Opens `key`. Every failure is a miss, logged and counted here. Reading the body may still
     /// fail; such failures count for the breaker too.
     pub fn get(&self, key: &str) -> Option<Object> {
-        match self.fetch(key, None) {
-            Fetched::Found(object) => Some(object),
-            Fetched::Missing | Fetched::Unchanged | Fetched::Failed => None,
-        }
+        self.fetch(key, None, false).found()
+    }
+
+    /// As [`Self::try_get`], but of the main prefix alone: for what was no good under one's own.
+    pub fn get_main(&self, key: &str) -> Fetched {
+        self.fetch(key, None, true)
     }
 
     /// As [`Self::get`], but tells an absent object from one that could not be had.
     pub fn try_get(&self, key: &str) -> Fetched {
-        self.fetch(key, None)
+        self.fetch(key, None, false)
     }
 
     /// Opens `key` unless it still has the tag `etag`.
     pub fn get_if_changed(&self, key: &str, etag: &str) -> Fetched {
-        self.fetch(key, Some(etag))
+        self.fetch(key, Some(etag), false)
     }
 
-    fn fetch(&self, key: &str, etag: Option<&str>) -> Fetched {
+    fn fetch(&self, key: &str, etag: Option<&str>, main_alone: bool) -> Fetched {
         let policy = &self.policy;
         let mut outcome = Fetched::Missing;
-        for prefix in policy.write_prefix.iter().chain([&policy.prefix]) {
+        for prefix in policy.write_prefix.iter().filter(|_| !main_alone).chain([&policy.prefix]) {
             let fallback = policy.write_prefix.is_some() && std::ptr::eq(prefix, &policy.prefix);
             let key = join(prefix, key);
             // the tag is that of the object that puts replace
             let etag = etag.filter(|_| !fallback);
             match self.guard.attempt(Kind::Get, &key, |remote| remote.get(&key, etag)) {
                 Ok(Some(mut object)) => {
+                    object.own_prefix = policy.write_prefix.is_some() && !fallback;
                     if fallback {
                         object.etag = None;
                     }
@@ -155,11 +168,22 @@ impl Bucket {
 
     /// Stores `body` under `key` on a condition, see [`Remote::put`].
     pub fn put_if(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
+        self.put_signed(key, body, if_match, None)
+    }
+
+    /// As [`Self::put_if`], with a signature beside it.
+    pub fn put_signed(
+        &self,
+        key: &str,
+        body: &PutBody,
+        if_match: Option<&str>,
+        beside: Option<&str>,
+    ) -> Result<(), RemoteError> {
         if !self.writable() {
             return Err(RemoteError::ReadOnly);
         }
         let key = join(self.policy.target(), key);
-        self.guard.attempt(Kind::Put, &key, |remote| remote.put(&key, body, if_match))?;
+        self.guard.attempt(Kind::Put, &key, |remote| remote.put(&key, body, if_match, beside))?;
         self.guard.breaker().success(Instant::now());
         self.guard.metrics.bucket.put_bytes.add(body.len());
         Ok(())

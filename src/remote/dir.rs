@@ -1,20 +1,29 @@
 //! A directory as a bucket: a shared disk, or a test. The key is the path below the directory.
 //!
+//! What stands beside an object (its signature) is in `<name>.sig`, which is neither a key nor listed.
+//!
 //! Invariants: objects appear whole or not at all; no key leads out of the directory, neither by
 //! its own segments nor through a symbolic link in it; temporary files are never listed. The
 //! entity tag is made of modification time and length. Conditional puts take turns by a lock file,
 //! plain puts do not: a race between the two kinds is won by the later.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
 
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::atomic::{TEMP_PREFIX, TempFile};
 
 /// Name of the lock file; begins like a temporary file, so that it is none of the keys.
 const LOCK: &str = ".tmp-lock";
+/// End of the name of what stands beside an object.
+const SIDE: &str = ".sig";
+/// What stands beside an object is at most this long.
+const SIDE_LIMIT: u64 = 1024;
 /// Temporary files older than this are left from a crash, and deleted when a listing meets them.
 const ABANDONED: Duration = Duration::from_secs(86_400);
 
@@ -96,12 +105,16 @@ impl Dir {
             }
         }
         names.sort_by(|a, b| a.0.cmp(&b.0));
-        for (name, entry) in names {
+        let is_beside = |name: &str| {
+            let object = name.strip_suffix(SIDE);
+            object.is_some_and(|object| names.binary_search_by(|(name, _)| name.as_str().cmp(object)).is_ok())
+        };
+        for (name, entry) in names.iter().filter(|(name, _)| !is_beside(name)) {
             let key = format!("{key}{name}");
             // of a file that vanished meanwhile there is nothing to say
             let Ok(meta) = entry.metadata() else { continue };
             if name.starts_with(TEMP_PREFIX) {
-                if name != LOCK && meta.modified().is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED)) {
+                if *name != LOCK && meta.modified().is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED)) {
                     let _ = fs::remove_file(entry.path());
                 }
             } else if meta.is_dir() {
@@ -124,9 +137,9 @@ impl Remote for Dir {
         if known_etag == Some(&etag) {
             return Err(RemoteError::NotModified);
         }
-        let len = meta.len();
+        let (len, signature) = (meta.len(), beside(&self.root.join(key)));
         // a file is replaced, never written to: what is open keeps its length
-        Ok(Some(Object { len: Some(len), etag: Some(etag), body: Box::new(file) }))
+        Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body: Box::new(file) }))
     }
 
     fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
@@ -134,8 +147,9 @@ impl Remote for Dir {
         Ok(found.map(|(_, m)| ObjectInfo { key: key.to_string(), len: m.len(), modified: m.modified().ok() }))
     }
 
-    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let path = self.path(key)?;
+        let side = beside_path(&path);
         let _turn = match if_match {
             Some(_) => {
                 fs::create_dir_all(&self.root).map_err(|e| at(&self.root, e))?;
@@ -151,6 +165,12 @@ impl Remote for Dir {
                 return Err(RemoteError::Precondition);
             }
         }
+        // before the object, which is never there without it
+        match beside {
+            Some(text) => self.store(&side, &PutBody::Bytes(text.as_bytes().into())),
+            None => remove(&side),
+        }
+        .map_err(|e| at(&side, e))?;
         self.store(&path, body).map_err(|e| at(&path, e))
     }
 
@@ -160,14 +180,35 @@ impl Remote for Dir {
 
     fn delete(&self, key: &str) -> Result<(), RemoteError> {
         let path = self.path(key)?;
-        match fs::remove_file(&path) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
-            other => other.map_err(|e| at(&path, e)),
+        for path in [&beside_path(&path), &path] {
+            remove(path).map_err(|e| at(path, e))?;
         }
+        Ok(())
     }
 
     fn describe(&self) -> String {
         format!("file://{}", self.root.display())
+    }
+}
+
+fn beside_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(SIDE);
+    name.into()
+}
+
+/// What stands beside the object in `path`. Neither a link is followed nor a pipe waited for.
+fn beside(path: &Path) -> Option<String> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(beside_path(path)).ok()?;
+    let mut text = String::new();
+    file.take(SIDE_LIMIT).read_to_string(&mut text).is_ok().then_some(text)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        other => other,
     }
 }
 
@@ -219,7 +260,7 @@ mod tests {
         let dir = dir();
         assert!(read(&dir, "a/b").is_none() && keys(&dir, "").is_empty());
         for key in ["a/b", "a/c/d", "ab", "a/b"] {
-            dir.put(key, &bytes(key.as_bytes()), None).unwrap();
+            dir.put(key, &bytes(key.as_bytes()), None, None).unwrap();
         }
         fs::write(dir.root.join("a/.tmp-1-2"), "half").unwrap();
         assert_eq!(read(&dir, "a/c/d").unwrap(), b"a/c/d");
@@ -237,30 +278,44 @@ mod tests {
     #[test]
     fn conditions_hold() {
         let dir = dir();
-        dir.put("k", &bytes(b"1"), Some("")).unwrap();
-        assert!(matches!(dir.put("k", &bytes(b"2"), Some("")), Err(RemoteError::Precondition)));
+        dir.put("k", &bytes(b"1"), Some(""), None).unwrap();
+        assert!(matches!(dir.put("k", &bytes(b"2"), Some(""), None), Err(RemoteError::Precondition)));
         let etag = dir.get("k", None).unwrap().unwrap().etag.unwrap();
         assert!(matches!(dir.get("k", Some(&etag)), Err(RemoteError::NotModified)));
-        dir.put("k", &bytes(b"22"), Some(&etag)).unwrap();
-        assert!(matches!(dir.put("k", &bytes(b"3"), Some(&etag)), Err(RemoteError::Precondition)));
+        dir.put("k", &bytes(b"22"), Some(&etag), None).unwrap();
+        assert!(matches!(dir.put("k", &bytes(b"3"), Some(&etag), None), Err(RemoteError::Precondition)));
         assert_eq!(read(&dir, "k").unwrap(), b"22");
         assert_eq!(keys(&dir, ""), ["k=2"], "the lock is no object");
     }
 
     #[test]
+    fn what_stands_beside_an_object_goes_with_it() {
+        let dir = dir();
+        let side = || dir.get("a/k", None).unwrap().and_then(|o| o.signature);
+        dir.put("a/k", &bytes(b"1"), None, Some("text")).unwrap();
+        dir.put("a/other.sig", &bytes(b"an object"), None, None).unwrap();
+        assert_eq!((side().as_deref(), keys(&dir, "")), (Some("text"), vec!["a/k=1".into(), "a/other.sig=9".into()]));
+        dir.put("a/k", &bytes(b"2"), None, None).unwrap();
+        assert_eq!(side(), None, "what stood beside the one before says nothing of this");
+        dir.put("a/k", &bytes(b"2"), None, Some("more")).unwrap();
+        dir.delete("a/k").unwrap();
+        assert!(!dir.root.join("a/k.sig").exists());
+    }
+
+    #[test]
     fn nothing_leads_out() {
         let (dir, outside) = (dir(), dir());
-        outside.put("secret", &bytes(b"s"), None).unwrap();
-        dir.put("in", &bytes(b"i"), None).unwrap();
+        outside.put("secret", &bytes(b"s"), None, None).unwrap();
+        dir.put("in", &bytes(b"i"), None, None).unwrap();
         for key in ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\0b", ".tmp-lock", "a/"] {
             assert!(dir.get(key, None).is_err(), "{key:?}");
-            assert!(dir.put(key, &bytes(b"x"), None).is_err(), "{key:?}");
+            assert!(dir.put(key, &bytes(b"x"), None, None).is_err(), "{key:?}");
             assert!(dir.delete(key).is_err(), "{key:?}");
         }
         std::os::unix::fs::symlink(&outside.root, dir.root.join("link")).unwrap();
         std::os::unix::fs::symlink(outside.root.join("secret"), dir.root.join("file")).unwrap();
         for key in ["link/secret", "link/new", "file"] {
-            assert!(dir.get(key, None).is_err() && dir.put(key, &bytes(b"x"), None).is_err(), "{key}");
+            assert!(dir.get(key, None).is_err() && dir.put(key, &bytes(b"x"), None, None).is_err(), "{key}");
             assert!(dir.delete(key).is_err(), "{key}");
         }
         assert_eq!((keys(&dir, ""), keys(&outside, "")), (vec!["in=1".to_string()], vec!["secret=1".to_string()]));

@@ -25,7 +25,7 @@ use self::address::{Address, Place};
 use self::answer::{Failed, absent, header, http_date};
 use self::credentials::{CredentialError, Credentials, Keys};
 use self::proxy::proxy_for;
-use self::sign::{EMPTY_SHA256, Signer};
+use self::sign::{EMPTY_SHA256, SIGNATURE, Signer};
 use self::transport::{Answer, Limits, Options, Transport};
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::config::AwsEnv;
@@ -54,12 +54,13 @@ struct Op<'a> {
     key: &'a str,
     query: &'a [(&'a str, &'a str)],
     headers: &'a [(HeaderName, &'a str)],
+    beside: Option<&'a str>,
     body: Option<(&'a PutBody, String)>,
 }
 
 impl<'a> Op<'a> {
     fn new(method: &'static str, key: &'a str) -> Self {
-        Op { method, key, query: &[], headers: &[], body: None }
+        Op { method, key, query: &[], headers: &[], beside: None, body: None }
     }
 }
 
@@ -128,7 +129,7 @@ impl S3 {
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
         let mut headers = self
             .signer
-            .sign(op.method, &url, &place.region, keys, payload, SystemTime::now())
+            .sign(op.method, &url, &place.region, keys, (payload, op.beside), SystemTime::now())
             .map_err(RemoteError::Denied)?;
         for (name, value) in op.headers {
             let value =
@@ -219,7 +220,8 @@ impl Remote for S3 {
                     Failed::read(answer);
                     return Err(RemoteError::NotModified);
                 }
-                Ok(Some(Object { len: answer.len, etag, body: answer.body }))
+                let signature = header(&answer.headers, SIGNATURE);
+                Ok(Some(Object { len: answer.len, etag, signature, own_prefix: false, body: answer.body }))
             }
             304 => {
                 Failed::read(answer);
@@ -239,10 +241,10 @@ impl Remote for S3 {
         Ok(Some(ObjectInfo { key: key.to_string(), len, modified }))
     }
 
-    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
+    fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let sha = sha256(body)?;
         let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
-        let op = Op { headers: condition.as_slice(), body: Some((body, sha)), ..Op::new("PUT", key) };
+        let op = Op { headers: condition.as_slice(), beside, body: Some((body, sha)), ..Op::new("PUT", key) };
         let answer = match self.request(&op) {
             // a server without conditional writes
             Err(RemoteError::Status(501, _)) if if_match.is_some() => self.request(&Op { headers: &[], ..op }),

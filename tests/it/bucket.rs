@@ -6,27 +6,28 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 
 use sha2::{Digest, Sha256};
 
+use super::signing::keygen;
 use crate::support::client::Client;
 use crate::support::env::{Plugin, Running, TempDir, free_port, poll};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, hex, holds, local, metrics, noise, output_id, said, time};
 
 /// A bucket of either kind.
-enum Store {
+pub(super) enum Store {
     S3(Box<S3Server>),
     Dir(TempDir),
 }
 
 impl Store {
-    fn both() -> [Store; 2] {
-        [Store::S3(Box::new(S3Server::start())), Store::Dir(TempDir::new())]
+    pub(super) fn both() -> [Store; 2] {
+        [Store::S3(Box::new(S3Server::in_process())), Store::Dir(TempDir::new())]
     }
 
-    fn dir() -> Store {
+    pub(super) fn dir() -> Store {
         Store::Dir(TempDir::new())
     }
 
-    fn vars(&self) -> Vec<(String, String)> {
+    pub(super) fn vars(&self) -> Vec<(String, String)> {
         match self {
             Store::S3(server) => server.env(),
             Store::Dir(dir) => [
@@ -38,14 +39,14 @@ impl Store {
         }
     }
 
-    fn read(&self, key: &str) -> Option<Vec<u8>> {
+    pub(super) fn read(&self, key: &str) -> Option<Vec<u8>> {
         match self {
             Store::S3(server) => server.read(key),
             Store::Dir(dir) => fs::read(dir.join("pre/fix").join(key)).ok(),
         }
     }
 
-    fn write(&self, key: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, key: &str, bytes: &[u8]) {
         match self {
             Store::S3(server) => server.write(key, bytes),
             // not through the old file, whose tag would stay
@@ -58,7 +59,7 @@ impl Store {
     }
 
     /// Everything in the bucket, sorted, below the prefix unless another is given.
-    fn keys(&self) -> Vec<String> {
+    pub(super) fn keys(&self) -> Vec<String> {
         match self {
             Store::S3(server) => server.keys(),
             Store::Dir(dir) => files(&dir.join("pre/fix")),
@@ -67,7 +68,7 @@ impl Store {
 }
 
 /// The files below `dir`, by their paths from there, sorted.
-fn files(dir: &std::path::Path) -> Vec<String> {
+pub(super) fn files(dir: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -82,15 +83,15 @@ fn files(dir: &std::path::Path) -> Vec<String> {
 }
 
 /// A machine: a fresh local directory.
-struct Machine(TempDir);
+pub(super) struct Machine(pub(super) TempDir);
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Machine(TempDir::new())
     }
 
     /// A session on it, without readahead unless `flags` name a scope.
-    fn session(&self, store: &Store, flags: &[&str]) -> Session {
+    pub(super) fn session(&self, store: &Store, flags: &[&str]) -> Session {
         let mut plugin = Plugin::new(&self.0).envs(&store.vars()).arg("--metrics").args(flags);
         if !flags.iter().any(|f| f.starts_with("--scope")) {
             plugin = plugin.arg("--no-readahead");
@@ -100,7 +101,7 @@ impl Machine {
 }
 
 /// Fills `store` from a machine of its own.
-fn fill(store: &Store, flags: &[&str], bodies: &[Vec<u8>]) {
+pub(super) fn fill(store: &Store, flags: &[&str], bodies: &[Vec<u8>]) {
     let machine = Machine::new();
     let mut s = machine.session(store, flags);
     s.put_all(bodies);
@@ -109,15 +110,15 @@ fn fill(store: &Store, flags: &[&str], bodies: &[Vec<u8>]) {
 }
 
 /// The object of action `n` in the single layout.
-fn single(n: u32) -> String {
+pub(super) fn single(n: u32) -> String {
     sharded("v1", &hex(&action(n)))
 }
 
-fn sharded(kind: &str, id: &str) -> String {
+pub(super) fn sharded(kind: &str, id: &str) -> String {
     format!("{kind}/{}/{id}", &id[..2])
 }
 
-fn manifest_key(scope: &str) -> String {
+pub(super) fn manifest_key(scope: &str) -> String {
     format!("manifest/{}", hex(&Sha256::digest(scope)))
 }
 
@@ -289,11 +290,7 @@ fn prefix_and_smallest_upload() {
 #[test]
 fn with_a_signing_key_only_its_entries_are_taken() {
     let (store, keys) = (Store::dir(), TempDir::new());
-    let flag = |name: &str| {
-        let file = keys.write(name, &format!("{name} {}\n", "0123456789abcdef".repeat(2)));
-        format!("--signing-key-file={}", file.display())
-    };
-    let (ours, theirs) = (flag("ours"), flag("theirs"));
+    let (ours, theirs) = (keygen(&keys, "ours").0, keygen(&keys, "theirs").0);
     let bodies = bodies();
     for (writer, reader, hits) in [
         (Some(&ours), Some(&ours), 6),

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file for each side of the program.
 
+mod blobs;
 mod bucket;
 mod cli;
 mod dependencies;
@@ -10,6 +11,7 @@ mod modproxy;
 mod remote;
 mod revproxy;
 mod shutdown;
+mod signing;
 mod status;
 mod support;
 mod toolchain;

@@ -138,7 +138,7 @@ fn keys_with_special_characters_are_signed_as_sent() {
     let remote = server.client(&server.endpoint, Arc::default());
     for name in ["a b", "a+b", "a%2Fb", "ü/é", "a=b&c", "a?b#c", "~!$'()*,;:@", "x&amp;<y>"] {
         let key = format!("{}/{name}", server.prefix);
-        remote.put(&key, &bytes(name.as_bytes()), None).unwrap();
+        remote.put(&key, &bytes(name.as_bytes()), None, None).unwrap();
         assert_eq!(body(remote.get(&key, None).unwrap()).unwrap(), name.as_bytes(), "{name}");
         assert_eq!(server.read(name).unwrap(), name.as_bytes(), "{name}");
         let mut listed = Vec::new();

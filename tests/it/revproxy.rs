@@ -111,7 +111,10 @@ fn answers_are_kept_where_their_servers_let_us() {
         assert!(again.header("Age").is_some());
         assert_eq!(origin.count(&format!("/{path}")), 1);
         let stored = fs::read_dir(dir.join(&format!("cache/revproxy/{}", &id[..2]))).unwrap();
-        let stored = stored.map(|e| e.unwrap()).find(|e| e.file_name().to_str().unwrap().starts_with(&id)).unwrap();
+        let stored = stored
+            .map(|e| e.unwrap())
+            .find(|e| e.file_name().to_str().is_some_and(|name| name.starts_with(&id) && name.len() == 64));
+        let stored = stored.unwrap();
         let text = fs::read_to_string(stored.path()).unwrap();
         assert!(
             text.starts_with("Content-Type: text/x\nDate: ") && text.ends_with(&format!("\nEtag: \"e\"\n\n{path}"))

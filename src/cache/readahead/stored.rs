@@ -20,34 +20,49 @@ pub enum Loading {
     Failed,
 }
 
-/// Reads the manifest under `key`, unless it still has the tag `known`.
+/// Reads the manifest under `key`, unless it still has the tag `known`. One of our own prefix that
+/// cannot be used does not hide the main one's.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
     let fetched = match known {
         None => fetcher.bucket().try_get(key),
         Some(etag) => fetcher.bucket().get_if_changed(key, etag),
     };
+    match take(fetcher, key, fetched) {
+        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket().get_main(key)).0 {
+            // what is written replaces the bad one
+            Loading::Found(manifest, _, len) => Loading::Found(manifest, etag.unwrap_or_default(), len),
+            _ => Loading::Bad(etag, why),
+        },
+        (loading, _) => loading,
+    }
+}
+
+/// What `fetched` brings, and whether that is of our own prefix.
+fn take(fetcher: &Fetcher, key: &str, fetched: remote::Fetched) -> (Loading, bool) {
     let object = match fetched {
         remote::Fetched::Found(object) => object,
-        remote::Fetched::Unchanged => return Loading::Unchanged,
-        remote::Fetched::Missing => return Loading::None,
-        remote::Fetched::Failed => return Loading::Failed,
+        remote::Fetched::Unchanged => return (Loading::Unchanged, false),
+        remote::Fetched::Missing => return (Loading::None, false),
+        remote::Fetched::Failed => return (Loading::Failed, false),
     };
-    let etag = object.etag;
+    let (etag, own_prefix) = (object.etag, object.own_prefix);
     let mut stored = Vec::new();
     if let Err(e) = object.body.take(manifest::MAX_STORED + 1).read_to_end(&mut stored) {
         log::debug!("reading the manifest: {e}");
-        return Loading::Failed;
+        return (Loading::Failed, own_prefix);
     }
+    let signer = fetcher.codec().signer();
     let decoded = if stored.len() as u64 > manifest::MAX_STORED {
-        Err(format!("longer than {} bytes", manifest::MAX_STORED))
+        Err(format!("longer than {} bytes", manifest::MAX_STORED).into())
     } else {
-        Manifest::decode(&stored, key, fetcher.codec().signer())
+        Manifest::decode(&stored, key, signer, signer.demands(own_prefix))
     };
-    match decoded {
+    let loading = match decoded {
         Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
-        Err(why) => {
+        Err(e) => {
             fetcher.metrics().readahead.manifest_bad.inc();
-            Loading::Bad(etag, why)
+            Loading::Bad(etag, e.to_string())
         }
-    }
+    };
+    (loading, own_prefix)
 }

@@ -9,9 +9,10 @@ use super::{Resolver, on};
 use crate::cli::flags::Given;
 use crate::config::{AwsEnv, BucketConfig, BucketLocation, Layout};
 use crate::error::Error;
+use crate::sign::{self, Signer};
 
-/// A signing key may be this long, in bytes; a longer file is a mistake.
-const SIGNING_KEY_LIMIT: u64 = 64 * 1024;
+/// A key file is shorter than this; of a longer one the rest is not read.
+const KEY_LIMIT: u64 = 1024;
 
 impl Resolver<'_> {
     pub(super) fn bucket(&self) -> Result<Option<BucketConfig>, Error> {
@@ -36,10 +37,9 @@ impl Resolver<'_> {
             return Err(p.error("is the same as --prefix: leave it out, or choose another"));
         }
         let Some(given) = v.bucket.as_ref().filter(|g| !g.text.is_empty()) else { return Ok(None) };
-        if let Some(key) = v.signing_key_file.as_ref().filter(|_| layout == Layout::Classic) {
-            return Err(key.error("the classic layout has no room for signatures: leave out --s3-layout"));
-        }
-        let signing_key = v.signing_key_file.as_ref().map(|g| self.signing_key(g)).transpose()?;
+        let signer = self.signer()?;
+        // unsigned puts would only push out what is signed
+        let read_only = read_only || signer.demands(false) && !signer.signs() && write_prefix.is_none();
         let location = match given.text.strip_prefix("file://") {
             Some(path) if path.starts_with('/') => BucketLocation::Dir(PathBuf::from(path)),
             Some(_) => return Err(given.error("not an absolute path: write file:///dir")),
@@ -51,7 +51,7 @@ impl Resolver<'_> {
                 aws: self.aws(),
             },
         };
-        Ok(Some(BucketConfig { location, prefix, write_prefix, read_only, layout, signing_key }))
+        Ok(Some(BucketConfig { location, prefix, write_prefix, read_only, layout, signer }))
     }
 
     fn aws(&self) -> AwsEnv {
@@ -60,24 +60,31 @@ impl Resolver<'_> {
         AwsEnv { vars: self.env.iter().filter_map(text).filter(|(name, _): &(String, String)| ours(name)).collect() }
     }
 
-    fn signing_key(&self, given: &Given) -> Result<Vec<u8>, Error> {
-        let mut key = Vec::new();
-        File::open(self.cwd.join(&given.text))
-            .and_then(|file| file.take(SIGNING_KEY_LIMIT + 1).read_to_end(&mut key))
-            .map_err(|e| given.error(e))?;
-        if key.len() as u64 > SIGNING_KEY_LIMIT {
-            return Err(given.error("the key is longer than 64 KiB"));
+    fn signer(&self) -> Result<Signer, Error> {
+        let v = self.values;
+        let trust = on(&v.trust_write_prefix)?;
+        if let Some(given) = v.signing_key_file.as_ref().filter(|_| trust) {
+            return Err(given.error("cannot be combined with --trust-write-prefix: it would sign what others made"));
         }
-        if key.ends_with(b"\n") {
-            key.pop();
-            if key.ends_with(b"\r") {
-                key.pop();
+        let private = v.signing_key_file.as_ref().map(|given| self.key(given, sign::private_key)).transpose()?;
+        let mut public = Vec::new();
+        if let Some(given) = &v.verify_key_file {
+            let between: &[char] = if given.on_line { &['\0'] } else { &[',', ':'] };
+            for file in given.text.trim_matches(between).split(between) {
+                public.push(self.key(&Given { text: file.to_string(), ..given.clone() }, sign::public_key)?);
             }
         }
-        if key.len() < 16 {
-            return Err(given.error(format!("the key has {} bytes, and needs at least 16", key.len())));
+        Ok(Signer::new(private, public, trust))
+    }
+
+    fn key<K>(&self, given: &Given, parse: impl Fn(&str) -> Result<K, &'static str>) -> Result<K, Error> {
+        if given.text.is_empty() {
+            return Err(given.error("names no key file"));
         }
-        Ok(key)
+        let mut bytes = Vec::new();
+        let read = File::open(self.cwd.join(&given.text)).and_then(|f| f.take(KEY_LIMIT).read_to_end(&mut bytes));
+        read.map_err(|e| given.error(e))?;
+        parse(&String::from_utf8_lossy(&bytes)).map_err(|why| given.error(why))
     }
 }
 

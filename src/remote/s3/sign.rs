@@ -20,6 +20,9 @@ use super::credentials::Keys;
 /// SHA-256 of no bytes, the payload of requests without a body.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
+/// The user metadata that holds an object's signature.
+pub const SIGNATURE: &str = "x-amz-meta-gocache-signature";
+
 /// Signs requests to one service.
 pub struct Signer {
     service: &'static str,
@@ -41,14 +44,14 @@ impl Signer {
     }
 
     /// The headers that make a request one of the holder of `keys`. `payload` is the SHA-256 of
-    /// the body in hex. The error is a reason in words: text that no header can carry.
+    /// the body in hex, and what goes with it as [`SIGNATURE`]. The error is a reason in words: text that no header can carry.
     pub fn sign(
         &self,
         method: &str,
         url: &Url,
         region: &Region,
         keys: &Arc<Keys>,
-        payload: &str,
+        (payload, beside): (&str, Option<&str>),
         now: SystemTime,
     ) -> Result<HeaderMap, String> {
         let now = OffsetDateTime::from(now);
@@ -58,6 +61,9 @@ impl Signer {
         headers.insert("x-amz-date", value(&amz_date(now))?);
         if let Some(token) = &keys.token {
             headers.insert("x-amz-security-token", secret(token)?);
+        }
+        if let Some(text) = beside {
+            headers.insert(SIGNATURE, value(text)?);
         }
         let words = |e: s3::error::S3Error| format!("cannot sign the request: {e}");
         let canonical = signing::canonical_request(method, url, &headers, payload).map_err(words)?;
@@ -139,7 +145,7 @@ mod tests {
 
     fn authorization(signer: &Signer, url: &str, keys: &Arc<Keys>) -> String {
         let url = Url::parse(url).unwrap();
-        let headers = signer.sign("GET", &url, &Region::UsEast1, keys, EMPTY_SHA256, day()).unwrap();
+        let headers = signer.sign("GET", &url, &Region::UsEast1, keys, (EMPTY_SHA256, None), day()).unwrap();
         headers["authorization"].to_str().unwrap().to_string()
     }
 
@@ -176,11 +182,14 @@ mod tests {
     fn a_token_is_signed_and_kept_out_of_logs() {
         let keys = Arc::new(Keys { token: Some("tok".into()), ..(*keys("s")).clone() });
         let url = Url::parse("http://[::1]:9000/b/k").unwrap();
-        let headers = Signer::new("s3").sign("PUT", &url, &Region::UsEast1, &keys, "UNSIGNED-PAYLOAD", day()).unwrap();
-        assert!(headers["authorization"].to_str().unwrap().contains("x-amz-date;x-amz-security-token"));
+        let headers = Signer::new("s3")
+            .sign("PUT", &url, &Region::UsEast1, &keys, ("UNSIGNED-PAYLOAD", Some("s")), day())
+            .unwrap();
+        let signed = "x-amz-date;x-amz-meta-gocache-signature;x-amz-security-token";
+        assert!(headers["authorization"].to_str().unwrap().contains(signed) && headers[SIGNATURE] == "s");
         assert_eq!(headers["host"], "[::1]:9000");
         assert!(!format!("{headers:?}").contains("tok\""));
         let bad = Arc::new(Keys { token: Some("line\nbreak".into()), ..(*keys).clone() });
-        assert!(Signer::new("s3").sign("GET", &url, &Region::UsEast1, &bad, "x", day()).is_err());
+        assert!(Signer::new("s3").sign("GET", &url, &Region::UsEast1, &bad, ("x", None), day()).is_err());
     }
 }

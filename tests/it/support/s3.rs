@@ -183,7 +183,7 @@ impl S3Server {
     /// Replaces an object's bytes, behind the server's back where it is ours.
     pub fn write(&self, key: &str, bytes: &[u8]) {
         if self.local.is_none() {
-            return self.outside().put(&self.full(key), &PutBody::Bytes(bytes.into()), None).expect("a put");
+            return self.outside().put(&self.full(key), &PutBody::Bytes(bytes.into()), None, None).expect("a put");
         }
         let path = self.dir().join(key);
         fs::create_dir_all(path.parent().expect("a key lies in the bucket")).expect("a directory for the object");

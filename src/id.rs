@@ -1,6 +1,8 @@
-//! Action and output ids: short byte strings that `go` chooses, lower-case hex on disk and in keys.
+//! Action and output ids: short byte strings that `go` chooses, lower-case hex on disk and in keys;
+//! and that hex, for all who write it.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -63,8 +65,7 @@ impl OutputId {
 
     /// Reads lower-case hex.
     pub fn from_hex(hex: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        (decode_hex(hex.as_bytes(), &mut bytes)? == 32).then_some(OutputId(bytes))
+        unhex(hex).map(OutputId)
     }
 
     /// The id of `body`.
@@ -85,6 +86,39 @@ impl fmt::Debug for OutputId {
     }
 }
 
+/// Hashes what is written through it to `to`.
+pub struct Hashing<W> {
+    /// Where the bytes go.
+    pub to: W,
+    /// How many went there.
+    pub len: u64,
+    hasher: Sha256,
+}
+
+impl<W> Hashing<W> {
+    /// Nothing was written yet.
+    pub fn new(to: W) -> Self {
+        Hashing { to, len: 0, hasher: Sha256::new() }
+    }
+
+    /// The SHA-256 of the bytes so far.
+    pub fn hash(&self) -> OutputId {
+        OutputId(self.hasher.clone().finalize().into())
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.to.write(buf)?;
+        self.hasher.update(&buf[..n]);
+        self.len += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// `<dir>/<first two digits>/<hex>`: how the cache directory and the bucket spread names.
 pub fn sharded(dir: &str, hex: &str) -> String {
     format!("{dir}/{}/{hex}", &hex[..2])
@@ -100,14 +134,26 @@ pub fn sharded_path(root: &Path, dir: &str, hex: &str) -> PathBuf {
     path
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0u8; 2 * MAX_ID_LEN];
     for (i, b) in bytes.iter().enumerate() {
         text[2 * i] = DIGITS[(b >> 4) as usize];
         text[2 * i + 1] = DIGITS[(b & 15) as usize];
     }
     f.write_str(std::str::from_utf8(&text[..2 * bytes.len()]).expect("hex digits are ASCII"))
+}
+
+/// `bytes` in lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|digit| char::from(DIGITS[digit as usize])).collect()
+}
+
+/// The `N` bytes that lower-case hex stands for.
+pub fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    (decode_hex(hex.as_bytes(), &mut bytes)? == N).then_some(bytes)
 }
 
 /// Decodes lower-case hex into `out` and returns how many bytes that is.
