@@ -101,7 +101,7 @@ impl Uploader {
     /// A queue for `bucket` with its markers below `cache_dir/pending`, worked on by at most
     /// `limit` threads, which are started as work comes.
     pub fn new(bucket: Arc<Bucket>, cache_dir: &Path, limit: usize, metrics: Arc<Metrics>) -> Self {
-        let digest = Sha256::digest(bucket.identity().as_bytes());
+        let digest = Sha256::digest(bucket.target().as_bytes());
         let bucket_tag = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
         let shared = Shared {
             bucket,
@@ -255,8 +255,6 @@ const LOCK: &str = ".lock";
 const NAMES: usize = 16;
 /// How long stopping waits for uploads under way, most of which are done in less.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
-/// A key that is asked for while the breaker is open; no such object is ever written.
-const PROBE: &str = "v1/probe";
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -319,12 +317,8 @@ impl Shared {
                 let _ = fs::remove_file(s.dir.join(job.marker()));
             }
         };
-        if !self.bucket.writable() {
-            return unmark(); // these credentials can never send it
-        }
-        if !self.bucket.available() {
-            // nothing is read and compressed for nothing; asking lets the breaker try the bucket
-            let _ = self.bucket.head(PROBE);
+        if !self.bucket.accepts_writes() {
+            // nothing is read and compressed for nothing; asking lets the guard try the bucket
             self.metrics.upload.failed.inc();
             return;
         }

@@ -126,7 +126,7 @@ impl Fetcher {
         match e {
             DecodeError::Corrupt(why) => {
                 self.metrics.bucket.corrupt.inc();
-                log::warn!("{}: the entry of action {action} is not used: {why}", self.bucket.identity());
+                log::warn!("{}: the entry of action {action} is not used: {why}", self.bucket.target());
             }
             // the bucket's own log tells of these
             DecodeError::Transfer(e) => log::debug!("fetching action {action}: {e}"),

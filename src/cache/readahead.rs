@@ -319,7 +319,7 @@ impl Shared {
                 Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
             }
             Loading::Bad(_, why) => {
-                let bucket = self.fetcher.bucket().identity();
+                let bucket = self.fetcher.bucket().target();
                 log::warn!("{bucket}: {key} is ignored, so this build fetches nothing ahead: {why}");
                 None
             }

@@ -46,7 +46,7 @@ fn local(root: &Path) -> Result<Exit, Error> {
 fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
     let shared = config.cache.bucket.as_ref().expect("the command line was checked for it");
     let failed = |e: &dyn std::fmt::Display| Error::failed(format!("bucket: {e}"));
-    let bucket = Bucket::open(shared, Arc::new(Metrics::default())).map_err(|e| failed(&e))?;
+    let bucket = Bucket::open(shared, Arc::new(Metrics::default()), None).map_err(|e| failed(&e))?;
     let mut keys = Vec::new();
     let (mut bytes, mut foreign) = (0, 0u64);
     bucket
@@ -64,7 +64,7 @@ fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
     }
     super::print(&format!(
         "{}: removed {} objects, {}; {} of other names are left\n",
-        bucket.identity(),
+        bucket.target(),
         text::count(keys.len() as u64),
         text::bytes(bytes),
         text::count(foreign),

@@ -67,7 +67,8 @@ impl Stack {
             metrics: metrics.clone(),
         };
         let Some(shared) = &config.bucket else { return Ok(stack) };
-        let bucket = Bucket::open(shared, metrics.clone()).map_err(|e| Error::failed(format!("bucket: {e}")))?;
+        let bucket = Bucket::open(shared, metrics.clone(), Some(&dir.join("lease")))
+            .map_err(|e| Error::failed(format!("bucket: {e}")))?;
         let bucket = Arc::new(bucket);
         let codec = Codec::new(config.compression_level, Signer::new(shared.signing_key.as_deref()));
         let fetcher = Arc::new(Fetcher::new(bucket.clone(), shared.layout, codec, disk.clone(), metrics.clone()));

@@ -7,6 +7,7 @@
 mod address;
 mod answer;
 mod credentials;
+mod keys;
 mod profile;
 mod providers;
 mod proxy;
@@ -14,16 +15,18 @@ mod sign;
 mod transport;
 mod xml;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use ureq::http::{HeaderName, HeaderValue};
+use url::Url;
 
 use self::address::{Address, Place};
-use self::answer::{Failed, absent, header, http_date};
-use self::credentials::{CredentialError, Credentials, Keys};
+use self::answer::{Failed, absent, header, http_date, is_genuine};
+use self::credentials::Credentials;
+use self::keys::{CredentialError, Keys};
 use self::proxy::proxy_for;
 use self::sign::{EMPTY_SHA256, Signer};
 use self::transport::{Answer, Limits, Options, Transport};
@@ -39,6 +42,8 @@ const FIRST_REGION: &str = "us-east-1";
 /// A bucket on S3.
 pub struct S3 {
     name: String,
+    /// Endpoint and region, as far as they were given.
+    whereabouts: String,
     address: Address,
     credentials: Credentials,
     signer: Signer,
@@ -79,10 +84,19 @@ impl S3 {
         let address = Address::new(bucket, endpoint.or_else(from_env), path_style).map_err(RemoteError::Config)?;
         let region = region.or(env.var("AWS_REGION")).or(env.var("AWS_DEFAULT_REGION"));
         let place = region.map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
-        let proxy = proxy_for(env, address.is_https(), address.host()).map_err(RemoteError::Config)?;
+        let whereabouts = match (address.endpoint(), region) {
+            (Some(url), Some(region)) => format!("{url} ({region})"),
+            (Some(url), None) => url.to_string(),
+            (None, region) => format!("AWS ({})", region.unwrap_or("region not given")),
+        };
+        // AWS, in a region that is still to be asked for
+        let url = place.as_ref().map_or("https://s3.amazonaws.com", |place| &place.base);
+        let url = Url::parse(url).map_err(|e| RemoteError::Config(format!("{url}: {e}")))?;
+        let proxy = proxy_for(env, &url).map_err(RemoteError::Config)?;
         let options = Options { limits: Limits::BUCKET, proxy, ca_file: providers::ca_file(env) };
         Ok(S3 {
             name: bucket.to_string(),
+            whereabouts,
             address,
             credentials: Credentials::new(env.clone()),
             signer: Signer::new("s3"),
@@ -92,16 +106,19 @@ impl S3 {
         })
     }
 
-    /// Sends a request; the answer is a success, 304, 404 or 412. A wrong region is corrected and
-    /// an expired token renewed, once each.
+    /// Sends a request; the answer is a success of S3's, 304, 404 or 412. A wrong region is corrected
+    /// and an expired token renewed, once each.
     fn request(&self, op: &Op) -> Result<Answer, RemoteError> {
         let (mut moved, mut renewed) = (false, false);
         loop {
             let keys = self.keys()?;
             let place = self.place(&keys)?;
             let answer = self.send(op, &place, &keys)?;
-            if matches!(answer.status, 200..300 | 304 | 404 | 412) {
-                return Ok(answer);
+            let of_object = !op.key.is_empty() && op.method != "DELETE";
+            match answer.status {
+                200..300 if of_object && !is_genuine(&answer) => {}
+                200..300 | 304 | 404 | 412 => return Ok(answer),
+                _ => {}
             }
             let failed = Failed::read(answer);
             if !moved && let Some(region) = failed.region_hint(&place) {
@@ -119,7 +136,8 @@ impl S3 {
     fn keys(&self) -> Result<Arc<Keys>, RemoteError> {
         self.credentials.get().map_err(|e| match e {
             CredentialError::Missing(why) => RemoteError::Denied(why),
-            CredentialError::Unreachable(why) => RemoteError::Io(std::io::Error::other(why)),
+            // without keys nothing is sent: one failure weighs as much as a bucket that is silent
+            CredentialError::Unreachable(why) => RemoteError::Io(std::io::Error::new(ErrorKind::TimedOut, why)),
         })
     }
 
@@ -240,7 +258,7 @@ impl Remote for S3 {
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
-        let sha = sha256(body)?;
+        let sha = sha256(body).map_err(|e| invalid(e.to_string()))?;
         let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
         let op = Op { headers: condition.as_slice(), body: Some((body, sha)), ..Op::new("PUT", key) };
         let answer = match self.request(&op) {
@@ -294,8 +312,9 @@ impl Remote for S3 {
         }
     }
 
-    fn describe(&self) -> String {
-        format!("s3://{}", self.name)
+    fn describe(&self, prefix: &str) -> String {
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        format!("s3://{}{slash}{prefix} at {}", self.name, self.whereabouts)
     }
 
     fn warm_up(&self) -> Result<(), RemoteError> {
@@ -308,10 +327,10 @@ const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
 
 /// A request that cannot be sent, now or later.
 fn invalid(why: String) -> RemoteError {
-    std::io::Error::new(std::io::ErrorKind::InvalidInput, why).into()
+    std::io::Error::new(ErrorKind::InvalidInput, why).into()
 }
 
-fn sha256(body: &PutBody) -> Result<String, RemoteError> {
+fn sha256(body: &PutBody) -> std::io::Result<String> {
     let digest = match body {
         PutBody::Bytes(bytes) => Sha256::digest(bytes),
         PutBody::File(_, len) => {
@@ -326,7 +345,7 @@ fn sha256(body: &PutBody) -> Result<String, RemoteError> {
                 }
             }
             if seen != *len {
-                return Err(invalid(format!("the file to send holds {seen} bytes instead of {len}")));
+                return Err(std::io::Error::other(format!("the file to send holds {seen} bytes instead of {len}")));
             }
             hasher.finalize()
         }

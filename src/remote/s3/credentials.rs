@@ -8,10 +8,10 @@
 //! looks, others use the keys that there are or wait for it; a chain that came up empty is not
 //! asked again; keys that expire are renewed [`EARLY`] before they do.
 
-use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::keys::{CredentialError, Keys};
 use super::profile::{self, Profile};
 use super::providers;
 use crate::config::AwsEnv;
@@ -20,34 +20,6 @@ use crate::config::AwsEnv;
 const EARLY: Duration = Duration::from_secs(300);
 /// Renewals that fail, or bring keys that end soon, are tried again no sooner than this.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
-
-/// What requests are signed with.
-#[derive(Clone, PartialEq)]
-pub struct Keys {
-    /// The key id.
-    pub access: String,
-    /// The secret.
-    pub secret: String,
-    /// The session token, of temporary keys.
-    pub token: Option<String>,
-    /// When they end.
-    pub expires: Option<SystemTime>,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys({}, …, expires {:?})", self.access, self.expires)
-    }
-}
-
-/// Why there are no keys.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CredentialError {
-    /// None are configured, or what is configured is wrong or refused: asking again is no use.
-    Missing(String),
-    /// The source cannot be reached at present.
-    Unreachable(String),
-}
 
 /// Finds, keeps and renews the credentials of this process.
 pub struct Credentials {
@@ -242,14 +214,6 @@ fn from_profile(env: &AwsEnv, profile: &Profile) -> Result<Option<Keys>, Credent
         return hint("single sign-on");
     }
     Ok(None)
-}
-
-impl fmt::Display for CredentialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CredentialError::Missing(why) | CredentialError::Unreachable(why) => f.write_str(why),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use ureq::http::{HeaderMap, HeaderValue};
 use url::Url;
 
-use super::credentials::Keys;
+use super::keys::Keys;
 
 /// SHA-256 of no bytes, the payload of requests without a body.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
