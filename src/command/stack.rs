@@ -159,6 +159,9 @@ impl Stack {
         if let Some(uploader) = &self.uploader {
             uploader.stop();
         }
+        for line in self.bucket.iter().flat_map(|bucket| bucket.last_words()) {
+            log::warn!("{line}");
+        }
         self.cache.disk().save_recall();
         self.prune(self.started);
         if self.config.metrics {

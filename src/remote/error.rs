@@ -31,14 +31,9 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    /// Whether sending the same request again may help: connection trouble, 500, 502, 503, 504,
-    /// 408 and 429.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            RemoteError::Io(_) => true,
-            RemoteError::Status(s, _) => matches!(s, 408 | 429 | 500 | 502 | 503 | 504),
-            _ => false,
-        }
+    /// Whether the bucket, or the lack of one or of credentials, says no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, RemoteError::Denied(_) | RemoteError::Forbidden(_) | RemoteError::Config(_))
     }
 
     /// What [`crate::retry`] makes of it.
@@ -56,7 +51,7 @@ impl RemoteError {
                 Kind::TimedOut | Kind::WouldBlock => Failure::TimedOut,
                 _ => Failure::Unreachable,
             },
-            _ if self.is_transient() => Failure::Busy,
+            RemoteError::Status(408 | 429 | 500 | 502 | 503 | 504, _) => Failure::Busy,
             _ => Failure::Fatal,
         }
     }

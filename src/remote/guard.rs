@@ -88,6 +88,9 @@ struct Tally {
     /// What went wrong since the last success.
     trouble: Option<String>,
     off: Option<Off>,
+    /// It is off for what one request finds out and people mend, which no other process is told:
+    /// the first that finds it mended must not begin with doubts.
+    refused: bool,
 }
 
 struct Off {
@@ -169,6 +172,7 @@ impl State {
             n => format!("{n} failures in a row, last: {error}"),
         };
         tally.trouble = Some(error);
+        tally.refused = outcome.is_err_and(RemoteError::is_refusal);
         let said = tally.off.as_ref().is_some_and(|off| off.said);
         if tally.off.is_none() && tally.weight < LIMIT {
             return None;
@@ -184,8 +188,8 @@ fn weigh(side: Side, outcome: Result<(), &RemoteError>, succeeded_meanwhile: boo
     match (error, error.failure()) {
         (RemoteError::Off(_) | RemoteError::ReadOnly, _) => None,
         (RemoteError::NotModified | RemoteError::Precondition, _) => Some(0),
-        (RemoteError::Denied(_) | RemoteError::Config(_), _) => Some(LIMIT),
-        (RemoteError::Forbidden(_), _) => Some(if side == Side::Reads { 0 } else { LIMIT }),
+        (RemoteError::Forbidden(_), _) if side == Side::Reads => Some(0),
+        _ if error.is_refusal() => Some(LIMIT),
         (RemoteError::Status(..), Failure::Fatal) => Some(USELESS),
         // of our own making: a key, a local file
         (RemoteError::Io(_), Failure::Fatal) => None,
@@ -378,7 +382,7 @@ impl Guard {
         if let Some(memory) = &*self.memory.lock().expect("no holder panics") {
             let off = {
                 let state = self.state();
-                [&state.reads, &state.writes].map(|t| t.trouble.clone().filter(|_| t.off.is_some()))
+                [&state.reads, &state.writes].map(|t| t.trouble.clone().filter(|_| t.off.is_some() && !t.refused))
             };
             memory.save(&off);
         }

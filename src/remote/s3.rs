@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 
 /// Longest page of a listing: a thousand keys of a kilobyte each, all of them escaped.
 const LIST_LIMIT: u64 = 16 << 20;
-/// The region that GetBucketLocation is asked in, and that its empty answer means.
+/// The region that is asked where none is given; a bucket elsewhere names its own in its answer.
 const FIRST_REGION: &str = "us-east-1";
 
 /// A bucket on S3.
@@ -49,8 +49,6 @@ pub struct S3 {
     signer: Signer,
     transport: Transport,
     place: Mutex<Option<Arc<Place>>>,
-    /// Held by the thread that asks for the region.
-    locating: Mutex<()>,
 }
 
 /// One request, before it is addressed and signed.
@@ -70,7 +68,7 @@ impl<'a> Op<'a> {
 
 impl S3 {
     /// A bucket named `bucket`; without `region` AWS_REGION, AWS_DEFAULT_REGION, the profile and
-    /// at last the bucket itself are asked, on first use. No I/O. `metrics` counts connections.
+    /// at last the bucket itself tell it, on first use. No I/O. `metrics` counts connections.
     pub fn new(
         bucket: &str,
         region: Option<&str>,
@@ -102,7 +100,6 @@ impl S3 {
             signer: Signer::new("s3"),
             transport: Transport::new(options, Some(metrics)),
             place: Mutex::new(place.map(Arc::new)),
-            locating: Mutex::new(()),
         })
     }
 
@@ -112,7 +109,7 @@ impl S3 {
         let (mut moved, mut renewed) = (false, false);
         loop {
             let keys = self.keys()?;
-            let place = self.place(&keys)?;
+            let place = self.place()?;
             let answer = self.send(op, &place, &keys)?;
             let of_object = !op.key.is_empty() && op.method != "DELETE";
             match answer.status {
@@ -157,57 +154,18 @@ impl S3 {
         Ok(self.transport.send(op.method, url.as_str(), headers, body)?)
     }
 
-    fn known_place(&self) -> Option<Arc<Place>> {
-        self.place.lock().expect("no holder panics").clone()
-    }
-
     fn set_place(&self, region: &str) -> Result<Arc<Place>, RemoteError> {
         let place = Arc::new(self.address.place(region).map_err(RemoteError::Config)?);
         *self.place.lock().expect("no holder panics") = Some(place.clone());
         Ok(place)
     }
 
-    fn place(&self, keys: &Arc<Keys>) -> Result<Arc<Place>, RemoteError> {
-        if let Some(place) = self.known_place() {
-            return Ok(place);
-        }
-        let _one = self.locating.lock().expect("no holder panics");
-        if let Some(place) = self.known_place() {
-            return Ok(place);
-        }
-        let region = match self.credentials.profile_region() {
-            Some(region) => region,
-            None => self.ask_location(keys)?,
-        };
-        self.set_place(&region)
-    }
-
-    /// GetBucketLocation. A server that does not answer it, or forbids it, gets the first region:
-    /// where that is wrong, it says so in its answer to the first request.
-    fn ask_location(&self, keys: &Arc<Keys>) -> Result<String, RemoteError> {
-        let first = self.address.place(FIRST_REGION).map_err(RemoteError::Config)?;
-        let op = Op { query: &[("location", "")], ..Op::new("GET", "") };
-        let answer = self.send(&op, &first, keys)?;
-        let status = answer.status;
-        let failed = Failed::read(answer);
-        if let Some(region) = failed.region_hint(&first) {
-            return Ok(region);
-        }
-        if status == 200 {
-            return Ok(match xml::text(&failed.text, "LocationConstraint").unwrap_or_default().as_str() {
-                "" => FIRST_REGION.into(),
-                "EU" => "eu-west-1".into(),
-                region => region.into(),
-            });
-        }
-        match failed.into_error() {
-            e @ (RemoteError::Denied(_) | RemoteError::Config(_)) => Err(e),
-            e if e.is_transient() => Err(e),
-            e => {
-                log::debug!("bucket {} does not tell its region ({e}): assuming {FIRST_REGION}", self.name);
-                Ok(FIRST_REGION.into())
-            }
-        }
+    /// Where requests go: as was given, as the profile says, or to the first region, whose answer
+    /// names the right one.
+    fn place(&self) -> Result<Arc<Place>, RemoteError> {
+        let known = self.place.lock().expect("no holder panics").clone();
+        let region = || self.credentials.profile_region().unwrap_or_else(|| FIRST_REGION.into());
+        known.map_or_else(|| self.set_place(&region()), Ok)
     }
 
     fn list_page(&self, prefix: &str, token: Option<&str>) -> Result<String, RemoteError> {
@@ -318,7 +276,7 @@ impl Remote for S3 {
     }
 
     fn warm_up(&self) -> Result<(), RemoteError> {
-        self.place(&self.keys()?).map(drop)
+        self.keys().and_then(|_| self.place()).map(drop)
     }
 }
 
