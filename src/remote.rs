@@ -11,7 +11,7 @@ mod guard;
 mod memory;
 mod s3;
 
-pub use bucket::{Bucket, BucketPolicy, Fetched};
+pub use bucket::{Bucket, BucketPolicy};
 pub use dir::Dir;
 pub use error::RemoteError;
 pub use memory::Memory;
@@ -105,11 +105,6 @@ pub trait Remote: Send + Sync {
     fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
     /// Deletes `key`; an absent object is no error.
     fn delete(&self, key: &str) -> Result<(), RemoteError>;
-    /// Finds out what the first request will need (credentials, region), so that it need not wait
-    /// for that. Default: nothing.
-    fn warm_up(&self) -> Result<(), RemoteError> {
-        Ok(())
-    }
     /// Removes temporary files of ours whose token is `dead`. Default: nothing, there are none.
     fn sweep(&self, dead: &dyn Fn(&str) -> bool) {
         let _ = dead;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::status::{Finding, Mark, try_bucket};
 use crate::atomic::TempFile;
-use crate::config::{BucketLocation, Config};
+use crate::config::{AwsEnv, BucketLocation, Config};
 use crate::error::{Error, Exit};
 use crate::http::status::text;
 
@@ -70,31 +70,11 @@ fn minor(version: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Which sources of credentials the environment names, in the order in which they are tried.
-fn sources(aws: &crate::config::AwsEnv) -> String {
-    let mut named: Vec<String> = Vec::new();
-    let set = |name: &str| aws.vars.get(name).filter(|v| !v.is_empty());
-    if let Some(key) = set("AWS_ACCESS_KEY_ID") {
-        named.push(format!("key {key} from the environment"));
-    }
-    if let Some(profile) = set("AWS_PROFILE") {
-        named.push(format!("profile {profile}"));
-    }
-    let default_file = |name: &str| aws.vars.get("HOME").map(|home| format!("{home}/.aws/{name}"));
-    for (variable, name) in [("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")] {
-        let file = set(variable).cloned().or_else(|| default_file(name));
-        named.extend(file.filter(|f| Path::new(f).exists()).map(|f| format!("file {f}")));
-    }
-    if set("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() {
-        named.push("web identity".into());
-    }
-    if set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").or(set("AWS_CONTAINER_CREDENTIALS_FULL_URI")).is_some() {
-        named.push("container credentials".into());
-    }
-    if set("AWS_EC2_METADATA_DISABLED").is_none_or(|v| !v.eq_ignore_ascii_case("true")) {
-        named.push("instance metadata".into());
-    }
-    if named.is_empty() { "no source is configured".into() } else { format!("tried in turn: {}", named.join(", ")) }
+/// Where credentials are looked for: what the environment sets, never its secrets.
+fn sources(aws: &AwsEnv) -> String {
+    let told = |name: &&String| name.starts_with("AWS_") && aws.var(name).is_some();
+    let set: Vec<_> = aws.vars.keys().filter(told).map(String::as_str).collect();
+    format!("the environment sets {}", if set.is_empty() { "nothing".into() } else { set.join(", ") })
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
         line("bucket", "none");
     }
     for Finding { mark, what, text } in &findings {
-        line(&format!("bucket {what}"), &if *mark == Mark::Fail { format!("FAIL {text}") } else { text.clone() });
+        line("bucket", &format!("{}{what}: {text}", if *mark == Mark::Fail { "FAIL " } else { "" }));
     }
     super::print(&page)?;
     Ok(if findings.iter().any(|f| f.mark == Mark::Fail) { Exit::Failure } else { Exit::Success })
@@ -78,23 +78,24 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
         (Ok(_), Ok(()) | Err(RemoteError::Forbidden(_))) => found(Mark::Ok, "reading", &"can be read"),
         (Err(e), _) | (_, Err(e)) => found(Mark::Fail, "reading", &e),
     };
-    if config.read_only {
-        found(Mark::Ok, "writing", &"not tried, the bucket is used read-only");
-    } else if read
-        && match bucket.put(&key, &PutBody::Bytes(body.as_bytes().into())) {
-            Ok(()) => found(Mark::Ok, "writing", &format_args!("{key} was put")),
-            Err(e) => found(Mark::Fail, "writing", &e),
-        }
-    {
-        match read_back(&bucket, &key, &body) {
-            Ok(()) => found(Mark::Ok, "reading back", &"it came back as it was put"),
-            Err(why) => found(Mark::Fail, "reading back", &why),
-        };
-        match bucket.delete(&key) {
-            Ok(()) => found(Mark::Ok, "deleting", &format_args!("{key} was deleted")),
-            Err(e) => found(Mark::Note, "deleting", &format_args!("{key} stays, only `clear` needs this: {e}")),
-        };
+    if config.read_only || !read {
+        let (mark, why) = if read { (Mark::Ok, ", the bucket is used read-only") } else { (Mark::Fail, "") };
+        found(mark, "writing", &format_args!("not tried{why}"));
+        return findings;
     }
+    if let Err(e) = bucket.put(&key, &PutBody::Bytes(body.as_bytes().into())) {
+        found(Mark::Fail, "writing", &e);
+        return findings;
+    }
+    found(Mark::Ok, "writing", &format_args!("{key} was put"));
+    match read_back(&bucket, &key, &body) {
+        Ok(()) => found(Mark::Ok, "reading back", &"it came back as it was put"),
+        Err(why) => found(Mark::Fail, "reading back", &why),
+    };
+    match bucket.delete(&key) {
+        Ok(()) => found(Mark::Ok, "deleting", &format_args!("{key} was deleted")),
+        Err(e) => found(Mark::Note, "deleting", &format_args!("{key} stays, only `clear` needs this: {e}")),
+    };
     findings
 }
 

@@ -27,18 +27,6 @@ pub struct Bucket {
     policy: BucketPolicy,
 }
 
-/// Outcome of a conditional get.
-pub enum Fetched {
-    /// There is no such object, or the bucket does not tell those who may not list it.
-    Missing,
-    /// It could not be had; logged and counted.
-    Failed,
-    /// It still has the tag asked about.
-    Unchanged,
-    /// Here it is.
-    Found(Object),
-}
-
 impl Bucket {
     /// The bucket that `config` describes. What it learns of the bucket's state is left in the
     /// folder `memory` for a minute, and begun with. No I/O but for reading that; the only error
@@ -74,38 +62,15 @@ impl Bucket {
         Bucket { guard: Arc::new(Guard::new(remote, metrics, name, probe, memory)), policy }
     }
 
-    /// Finds credentials and region, which the first request would wait for otherwise. For a
-    /// thread in the background at the start of a session.
-    pub fn warm_up(&self) {
-        let _ = self.guard.attempt(Kind::LookUp, "look-up of credentials and region", |r| r.warm_up(), |()| None);
-    }
-
     /// Opens `key`. Every failure is a miss, logged and counted below. Reading the body may still
     /// fail.
     pub fn get(&self, key: &str) -> Option<Object> {
         self.ask(key, None).ok().flatten()
     }
 
-    /// As [`Self::get`], but tells an absent object from one that could not be had.
-    pub fn try_get(&self, key: &str) -> Fetched {
-        self.fetch(key, None)
-    }
-
-    /// Opens `key` unless it still has the tag `etag`.
-    pub fn get_if_changed(&self, key: &str, etag: &str) -> Fetched {
-        self.fetch(key, Some(etag))
-    }
-
-    fn fetch(&self, key: &str, etag: Option<&str>) -> Fetched {
-        match self.ask(key, etag) {
-            Ok(Some(object)) => Fetched::Found(object),
-            Ok(None) | Err(RemoteError::Forbidden(_)) => Fetched::Missing,
-            Err(RemoteError::NotModified) => Fetched::Unchanged,
-            Err(_) => Fetched::Failed,
-        }
-    }
-
-    /// Opens `key`, unless it still has the tag `etag`, and says in the bucket's words why it cannot.
+    /// As [`Self::get`], but says why there is none: [`RemoteError::NotModified`] where it still has
+    /// the tag `etag`; [`RemoteError::Forbidden`] is also what those hear of an absent object who may
+    /// not list the bucket.
     pub fn ask(&self, key: &str, etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
         let policy = &self.policy;
         let mut outcome = Ok(None);
@@ -150,7 +115,7 @@ impl Bucket {
         // what is under a condition is no probe: it could undo what another has written
         let kind = if if_match.is_none() { Kind::Put(body) } else { Kind::PutIf };
         self.guard.attempt(kind, &key, |remote| remote.put(&key, body, if_match), |()| None)?;
-        self.guard.metrics().bucket.put_bytes.add(body.len());
+        self.guard.metrics.bucket.put_bytes.add(body.len());
         Ok(())
     }
 
@@ -207,14 +172,14 @@ impl Bucket {
     /// Removes the temporary files in the bucket whose token (see [`crate::atomic`]) is `dead`.
     pub fn sweep(&self, dead: &dyn Fn(&str) -> bool) {
         if self.writable() {
-            self.guard.remote().sweep(dead);
+            self.guard.remote.sweep(dead);
         }
     }
 
     /// Endpoint, bucket, and the prefix that puts go to, in one line: what messages name, and what
     /// two processes must have in common to finish each other's uploads.
     pub fn target(&self) -> String {
-        self.guard.name().to_string()
+        self.guard.name.clone()
     }
 }
 

@@ -11,7 +11,6 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,7 +30,7 @@ const ABANDONED: Duration = Duration::from_secs(86_400);
 const LIMIT: Duration = Duration::from_secs(10);
 /// So much of an object is read at a time.
 const BLOCK: u64 = 1 << 20;
-/// Threads that hang in the directory at most; then nothing more is asked of it.
+/// Operations under way, or hung, at most; then nothing more is asked of the directory.
 const STUCK: usize = 512;
 
 /// A bucket in a directory, made by the first put.
@@ -66,20 +65,12 @@ impl Dir {
     }
 
     fn spawn(&self, work: impl FnOnce(&Dir) + Send + 'static) -> Result<(), RemoteError> {
-        static RUNNING: AtomicUsize = AtomicUsize::new(0);
-        if RUNNING.load(Ordering::Relaxed) >= STUCK {
+        let dir = self.clone();
+        if Arc::strong_count(&dir.root) > STUCK {
             return Err(self.hung());
         }
-        let dir = self.clone();
-        RUNNING.fetch_add(1, Ordering::Relaxed);
-        let started = thread::Builder::new().name("bucket-dir".into()).spawn(move || {
-            work(&dir);
-            RUNNING.fetch_sub(1, Ordering::Relaxed);
-        });
-        started.map(drop).map_err(|e| {
-            RUNNING.fetch_sub(1, Ordering::Relaxed);
-            RemoteError::Io(e)
-        })
+        thread::Builder::new().name("bucket-dir".into()).spawn(move || work(&dir))?;
+        Ok(())
     }
 
     fn hung(&self) -> RemoteError {
@@ -300,7 +291,10 @@ impl Remote for Dir {
         let Ok(mut found) = self.bounded(LIMIT, |dir| Ok(dir.temp_files())) else { return };
         found.retain(|(_, token, _)| dead(token));
         // of one that cannot be removed there is nothing to say
-        let _ = self.bounded(LIMIT, move |_| Ok(found.iter().for_each(|(path, ..)| drop(fs::remove_file(path)))));
+        let _ = self.bounded(LIMIT, move |_| {
+            found.iter().for_each(|(path, ..)| drop(fs::remove_file(path)));
+            Ok(())
+        });
     }
 
     fn describe(&self, prefix: &str) -> String {
@@ -373,7 +367,7 @@ fn tag(meta: &Metadata) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     /// A bucket that goes with the test.
     struct Temp(Dir);
@@ -481,14 +475,14 @@ mod tests {
     #[test]
     fn what_is_no_file_is_no_object() {
         let dir = dir();
-        rustix::fs::mkfifoat(rustix::fs::CWD, &dir.root.join("fifo"), rustix::fs::Mode::RWXU).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.root.join("fifo"), rustix::fs::Mode::RWXU).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.root.join("socket")).unwrap();
         for key in ["fifo", "socket"] {
             assert!(read(&dir, key).is_none() && dir.head(key).unwrap().is_none(), "{key}");
             dir.put(key, &bytes(b"x"), None).unwrap();
             assert_eq!(read(&dir, key).unwrap(), b"x");
         }
-        rustix::fs::mkfifoat(rustix::fs::CWD, &dir.root.join(LOCK), rustix::fs::Mode::RWXU).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.root.join(LOCK), rustix::fs::Mode::RWXU).unwrap();
         assert!(dir.put("k", &bytes(b"1"), Some("")).is_err());
     }
 

@@ -50,8 +50,6 @@ pub enum Kind<'a> {
     Get,
     /// A listing; never sent again, because part of it was handed out.
     List,
-    /// The look-up of credentials and region; that it works says nothing of the bucket.
-    LookUp,
     /// PUT of a body.
     Put(&'a PutBody),
     /// PUT on a condition.
@@ -63,7 +61,7 @@ pub enum Kind<'a> {
 impl Kind<'_> {
     fn side(self) -> Side {
         match self {
-            Kind::Get | Kind::List | Kind::LookUp => Side::Reads,
+            Kind::Get | Kind::List => Side::Reads,
             Kind::Put(_) | Kind::PutIf | Kind::Delete => Side::Writes,
         }
     }
@@ -99,12 +97,16 @@ struct Off {
     said: bool,
 }
 
+/// What a request came to.
+type Outcome<'a> = Result<(), &'a RemoteError>;
+
 /// What changed, and is to be said or remembered.
 #[derive(Debug, PartialEq)]
 enum Change {
     Off(Side, String),
-    StillOff,
-    On(Side, bool),
+    On(Side),
+    /// One that only the next process need know.
+    Unsaid,
 }
 
 impl State {
@@ -126,13 +128,15 @@ impl State {
 
     /// Why a request is not sent, and the probe that is due, which is the caller's to make.
     fn admit(&mut self, side: Side, now: Instant) -> Result<(), (String, Option<Side>)> {
-        let off = |s: &Side| if *s == Side::Reads { self.reads.off.is_some() } else { self.writes.off.is_some() };
-        let Some(side) = [Side::Reads, side].into_iter().find(off) else { return Ok(()) };
-        let tally = self.of(side);
-        let why = tally.trouble.clone().unwrap_or_default();
-        let off = tally.off.as_mut().filter(|off| now >= off.next_probe);
-        let due = off.map(|off| off.next_probe = now + PROBE_LIMIT);
-        Err((why, due.map(|()| side)))
+        for side in [Side::Reads, side] {
+            let Tally { trouble, off: Some(off), .. } = self.of(side) else { continue };
+            let due = now >= off.next_probe;
+            if due {
+                off.next_probe = now + PROBE_LIMIT;
+            }
+            return Err((trouble.clone().unwrap_or_default(), due.then_some(side)));
+        }
+        Ok(())
     }
 
     /// Whether a put would be sent now, or become the probe that is due.
@@ -141,14 +145,7 @@ impl State {
     }
 
     /// Takes note of what a request, sent at `from`, came to.
-    fn record(
-        &mut self,
-        side: Side,
-        from: Instant,
-        now: Instant,
-        outcome: Result<(), &RemoteError>,
-        probe: bool,
-    ) -> Option<Change> {
+    fn record(&mut self, side: Side, from: Instant, now: Instant, outcome: Outcome, probe: bool) -> Option<Change> {
         let side = if let Err(RemoteError::Denied(_) | RemoteError::Config(_)) = outcome { Side::Reads } else { side };
         let weight = weigh(side, outcome, self.of(side).success.is_some_and(|at| at >= from))?;
         if side == Side::Reads && weight == 0 {
@@ -162,15 +159,14 @@ impl State {
         }
         if weight == 0 {
             let before = std::mem::replace(tally, Tally { success: Some(now), ..Tally::default() });
-            return before.off.map(|off| Change::On(side, off.said));
+            return before.off.map(|off| if off.said { Change::On(side) } else { Change::Unsaid });
         }
         let error = outcome.map_or_else(ToString::to_string, |()| String::new());
         tally.failures += 1;
         tally.weight += weight;
-        let why = match tally.failures {
-            1 => error.clone(),
-            n => format!("{n} failures in a row, last: {error}"),
-        };
+        let count =
+            if tally.failures > 1 { format!("{} failures in a row, last: ", tally.failures) } else { String::new() };
+        let why = format!("{count}{error}");
         tally.trouble = Some(error);
         tally.refused = outcome.is_err_and(RemoteError::is_refusal);
         let said = tally.off.as_ref().is_some_and(|off| off.said);
@@ -178,32 +174,34 @@ impl State {
             return None;
         }
         tally.off = Some(Off { next_probe: now + PROBE_INTERVAL, said: true });
-        Some(if said { Change::StillOff } else { Change::Off(side, why) })
+        Some(if said { Change::Unsaid } else { Change::Off(side, why) })
     }
 }
 
 /// What an outcome counts for; 0 where it is an answer, `None` where it says nothing of the bucket.
-fn weigh(side: Side, outcome: Result<(), &RemoteError>, succeeded_meanwhile: bool) -> Option<u32> {
+fn weigh(side: Side, outcome: Outcome, succeeded_meanwhile: bool) -> Option<u32> {
     let Err(error) = outcome else { return Some(0) };
-    match (error, error.failure()) {
-        (RemoteError::Off(_) | RemoteError::ReadOnly, _) => None,
-        (RemoteError::NotModified | RemoteError::Precondition, _) => Some(0),
-        (RemoteError::Forbidden(_), _) if side == Side::Reads => Some(0),
-        _ if error.is_refusal() => Some(LIMIT),
-        (RemoteError::Status(..), Failure::Fatal) => Some(USELESS),
+    Some(match (error, error.failure()) {
+        (RemoteError::NotModified | RemoteError::Precondition, _) => 0,
+        (RemoteError::Forbidden(_), _) if side == Side::Reads => 0,
+        _ if error.is_refusal() => LIMIT,
+        (RemoteError::Status(..), Failure::Fatal) => USELESS,
         // of our own making: a key, a local file
-        (RemoteError::Io(_), Failure::Fatal) => None,
-        (_, Failure::TimedOut) => Some(if succeeded_meanwhile { TIMED_OUT } else { LIMIT }),
-        _ => Some(UNREACHED),
-    }
+        (_, Failure::Fatal) => return None,
+        (_, Failure::TimedOut) if !succeeded_meanwhile => LIMIT,
+        (_, Failure::TimedOut) => TIMED_OUT,
+        _ => UNREACHED,
+    })
 }
 
 /// A backend and how it is doing.
 pub struct Guard {
-    remote: Box<dyn Remote>,
-    metrics: Arc<Metrics>,
+    /// The backend; requests go through [`Guard::attempt`].
+    pub remote: Box<dyn Remote>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
     /// The bucket as people name it.
-    name: String,
+    pub name: String,
     /// The key that probes ask for; no such object is ever written.
     probe_key: String,
     state: Mutex<State>,
@@ -212,32 +210,16 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Guards `remote`, called `name`.
+    /// Guards `remote`, called `name`; begins with what `memory` holds.
     pub fn new(
         remote: Box<dyn Remote>,
         metrics: Arc<Metrics>,
         name: String,
-        probe_key: String,
+        key: String,
         memory: Option<Memory>,
     ) -> Self {
-        let learnt = memory.as_ref().map(Memory::load).unwrap_or_default();
-        let state = Mutex::new(State::new(learnt, Instant::now()));
-        Guard { remote, metrics, name, probe_key, state, memory: Mutex::new(memory) }
-    }
-
-    /// The bucket as people name it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The counters.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// The backend, for what is no request.
-    pub fn remote(&self) -> &dyn Remote {
-        &*self.remote
+        let state = State::new(memory.as_ref().map(Memory::load).unwrap_or_default(), Instant::now());
+        Guard { remote, metrics, name, probe_key: key, state: Mutex::new(state), memory: Mutex::new(memory) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -246,7 +228,7 @@ impl Guard {
 
     /// Whether requests of that side are sent at present. Starts the probe of reads that is due.
     pub fn sends(self: &Arc<Self>, side: Side) -> bool {
-        self.admit(Kind::LookUp, "").is_ok() && (side == Side::Reads || self.state().takes_writes(Instant::now()))
+        self.admit(Kind::Get, "").is_ok() && (side == Side::Reads || self.state().takes_writes(Instant::now()))
     }
 
     /// Why writes are not sent, or what went wrong with the last.
@@ -325,64 +307,60 @@ impl Guard {
             }
             let from = Instant::now();
             let mut outcome = send(&*self.remote);
-            if !matches!(kind, Kind::LookUp) {
-                counters.requests.inc();
-                self.metrics.latency.bucket_request.observe(from.elapsed());
-            }
-            let wait = match (&outcome, kind) {
-                (Ok(_), _) | (_, Kind::List) => None,
-                (Err(e), _) => wait_before_retry(patience, attempt, e.failure(), jitter()),
-            };
-            if let Some(wait) = wait {
+            counters.requests.inc();
+            self.metrics.latency.bucket_request.observe(from.elapsed());
+            if let Err(e) = &outcome
+                && !matches!(kind, Kind::List)
+                && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
+            {
                 counters.retries.inc();
-                log::debug!("{}: {key}: trying again", self.name);
+                log::debug!("{}: {key}: {e}; trying again", self.name);
                 std::thread::sleep(wait);
                 continue;
             }
-            match (&mut outcome, kind) {
-                (Ok(_), Kind::LookUp) => {}
-                (Ok(value), Kind::Get) if from.elapsed() >= SLOW => {
-                    let text = format!("an answer took {} s", from.elapsed().as_secs());
-                    self.record(Side::Reads, key, from, Err(&io::Error::other(text).into()), false);
-                    self.watch(body(value), true);
-                }
-                (Ok(value), _) => {
-                    if !self.watch(body(value), false) {
+            let took = from.elapsed();
+            match &mut outcome {
+                Ok(value) => {
+                    let slow = matches!(kind, Kind::Get) && took >= SLOW;
+                    let read_later = self.watch(body(value), slow);
+                    if slow {
+                        let e = io::Error::other(format!("an answer took {} s", took.as_secs()));
+                        self.record(Side::Reads, key, from, Err(&e.into()), false);
+                    } else if !read_later {
                         self.record(kind.side(), key, from, Ok(()), false);
                     }
                 }
-                (Err(e), _) => self.record(kind.side(), key, from, Err(e), false),
+                Err(e) => self.record(kind.side(), key, from, Err(e), false),
             }
             return outcome;
         }
         unreachable!("every patience ends")
     }
 
-    fn record(&self, side: Side, key: &str, from: Instant, outcome: Result<(), &RemoteError>, probe: bool) {
-        let fine = matches!(outcome, Ok(()) | Err(RemoteError::NotModified | RemoteError::Precondition));
-        if let Err(e) = outcome.as_ref().map_err(|e| e.to_string())
-            && !fine
+    fn record(&self, side: Side, key: &str, from: Instant, outcome: Outcome, probe: bool) {
+        if let Err(e) = outcome
+            && !matches!(e, RemoteError::NotModified | RemoteError::Precondition)
         {
             log::debug!("{}: {key}: {e}", self.name);
             self.metrics.bucket.errors.inc();
         }
         let Some(change) = self.state().record(side, from, Instant::now(), outcome, probe) else { return };
-        let name = &self.name;
-        let next = PROBE_INTERVAL.as_secs();
+        let (name, next) = (&self.name, PROBE_INTERVAL.as_secs());
         match &change {
             Change::Off(Side::Reads, why) => {
                 self.metrics.bucket.breaker_opened.inc();
                 log::warn!("bucket {name}: {why}; building from the local cache, next try in {next} s");
             }
             Change::Off(Side::Writes, why) => log::warn!("bucket {name} takes no writes: {why}; reading from it alone"),
-            Change::On(Side::Reads, true) => log::warn!("bucket {name} answers again"),
-            Change::On(Side::Writes, true) => log::warn!("bucket {name} takes writes again"),
-            Change::On(_, false) | Change::StillOff => {}
+            Change::On(Side::Reads) => log::warn!("bucket {name} answers again"),
+            Change::On(Side::Writes) => log::warn!("bucket {name} takes writes again"),
+            Change::Unsaid => {}
         }
         if let Some(memory) = &*self.memory.lock().expect("no holder panics") {
+            let learnt = |t: &Tally| t.trouble.clone().filter(|_| t.off.is_some() && !t.refused);
             let off = {
                 let state = self.state();
-                [&state.reads, &state.writes].map(|t| t.trouble.clone().filter(|_| t.off.is_some() && !t.refused))
+                [learnt(&state.reads), learnt(&state.writes)]
             };
             memory.save(&off);
         }
@@ -431,5 +409,95 @@ impl Read for Watched {
             self.guard.record(Side::Reads, "reading a body", self.from, outcome.as_ref().map(drop), false);
         }
         read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn io(kind: io::ErrorKind) -> RemoteError {
+        io::Error::new(kind, "no luck").into()
+    }
+
+    /// What the n-th of such failures in a row changes, all at `now`.
+    fn fail(state: &mut State, side: Side, error: &RemoteError, times: u32, now: Instant) -> Option<Change> {
+        (0..times).map(|_| state.record(side, now, now, Err(error), false)).last().flatten()
+    }
+
+    fn off(side: Side, why: &str) -> Option<Change> {
+        Some(Change::Off(side, why.into()))
+    }
+
+    #[test]
+    fn so_many_in_a_row_turn_a_side_off_once() {
+        let t = Instant::now();
+        for (error, times) in [(io(io::ErrorKind::ConnectionRefused), 5), (RemoteError::Status(405, "no".into()), 10)] {
+            let mut s = State::default();
+            for _ in 0..3 {
+                assert_eq!(fail(&mut s, Side::Reads, &error, times - 1, t), None);
+                s.record(Side::Reads, t, t, Ok(()), false);
+            }
+            let why = format!("{times} failures in a row, last: {error}");
+            assert_eq!(fail(&mut s, Side::Reads, &error, times, t), off(Side::Reads, &why));
+            assert_eq!(fail(&mut s, Side::Reads, &error, 1, t), None, "late results change nothing");
+            assert_eq!(s.record(Side::Reads, t, t, Ok(()), false), None, "good ones neither");
+            assert!(s.admit(Side::Reads, t).is_err() && s.admit(Side::Writes, t).is_err());
+        }
+    }
+
+    #[test]
+    fn reads_and_writes_go_off_apart() {
+        let (t, mut s) = (Instant::now(), State::default());
+        let refused = RemoteError::Forbidden("status 403".into());
+        assert_eq!(fail(&mut s, Side::Reads, &refused, 1000, t), None, "absent objects are refused too");
+        assert_eq!((s.refused, s.answered), (1000, false));
+        assert_eq!(fail(&mut s, Side::Writes, &refused, 1, t), off(Side::Writes, "status 403"));
+        assert!(s.admit(Side::Reads, t).is_ok() && s.admit(Side::Writes, t).is_err());
+        assert!(!s.takes_writes(t + 9 * SECOND) && s.takes_writes(t + 10 * SECOND));
+        let denied = RemoteError::Denied("status 403: ExpiredToken".into());
+        let change = fail(&mut s, Side::Writes, &denied, 1, t);
+        assert_eq!(change, off(Side::Reads, "status 403: ExpiredToken"), "whoever hears of it");
+        let own = io(io::ErrorKind::InvalidInput);
+        assert_eq!(fail(&mut State::default(), Side::Writes, &own, 1000, t), None);
+    }
+
+    #[test]
+    fn two_time_outs_and_one_where_nothing_else_went_through() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let mut s = State::default();
+        s.record(Side::Reads, t, t + 5 * SECOND, Ok(()), false);
+        assert_eq!(s.record(Side::Reads, t, t + 10 * SECOND, Err(&slow), false), None);
+        assert!(s.record(Side::Reads, t, t + 10 * SECOND, Err(&slow), false).is_some());
+        let mut s = State::default();
+        s.record(Side::Reads, t, t, Ok(()), false);
+        let from = t + SECOND;
+        assert_eq!(s.record(Side::Reads, from, from + 10 * SECOND, Err(&slow), false), off(Side::Reads, "no luck"));
+    }
+
+    #[test]
+    fn one_probe_every_ten_seconds_may_turn_it_on() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let mut s = State::default();
+        fail(&mut s, Side::Reads, &slow, 1, t);
+        let due = |s: &mut State, at| s.admit(Side::Writes, at).unwrap_err().1;
+        assert_eq!(due(&mut s, t + 9 * SECOND), None);
+        let at = t + 10 * SECOND;
+        assert_eq!((due(&mut s, at), due(&mut s, at)), (Some(Side::Reads), None), "one at a time");
+        assert_eq!(s.record(Side::Reads, at, at + SECOND, Err(&slow), true), Some(Change::Unsaid), "renews the minute");
+        assert_eq!((due(&mut s, at + 10 * SECOND), due(&mut s, at + 11 * SECOND)), (None, Some(Side::Reads)));
+        assert_eq!(s.record(Side::Reads, at, at + 12 * SECOND, Ok(()), true), Some(Change::On(Side::Reads)));
+        assert!(s.admit(Side::Writes, at).is_ok());
+    }
+
+    #[test]
+    fn what_another_learnt_is_probed_at_once_and_said_when_it_holds() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let learnt = || State::new([Some("silent".into()), None], t);
+        assert_eq!(learnt().admit(Side::Reads, t), Err(("silent".into(), Some(Side::Reads))));
+        assert_eq!(learnt().record(Side::Reads, t, t, Ok(()), true), Some(Change::Unsaid));
+        assert_eq!(learnt().record(Side::Reads, t, t, Err(&slow), true), off(Side::Reads, "no luck"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! This file and those below it are the only ones that name rust-s3. Nothing is looked up or
 //! requested before the first request: credentials and, where it is not given, the region are
-//! found then, or ahead of it by [`Remote::warm_up`].
+//! found then.
 
 mod address;
 mod answer;
@@ -28,7 +28,7 @@ use self::answer::{Failed, absent, header, http_date, is_genuine};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
 use self::proxy::proxy_for;
-use self::sign::{EMPTY_SHA256, Signer};
+use self::sign::{EMPTY_SHA256, sign};
 use self::transport::{Answer, Limits, Options, Transport};
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::config::AwsEnv;
@@ -46,7 +46,6 @@ pub struct S3 {
     whereabouts: String,
     address: Address,
     credentials: Credentials,
-    signer: Signer,
     transport: Transport,
     place: Mutex<Option<Arc<Place>>>,
 }
@@ -97,7 +96,6 @@ impl S3 {
             whereabouts,
             address,
             credentials: Credentials::new(env.clone()),
-            signer: Signer::new("s3"),
             transport: Transport::new(options, Some(metrics)),
             place: Mutex::new(place.map(Arc::new)),
         })
@@ -141,10 +139,8 @@ impl S3 {
     fn send(&self, op: &Op, place: &Place, keys: &Arc<Keys>) -> Result<Answer, RemoteError> {
         let url = place.url(op.key, op.query).map_err(invalid)?;
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
-        let mut headers = self
-            .signer
-            .sign(op.method, &url, &place.region, keys, payload, SystemTime::now())
-            .map_err(RemoteError::Denied)?;
+        let now = SystemTime::now();
+        let mut headers = sign(op.method, &url, &place.region, keys, payload, now).map_err(RemoteError::Denied)?;
         for (name, value) in op.headers {
             let value =
                 HeaderValue::from_str(value).map_err(|_| invalid(format!("{value:?} cannot be sent as {name}")))?;
@@ -273,10 +269,6 @@ impl Remote for S3 {
     fn describe(&self, prefix: &str) -> String {
         let slash = if prefix.is_empty() { "" } else { "/" };
         format!("s3://{}{slash}{prefix} at {}", self.name, self.whereabouts)
-    }
-
-    fn warm_up(&self) -> Result<(), RemoteError> {
-        self.keys().and_then(|_| self.place()).map(drop)
     }
 }
 

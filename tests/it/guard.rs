@@ -98,8 +98,8 @@ fn a_reader_that_may_not_list_has_its_hits_and_is_given_up_by_nobody() {
     assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
     let asked = proxy.requests();
     assert!(s.client.get(&action(1)).is_none());
-    assert_eq!(proxy.requests(), asked + 1, "it is asked all the same");
-    one_line(&s.end(), &["all 21 reads were refused", "403", "s3:GetObject", &proxy.endpoint, "cache-bucket"]);
+    poll("it to be asked all the same", || (proxy.requests() > asked).then_some(()));
+    one_line(&s.end(), &["reads were refused", "all 2", "403", "s3:GetObject", &proxy.endpoint, "cache-bucket"]);
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_directory_bucket_of_another_user_is_read_and_waits_for_nobody() {
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}{}", begin.elapsed(), out.describe());
     one_line(&out, &["takes no writes", "ermission denied", &format!("file://{}", bucket.display())]);
     let out = crate::support::env::run(as_nobody(&dir, &["status".into(), args[0].clone()])).code(1);
-    assert!(out.stdout.contains("bucket writing") && out.stdout.contains("ermission denied"), "{}", out.describe());
+    assert!(out.stdout.contains("FAIL writing: ") && out.stdout.contains("ermission denied"), "{}", out.describe());
     // so that it can be removed
     Command::new("chmod").arg("-R").arg("u+w").arg(&bucket).status().unwrap();
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use go_cache_plugin::config::AwsEnv;
 use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::remote::{Bucket, BucketPolicy, Fetched, Object, PutBody, Remote, RemoteError, S3};
+use go_cache_plugin::remote::{Bucket, BucketPolicy, Object, PutBody, Remote, RemoteError, S3};
 
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
@@ -140,12 +140,11 @@ fn conditions_are_kept() {
     let first = f.bucket.get("m").unwrap();
     let etag = first.etag.clone().unwrap();
     assert_eq!(body(Some(first)).unwrap(), b"1");
-    assert!(matches!(f.bucket.get_if_changed("m", &etag), Fetched::Unchanged));
+    assert!(matches!(f.bucket.ask("m", Some(&etag)), Err(RemoteError::NotModified)));
     f.bucket.put_if("m", &bytes(b"22"), Some(&etag)).unwrap();
     assert!(matches!(f.bucket.put_if("m", &bytes(b"3"), Some(&etag)), Err(RemoteError::Precondition)));
-    let Fetched::Found(second) = f.bucket.get_if_changed("m", &etag) else { panic!("it has changed") };
-    assert_eq!(body(Some(second)).unwrap(), b"22");
-    assert!(matches!(f.bucket.get_if_changed("absent", &etag), Fetched::Missing));
+    assert_eq!(body(f.bucket.ask("m", Some(&etag)).unwrap()).unwrap(), b"22");
+    assert!(matches!(f.bucket.ask("absent", Some(&etag)), Ok(None)));
     assert_eq!(f.metrics.bucket.errors.get(), 0);
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use crate::cache::fetch::Fetcher;
 use crate::cache::manifest::{self, Manifest};
-use crate::remote;
+use crate::remote::RemoteError;
 
 /// What reading a manifest brought.
 pub enum Loading {
@@ -22,15 +22,11 @@ pub enum Loading {
 
 /// Reads the manifest under `key`, unless it still has the tag `known`.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
-    let fetched = match known {
-        None => fetcher.bucket().try_get(key),
-        Some(etag) => fetcher.bucket().get_if_changed(key, etag),
-    };
-    let object = match fetched {
-        remote::Fetched::Found(object) => object,
-        remote::Fetched::Unchanged => return Loading::Unchanged,
-        remote::Fetched::Missing => return Loading::None,
-        remote::Fetched::Failed => return Loading::Failed,
+    let object = match fetcher.bucket().ask(key, known) {
+        Ok(Some(object)) => object,
+        Ok(None) | Err(RemoteError::Forbidden(_)) => return Loading::None,
+        Err(RemoteError::NotModified) => return Loading::Unchanged,
+        Err(_) => return Loading::Failed,
     };
     let etag = object.etag;
     let mut stored = Vec::new();

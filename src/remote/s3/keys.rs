@@ -2,7 +2,7 @@
 //! keys and those who keep them.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What requests are signed with.
 #[derive(Clone, PartialEq)]
@@ -15,6 +15,13 @@ pub struct Keys {
     pub token: Option<String>,
     /// When they end.
     pub expires: Option<SystemTime>,
+}
+
+impl Keys {
+    /// How long they are good for yet; `None` for keys that do not end.
+    pub fn left(&self) -> Option<Duration> {
+        self.expires.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default())
+    }
 }
 
 impl fmt::Debug for Keys {
