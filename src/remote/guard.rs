@@ -339,7 +339,7 @@ impl Guard {
 
     fn record(&self, side: Side, key: &str, from: Instant, outcome: Outcome, probe: bool) {
         if let Err(e) = outcome
-            && !matches!(e, RemoteError::NotModified | RemoteError::Precondition)
+            && weigh(side, outcome, false) != Some(0)
         {
             log::debug!("{}: {key}: {e}", self.name);
             self.metrics.bucket.errors.inc();
