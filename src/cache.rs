@@ -24,8 +24,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use crate::lease::Lease;
 pub use crate::id;
+use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::repeat::Repeat;
 use crate::upload::Uploader;

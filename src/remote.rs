@@ -4,16 +4,17 @@
 //! included; an absent object is `Ok(None)`; a backend neither retries nor logs, [`Bucket`] does
 //! both; every error path returns its connection to the pool or closes it.
 
-pub mod breaker;
 mod bucket;
 mod dir;
 mod error;
 mod guard;
+mod memory;
 mod s3;
 
-pub use bucket::{Bucket, BucketPolicy, BucketState, Fetched};
+pub use bucket::{Bucket, BucketPolicy};
 pub use dir::Dir;
 pub use error::RemoteError;
+pub use memory::Memory;
 pub use s3::S3;
 
 use std::fs::File;
@@ -109,11 +110,11 @@ pub trait Remote: Send + Sync {
     fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
     /// Deletes `key`; an absent object is no error.
     fn delete(&self, key: &str) -> Result<(), RemoteError>;
-    /// Finds out what the first request will need (credentials, region), so that it need not wait
-    /// for that. Default: nothing.
-    fn warm_up(&self) -> Result<(), RemoteError> {
-        Ok(())
+    /// Removes temporary files of ours whose token is `dead`. Default: nothing, there are none.
+    fn sweep(&self, dead: &dyn Fn(&str) -> bool) {
+        let _ = dead;
     }
-    /// The bucket as people name it, for messages: `s3://name` or `file:///dir`.
-    fn describe(&self) -> String;
+    /// What lies below `prefix`, for messages: `s3://name/prefix at endpoint (region)`, or
+    /// `file:///dir/prefix`.
+    fn describe(&self, prefix: &str) -> String;
 }

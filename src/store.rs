@@ -154,11 +154,11 @@ impl BlobStore {
                         place.tally.count(Event::BucketHit(len));
                         return Some(Blob { file, len, modified: SystemTime::UNIX_EPOCH, origin: Origin::Bucket });
                     }
-                    Err(e) => place.signer.refused(format_args!("{}: {key} is not used: {e}", bucket.identity())),
+                    Err(e) => place.signer.refused(format_args!("{}: {key} is not used: {e}", bucket.target())),
                 },
                 Err(why) => {
                     place.metrics.bucket.corrupt.inc();
-                    place.signer.refused(format_args!("{}: {key} is not used: {why}", bucket.identity()));
+                    place.signer.refused(format_args!("{}: {key} is not used: {why}", bucket.target()));
                     let _ = io::copy(&mut object.body.take(DRAIN), &mut io::sink());
                 }
             }
@@ -166,7 +166,7 @@ impl BlobStore {
             if !own_prefix {
                 return None;
             }
-            found = bucket.get_main(&key).found();
+            found = bucket.ask_main(&key).ok().flatten();
         }
         place.tally.count(Event::BucketMiss);
         None

@@ -143,7 +143,7 @@ impl Fetcher {
         match take(object) {
             Err(e @ (DecodeError::Corrupt(_) | DecodeError::Untrusted(_))) if own_prefix => {
                 self.tell(action, &e);
-                self.bucket.get_main(key).found().map(take).transpose()
+                self.bucket.ask_main(key).ok().flatten().map(take).transpose()
             }
             taken => taken.map(Some),
         }
@@ -153,7 +153,7 @@ impl Fetcher {
         match e {
             DecodeError::Corrupt(_) | DecodeError::Untrusted(_) => {
                 self.metrics.bucket.corrupt.inc();
-                let bucket = self.bucket.identity();
+                let bucket = self.bucket.target();
                 self.codec.signer().refused(format_args!("{bucket}: the entry of action {action} is not used: {e}"));
             }
             // the bucket's own log tells of these

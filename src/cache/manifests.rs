@@ -25,7 +25,7 @@ pub fn save(tier: &Tier, left: Vec<Left>, mut record: Record) {
 fn save_one(tier: &Tier, left: Left, record: &Record) {
     let fetcher = &tier.fetcher;
     let bucket = fetcher.bucket();
-    if record.is_empty() || !bucket.writable() || !bucket.available() {
+    if record.is_empty() || !bucket.accepts_writes() {
         return;
     }
     let key = &left.key;

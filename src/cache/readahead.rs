@@ -274,7 +274,7 @@ impl Shared {
                 Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
             }
             Loading::Bad(_, why) => {
-                let (bucket, signer) = (self.fetcher.bucket().identity(), self.fetcher.codec().signer());
+                let (bucket, signer) = (self.fetcher.bucket().target(), self.fetcher.codec().signer());
                 signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }

@@ -69,7 +69,7 @@ fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
     }
     super::print(&format!(
         "{}: removed {} objects, {}; {} of other names are left\n",
-        bucket.identity(),
+        bucket.target(),
         text::count(keys.len() as u64),
         text::bytes(bytes),
         text::count(foreign),

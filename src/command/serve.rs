@@ -34,9 +34,6 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     }
     // the HTTP side has told the upload queue of its kinds by now
     stack.adopt();
-    if let Some(bucket) = &stack.bucket {
-        bucket.warm_up();
-    }
     while stop.recv_timeout(MAINTENANCE) == Err(RecvTimeoutError::Timeout) {
         stack.maintain();
     }

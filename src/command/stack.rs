@@ -139,6 +139,7 @@ impl Stack {
     pub fn last_words(&self) {
         self.cache.disk_trouble.end();
         self.config.bucket.iter().for_each(|bucket| bucket.signer.end());
+        self.bucket.iter().flat_map(|bucket| bucket.last_words()).for_each(|line| log::warn!("{line}"));
         if self.config.metrics {
             eprintln!("{}", self.metrics.to_json());
         }

@@ -1,10 +1,10 @@
 //! A bucket as the program uses it: prefixes, and what may be written, over a guarded backend.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::breaker::Status;
-use super::guard::{Guard, Kind};
+use super::guard::{Guard, Kind, Side};
+use super::memory::Memory;
 use super::{Dir, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
 use crate::config::{BucketConfig, BucketLocation};
 use crate::metrics::Metrics;
@@ -21,59 +21,24 @@ pub struct BucketPolicy {
 }
 
 /// A bucket as the rest of the program uses it, from any thread. Keys given to it carry no prefix.
+/// Nobody need report what came of a request: the guard below sees it itself.
 pub struct Bucket {
     guard: Arc<Guard>,
     policy: BucketPolicy,
 }
 
-/// Outcome of a conditional get.
-pub enum Fetched {
-    /// There is no such object.
-    Missing,
-    /// It could not be had; logged and counted.
-    Failed,
-    /// It still has the tag asked about.
-    Unchanged,
-    /// Here it is.
-    Found(Object),
-}
-
-impl Fetched {
-    /// The object, if there is one.
-    pub fn found(self) -> Option<Object> {
-        match self {
-            Fetched::Found(object) => Some(object),
-            Fetched::Missing | Fetched::Unchanged | Fetched::Failed => None,
-        }
-    }
-}
-
-/// How a bucket is doing, for a status page.
-#[derive(Clone, Debug)]
-pub struct BucketState {
-    /// Whether requests are sent.
-    pub status: Status,
-    /// For how long it has been so.
-    pub since: Duration,
-    /// The last error seen, also one that has been overcome.
-    pub last_error: Option<String>,
-    /// Whether puts are tried.
-    pub writable: bool,
-}
-
 impl Bucket {
-    /// The bucket that `config` describes. No I/O: the only error is [`RemoteError::Config`].
-    pub fn open(
-        config: &BucketConfig,
-        metrics: Arc<Metrics>,
-        _memory: Option<&std::path::Path>,
-    ) -> Result<Bucket, RemoteError> {
-        let remote: Box<dyn Remote> = match &config.location {
+    /// The bucket that `config` describes. What it learns of the bucket's state is left in the
+    /// folder `memory` for a minute, and begun with. No I/O but for reading that; the only error
+    /// is [`RemoteError::Config`].
+    pub fn open(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Path>) -> Result<Bucket, RemoteError> {
+        let (remote, key_id): (Box<dyn Remote>, _) = match &config.location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
                 let (region, endpoint) = (region.as_deref(), endpoint.as_deref());
-                Box::new(S3::new(bucket, region, endpoint, *path_style, aws, metrics.clone())?)
+                let s3 = S3::new(bucket, region, endpoint, *path_style, aws, metrics.clone())?;
+                (Box::new(s3), aws.var("AWS_ACCESS_KEY_ID").or(aws.var("AWS_PROFILE")).unwrap_or_default())
             }
-            BucketLocation::Dir(root) => Box::new(Dir::new(root)?),
+            BucketLocation::Dir(root) => (Box::new(Dir::new(root)?), ""),
         };
         let policy = BucketPolicy {
             prefix: config.prefix.clone(),
@@ -87,67 +52,54 @@ impl Bucket {
                 )));
             }
         }
-        Ok(Bucket::new(remote, policy, metrics))
+        let memory = memory.map(|dir| Memory::new(dir, &remote.describe(policy.target()), key_id));
+        Ok(Bucket::new(remote, policy, metrics, memory))
     }
 
     /// Puts the policy around `remote`.
-    pub fn new(remote: Box<dyn Remote>, policy: BucketPolicy, metrics: Arc<Metrics>) -> Self {
-        Bucket { guard: Arc::new(Guard::new(remote, metrics)), policy }
+    pub fn new(remote: Box<dyn Remote>, policy: BucketPolicy, metrics: Arc<Metrics>, memory: Option<Memory>) -> Self {
+        let (name, probe) = (remote.describe(policy.target()), join(&policy.prefix, "v1/probe"));
+        Bucket { guard: Arc::new(Guard::new(remote, metrics, name, probe, memory)), policy }
     }
 
-    /// Finds credentials and region, which the first request would wait for otherwise. For a
-    /// thread in the background at the start of a session.
-    pub fn warm_up(&self) {
-        let from = Instant::now();
-        if self.guard.admit("").is_ok()
-            && let Err(e) = self.guard.remote.warm_up()
-        {
-            self.guard.failed(&e, "look-up of credentials and region", Some(from));
-        }
-    }
-
-    /// Opens `key`. Every failure is a miss, logged and counted here. Reading the body may still
-    /// fail; such failures count for the breaker too.
+    /// Opens `key`. Every failure is a miss, logged and counted below. Reading the body may still
+    /// fail.
     pub fn get(&self, key: &str) -> Option<Object> {
-        self.fetch(key, None, false).found()
+        self.ask(key, None).ok().flatten()
     }
 
-    /// As [`Self::try_get`], but of the main prefix alone: for what was no good under one's own.
-    pub fn get_main(&self, key: &str) -> Fetched {
+    /// As [`Self::ask`], but of the main prefix alone: for what was no good under one's own.
+    pub fn ask_main(&self, key: &str) -> Result<Option<Object>, RemoteError> {
         self.fetch(key, None, true)
     }
 
-    /// As [`Self::get`], but tells an absent object from one that could not be had.
-    pub fn try_get(&self, key: &str) -> Fetched {
-        self.fetch(key, None, false)
+    /// As [`Self::get`], but says why there is none: [`RemoteError::NotModified`] where it still has
+    /// the tag `etag`; [`RemoteError::Forbidden`] is also what those hear of an absent object who may
+    /// not list the bucket.
+    pub fn ask(&self, key: &str, etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
+        self.fetch(key, etag, false)
     }
 
-    /// Opens `key` unless it still has the tag `etag`.
-    pub fn get_if_changed(&self, key: &str, etag: &str) -> Fetched {
-        self.fetch(key, Some(etag), false)
-    }
-
-    fn fetch(&self, key: &str, etag: Option<&str>, main_alone: bool) -> Fetched {
+    fn fetch(&self, key: &str, etag: Option<&str>, main_alone: bool) -> Result<Option<Object>, RemoteError> {
         let policy = &self.policy;
-        let mut outcome = Fetched::Missing;
+        let mut outcome = Ok(None);
         for prefix in policy.write_prefix.iter().filter(|_| !main_alone).chain([&policy.prefix]) {
             let fallback = policy.write_prefix.is_some() && std::ptr::eq(prefix, &policy.prefix);
             let key = join(prefix, key);
             // the tag is that of the object that puts replace
             let etag = etag.filter(|_| !fallback);
-            match self.guard.attempt(Kind::Get, &key, |remote| remote.get(&key, etag)) {
+            match self.guard.attempt(Kind::Get, &key, |remote| remote.get(&key, etag), Option::as_mut) {
                 Ok(Some(mut object)) => {
                     object.own_prefix = policy.write_prefix.is_some() && !fallback;
                     if fallback {
                         object.etag = None;
                     }
-                    return Fetched::Found(Guard::watch(&self.guard, object));
+                    return Ok(Some(object));
                 }
-                Ok(None) => self.guard.breaker().success(Instant::now()),
-                Err(RemoteError::NotModified) => return Fetched::Unchanged,
+                Ok(None) => {}
                 // who may not list is told 403 of what is not there: the next prefix may have it
-                Err(RemoteError::Forbidden(_)) => outcome = Fetched::Failed,
-                Err(_) => return Fetched::Failed,
+                Err(e @ RemoteError::Forbidden(_)) => outcome = Err(e),
+                Err(e) => return Err(e),
             }
         }
         outcome
@@ -156,12 +108,10 @@ impl Bucket {
     /// Tells whether `key` is there under the prefix that puts go to. Failures are `None`.
     pub fn head(&self, key: &str) -> Option<ObjectInfo> {
         let key = join(self.policy.target(), key);
-        let found = self.guard.attempt(Kind::Get, &key, |remote| remote.head(&key)).ok()?;
-        self.guard.breaker().success(Instant::now());
-        found
+        self.guard.attempt(Kind::Get, &key, |remote| remote.head(&key), |_| None).ok()?
     }
 
-    /// Stores `body` under `key`.
+    /// Stores `body` under `key`; `Ok` is the bucket's acknowledgement of these very bytes.
     pub fn put(&self, key: &str, body: &PutBody) -> Result<(), RemoteError> {
         self.put_if(key, body, None)
     }
@@ -183,8 +133,9 @@ impl Bucket {
             return Err(RemoteError::ReadOnly);
         }
         let key = join(self.policy.target(), key);
-        self.guard.attempt(Kind::Put, &key, |remote| remote.put(&key, body, if_match, beside))?;
-        self.guard.breaker().success(Instant::now());
+        // what is under a condition is no probe: it could undo what another has written
+        let kind = if if_match.is_none() { Kind::Put(body, beside) } else { Kind::PutIf };
+        self.guard.attempt(kind, &key, |remote| remote.put(&key, body, if_match, beside), |()| None)?;
         self.guard.metrics.bucket.put_bytes.add(body.len());
         Ok(())
     }
@@ -194,19 +145,13 @@ impl Bucket {
         let target = self.policy.target();
         let skip = if target.is_empty() { 0 } else { target.len() + 1 };
         let full = join(target, prefix);
-        self.guard.admit(&full)?;
-        self.guard.metrics.bucket.requests.inc();
-        let listed = self.guard.remote.list(&full, &mut |mut object| {
+        let mut below = |mut object: ObjectInfo| {
             if object.key.starts_with(&full) {
                 object.key.drain(..skip);
                 each(object);
             }
-        });
-        match &listed {
-            Ok(()) => self.guard.breaker().success(Instant::now()),
-            Err(e) => self.guard.failed(e, &full, None),
-        }
-        listed
+        };
+        self.guard.attempt(Kind::List, &full, |remote| remote.list(&full, &mut below), |()| None)
     }
 
     /// Deletes `key` where puts go.
@@ -215,51 +160,47 @@ impl Bucket {
             return Err(RemoteError::ReadOnly);
         }
         let key = join(self.policy.target(), key);
-        self.guard.attempt(Kind::Delete, &key, |remote| remote.delete(&key))?;
-        self.guard.breaker().success(Instant::now());
-        Ok(())
+        self.guard.attempt(Kind::Delete, &key, |remote| remote.delete(&key), |()| None)
     }
 
-    /// Whether puts go anywhere at all.
+    /// Whether puts go anywhere at all: the policy, not the bucket's state.
     pub fn writable(&self) -> bool {
-        !self.policy.read_only && !self.guard.writes_refused()
+        !self.policy.read_only
     }
 
-    /// x
-    pub fn accepts_writes(&self) -> bool {
-        self.writable() && self.available()
-    }
-    /// x
-    pub fn target(&self) -> String {
-        self.identity()
-    }
-    /// x
-    pub fn write_trouble(&self) -> Option<String> {
-        self.state().last_error
-    }
-    /// x
-    pub fn sweep(&self, _dead: &dyn Fn(&str) -> bool) {}
-    /// Whether requests are sent at present (the breaker is not open).
+    /// Whether reads are sent at present.
     pub fn available(&self) -> bool {
-        self.guard.breaker().status().0 == Status::Closed
+        self.guard.sends(Side::Reads)
     }
 
-    /// How the bucket is doing.
-    pub fn state(&self) -> BucketState {
-        let breaker = self.guard.breaker();
-        let (status, since, last_error) = breaker.status();
-        BucketState {
-            status,
-            since: since.elapsed(),
-            last_error: last_error.map(str::to_string),
-            writable: self.writable(),
+    /// Whether a put would be sent at present. While the bucket takes none, one put every 10 s is
+    /// let through to try it: [`Self::put`] sends that one in the background and fails at once.
+    pub fn accepts_writes(&self) -> bool {
+        self.writable() && self.guard.sends(Side::Writes)
+    }
+
+    /// Why puts are not sent, or what went wrong with the last.
+    pub fn write_trouble(&self) -> Option<String> {
+        self.guard.write_trouble()
+    }
+
+    /// Lines that only the end of the program can say, for it to log: every read was refused, or
+    /// the bucket was left alone from the start on.
+    pub fn last_words(&self) -> Vec<String> {
+        self.guard.last_words()
+    }
+
+    /// Removes the temporary files in the bucket whose token (see [`crate::atomic`]) is `dead`.
+    pub fn sweep(&self, dead: &dyn Fn(&str) -> bool) {
+        if self.writable() {
+            self.guard.remote.sweep(dead);
         }
     }
 
-    /// The bucket and where puts go in it, as people name it; two processes with the same
-    /// identity may finish each other's uploads.
-    pub fn identity(&self) -> String {
-        format!("{}/{}", self.guard.remote.describe(), self.policy.target())
+    /// Endpoint, bucket, and the prefix that puts go to, in one line: what messages name, and what
+    /// two processes must have in common to finish each other's uploads.
+    pub fn target(&self) -> String {
+        self.guard.name.clone()
     }
 }
 

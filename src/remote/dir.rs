@@ -1,16 +1,19 @@
-//! A directory as a bucket: a shared disk, or a test. The key is the path below the directory.
+//! A directory as a bucket: a shared disk, or a test.
 //!
-//! What stands beside an object (its signature) is in `<name>.sig`, which is neither a key nor listed.
-//!
-//! Invariants: objects appear whole or not at all; no key leads out of the directory, neither by
-//! its own segments nor through a symbolic link in it; temporary files are never listed. The
-//! entity tag is made of modification time and length. Conditional puts take turns by a lock file,
-//! plain puts do not: a race between the two kinds is won by the later.
+//! A key is the path below the directory; what stands beside an object (its signature) is in
+//! `<name>.sig`, which is neither a key nor listed. Invariants: objects appear whole or not at all; no key
+//! leads out of the directory, neither by its own segments nor through a symbolic link in it, and
+//! only regular files are opened; temporary files are made in one folder and never listed. Every
+//! operation runs on a thread of its own, so that a hung mount costs its caller [`LIMIT`] and is a
+//! time-out. The entity tag is made of modification time and length. Conditional puts take turns by
+//! a lock file, plain puts do not: a race between the two kinds is won by the later.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
@@ -24,13 +27,25 @@ const LOCK: &str = ".tmp-lock";
 const SIDE: &str = ".sig";
 /// What stands beside an object is at most this long.
 const SIDE_LIMIT: u64 = 1024;
+/// Name of the folder of temporary files.
+const TEMP_FOLDER: &str = ".tmp-files";
 /// Temporary files older than this are left from a crash, and deleted when a listing meets them.
 const ABANDONED: Duration = Duration::from_secs(86_400);
+/// How long an operation may take; a put has a second more for each MiB.
+const LIMIT: Duration = Duration::from_secs(10);
+/// So much of an object is read at a time.
+const BLOCK: u64 = 1 << 20;
+/// Operations under way, or hung, at most; then nothing more is asked of the directory.
+const STUCK: usize = 512;
 
 /// A bucket in a directory, made by the first put.
+#[derive(Clone)]
 pub struct Dir {
-    root: PathBuf,
+    root: Arc<Path>,
 }
+
+/// A regular file that was opened, and what it was then.
+type Opened = (File, Metadata);
 
 impl Dir {
     /// The bucket in `root`. No I/O; the error is a path that is not absolute.
@@ -38,63 +53,141 @@ impl Dir {
         if !root.is_absolute() {
             return Err(RemoteError::Config(format!("{}: not an absolute path; write file:///dir", root.display())));
         }
-        Ok(Dir { root: root.to_path_buf() })
+        Ok(Dir { root: root.into() })
     }
 
-    /// The file of `key`. The error is a key that could lead elsewhere.
-    fn path(&self, key: &str) -> Result<PathBuf, RemoteError> {
+    /// Runs `work` where a hung mount does not hold up the caller for longer than `limit`.
+    fn bounded<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce(&Dir) -> Result<T, RemoteError> + Send + 'static,
+    ) -> Result<T, RemoteError> {
+        let (done, result) = mpsc::sync_channel(1);
+        self.spawn(move |dir| {
+            let _ = done.send(work(dir));
+        })?;
+        result.recv_timeout(limit).unwrap_or_else(|_| Err(self.hung()))
+    }
+
+    fn spawn(&self, work: impl FnOnce(&Dir) + Send + 'static) -> Result<(), RemoteError> {
+        let dir = self.clone();
+        if Arc::strong_count(&dir.root) > STUCK {
+            return Err(self.hung());
+        }
+        thread::Builder::new().name("bucket-dir".into()).spawn(move || work(&dir))?;
+        Ok(())
+    }
+
+    fn hung(&self) -> RemoteError {
+        io::Error::new(ErrorKind::TimedOut, format!("{}: no answer in time", self.root.display())).into()
+    }
+
+    /// What an error of the file system means: that there is no bucket, that it may not be done, or
+    /// that the disk is in trouble.
+    fn at(&self, path: &Path, e: io::Error) -> RemoteError {
+        let text = format!("{}: {e}", path.display());
+        match e.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists if !self.root.is_dir() => {
+                RemoteError::Config(format!("there is no such directory ({text})"))
+            }
+            ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::FileTooLarge => RemoteError::Forbidden(text),
+            kind => RemoteError::Io(io::Error::new(kind, text)),
+        }
+    }
+
+    /// The file of `key`, and what is there. The error is a key that could lead elsewhere.
+    fn path(&self, key: &str) -> Result<(PathBuf, Option<Metadata>), RemoteError> {
         let bad = |segment: &str| {
             matches!(segment, "" | "." | "..") || segment.starts_with(TEMP_PREFIX) || segment.contains(['\0', '\\'])
         };
         if key.split('/').any(bad) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{key:?} is no key")).into());
+            return Err(invalid(format!("{key:?} is no key")));
         }
-        let mut path = self.root.clone();
+        let mut path = self.root.to_path_buf();
+        let mut found = None;
         for segment in key.split('/') {
             path.push(segment);
-            match fs::symlink_metadata(&path) {
-                Ok(m) if m.is_symlink() => {
-                    let text = format!("{}: is a symbolic link, which could lead out of the bucket", path.display());
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, text).into());
-                }
-                Ok(_) => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => break,
-                Err(e) => return Err(at(&path, e)),
-            }
+            found = match fs::symlink_metadata(&path) {
+                Ok(m) if m.is_symlink() => return Err(is_link(&path)),
+                Ok(m) => Some(m),
+                Err(e) if absent(&e) => return Ok((self.root.join(key), None)),
+                Err(e) => return Err(self.at(&path, e)),
+            };
         }
-        Ok(self.root.join(key))
+        Ok((path, found))
     }
 
-    /// Opens the object; `None` where there is no such file.
-    fn open(&self, key: &str) -> Result<Option<(File, fs::Metadata)>, RemoteError> {
-        let path = self.path(key)?;
-        let file = match File::open(&path) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
-            other => other.map_err(|e| at(&path, e))?,
+    /// Opens the object; `None` where there is no such file, or something else than a file.
+    fn open(&self, key: &str) -> Result<Option<Opened>, RemoteError> {
+        let (path, found) = self.path(key)?;
+        if !found.is_some_and(|m| m.is_file()) {
+            return Ok(None);
+        }
+        // neither waits for the writer of a fifo, nor follows a link, put there meanwhile
+        let file = match nofollow().read(true).open(&path) {
+            Err(e) if absent(&e) => return Ok(None),
+            other => other.map_err(|e| self.at(&path, e))?,
         };
-        let meta = file.metadata().map_err(|e| at(&path, e))?;
+        let meta = file.metadata().map_err(|e| self.at(&path, e))?;
         Ok(meta.is_file().then_some((file, meta)))
     }
 
     fn store(&self, path: &Path, body: &PutBody) -> io::Result<()> {
-        let dir = path.parent().expect("a key's file lies below the root");
-        let mut temp = match TempFile::create(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(dir)?;
-                TempFile::create(dir)?
-            }
-            other => other?,
-        };
+        let mut temp = TempFile::create(&self.temp_folder()?)?;
         let copied = io::copy(&mut body.reader(), temp.file())?;
         if copied != body.len() {
-            return Err(io::Error::other(format!("{copied} bytes to store instead of {}", body.len())));
+            let text = format!("{copied} bytes to store instead of {}", body.len());
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
+        fs::create_dir_all(path.parent().expect("a key's file lies below the root"))?;
         temp.persist(path).map(drop)
+    }
+
+    /// The folder of temporary files, as open to others as the directory itself.
+    fn temp_folder(&self) -> io::Result<PathBuf> {
+        let folder = self.root.join(TEMP_FOLDER);
+        match fs::symlink_metadata(&folder) {
+            Ok(m) if m.is_dir() => {}
+            Ok(_) => return Err(io::Error::new(ErrorKind::InvalidInput, format!("{TEMP_FOLDER} is no folder"))),
+            Err(e) if absent(&e) => {
+                fs::create_dir_all(&folder)?;
+                fs::set_permissions(&folder, fs::metadata(&self.root)?.permissions())?;
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(folder)
+    }
+
+    /// The lock of conditional puts, held until it is dropped.
+    fn lock(&self) -> Result<File, RemoteError> {
+        let path = self.root.join(LOCK);
+        if fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink()) {
+            return Err(is_link(&path));
+        }
+        fs::create_dir_all(&self.root)
+            .and_then(|()| nofollow().create(true).append(true).open(&path))
+            .and_then(|lock| lock.lock().map(|()| lock))
+            .map_err(|e| self.at(&path, e))
+    }
+
+    /// The temporary files, each with its token and last change.
+    fn temp_files(&self) -> Vec<(PathBuf, String, Option<SystemTime>)> {
+        let entries = fs::read_dir(self.root.join(TEMP_FOLDER)).into_iter().flatten().flatten();
+        let ours = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            let (token, _) = name.to_str()?.strip_prefix(TEMP_PREFIX)?.rsplit_once('-')?;
+            Some((entry.path(), token.to_string(), entry.metadata().and_then(|m| m.modified()).ok()))
+        };
+        entries.filter_map(ours).collect()
     }
 
     fn walk(&self, dir: &Path, key: &str, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> io::Result<()> {
         let entries = match fs::read_dir(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound && !key.is_empty() => return Ok(()),
             other => other?,
         };
         let mut names = Vec::new();
@@ -114,7 +207,8 @@ impl Dir {
             // of a file that vanished meanwhile there is nothing to say
             let Ok(meta) = entry.metadata() else { continue };
             if name.starts_with(TEMP_PREFIX) {
-                if *name != LOCK && meta.modified().is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED)) {
+                // beside their targets, as older versions made them
+                if meta.is_file() && *name != LOCK && old(meta.modified().ok()) {
                     let _ = fs::remove_file(entry.path());
                 }
             } else if meta.is_dir() {
@@ -132,91 +226,172 @@ impl Dir {
 
 impl Remote for Dir {
     fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        let Some((file, meta)) = self.open(key)? else { return Ok(None) };
-        let etag = tag(&meta);
-        if known_etag == Some(&etag) {
-            return Err(RemoteError::NotModified);
-        }
-        let (len, signature) = (meta.len(), beside(&self.root.join(key)));
+        let (key, known) = (key.to_string(), known_etag.map(str::to_string));
+        let opened = self.bounded(LIMIT, move |dir| {
+            let Some((file, meta)) = dir.open(&key)? else { return Ok(None) };
+            let (etag, len) = (tag(&meta), meta.len());
+            if known.as_ref() == Some(&etag) {
+                return Err(RemoteError::NotModified);
+            }
+            let signature = beside(&dir.root.join(&key));
+            Ok(Some((read_block(&file, 0, len)?, file, etag, len, signature)))
+        })?;
+        let Some((block, file, etag, len, signature)) = opened else { return Ok(None) };
         // a file is replaced, never written to: what is open keeps its length
-        Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body: Box::new(file) }))
+        let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at: 0, block, used: 0 });
+        Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body }))
     }
 
     fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
-        let found = self.open(key)?;
-        Ok(found.map(|(_, m)| ObjectInfo { key: key.to_string(), len: m.len(), modified: m.modified().ok() }))
+        let name = key.to_string();
+        let found = self.bounded(LIMIT, move |dir| dir.path(&name))?.1.filter(Metadata::is_file);
+        Ok(found.map(|m| ObjectInfo { key: key.to_string(), len: m.len(), modified: m.modified().ok() }))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
-        let path = self.path(key)?;
-        let side = beside_path(&path);
-        let _turn = match if_match {
-            Some(_) => {
-                fs::create_dir_all(&self.root).map_err(|e| at(&self.root, e))?;
-                let lock = File::create(self.root.join(LOCK)).map_err(|e| at(&self.root, e))?;
-                lock.lock().map_err(|e| at(&self.root, e))?;
-                Some(lock)
+        let (key, body, if_match) = (key.to_string(), body.clone(), if_match.map(str::to_string));
+        let beside = beside.map(|text| PutBody::Bytes(text.as_bytes().into()));
+        self.bounded(LIMIT + Duration::from_secs(body.len() >> 20), move |dir| {
+            let (path, _) = dir.path(&key)?;
+            let _turn = if_match.is_some().then(|| dir.lock()).transpose()?;
+            if let Some(wanted) = if_match {
+                let present = dir.path(&key)?.1.as_ref().map(tag).unwrap_or_default();
+                if present != wanted {
+                    return Err(RemoteError::Precondition);
+                }
             }
-            None => None,
-        };
-        if let Some(wanted) = if_match {
-            let present = self.open(key)?.map(|(_, meta)| tag(&meta)).unwrap_or_default();
-            if present != wanted {
-                return Err(RemoteError::Precondition);
-            }
-        }
-        // before the object, which is never there without it
-        match beside {
-            Some(text) => self.store(&side, &PutBody::Bytes(text.as_bytes().into())),
-            None => remove(&side),
-        }
-        .map_err(|e| at(&side, e))?;
-        self.store(&path, body).map_err(|e| at(&path, e))
+            // before the object, which is never there without it
+            let side = side_of(&path);
+            let stored = beside.map_or_else(|| remove(&side), |text| dir.store(&side, &text));
+            stored.map_err(|e| dir.at(&side, e))?;
+            dir.store(&path, &body).map_err(|e| dir.at(&path, e))
+        })
     }
 
     fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError> {
-        self.walk(&self.root, "", prefix, each).map_err(|e| at(&self.root, e))
+        let prefix = prefix.to_string();
+        let (send, found) = mpsc::sync_channel(1024);
+        self.spawn(move |dir| {
+            for (path, _, _) in dir.temp_files().into_iter().filter(|(_, _, modified)| old(*modified)) {
+                let _ = fs::remove_file(path);
+            }
+            let end = dir.walk(&dir.root, "", &prefix, &mut |object| {
+                let _ = send.send(Ok(object));
+            });
+            if let Err(e) = end {
+                let _ = send.send(Err(dir.at(&dir.root, e)));
+            }
+        })?;
+        loop {
+            match found.recv_timeout(LIMIT) {
+                Ok(object) => each(object?),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Timeout) => return Err(self.hung()),
+            }
+        }
     }
 
     fn delete(&self, key: &str) -> Result<(), RemoteError> {
-        let path = self.path(key)?;
-        for path in [&beside_path(&path), &path] {
-            remove(path).map_err(|e| at(path, e))?;
-        }
-        Ok(())
+        let key = key.to_string();
+        self.bounded(LIMIT, move |dir| {
+            let (path, _) = dir.path(&key)?;
+            remove(&side_of(&path)).and_then(|()| remove(&path)).map_err(|e| dir.at(&path, e))
+        })
     }
 
-    fn describe(&self) -> String {
-        format!("file://{}", self.root.display())
+    fn sweep(&self, dead: &dyn Fn(&str) -> bool) {
+        let Ok(mut found) = self.bounded(LIMIT, |dir| Ok(dir.temp_files())) else { return };
+        found.retain(|(_, token, _)| dead(token));
+        // of one that cannot be removed there is nothing to say
+        let _ = self.bounded(LIMIT, move |_| {
+            found.iter().for_each(|(path, ..)| drop(fs::remove_file(path)));
+            Ok(())
+        });
+    }
+
+    fn describe(&self, prefix: &str) -> String {
+        format!("file://{}", self.root.join(prefix).display())
     }
 }
 
-fn beside_path(path: &Path) -> PathBuf {
+/// The body of an object, read a block at a time.
+struct Blocks {
+    dir: Dir,
+    file: Arc<File>,
+    len: u64,
+    /// Where the block lies in the file.
+    at: u64,
+    block: Vec<u8>,
+    used: usize,
+}
+
+impl Read for Blocks {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let next = self.at + self.block.len() as u64;
+        if self.used == self.block.len() && next < self.len && !buf.is_empty() {
+            let (file, len) = (self.file.clone(), self.len);
+            let read = self.dir.bounded(LIMIT, move |_| Ok(read_block(&file, next, len)?));
+            self.block = read.map_err(|e| match e {
+                RemoteError::Io(e) => e,
+                e => io::Error::other(e.to_string()),
+            })?;
+            (self.at, self.used) = (next, 0);
+        }
+        let n = (&self.block[self.used..]).read(buf)?;
+        self.used += n;
+        Ok(n)
+    }
+}
+
+fn read_block(file: &File, at: u64, len: u64) -> io::Result<Vec<u8>> {
+    let mut block = vec![0; (len - at).min(BLOCK) as usize];
+    file.read_exact_at(&mut block, at)?;
+    Ok(block)
+}
+
+fn side_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(SIDE);
     name.into()
 }
 
-/// What stands beside the object in `path`. Neither a link is followed nor a pipe waited for.
+/// What stands beside the object in `path`.
 fn beside(path: &Path) -> Option<String> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(beside_path(path)).ok()?;
     let mut text = String::new();
+    let file = nofollow().read(true).open(side_of(path)).ok()?;
     file.take(SIDE_LIMIT).read_to_string(&mut text).is_ok().then_some(text)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        Err(e) if absent(&e) => Ok(()),
         other => other,
     }
 }
 
-fn at(path: &Path, e: io::Error) -> RemoteError {
-    RemoteError::Io(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+fn nofollow() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    options
 }
 
-fn tag(meta: &fs::Metadata) -> String {
+fn old(modified: Option<SystemTime>) -> bool {
+    modified.is_some_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED))
+}
+
+fn absent(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn invalid(text: String) -> RemoteError {
+    io::Error::new(ErrorKind::InvalidInput, text).into()
+}
+
+fn is_link(path: &Path) -> RemoteError {
+    invalid(format!("{}: is a symbolic link, which could lead out of the bucket", path.display()))
+}
+
+fn tag(meta: &Metadata) -> String {
     let nanos = |t: SystemTime| t.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     format!("{:x}-{:x}", meta.modified().map_or(0, nanos), meta.len())
 }
@@ -224,19 +399,29 @@ fn tag(meta: &fs::Metadata) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    fn dir() -> Dir {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("dir-bucket-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Dir::new(&std::env::temp_dir().join(name)).unwrap()
+    /// A bucket that goes with the test.
+    struct Temp(Dir);
+
+    impl std::ops::Deref for Temp {
+        type Target = Dir;
+        fn deref(&self) -> &Dir {
+            &self.0
+        }
     }
 
-    impl Drop for Dir {
+    impl Drop for Temp {
         fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.root);
+            let _ = fs::remove_dir_all(&self.0.root);
         }
+    }
+
+    fn dir() -> Temp {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("dir-bucket-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        fs::create_dir(std::env::temp_dir().join(&name)).unwrap();
+        Temp(Dir::new(&std::env::temp_dir().join(name)).unwrap())
     }
 
     fn bytes(b: &[u8]) -> PutBody {
@@ -320,5 +505,65 @@ mod tests {
         }
         assert_eq!((keys(&dir, ""), keys(&outside, "")), (vec!["in=1".to_string()], vec!["secret=1".to_string()]));
         assert!(Dir::new(Path::new("relative")).is_err());
+    }
+
+    #[test]
+    fn a_hung_directory_is_a_time_out() {
+        let dir = dir();
+        let begin = std::time::Instant::now();
+        let (release, held) = mpsc::channel::<()>();
+        let outcome = dir.bounded(Duration::from_millis(50), move |_| Ok(held.recv().is_ok()));
+        assert!(matches!(outcome, Err(RemoteError::Io(e)) if e.kind() == ErrorKind::TimedOut));
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        drop(release);
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_object() {
+        let dir = dir();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.root.join("fifo"), rustix::fs::Mode::RWXU).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.root.join("socket")).unwrap();
+        for key in ["fifo", "socket"] {
+            assert!(read(&dir, key).is_none() && dir.head(key).unwrap().is_none(), "{key}");
+            dir.put(key, &bytes(b"x"), None, None).unwrap();
+            assert_eq!(read(&dir, key).unwrap(), b"x");
+        }
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.root.join(LOCK), rustix::fs::Mode::RWXU).unwrap();
+        assert!(dir.put("k", &bytes(b"1"), Some(""), None).is_err());
+    }
+
+    #[test]
+    fn a_write_follows_no_link() {
+        let (dir, outside) = (dir(), dir());
+        std::os::unix::fs::symlink(outside.root.join("made"), dir.root.join(LOCK)).unwrap();
+        assert!(dir.put("k", &bytes(b"1"), Some(""), None).is_err());
+        std::os::unix::fs::symlink(&outside.root, dir.root.join(TEMP_FOLDER)).unwrap();
+        assert!(dir.put("k", &bytes(b"1"), None, None).is_err());
+        assert_eq!(fs::read_dir(&outside.root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn large_objects_come_block_by_block() {
+        let dir = dir();
+        let body: Vec<u8> = (0..2 * BLOCK + 5).map(|i| (i >> 3) as u8).collect();
+        dir.put("k", &bytes(&body), None, None).unwrap();
+        assert!(read(&dir, "k").unwrap() == body);
+        let mut object = dir.get("k", None).unwrap().unwrap();
+        File::options().write(true).open(dir.root.join("k")).unwrap().set_len(BLOCK + 3).unwrap();
+        assert!(object.body.read_to_end(&mut Vec::new()).is_err(), "shortened meanwhile");
+    }
+
+    #[test]
+    fn temporary_files_of_the_dead_go() {
+        let dir = dir();
+        let folder = dir.temp_folder().unwrap();
+        for name in [".tmp-7-ab-0", ".tmp-7-ab-1", ".tmp-8-cd-0", "other"] {
+            fs::write(folder.join(name), "").unwrap();
+        }
+        dir.sweep(&|token| token == "7-ab");
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".tmp-8-cd-0", "other"]);
+        assert!(keys(&dir, "").is_empty(), "they are no objects");
     }
 }

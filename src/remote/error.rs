@@ -8,8 +8,8 @@ use crate::retry::Failure;
 /// A failed request to a bucket.
 #[derive(Debug)]
 pub enum RemoteError {
-    /// The breaker is open: nothing was sent.
-    Open,
+    /// Nothing was sent: the bucket is left alone for a while; the text says why.
+    Off(String),
     /// The object still has the tag that was asked about (conditional get).
     NotModified,
     /// The object is not, or no longer, what `if_match` asked for (conditional put).
@@ -18,10 +18,11 @@ pub enum RemoteError {
     ReadOnly,
     /// No usable credentials, or the bucket refuses them: no request will succeed.
     Denied(String),
-    /// The credentials are good but lack a permission for this request (403). A get of an absent
-    /// object is answered so where they lack s3:ListBucket.
+    /// The credentials are good but lack a permission for this request (403), or a directory
+    /// cannot be written. A get of an absent object is answered so where they lack s3:ListBucket.
     Forbidden(String),
-    /// Any other status that is not a success; status and a short text from the answer.
+    /// Any other status that is not a success, or a success that is no answer of S3's; status and
+    /// a short text from the answer.
     Status(u16, String),
     /// Connecting, sending or receiving failed, time-outs included.
     Io(io::Error),
@@ -30,14 +31,9 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    /// Whether sending the same request again may help: connection trouble, 500, 502, 503, 504,
-    /// 408 and 429.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            RemoteError::Io(_) => true,
-            RemoteError::Status(s, _) => matches!(s, 408 | 429 | 500 | 502 | 503 | 504),
-            _ => false,
-        }
+    /// Whether the bucket, or the lack of one or of credentials, says no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, RemoteError::Denied(_) | RemoteError::Forbidden(_) | RemoteError::Config(_))
     }
 
     /// What [`crate::retry`] makes of it.
@@ -55,7 +51,7 @@ impl RemoteError {
                 Kind::TimedOut | Kind::WouldBlock => Failure::TimedOut,
                 _ => Failure::Unreachable,
             },
-            _ if self.is_transient() => Failure::Busy,
+            RemoteError::Status(408 | 429 | 500 | 502 | 503 | 504, _) => Failure::Busy,
             _ => Failure::Fatal,
         }
     }
@@ -64,16 +60,14 @@ impl RemoteError {
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RemoteError::Open => f.write_str("not sent: the bucket failed repeatedly and is left alone for a while"),
+            RemoteError::Off(why) => write!(f, "not sent, the bucket is left alone for a while: {why}"),
             RemoteError::NotModified => f.write_str("not modified"),
             RemoteError::Precondition => f.write_str("changed by another writer"),
             RemoteError::ReadOnly => f.write_str("the bucket is used read-only"),
-            RemoteError::Denied(why) => write!(f, "access denied: {why}"),
-            RemoteError::Forbidden(why) => write!(f, "permission denied: {why}"),
+            RemoteError::Denied(why) | RemoteError::Forbidden(why) | RemoteError::Config(why) => f.write_str(why),
             RemoteError::Status(code, text) if text.is_empty() => write!(f, "status {code}"),
             RemoteError::Status(code, text) => write!(f, "status {code}: {text}"),
             RemoteError::Io(e) => e.fmt(f),
-            RemoteError::Config(why) => f.write_str(why),
         }
     }
 }

@@ -1,44 +1,379 @@
-//! Guards a backend: retries, breaker, counters, and the lines that people see.
+//! The one guard around a backend. [`Guard::attempt`] sends every request, again where that is
+//! likely to help, and counts itself what came of it, the reading of a body included: found,
+//! missing, refused, an answer that can never work, unreachable. Nobody else reports.
 //!
-//! Invariants: a bucket never fails a build and never holds one up for long. People hear of
-//! changes of state alone, one line each: the breaker opened or closed, the bucket or writing to
-//! it was given up for this process.
+//! Invariants: a bucket never fails a build and never holds one up for long. Reads and writes are
+//! turned off apart, but what turns reads off stops writes too; while a side is off, one probe
+//! every [`PROBE_INTERVAL`], in the background, may turn it on again. The probe of writes is a put
+//! that was asked for, so that nothing is written that nobody wanted. Results of requests sent
+//! before a side went off change nothing. People hear of changes of state, one line each. What was
+//! learnt is left to the next process ([`Memory`]).
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::breaker::{Admission, Breaker, Change, Failed, PROBE_INTERVAL};
-use super::{Object, Remote, RemoteError};
+use super::memory::Memory;
+use super::{Object, PutBody, Remote, RemoteError};
 use crate::metrics::Metrics;
 use crate::retry::{Failure, Patience, wait_before_retry};
 
-/// So many refused gets in a row, before any was answered, are no absent objects any more.
-const FORBIDDEN_LIMIT: u32 = 16;
+/// Time between probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// A probe that said nothing for so long is given up.
+const PROBE_LIMIT: Duration = Duration::from_secs(60);
+/// A read whose answer takes longer has held a build up as one that failed.
+const SLOW: Duration = Duration::from_secs(5);
+/// So much trouble in a row turns a side off: ten useless answers, five failures to reach it.
+const LIMIT: u32 = 10;
+/// An answer that the same request will get for ever.
+const USELESS: u32 = 1;
+/// It was not reached, or cannot answer at present.
+const UNREACHED: u32 = 2;
+/// A time-out has held somebody up for seconds. Where no other request succeeded meanwhile, one is
+/// enough.
+const TIMED_OUT: u32 = 6;
 
-/// A backend and how it is doing.
-pub struct Guard {
-    /// The backend.
-    pub remote: Box<dyn Remote>,
-    /// The counters.
-    pub metrics: Arc<Metrics>,
-    breaker: Mutex<Breaker>,
-    /// Writing was refused for want of permission.
-    writes_refused: AtomicBool,
-    /// Gets refused in a row; [`u32::MAX`] once one was answered.
-    forbidden: AtomicU32,
+/// What can be turned off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Side {
+    /// Gets and listings, and with them everything else.
+    Reads,
+    /// Puts and deletes.
+    Writes,
 }
 
 /// What a request is for.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+#[derive(Clone, Copy)]
+pub enum Kind<'a> {
     /// GET or HEAD: somebody waits.
     Get,
-    /// PUT.
-    Put,
+    /// A listing; never sent again, because part of it was handed out.
+    List,
+    /// PUT of a body, and of what is to stand beside it.
+    Put(&'a PutBody, Option<&'a str>),
+    /// PUT on a condition.
+    PutIf,
     /// DELETE.
     Delete,
+}
+
+impl Kind<'_> {
+    fn side(self) -> Side {
+        match self {
+            Kind::Get | Kind::List => Side::Reads,
+            Kind::Put(..) | Kind::PutIf | Kind::Delete => Side::Writes,
+        }
+    }
+}
+
+/// How the bucket is doing: pure decisions, the clock is an argument.
+#[derive(Default)]
+struct State {
+    reads: Tally,
+    writes: Tally,
+    /// A read was answered, with an object or by there being none.
+    answered: bool,
+    /// Reads refused for want of permission.
+    refused: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    failures: u32,
+    weight: u32,
+    success: Option<Instant>,
+    /// What went wrong since the last success.
+    trouble: Option<String>,
+    off: Option<Off>,
+    /// It is off for what one request finds out and people mend, which no other process is told:
+    /// the first that finds it mended must not begin with doubts.
+    refused: bool,
+}
+
+struct Off {
+    next_probe: Instant,
+    /// People were told.
+    said: bool,
+}
+
+/// What a request came to.
+type Outcome<'a> = Result<(), &'a RemoteError>;
+
+/// What changed, and is to be said or remembered.
+#[derive(Debug, PartialEq)]
+enum Change {
+    Off(Side, String),
+    On(Side),
+    /// One that only the next process need know.
+    Unsaid,
+}
+
+impl State {
+    /// A state that begins with what another process learnt less than a minute ago.
+    fn new([reads, writes]: [Option<String>; 2], now: Instant) -> Self {
+        let tally = |trouble: Option<String>| {
+            let off = trouble.is_some().then_some(Off { next_probe: now, said: false });
+            Tally { trouble, off, ..Tally::default() }
+        };
+        State { reads: tally(reads), writes: tally(writes), ..State::default() }
+    }
+
+    fn of(&mut self, side: Side) -> &mut Tally {
+        match side {
+            Side::Reads => &mut self.reads,
+            Side::Writes => &mut self.writes,
+        }
+    }
+
+    /// Why a request is not sent, and the probe that is due, which is the caller's to make.
+    fn admit(&mut self, side: Side, now: Instant) -> Result<(), (String, Option<Side>)> {
+        for side in [Side::Reads, side] {
+            let Tally { trouble, off: Some(off), .. } = self.of(side) else { continue };
+            let due = now >= off.next_probe;
+            if due {
+                off.next_probe = now + PROBE_LIMIT;
+            }
+            return Err((trouble.clone().unwrap_or_default(), due.then_some(side)));
+        }
+        Ok(())
+    }
+
+    /// Whether a put would be sent now, or become the probe that is due.
+    fn takes_writes(&self, now: Instant) -> bool {
+        self.reads.off.is_none() && self.writes.off.as_ref().is_none_or(|off| now >= off.next_probe)
+    }
+
+    /// Takes note of what a request, sent at `from`, came to.
+    fn record(&mut self, side: Side, from: Instant, now: Instant, outcome: Outcome, probe: bool) -> Option<Change> {
+        let side = if let Err(RemoteError::Denied(_) | RemoteError::Config(_)) = outcome { Side::Reads } else { side };
+        let weight = weigh(side, outcome, self.of(side).success.is_some_and(|at| at >= from))?;
+        if side == Side::Reads && weight == 0 {
+            let refused = matches!(outcome, Err(RemoteError::Forbidden(_)));
+            self.refused += u64::from(refused);
+            self.answered |= !refused;
+        }
+        let tally = self.of(side);
+        if tally.off.is_some() && !probe {
+            return None;
+        }
+        if weight == 0 {
+            let before = std::mem::replace(tally, Tally { success: Some(now), ..Tally::default() });
+            return before.off.map(|off| if off.said { Change::On(side) } else { Change::Unsaid });
+        }
+        let error = outcome.map_or_else(ToString::to_string, |()| String::new());
+        tally.failures += 1;
+        tally.weight += weight;
+        let count =
+            if tally.failures > 1 { format!("{} failures in a row, last: ", tally.failures) } else { String::new() };
+        let why = format!("{count}{error}");
+        tally.trouble = Some(error);
+        tally.refused = outcome.is_err_and(RemoteError::is_refusal);
+        let said = tally.off.as_ref().is_some_and(|off| off.said);
+        if tally.off.is_none() && tally.weight < LIMIT {
+            return None;
+        }
+        tally.off = Some(Off { next_probe: now + PROBE_INTERVAL, said: true });
+        Some(if said { Change::Unsaid } else { Change::Off(side, why) })
+    }
+}
+
+/// What an outcome counts for; 0 where it is an answer, `None` where it says nothing of the bucket.
+fn weigh(side: Side, outcome: Outcome, succeeded_meanwhile: bool) -> Option<u32> {
+    let Err(error) = outcome else { return Some(0) };
+    Some(match (error, error.failure()) {
+        (RemoteError::NotModified | RemoteError::Precondition, _) => 0,
+        (RemoteError::Forbidden(_), _) if side == Side::Reads => 0,
+        _ if error.is_refusal() => LIMIT,
+        (RemoteError::Status(..), Failure::Fatal) => USELESS,
+        // of our own making: a key, a local file
+        (_, Failure::Fatal) => return None,
+        (_, Failure::TimedOut) if !succeeded_meanwhile => LIMIT,
+        (_, Failure::TimedOut) => TIMED_OUT,
+        _ => UNREACHED,
+    })
+}
+
+/// A backend and how it is doing.
+pub struct Guard {
+    /// The backend; requests go through [`Guard::attempt`].
+    pub remote: Box<dyn Remote>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The bucket as people name it.
+    pub name: String,
+    /// The key that probes ask for; no such object is ever written.
+    probe_key: String,
+    state: Mutex<State>,
+    /// Locked before `state`.
+    memory: Mutex<Option<Memory>>,
+}
+
+impl Guard {
+    /// Guards `remote`, called `name`; begins with what `memory` holds.
+    pub fn new(
+        remote: Box<dyn Remote>,
+        metrics: Arc<Metrics>,
+        name: String,
+        key: String,
+        memory: Option<Memory>,
+    ) -> Self {
+        let state = State::new(memory.as_ref().map(Memory::load).unwrap_or_default(), Instant::now());
+        Guard { remote, metrics, name, probe_key: key, state: Mutex::new(state), memory: Mutex::new(memory) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Whether requests of that side are sent at present. Starts the probe of reads that is due.
+    pub fn sends(self: &Arc<Self>, side: Side) -> bool {
+        self.admit(Kind::Get, "").is_ok() && (side == Side::Reads || self.state().takes_writes(Instant::now()))
+    }
+
+    /// Why writes are not sent, or what went wrong with the last.
+    pub fn write_trouble(&self) -> Option<String> {
+        let state = self.state();
+        let reads = state.reads.trouble.as_ref().filter(|_| state.reads.off.is_some());
+        reads.or(state.writes.trouble.as_ref()).cloned()
+    }
+
+    /// What is left to say when the program ends: conditions that only the whole of it shows.
+    pub fn last_words(&self) -> Vec<String> {
+        let state = self.state();
+        let mut lines = Vec::new();
+        if state.reads.off.as_ref().is_some_and(|off| !off.said) {
+            let why = state.reads.trouble.as_deref().unwrap_or_default();
+            lines.push(format!("bucket {} was left alone: less than a minute before: {why}", self.name));
+        }
+        if !state.answered && state.refused > 0 {
+            lines.push(format!(
+                "bucket {}: all {} reads were refused (status 403), as AWS does for absent objects without \
+                 s3:ListBucket; if the bucket has what was asked for, s3:GetObject is lacking",
+                self.name, state.refused
+            ));
+        }
+        lines
+    }
+
+    fn admit(self: &Arc<Self>, kind: Kind, key: &str) -> Result<(), RemoteError> {
+        let Err((why, due)) = self.state().admit(kind.side(), Instant::now()) else { return Ok(()) };
+        match (due, kind) {
+            (Some(Side::Reads), _) => {
+                let key = self.probe_key.clone();
+                self.probe(Side::Reads, move |remote| remote.get(&key, None).map(drop));
+            }
+            (Some(Side::Writes), Kind::Put(body, beside)) => {
+                let (key, body, beside) = (key.to_string(), body.clone(), beside.map(str::to_string));
+                self.probe(Side::Writes, move |remote| remote.put(&key, &body, None, beside.as_deref()));
+            }
+            _ => {}
+        }
+        Err(RemoteError::Off(why))
+    }
+
+    /// Asks in the background, so that nobody waits; not joined, because it may sit out a time-out
+    /// that the end of the process should not wait for, and leaves nothing behind.
+    fn probe(self: &Arc<Self>, side: Side, ask: impl FnOnce(&dyn Remote) -> Result<(), RemoteError> + Send + 'static) {
+        let guard = self.clone();
+        let probe = move || {
+            let from = Instant::now();
+            guard.metrics.bucket.requests.inc();
+            let outcome = ask(&*guard.remote);
+            guard.record(side, "probe", from, outcome.as_ref().map(drop), true);
+        };
+        if let Err(e) = std::thread::Builder::new().name("bucket-probe".into()).spawn(probe) {
+            log::debug!("cannot start a probe: {e}");
+        }
+    }
+
+    /// Sends a request, and counts what comes of it. `body` finds the object in an answer whose
+    /// body is still to be read; it is counted once that is done.
+    pub fn attempt<T>(
+        self: &Arc<Self>,
+        kind: Kind,
+        key: &str,
+        mut send: impl FnMut(&dyn Remote) -> Result<T, RemoteError>,
+        body: impl Fn(&mut T) -> Option<&mut Object>,
+    ) -> Result<T, RemoteError> {
+        let counters = &self.metrics.bucket;
+        let patience = if kind.side() == Side::Reads { Patience::Get } else { Patience::Upload };
+        for attempt in 0.. {
+            self.admit(kind, key).inspect_err(|_| counters.breaker_skipped.inc())?;
+            match kind {
+                Kind::Get => counters.get_requests.inc(),
+                Kind::Put(..) | Kind::PutIf => counters.put_requests.inc(),
+                _ => {}
+            }
+            let from = Instant::now();
+            let mut outcome = send(&*self.remote);
+            counters.requests.inc();
+            self.metrics.latency.bucket_request.observe(from.elapsed());
+            if let Err(e) = &outcome
+                && !matches!(kind, Kind::List)
+                && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
+            {
+                counters.retries.inc();
+                log::debug!("{}: {key}: {e}; trying again", self.name);
+                std::thread::sleep(wait);
+                continue;
+            }
+            let took = from.elapsed();
+            match &mut outcome {
+                Ok(value) => {
+                    let slow = matches!(kind, Kind::Get) && took >= SLOW;
+                    let read_later = self.watch(body(value), slow);
+                    if slow {
+                        let e = io::Error::other(format!("an answer took {} s", took.as_secs()));
+                        self.record(Side::Reads, key, from, Err(&e.into()), false);
+                    } else if !read_later {
+                        self.record(kind.side(), key, from, Ok(()), false);
+                    }
+                }
+                Err(e) => self.record(kind.side(), key, from, Err(e), false),
+            }
+            return outcome;
+        }
+        unreachable!("every patience ends")
+    }
+
+    fn record(&self, side: Side, key: &str, from: Instant, outcome: Outcome, probe: bool) {
+        if let Err(e) = outcome
+            && weigh(side, outcome, false) != Some(0)
+        {
+            log::debug!("{}: {key}: {e}", self.name);
+            self.metrics.bucket.errors.inc();
+        }
+        let Some(change) = self.state().record(side, from, Instant::now(), outcome, probe) else { return };
+        let (name, next) = (&self.name, PROBE_INTERVAL.as_secs());
+        match &change {
+            Change::Off(Side::Reads, why) => {
+                self.metrics.bucket.breaker_opened.inc();
+                log::warn!("bucket {name}: {why}; building from the local cache, next try in {next} s");
+            }
+            Change::Off(Side::Writes, why) => log::warn!("bucket {name} takes no writes: {why}; reading from it alone"),
+            Change::On(Side::Reads) => log::warn!("bucket {name} answers again"),
+            Change::On(Side::Writes) => log::warn!("bucket {name} takes writes again"),
+            Change::Unsaid => {}
+        }
+        if let Some(memory) = &*self.memory.lock().expect("no holder panics") {
+            let learnt = |t: &Tally| t.trouble.clone().filter(|_| t.off.is_some() && !t.refused);
+            let off = {
+                let state = self.state();
+                [learnt(&state.reads), learnt(&state.writes)]
+            };
+            memory.save(&off);
+        }
+    }
+
+    /// Has the reading of a body counted and watched; `false` where there is nothing to read.
+    fn watch(self: &Arc<Self>, object: Option<&mut Object>, settled: bool) -> bool {
+        let Some(object) = object.filter(|o| o.len != Some(0)) else { return false };
+        let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
+        let (guard, from) = (self.clone(), Instant::now());
+        object.body = Box::new(Watched { body, guard, from, left: object.len, settled });
+        true
+    }
 }
 
 /// Random, from 0 to 1.
@@ -47,209 +382,122 @@ fn jitter() -> f64 {
     RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 
-impl Guard {
-    /// Guards `remote`.
-    pub fn new(remote: Box<dyn Remote>, metrics: Arc<Metrics>) -> Self {
-        Guard {
-            remote,
-            metrics,
-            breaker: Mutex::new(Breaker::new(Instant::now())),
-            writes_refused: AtomicBool::new(false),
-            forbidden: AtomicU32::new(0),
-        }
-    }
-
-    /// Whether writing was given up for want of permission.
-    pub fn writes_refused(&self) -> bool {
-        self.writes_refused.load(Ordering::Relaxed)
-    }
-
-    /// The breaker, locked for a moment.
-    pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().expect("no holder panics")
-    }
-
-    /// Asks the breaker, and starts the probe that is due.
-    pub fn admit(self: &Arc<Self>, key: &str) -> Result<(), RemoteError> {
-        let admission = self.breaker().admit(Instant::now());
-        if admission == Admission::Send {
-            return Ok(());
-        }
-        self.metrics.bucket.breaker_skipped.inc();
-        if admission == Admission::SkipAndProbe {
-            let (guard, key) = (self.clone(), if key.is_empty() { "probe" } else { key }.to_string());
-            // in the background, so that nobody waits for it; not joined, because it may sit out a
-            // time-out that the end of the process should not wait for, and leaves nothing behind
-            let probe = std::thread::Builder::new().name("bucket-probe".into()).spawn(move || guard.probe(&key));
-            if let Err(e) = probe {
-                log::debug!("cannot start a probe: {e}");
-            }
-        }
-        Err(RemoteError::Open)
-    }
-
-    fn probe(&self, key: &str) {
-        let from = Instant::now();
-        self.metrics.bucket.requests.inc();
-        self.metrics.bucket.get_requests.inc();
-        let outcome = self.remote.head(key);
-        let now = Instant::now();
-        let change = match &outcome {
-            // an answer is an answer
-            Ok(_) | Err(RemoteError::Forbidden(_)) => self.breaker().probed(from, now, Ok(())),
-            Err(e @ (RemoteError::Denied(_) | RemoteError::Config(_))) => self.breaker().turn_off(now, &e.to_string()),
-            Err(e) => {
-                self.metrics.bucket.errors.inc();
-                self.breaker().probed(from, now, Err(&e.to_string()))
-            }
-        };
-        self.announce(change);
-    }
-
-    /// Sends a request, and again where that is likely to help. A success is the caller's to
-    /// report to the breaker, once the body has come too.
-    pub fn attempt<T>(
-        self: &Arc<Self>,
-        kind: Kind,
-        key: &str,
-        send: impl Fn(&dyn Remote) -> Result<T, RemoteError>,
-    ) -> Result<T, RemoteError> {
-        let counters = &self.metrics.bucket;
-        let patience = if kind == Kind::Get { Patience::Get } else { Patience::Upload };
-        for attempt in 0.. {
-            self.admit(key)?;
-            counters.requests.inc();
-            match kind {
-                Kind::Get => counters.get_requests.inc(),
-                Kind::Put => counters.put_requests.inc(),
-                Kind::Delete => {}
-            }
-            let from = Instant::now();
-            let outcome = send(&*self.remote);
-            self.metrics.latency.bucket_request.observe(from.elapsed());
-            if kind == Kind::Get {
-                let change = self.breaker().waited(from, Instant::now());
-                self.announce(change);
-            }
-            let error = match outcome {
-                Ok(value) => {
-                    self.forbidden.store(u32::MAX, Ordering::Relaxed);
-                    return Ok(value);
-                }
-                Err(e @ (RemoteError::NotModified | RemoteError::Precondition)) => {
-                    self.breaker().success(Instant::now());
-                    return Err(e);
-                }
-                Err(e) => e,
-            };
-            match wait_before_retry(patience, attempt, error.failure(), jitter()) {
-                Some(wait) => {
-                    counters.retries.inc();
-                    log::debug!("{}: {key}: {error}; trying again", self.remote.describe());
-                    std::thread::sleep(wait);
-                }
-                None => {
-                    self.refused(kind, &error);
-                    self.failed(&error, key, Some(from));
-                    return Err(error);
-                }
-            }
-        }
-        unreachable!("every patience ends")
-    }
-
-    /// Takes note of a failure, of a request begun at `from`.
-    pub fn failed(&self, error: &RemoteError, what: &str, from: Option<Instant>) {
-        log::debug!("{}: {what}: {error}", self.remote.describe());
-        self.metrics.bucket.errors.inc();
-        let now = Instant::now();
-        let change = match error {
-            RemoteError::Denied(_) | RemoteError::Config(_) => self.breaker().turn_off(now, &error.to_string()),
-            RemoteError::Io(_) | RemoteError::Status(..) if error.failure() != Failure::Fatal => {
-                let timed_out = error.failure() == Failure::TimedOut;
-                let how = if timed_out { Failed::TimedOut(from) } else { Failed::Fast };
-                self.breaker().failure(now, how, &error.to_string())
-            }
-            _ => None,
-        };
-        self.announce(change);
-    }
-
-    /// Takes note of a lacking permission.
-    fn refused(&self, kind: Kind, error: &RemoteError) {
-        let RemoteError::Forbidden(why) = error else { return };
-        let name = self.remote.describe();
-        if kind != Kind::Get {
-            if !self.writes_refused.swap(true, Ordering::Relaxed) {
-                log::warn!("bucket {name}: may not be written ({why}); reading from it alone");
-            }
-            return;
-        }
-        let answered = |n: u32| (n != u32::MAX).then(|| n + 1);
-        let Ok(before) = self.forbidden.fetch_update(Ordering::Relaxed, Ordering::Relaxed, answered) else { return };
-        if before == 0 {
-            log::warn!("bucket {name}: a get was refused ({why}); absent objects are, without s3:ListBucket");
-        } else if before + 1 == FORBIDDEN_LIMIT {
-            let change = self.breaker().turn_off(Instant::now(), &format!("every get is refused ({why})"));
-            self.announce(change);
-        }
-    }
-
-    /// Says what changed.
-    fn announce(&self, change: Option<Change>) {
-        let name = self.remote.describe();
-        match change {
-            None => {}
-            Some(Change::Opened(why)) => {
-                self.metrics.bucket.breaker_opened.inc();
-                let next = PROBE_INTERVAL.as_secs();
-                log::warn!("bucket {name}: {why}; building from the local cache, next try in {next} s");
-            }
-            Some(Change::Closed) => log::warn!("bucket {name} answers again"),
-            Some(Change::Off(why)) => log::warn!("bucket {name}: {why}; building from the local cache alone"),
-        }
-    }
-
-    /// Has the reading of a body counted and watched.
-    pub fn watch(guard: &Arc<Guard>, mut object: Object) -> Object {
-        let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
-        if object.len == Some(0) {
-            guard.breaker().success(Instant::now());
-        }
-        object.body =
-            Box::new(Watched { body, guard: guard.clone(), left: object.len, settled: object.len == Some(0) });
-        object
-    }
-}
-
-/// A body whose bytes are counted, and whose end, good or bad, the breaker hears of.
+/// A body whose bytes are counted, and whose end, good or bad, the guard hears of.
 struct Watched {
     body: Box<dyn Read + Send>,
     guard: Arc<Guard>,
+    from: Instant,
     left: Option<u64>,
     settled: bool,
 }
 
 impl Read for Watched {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.body.read(buf) {
+        let read = self.body.read(buf);
+        let ended = match &read {
             Ok(n) => {
-                self.guard.metrics.bucket.get_bytes.add(n as u64);
-                self.left = self.left.map(|left| left.saturating_sub(n as u64));
-                let at_end = self.left == Some(0) || n == 0 && !buf.is_empty();
-                if at_end && !std::mem::replace(&mut self.settled, true) {
-                    self.guard.breaker().success(Instant::now());
-                }
-                Ok(n)
+                self.guard.metrics.bucket.get_bytes.add(*n as u64);
+                self.left = self.left.map(|left| left.saturating_sub(*n as u64));
+                (self.left == Some(0) || *n == 0 && !buf.is_empty()).then_some(Ok(()))
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
-            Err(e) => {
-                if !std::mem::replace(&mut self.settled, true) {
-                    let copy = io::Error::new(e.kind(), e.to_string());
-                    self.guard.failed(&RemoteError::Io(copy), "reading a body", None);
-                }
-                Err(e)
-            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
+            Err(e) => Some(Err(RemoteError::Io(io::Error::new(e.kind(), e.to_string())))),
+        };
+        if let Some(outcome) = ended
+            && !std::mem::replace(&mut self.settled, true)
+        {
+            self.guard.record(Side::Reads, "reading a body", self.from, outcome.as_ref().map(drop), false);
         }
+        read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn io(kind: io::ErrorKind) -> RemoteError {
+        io::Error::new(kind, "no luck").into()
+    }
+
+    /// What the n-th of such failures in a row changes, all at `now`.
+    fn fail(state: &mut State, side: Side, error: &RemoteError, times: u32, now: Instant) -> Option<Change> {
+        (0..times).map(|_| state.record(side, now, now, Err(error), false)).last().flatten()
+    }
+
+    fn off(side: Side, why: &str) -> Option<Change> {
+        Some(Change::Off(side, why.into()))
+    }
+
+    #[test]
+    fn so_many_in_a_row_turn_a_side_off_once() {
+        let t = Instant::now();
+        for (error, times) in [(io(io::ErrorKind::ConnectionRefused), 5), (RemoteError::Status(405, "no".into()), 10)] {
+            let mut s = State::default();
+            for _ in 0..3 {
+                assert_eq!(fail(&mut s, Side::Reads, &error, times - 1, t), None);
+                s.record(Side::Reads, t, t, Ok(()), false);
+            }
+            let why = format!("{times} failures in a row, last: {error}");
+            assert_eq!(fail(&mut s, Side::Reads, &error, times, t), off(Side::Reads, &why));
+            assert_eq!(fail(&mut s, Side::Reads, &error, 1, t), None, "late results change nothing");
+            assert_eq!(s.record(Side::Reads, t, t, Ok(()), false), None, "good ones neither");
+            assert!(s.admit(Side::Reads, t).is_err() && s.admit(Side::Writes, t).is_err());
+        }
+    }
+
+    #[test]
+    fn reads_and_writes_go_off_apart() {
+        let (t, mut s) = (Instant::now(), State::default());
+        let refused = RemoteError::Forbidden("status 403".into());
+        assert_eq!(fail(&mut s, Side::Reads, &refused, 1000, t), None, "absent objects are refused too");
+        assert_eq!((s.refused, s.answered), (1000, false));
+        assert_eq!(fail(&mut s, Side::Writes, &refused, 1, t), off(Side::Writes, "status 403"));
+        assert!(s.admit(Side::Reads, t).is_ok() && s.admit(Side::Writes, t).is_err());
+        assert!(!s.takes_writes(t + 9 * SECOND) && s.takes_writes(t + 10 * SECOND));
+        let denied = RemoteError::Denied("status 403: ExpiredToken".into());
+        let change = fail(&mut s, Side::Writes, &denied, 1, t);
+        assert_eq!(change, off(Side::Reads, "status 403: ExpiredToken"), "whoever hears of it");
+        let own = io(io::ErrorKind::InvalidInput);
+        assert_eq!(fail(&mut State::default(), Side::Writes, &own, 1000, t), None);
+    }
+
+    #[test]
+    fn two_time_outs_and_one_where_nothing_else_went_through() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let mut s = State::default();
+        s.record(Side::Reads, t, t + 5 * SECOND, Ok(()), false);
+        assert_eq!(s.record(Side::Reads, t, t + 10 * SECOND, Err(&slow), false), None);
+        assert!(s.record(Side::Reads, t, t + 10 * SECOND, Err(&slow), false).is_some());
+        let mut s = State::default();
+        s.record(Side::Reads, t, t, Ok(()), false);
+        let from = t + SECOND;
+        assert_eq!(s.record(Side::Reads, from, from + 10 * SECOND, Err(&slow), false), off(Side::Reads, "no luck"));
+    }
+
+    #[test]
+    fn one_probe_every_ten_seconds_may_turn_it_on() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let mut s = State::default();
+        fail(&mut s, Side::Reads, &slow, 1, t);
+        let due = |s: &mut State, at| s.admit(Side::Writes, at).unwrap_err().1;
+        assert_eq!(due(&mut s, t + 9 * SECOND), None);
+        let at = t + 10 * SECOND;
+        assert_eq!((due(&mut s, at), due(&mut s, at)), (Some(Side::Reads), None), "one at a time");
+        assert_eq!(s.record(Side::Reads, at, at + SECOND, Err(&slow), true), Some(Change::Unsaid), "renews the minute");
+        assert_eq!((due(&mut s, at + 10 * SECOND), due(&mut s, at + 11 * SECOND)), (None, Some(Side::Reads)));
+        assert_eq!(s.record(Side::Reads, at, at + 12 * SECOND, Ok(()), true), Some(Change::On(Side::Reads)));
+        assert!(s.admit(Side::Writes, at).is_ok());
+    }
+
+    #[test]
+    fn what_another_learnt_is_probed_at_once_and_said_when_it_holds() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let learnt = || State::new([Some("silent".into()), None], t);
+        assert_eq!(learnt().admit(Side::Reads, t), Err(("silent".into(), Some(Side::Reads))));
+        assert_eq!(learnt().record(Side::Reads, t, t, Ok(()), true), Some(Change::Unsaid));
+        assert_eq!(learnt().record(Side::Reads, t, t, Err(&slow), true), off(Side::Reads, "no luck"));
     }
 }

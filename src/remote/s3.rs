@@ -2,11 +2,12 @@
 //!
 //! This file and those below it are the only ones that name rust-s3. Nothing is looked up or
 //! requested before the first request: credentials and, where it is not given, the region are
-//! found then, or ahead of it by [`Remote::warm_up`].
+//! found then.
 
 mod address;
 mod answer;
 mod credentials;
+mod keys;
 mod profile;
 mod providers;
 mod proxy;
@@ -14,18 +15,20 @@ mod sign;
 mod transport;
 mod xml;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use ureq::http::{HeaderName, HeaderValue};
+use url::Url;
 
 use self::address::{Address, Place};
-use self::answer::{Failed, absent, header, http_date};
-use self::credentials::{CredentialError, Credentials, Keys};
+use self::answer::{Failed, absent, header, http_date, is_genuine};
+use self::credentials::Credentials;
+use self::keys::{CredentialError, Keys};
 use self::proxy::proxy_for;
-use self::sign::{EMPTY_SHA256, SIGNATURE, Signer};
+use self::sign::{EMPTY_SHA256, SIGNATURE, sign};
 use self::transport::{Answer, Limits, Options, Transport};
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::config::AwsEnv;
@@ -33,19 +36,18 @@ use crate::metrics::Metrics;
 
 /// Longest page of a listing: a thousand keys of a kilobyte each, all of them escaped.
 const LIST_LIMIT: u64 = 16 << 20;
-/// The region that GetBucketLocation is asked in, and that its empty answer means.
+/// The region that is asked where none is given; a bucket elsewhere names its own in its answer.
 const FIRST_REGION: &str = "us-east-1";
 
 /// A bucket on S3.
 pub struct S3 {
     name: String,
+    /// Endpoint and region, as far as they were given.
+    whereabouts: String,
     address: Address,
     credentials: Credentials,
-    signer: Signer,
     transport: Transport,
     place: Mutex<Option<Arc<Place>>>,
-    /// Held by the thread that asks for the region.
-    locating: Mutex<()>,
 }
 
 /// One request, before it is addressed and signed.
@@ -66,7 +68,7 @@ impl<'a> Op<'a> {
 
 impl S3 {
     /// A bucket named `bucket`; without `region` AWS_REGION, AWS_DEFAULT_REGION, the profile and
-    /// at last the bucket itself are asked, on first use. No I/O. `metrics` counts connections.
+    /// at last the bucket itself tell it, on first use. No I/O. `metrics` counts connections.
     pub fn new(
         bucket: &str,
         region: Option<&str>,
@@ -80,29 +82,39 @@ impl S3 {
         let address = Address::new(bucket, endpoint.or_else(from_env), path_style).map_err(RemoteError::Config)?;
         let region = region.or(env.var("AWS_REGION")).or(env.var("AWS_DEFAULT_REGION"));
         let place = region.map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
-        let proxy = proxy_for(env, address.is_https(), address.host()).map_err(RemoteError::Config)?;
+        let whereabouts = match (address.endpoint(), region) {
+            (Some(url), Some(region)) => format!("{url} ({region})"),
+            (Some(url), None) => url.to_string(),
+            (None, region) => format!("AWS ({})", region.unwrap_or("region not given")),
+        };
+        // AWS, in a region that is still to be asked for
+        let url = place.as_ref().map_or("https://s3.amazonaws.com", |place| &place.base);
+        let url = Url::parse(url).map_err(|e| RemoteError::Config(format!("{url}: {e}")))?;
+        let proxy = proxy_for(env, &url).map_err(RemoteError::Config)?;
         let options = Options { limits: Limits::BUCKET, proxy, ca_file: providers::ca_file(env) };
         Ok(S3 {
             name: bucket.to_string(),
+            whereabouts,
             address,
             credentials: Credentials::new(env.clone()),
-            signer: Signer::new("s3"),
             transport: Transport::new(options, Some(metrics)),
             place: Mutex::new(place.map(Arc::new)),
-            locating: Mutex::new(()),
         })
     }
 
-    /// Sends a request; the answer is a success, 304, 404 or 412. A wrong region is corrected and
-    /// an expired token renewed, once each.
+    /// Sends a request; the answer is a success of S3's, 304, 404 or 412. A wrong region is corrected
+    /// and an expired token renewed, once each.
     fn request(&self, op: &Op) -> Result<Answer, RemoteError> {
         let (mut moved, mut renewed) = (false, false);
         loop {
             let keys = self.keys()?;
-            let place = self.place(&keys)?;
+            let place = self.place()?;
             let answer = self.send(op, &place, &keys)?;
-            if matches!(answer.status, 200..300 | 304 | 404 | 412) {
-                return Ok(answer);
+            let of_object = !op.key.is_empty() && op.method != "DELETE";
+            match answer.status {
+                200..300 if of_object && !is_genuine(&answer) => {}
+                200..300 | 304 | 404 | 412 => return Ok(answer),
+                _ => {}
             }
             let failed = Failed::read(answer);
             if !moved && let Some(region) = failed.region_hint(&place) {
@@ -120,17 +132,17 @@ impl S3 {
     fn keys(&self) -> Result<Arc<Keys>, RemoteError> {
         self.credentials.get().map_err(|e| match e {
             CredentialError::Missing(why) => RemoteError::Denied(why),
-            CredentialError::Unreachable(why) => RemoteError::Io(std::io::Error::other(why)),
+            // without keys nothing is sent: one failure weighs as much as a bucket that is silent
+            CredentialError::Unreachable(why) => RemoteError::Io(std::io::Error::new(ErrorKind::TimedOut, why)),
         })
     }
 
     fn send(&self, op: &Op, place: &Place, keys: &Arc<Keys>) -> Result<Answer, RemoteError> {
         let url = place.url(op.key, op.query).map_err(invalid)?;
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
-        let mut headers = self
-            .signer
-            .sign(op.method, &url, &place.region, keys, (payload, op.beside), SystemTime::now())
-            .map_err(RemoteError::Denied)?;
+        let now = SystemTime::now();
+        let mut headers =
+            sign(op.method, &url, &place.region, keys, (payload, op.beside), now).map_err(RemoteError::Denied)?;
         for (name, value) in op.headers {
             let value =
                 HeaderValue::from_str(value).map_err(|_| invalid(format!("{value:?} cannot be sent as {name}")))?;
@@ -140,57 +152,18 @@ impl S3 {
         Ok(self.transport.send(op.method, url.as_str(), headers, body)?)
     }
 
-    fn known_place(&self) -> Option<Arc<Place>> {
-        self.place.lock().expect("no holder panics").clone()
-    }
-
     fn set_place(&self, region: &str) -> Result<Arc<Place>, RemoteError> {
         let place = Arc::new(self.address.place(region).map_err(RemoteError::Config)?);
         *self.place.lock().expect("no holder panics") = Some(place.clone());
         Ok(place)
     }
 
-    fn place(&self, keys: &Arc<Keys>) -> Result<Arc<Place>, RemoteError> {
-        if let Some(place) = self.known_place() {
-            return Ok(place);
-        }
-        let _one = self.locating.lock().expect("no holder panics");
-        if let Some(place) = self.known_place() {
-            return Ok(place);
-        }
-        let region = match self.credentials.profile_region() {
-            Some(region) => region,
-            None => self.ask_location(keys)?,
-        };
-        self.set_place(&region)
-    }
-
-    /// GetBucketLocation. A server that does not answer it, or forbids it, gets the first region:
-    /// where that is wrong, it says so in its answer to the first request.
-    fn ask_location(&self, keys: &Arc<Keys>) -> Result<String, RemoteError> {
-        let first = self.address.place(FIRST_REGION).map_err(RemoteError::Config)?;
-        let op = Op { query: &[("location", "")], ..Op::new("GET", "") };
-        let answer = self.send(&op, &first, keys)?;
-        let status = answer.status;
-        let failed = Failed::read(answer);
-        if let Some(region) = failed.region_hint(&first) {
-            return Ok(region);
-        }
-        if status == 200 {
-            return Ok(match xml::text(&failed.text, "LocationConstraint").unwrap_or_default().as_str() {
-                "" => FIRST_REGION.into(),
-                "EU" => "eu-west-1".into(),
-                region => region.into(),
-            });
-        }
-        match failed.into_error() {
-            e @ (RemoteError::Denied(_) | RemoteError::Config(_)) => Err(e),
-            e if e.is_transient() => Err(e),
-            e => {
-                log::debug!("bucket {} does not tell its region ({e}): assuming {FIRST_REGION}", self.name);
-                Ok(FIRST_REGION.into())
-            }
-        }
+    /// Where requests go: as was given, as the profile says, or to the first region, whose answer
+    /// names the right one.
+    fn place(&self) -> Result<Arc<Place>, RemoteError> {
+        let known = self.place.lock().expect("no holder panics").clone();
+        let region = || self.credentials.profile_region().unwrap_or_else(|| FIRST_REGION.into());
+        known.map_or_else(|| self.set_place(&region()), Ok)
     }
 
     fn list_page(&self, prefix: &str, token: Option<&str>) -> Result<String, RemoteError> {
@@ -242,7 +215,7 @@ impl Remote for S3 {
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
-        let sha = sha256(body)?;
+        let sha = sha256(body).map_err(|e| invalid(e.to_string()))?;
         let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
         let op = Op { headers: condition.as_slice(), beside, body: Some((body, sha)), ..Op::new("PUT", key) };
         let answer = match self.request(&op) {
@@ -296,12 +269,9 @@ impl Remote for S3 {
         }
     }
 
-    fn describe(&self) -> String {
-        format!("s3://{}", self.name)
-    }
-
-    fn warm_up(&self) -> Result<(), RemoteError> {
-        self.place(&self.keys()?).map(drop)
+    fn describe(&self, prefix: &str) -> String {
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        format!("s3://{}{slash}{prefix} at {}", self.name, self.whereabouts)
     }
 }
 
@@ -310,10 +280,10 @@ const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
 
 /// A request that cannot be sent, now or later.
 fn invalid(why: String) -> RemoteError {
-    std::io::Error::new(std::io::ErrorKind::InvalidInput, why).into()
+    std::io::Error::new(ErrorKind::InvalidInput, why).into()
 }
 
-fn sha256(body: &PutBody) -> Result<String, RemoteError> {
+fn sha256(body: &PutBody) -> std::io::Result<String> {
     let digest = match body {
         PutBody::Bytes(bytes) => Sha256::digest(bytes),
         PutBody::File(_, len) => {
@@ -328,7 +298,7 @@ fn sha256(body: &PutBody) -> Result<String, RemoteError> {
                 }
             }
             if seen != *len {
-                return Err(invalid(format!("the file to send holds {seen} bytes instead of {len}")));
+                return Err(std::io::Error::other(format!("the file to send holds {seen} bytes instead of {len}")));
             }
             hasher.finalize()
         }

@@ -114,7 +114,6 @@ fn write(path: &Path, claim: Claim, before: Option<Claim>) -> io::Result<()> {
     sum.persist(&sum_of(path)).map(drop)
 }
 
-
 fn state(meta: &fs::Metadata) -> State {
     (meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len())
 }

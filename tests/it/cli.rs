@@ -77,7 +77,7 @@ fn status_counts_what_is_there() {
     let out = Plugin::new(&dir).args(["status", &bucket, "--prefix=team/a"]).output().ok().quiet();
     assert!(out.stdout.contains("output           3 files, 5.9 KiB\n"), "{}", out.describe());
     assert!(out.stdout.contains("pending uploads  0\n"), "{}", out.describe());
-    assert!(out.stdout.contains(", answers\n"), "{}", out.describe());
+    assert!(out.stdout.contains(": can be read\n"), "{}", out.describe());
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn doctor_finds_what_is_wrong() {
         .env("AWS_SECRET_ACCESS_KEY", "secret")
         .output()
         .code(1);
-    for what in ["FAIL  cache directory: ", "FAIL  go: ", "FAIL  bucket: ", "FAIL  writing: "] {
+    for what in ["FAIL  cache directory: ", "FAIL  go: ", "FAIL  reading: ", "FAIL  writing: "] {
         assert!(out.stdout.contains(what), "{what}{}", out.describe());
     }
 }

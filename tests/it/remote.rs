@@ -1,13 +1,12 @@
 //! Buckets through the library: a real S3 server, and a proxy before it that misbehaves.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use go_cache_plugin::config::AwsEnv;
 use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::remote::breaker::Status;
-use go_cache_plugin::remote::{Bucket, BucketPolicy, Fetched, Object, PutBody, Remote, RemoteError, S3};
+use go_cache_plugin::remote::{Bucket, BucketPolicy, Object, PutBody, Remote, RemoteError, S3};
 
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
@@ -28,7 +27,7 @@ impl Fixture {
         let remote = server.client(endpoint, metrics.clone());
         let mut policy = BucketPolicy { prefix: server.prefix.clone(), ..BucketPolicy::default() };
         adjust(&mut policy);
-        Fixture { bucket: Bucket::new(Box::new(remote), policy, metrics.clone()), metrics }
+        Fixture { bucket: Bucket::new(Box::new(remote), policy, metrics.clone(), None), metrics }
     }
 }
 
@@ -40,35 +39,6 @@ fn body(object: Option<Object>) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     object?.body.read_to_end(&mut out).expect("the whole body");
     Some(out)
-}
-
-/// The warnings that mention `about`, of all tests so far.
-fn warnings(about: &str) -> Vec<String> {
-    LINES.lock().unwrap().iter().filter(|l| l.contains(about)).cloned().collect()
-}
-
-static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Collect;
-
-impl log::Log for Collect {
-    fn enabled(&self, m: &log::Metadata) -> bool {
-        m.level() <= log::Level::Warn
-    }
-    fn log(&self, record: &log::Record) {
-        if self.enabled(record.metadata()) {
-            LINES.lock().unwrap().push(record.args().to_string());
-        }
-    }
-    fn flush(&self) {}
-}
-
-fn collect_warnings() {
-    static START: Once = Once::new();
-    START.call_once(|| {
-        log::set_logger(&Collect).expect("the only logger of this binary");
-        log::set_max_level(log::LevelFilter::Warn);
-    });
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -170,12 +140,11 @@ fn conditions_are_kept() {
     let first = f.bucket.get("m").unwrap();
     let etag = first.etag.clone().unwrap();
     assert_eq!(body(Some(first)).unwrap(), b"1");
-    assert!(matches!(f.bucket.get_if_changed("m", &etag), Fetched::Unchanged));
+    assert!(matches!(f.bucket.ask("m", Some(&etag)), Err(RemoteError::NotModified)));
     f.bucket.put_if("m", &bytes(b"22"), Some(&etag)).unwrap();
     assert!(matches!(f.bucket.put_if("m", &bytes(b"3"), Some(&etag)), Err(RemoteError::Precondition)));
-    let Fetched::Found(second) = f.bucket.get_if_changed("m", &etag) else { panic!("it has changed") };
-    assert_eq!(body(Some(second)).unwrap(), b"22");
-    assert!(matches!(f.bucket.get_if_changed("absent", &etag), Fetched::Missing));
+    assert_eq!(body(f.bucket.ask("m", Some(&etag)).unwrap()).unwrap(), b"22");
+    assert!(matches!(f.bucket.ask("absent", Some(&etag)), Ok(None)));
     assert_eq!(f.metrics.bucket.errors.get(), 0);
 }
 
@@ -248,65 +217,13 @@ fn a_restarted_server_is_met_without_an_error() {
 }
 
 #[test]
-fn a_wrong_secret_is_one_line_and_one_request() {
-    collect_warnings();
-    let server = S3Server::in_process();
-    let vars = [("AWS_ACCESS_KEY_ID", &*server.access_key), ("AWS_SECRET_ACCESS_KEY", "wrong")];
-    let env = AwsEnv { vars: vars.map(|(k, v)| (k.to_string(), v.to_string())).into() };
-    // a name of its own finds its lines among those of other tests
-    std::fs::create_dir_all(server.root().join("wrong-secret")).unwrap();
-    let remote =
-        S3::new("wrong-secret", Some("us-east-1"), Some(&server.endpoint), true, &env, Arc::default()).unwrap();
-    let bucket = Bucket::new(Box::new(remote), BucketPolicy::default(), Arc::default());
-    for _ in 0..5 {
-        assert!(bucket.get("k").is_none());
-        assert!(bucket.put("k", &bytes(b"v")).is_err());
-    }
-    let lines = warnings("s3://wrong-secret");
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("SignatureDoesNotMatch") && lines[0].contains("local cache alone"), "{lines:?}");
-    assert_eq!(server.count(""), 1);
-    assert_eq!(bucket.state().status, Status::Off);
-}
-
-#[test]
-fn missing_credentials_and_buckets_are_one_line() {
-    collect_warnings();
-    let server = S3Server::in_process();
-    let new = |name: &str, env: &AwsEnv| {
-        let remote = S3::new(name, Some("us-east-1"), Some(&server.endpoint), true, env, Arc::default()).unwrap();
-        Bucket::new(Box::new(remote), BucketPolicy::default(), Arc::default())
-    };
-    let nobody = AwsEnv { vars: [("AWS_EC2_METADATA_DISABLED".to_string(), "true".to_string())].into() };
-    let bucket = new("no-credentials", &nobody);
-    bucket.warm_up();
-    assert!(bucket.get("k").is_none() && bucket.get("k").is_none());
-    let lines = warnings("s3://no-credentials");
-    assert!(lines.len() == 1 && lines[0].contains("AWS_ACCESS_KEY_ID"), "{lines:?}");
-    assert_eq!(server.count(""), 0);
-
-    let somebody = AwsEnv { vars: server.env().into_iter().collect() };
-    let bucket = new("no-such-bucket", &somebody);
-    // s3s-fs names the missing bucket in answers to listings alone
-    assert!(bucket.list("k", &mut |_| {}).is_err());
-    assert!(bucket.get("k").is_none() && bucket.get("k").is_none());
-    let lines = warnings("s3://no-such-bucket");
-    assert!(lines.len() == 1 && lines[0].contains("no such bucket"), "{lines:?}");
-}
-
-#[test]
-fn the_region_is_asked_for_once() {
+fn without_a_region_the_bucket_is_asked_in_the_first() {
     let server = S3Server::in_process();
     let env = AwsEnv { vars: server.env().into_iter().filter(|(k, _)| k.starts_with("AWS_")).collect() };
     let remote = S3::new(&server.bucket, None, Some(&server.endpoint), true, &env, Arc::default()).unwrap();
     assert_eq!(server.connections(), 0, "construction asks nobody");
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| assert!(remote.get("k", None).unwrap().is_none()));
-        }
-    });
-    let asked = server.requests().iter().filter(|r| r.path.contains("location")).count();
-    assert_eq!((asked, server.count("")), (1, 5));
+    assert!(remote.get("k", None).unwrap().is_none());
+    assert_eq!(server.count(""), 1);
 }
 
 #[test]
@@ -367,27 +284,6 @@ fn resets_and_busy_servers_are_tried_again() {
 }
 
 #[test]
-fn lacking_permissions_are_told_from_bad_credentials() {
-    collect_warnings();
-    let server = S3Server::in_process();
-    server.write("k", b"v");
-    let proxy = FaultProxy::start(&server.endpoint);
-    let f = Fixture::new(&server, &proxy.endpoint);
-    proxy.set_for(Fault::Status(403), 1);
-    assert!(f.bucket.put("p", &bytes(b"w")).is_err());
-    assert!(!f.bucket.writable(), "writing is given up");
-    assert_eq!(body(f.bucket.get("k")).unwrap(), b"v", "reading is not");
-    let f = Fixture::new(&server, &proxy.endpoint);
-    proxy.set(Fault::Status(403));
-    for _ in 0..20 {
-        assert!(f.bucket.get("k").is_none());
-    }
-    assert_eq!((f.metrics.bucket.requests.get(), f.bucket.state().status), (16, Status::Off));
-    let count = |what: &str| warnings("s3://cache-bucket").iter().filter(|l| l.contains(what)).count();
-    assert_eq!((count("may not be written"), count("a get was refused"), count("every get is refused")), (1, 1, 1));
-}
-
-#[test]
 fn a_bucket_that_is_down_is_left_alone_and_found_again() {
     let mut server = S3Server::in_process();
     server.write("k", b"v");
@@ -400,9 +296,7 @@ fn a_bucket_that_is_down_is_left_alone_and_found_again() {
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     let m = &f.metrics.bucket;
     assert_eq!((m.requests.get(), m.breaker_skipped.get(), m.breaker_opened.get()), (5, 495, 1));
-    let state = f.bucket.state();
-    assert_eq!(state.status, Status::Open);
-    assert!(state.last_error.unwrap().contains("refused"));
+    assert!(!f.bucket.available() && f.bucket.write_trouble().unwrap().contains("refused"));
     server.restart();
     until("closing", || f.bucket.get("k").is_some());
     assert!(begin.elapsed() > Duration::from_secs(9), "only a probe closes it");
@@ -429,7 +323,7 @@ fn a_black_hole_holds_a_build_up_for_one_time_out() {
     assert!(took > Duration::from_secs(9) && took < Duration::from_secs(13), "{took:?}");
     assert_eq!(f.metrics.bucket.requests.get(), 2);
     assert_eq!(f.metrics.bucket.breaker_opened.get(), 1);
-    assert!(f.bucket.state().last_error.unwrap().contains("in time"));
+    assert!(f.bucket.write_trouble().unwrap().contains("in time"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use crate::cache::fetch::Fetcher;
 use crate::cache::manifest::{self, Manifest};
-use crate::remote;
+use crate::remote::{Object, RemoteError};
 
 /// What reading a manifest brought.
 pub enum Loading {
@@ -23,12 +23,8 @@ pub enum Loading {
 /// Reads the manifest under `key`, unless it still has the tag `known`. One of our own prefix that
 /// cannot be used does not hide the main one's.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
-    let fetched = match known {
-        None => fetcher.bucket().try_get(key),
-        Some(etag) => fetcher.bucket().get_if_changed(key, etag),
-    };
-    match take(fetcher, key, fetched) {
-        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket().get_main(key)).0 {
+    match take(fetcher, key, fetcher.bucket().ask(key, known)) {
+        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket().ask_main(key)).0 {
             // what is written replaces the bad one
             Loading::Found(manifest, _, len) => Loading::Found(manifest, etag.unwrap_or_default(), len),
             _ => Loading::Bad(etag, why),
@@ -37,13 +33,13 @@ pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
     }
 }
 
-/// What `fetched` brings, and whether that is of our own prefix.
-fn take(fetcher: &Fetcher, key: &str, fetched: remote::Fetched) -> (Loading, bool) {
-    let object = match fetched {
-        remote::Fetched::Found(object) => object,
-        remote::Fetched::Unchanged => return (Loading::Unchanged, false),
-        remote::Fetched::Missing => return (Loading::None, false),
-        remote::Fetched::Failed => return (Loading::Failed, false),
+/// What the answer brings, and whether that is of our own prefix.
+fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError>) -> (Loading, bool) {
+    let object = match answer {
+        Ok(Some(object)) => object,
+        Ok(None) | Err(RemoteError::Forbidden(_)) => return (Loading::None, false),
+        Err(RemoteError::NotModified) => return (Loading::Unchanged, false),
+        Err(_) => return (Loading::Failed, false),
     };
     let (etag, own_prefix) = (object.etag, object.own_prefix);
     let mut stored = Vec::new();

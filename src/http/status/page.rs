@@ -32,7 +32,7 @@ pub fn security_headers(reply: Reply) -> Reply {
 
 /// The whole page.
 pub fn render(sources: &Sources, live: &Live) -> String {
-    let bucket = sources.bucket.as_ref().map_or("none, local only".to_string(), |b| b.identity());
+    let bucket = sources.bucket.as_ref().map_or("none, local only".to_string(), |b| b.target());
     let cards = [
         card(live, "hits", "Hit rate", &["hits"], ""),
         card(live, "bytes", "Bytes", &["bytes", "bytes2"], &key()),

@@ -42,14 +42,9 @@ impl Address {
         Ok(Address { bucket: bucket.to_string(), endpoint, path_style })
     }
 
-    /// Whether the bucket is reached over TLS.
-    pub fn is_https(&self) -> bool {
-        self.endpoint.as_ref().is_none_or(|e| e.scheme() == "https")
-    }
-
-    /// The host that requests go to, for proxy rules; `None` where it depends on the region.
-    pub fn host(&self) -> Option<&str> {
-        self.endpoint.as_ref()?.host_str()
+    /// The endpoint that was given.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/'))
     }
 
     /// The bucket in `region`.

@@ -51,38 +51,57 @@ impl Failed {
 
     /// What this means to the rest of the program.
     pub fn into_error(self) -> RemoteError {
-        let code = self.code();
+        let (status, code) = (self.status, self.code());
         let words = match xml::text(&self.text, "Message") {
             Some(message) => format!("{code}: {}", one_line(&message)),
             None if !code.is_empty() => code.clone(),
+            None if self.is_foreign() => format!("not an answer of S3's: {}", one_line(self.text.trim())),
             None => one_line(self.text.trim()),
         };
-        match (self.status, code.as_str()) {
-            (404, "NoSuchBucket") => RemoteError::Config("there is no such bucket".into()),
-            (
-                400 | 401 | 403,
+        let full = || format!("status {status}: {words}").trim_end_matches(": ").to_string();
+        match (status, code.as_str()) {
+            (404, "NoSuchBucket") => RemoteError::Config(format!("there is no such bucket ({})", full())),
+            (401, _)
+            | (
+                400 | 403,
                 "InvalidAccessKeyId"
                 | "SignatureDoesNotMatch"
                 | "ExpiredToken"
                 | "InvalidToken"
+                | "InvalidTokenId"
+                | "InvalidClientTokenId"
                 | "TokenRefreshRequired"
                 | "RequestExpired"
                 | "RequestTimeTooSkewed"
                 | "InvalidSecurity"
                 | "NotSignedUp"
                 | "AccountProblem",
-            ) => RemoteError::Denied(words),
-            (401, _) => RemoteError::Denied(if words.is_empty() { "status 401".into() } else { words }),
-            (403, _) => RemoteError::Forbidden(if words.is_empty() { "status 403".into() } else { words }),
-            (status, _) => RemoteError::Status(status, words),
+            ) => RemoteError::Denied(full()),
+            (403, _) => RemoteError::Forbidden(full()),
+            _ => RemoteError::Status(status, words),
         }
     }
+
+    /// Whether it is a page of somebody else's: S3 says nothing with a success or a 404, or XML.
+    fn is_foreign(&self) -> bool {
+        self.code().is_empty() && (self.status < 300 || self.status == 404 && !self.text.trim().is_empty())
+    }
+}
+
+/// Whether a success with an object, or its acknowledgement, is S3's: those have an entity tag, and
+/// are no page.
+pub fn is_genuine(answer: &Answer) -> bool {
+    let kind = header(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
+    let page = ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page));
+    !page && header(&answer.headers, "etag").is_some_and(|tag| !tag.is_empty())
 }
 
 /// A 404: no object, or no bucket.
 pub fn absent<T>(answer: Answer) -> Result<Option<T>, RemoteError> {
-    match Failed::read(answer).into_error() {
-        RemoteError::Status(404, _) => Ok(None),
+    let failed = Failed::read(answer);
+    let foreign = failed.is_foreign();
+    match failed.into_error() {
+        RemoteError::Status(404, _) if !foreign => Ok(None),
         e => Err(e),
     }
 }
@@ -94,7 +113,7 @@ pub fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// Text from elsewhere, fit for a log line.
 fn one_line(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A time as Last-Modified has it.
@@ -115,7 +134,7 @@ mod tests {
         };
         assert!(matches!(error(404, "NoSuchBucket"), RemoteError::Config(_)));
         assert!(
-            matches!(error(403, "SignatureDoesNotMatch"), RemoteError::Denied(w) if w == "SignatureDoesNotMatch: m n")
+            matches!(error(403, "SignatureDoesNotMatch"), RemoteError::Denied(w) if w == "status 403: SignatureDoesNotMatch: m n")
         );
         assert!(matches!(error(400, "ExpiredToken"), RemoteError::Denied(_)));
         assert!(matches!(error(403, "AccessDenied"), RemoteError::Forbidden(_)));

@@ -8,10 +8,10 @@
 //! looks, others use the keys that there are or wait for it; a chain that came up empty is not
 //! asked again; keys that expire are renewed [`EARLY`] before they do.
 
-use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
+use super::keys::{CredentialError, Keys};
 use super::profile::{self, Profile};
 use super::providers;
 use crate::config::AwsEnv;
@@ -21,48 +21,20 @@ const EARLY: Duration = Duration::from_secs(300);
 /// Renewals that fail, or bring keys that end soon, are tried again no sooner than this.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
 
-/// What requests are signed with.
-#[derive(Clone, PartialEq)]
-pub struct Keys {
-    /// The key id.
-    pub access: String,
-    /// The secret.
-    pub secret: String,
-    /// The session token, of temporary keys.
-    pub token: Option<String>,
-    /// When they end.
-    pub expires: Option<SystemTime>,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys({}, …, expires {:?})", self.access, self.expires)
-    }
-}
-
-/// Why there are no keys.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CredentialError {
-    /// None are configured, or what is configured is wrong or refused: asking again is no use.
-    Missing(String),
-    /// The source cannot be reached at present.
-    Unreachable(String),
-}
-
 /// Finds, keeps and renews the credentials of this process.
 pub struct Credentials {
     env: AwsEnv,
     state: Mutex<State>,
-    changed: Condvar,
+    /// Held by the thread that looks.
+    looking: Mutex<()>,
 }
+
+type Found = Result<Arc<Keys>, CredentialError>;
 
 #[derive(Default)]
 struct State {
-    keys: Option<Arc<Keys>>,
-    looking: bool,
-    missing: Option<String>,
-    /// Why the last look-up failed; good for [`RENEW_PAUSE`], so that not every request waits.
-    unreachable: Option<String>,
+    /// What the last look-up brought, or keys that outlive one that failed.
+    found: Option<Found>,
     /// When the source was last asked.
     asked: Option<Instant>,
 }
@@ -70,47 +42,45 @@ struct State {
 impl Credentials {
     /// Credentials as `env` describes them.
     pub fn new(env: AwsEnv) -> Self {
-        Credentials { env, state: Mutex::default(), changed: Condvar::new() }
+        Credentials { env, state: Mutex::default(), looking: Mutex::default() }
     }
 
     /// Keys that are good for a request now.
-    pub fn get(&self) -> Result<Arc<Keys>, CredentialError> {
-        let mut state = self.lock();
-        loop {
-            if let Some(why) = &state.missing {
-                return Err(CredentialError::Missing(why.clone()));
-            }
-            let now = SystemTime::now();
-            let paused = state.asked.is_some_and(|at| at.elapsed() < RENEW_PAUSE);
-            if let Some(keys) = &state.keys {
-                let left = keys.expires.map(|end| end.duration_since(now).unwrap_or_default());
-                let alive = left.is_none_or(|left| !left.is_zero());
-                let fresh = left.is_none_or(|left| left > EARLY);
-                if fresh || alive && (state.looking || paused) {
-                    return Ok(keys.clone());
-                }
-            }
-            if paused
-                && !state.looking
-                && state.keys.is_none()
-                && let Some(why) = &state.unreachable
-            {
-                return Err(CredentialError::Unreachable(why.clone()));
-            }
-            if !state.looking {
-                return self.look(state);
-            }
-            state = self.changed.wait(state).expect("no holder panics");
+    pub fn get(&self) -> Found {
+        if let Some(found) = self.known(false) {
+            return found;
         }
+        let _one = match self.looking.try_lock() {
+            Ok(one) => one,
+            Err(_) => match self.known(true) {
+                Some(found) => return found,
+                None => self.looking.lock().expect("no holder panics"),
+            },
+        };
+        // another may have looked meanwhile
+        self.known(false).unwrap_or_else(|| self.look())
+    }
+
+    /// What is known and good for now; with `alive` also keys that are being renewed.
+    fn known(&self, alive: bool) -> Option<Found> {
+        let state = self.lock();
+        let found = state.found.as_ref()?;
+        let paused = state.asked.is_some_and(|at| at.elapsed() < RENEW_PAUSE);
+        let good = match found {
+            Err(CredentialError::Missing(_)) => true,
+            Err(CredentialError::Unreachable(_)) => paused,
+            Ok(keys) => keys.left().is_none_or(|left| left > EARLY || !left.is_zero() && (alive || paused)),
+        };
+        good.then(|| found.clone())
     }
 
     /// Drops `used`, which the bucket called expired. Tells whether asking again may bring others.
     pub fn discard(&self, used: &Arc<Keys>) -> bool {
         let mut state = self.lock();
-        match &state.keys {
-            Some(keys) if Arc::ptr_eq(keys, used) && keys.expires.is_none() => false,
-            Some(keys) if Arc::ptr_eq(keys, used) => {
-                state.keys = None;
+        match &state.found {
+            Some(Ok(keys)) if Arc::ptr_eq(keys, used) && keys.expires.is_none() => false,
+            Some(Ok(keys)) if Arc::ptr_eq(keys, used) => {
+                state.found = None;
                 true
             }
             // somebody else has renewed them
@@ -123,39 +93,18 @@ impl Credentials {
         profile::load(&self.env).ok().flatten()?.get("region").map(str::to_string)
     }
 
-    fn look(&self, mut state: MutexGuard<'_, State>) -> Result<Arc<Keys>, CredentialError> {
-        state.looking = true;
-        state.asked = Some(Instant::now());
-        drop(state);
-        let found = chain(&self.env);
+    fn look(&self) -> Found {
+        self.lock().asked = Some(Instant::now());
+        let found = chain(&self.env).map(Arc::new);
         let mut state = self.lock();
-        state.looking = false;
-        self.changed.notify_all();
-        match found {
-            Ok(keys) => {
-                let keys = Arc::new(keys);
-                state.keys = Some(keys.clone());
-                state.unreachable = None;
-                Ok(keys)
+        match (&found, &state.found) {
+            (Err(e), Some(Ok(keys))) if keys.left().is_none_or(|left| !left.is_zero()) => {
+                log::debug!("renewing the AWS credentials failed: {e}");
+                return Ok(keys.clone());
             }
-            Err(e) => {
-                // keys that are still good outlive a failed renewal
-                if let Some(keys) = &state.keys
-                    && keys.expires.is_none_or(|end| end > SystemTime::now())
-                {
-                    log::debug!("renewing the AWS credentials failed: {e}");
-                    return Ok(keys.clone());
-                }
-                match &e {
-                    CredentialError::Missing(why) => state.missing = Some(why.clone()),
-                    CredentialError::Unreachable(why) => {
-                        state.keys = None; // they have ended
-                        state.unreachable = Some(why.clone());
-                    }
-                }
-                Err(e)
-            }
+            _ => state.found = Some(found.clone()),
         }
+        found
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -242,14 +191,6 @@ fn from_profile(env: &AwsEnv, profile: &Profile) -> Result<Option<Keys>, Credent
         return hint("single sign-on");
     }
     Ok(None)
-}
-
-impl fmt::Display for CredentialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CredentialError::Missing(why) | CredentialError::Unreachable(why) => f.write_str(why),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,16 +5,18 @@
 
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
+use rustix::process::Pid;
 use serde::Deserialize;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
-use super::credentials::{CredentialError, Keys};
+use super::keys::{CredentialError, Keys};
 use super::proxy::proxy_for;
 use super::transport::{Limits, Options, Transport};
 use super::xml;
@@ -114,7 +116,7 @@ pub fn web_identity(env: &AwsEnv, file: &str, role: &str, session: Option<&str>)
         .append_pair("RoleSessionName", session.unwrap_or("go-cache-plugin"))
         .append_pair("WebIdentityToken", token.trim())
         .finish();
-    let proxy = proxy_for(env, url.scheme() == "https", url.host_str()).map_err(missing)?;
+    let proxy = proxy_for(env, &url).map_err(missing)?;
     let ca_file = ca_file(env);
     let transport = Transport::new(Options { limits: Limits::STS, proxy, ca_file }, None);
     let form_type = [("content-type", "application/x-www-form-urlencoded")];
@@ -221,7 +223,8 @@ pub fn instance_metadata(env: &AwsEnv) -> Result<Keys, String> {
     from_json(&text, endpoint).map_err(|e| e.to_string())
 }
 
-/// A profile's credential_process: prints JSON on stdout.
+/// A profile's credential_process: prints JSON on stdout and ends, or is ended with its children
+/// after [`PROCESS_LIMIT`], whatever has become of its stdout.
 pub fn process(command: &str) -> Found {
     let source = format!("credential_process {:?}", command.split_whitespace().next().unwrap_or_default());
     let mut child = Command::new("sh")
@@ -229,25 +232,26 @@ pub fn process(command: &str) -> Found {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .map_err(|e| missing(format!("{source}: cannot start: {e}")))?;
+    let group = Pid::from_child(&child);
     let stdout = child.stdout.take().expect("stdout is piped");
     let (done, result) = mpsc::channel();
-    // ends with the command's output, which killing the command ends too
-    let reader = std::thread::Builder::new().name("credentials".into()).spawn(move || {
+    let run = move || {
         let mut text = String::new();
-        let _ = done.send(stdout.take(ANSWER_LIMIT).read_to_string(&mut text).map(|_| text));
-    });
-    reader.map_err(|e| CredentialError::Unreachable(format!("{source}: {e}")))?;
-    let text = result.recv_timeout(PROCESS_LIMIT);
-    if text.is_err() {
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(|e| missing(format!("{source}: {e}")))?;
-    match text {
-        Err(_) => Err(missing(format!("{source}: no answer within {} s", PROCESS_LIMIT.as_secs()))),
-        Ok(_) if !status.success() => Err(missing(format!("{source}: {status}"))),
+        let read = stdout.take(ANSWER_LIMIT).read_to_string(&mut text);
+        let _ = done.send(child.wait().and_then(|status| read.map(|_| (status, text))));
+    };
+    let started = std::thread::Builder::new().name("credentials".into()).spawn(run);
+    started.map_err(|e| CredentialError::Unreachable(format!("{source}: {e}")))?;
+    match result.recv_timeout(PROCESS_LIMIT) {
+        Err(_) => {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            Err(CredentialError::Unreachable(format!("{source}: no answer within {} s", PROCESS_LIMIT.as_secs())))
+        }
         Ok(Err(e)) => Err(missing(format!("{source}: {e}"))),
-        Ok(Ok(text)) => from_json(&text, &source),
+        Ok(Ok((status, _))) if !status.success() => Err(missing(format!("{source}: {status}"))),
+        Ok(Ok((_, text))) => from_json(&text, &source),
     }
 }

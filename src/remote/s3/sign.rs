@@ -1,10 +1,8 @@
-//! Signatures, AWS version 4: rust-s3 canonicalises and derives, the derived key is kept for its
-//! day.
+//! Signatures, AWS version 4: rust-s3 canonicalises and derives.
 //!
 //! Only `host` and the `x-amz-` headers are signed, because some S3 implementations (Google's) and
 //! proxies change others on the way.
 
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -15,86 +13,47 @@ use time::OffsetDateTime;
 use ureq::http::{HeaderMap, HeaderValue};
 use url::Url;
 
-use super::credentials::Keys;
+use super::keys::Keys;
 
 /// SHA-256 of no bytes, the payload of requests without a body.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
 /// The user metadata that holds an object's signature.
 pub const SIGNATURE: &str = "x-amz-meta-gocache-signature";
 
-/// Signs requests to one service.
-pub struct Signer {
-    service: &'static str,
-    derived: Mutex<Option<Derived>>,
-}
-
-/// A signing key and what it was derived from.
-struct Derived {
-    day: (i32, u16),
-    region: Region,
-    keys: Arc<Keys>,
-    key: Arc<[u8]>,
-}
-
-impl Signer {
-    /// A signer for `service` (`s3`).
-    pub fn new(service: &'static str) -> Self {
-        Signer { service, derived: Mutex::new(None) }
+/// The headers that make a request to S3 one of the holder of `keys`. `payload` is the SHA-256 of the
+/// body in hex, and what goes with it as [`SIGNATURE`]. The error is a reason in words: text that no
+/// header can carry.
+pub fn sign(
+    method: &str,
+    url: &Url,
+    region: &Region,
+    keys: &Keys,
+    (payload, beside): (&str, Option<&str>),
+    now: SystemTime,
+) -> Result<HeaderMap, String> {
+    let now = OffsetDateTime::from(now);
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert("host", value(&host(url))?);
+    headers.insert("x-amz-content-sha256", value(payload)?);
+    headers.insert("x-amz-date", value(&amz_date(now))?);
+    if let Some(token) = &keys.token {
+        headers.insert("x-amz-security-token", secret(token)?);
     }
-
-    /// The headers that make a request one of the holder of `keys`. `payload` is the SHA-256 of
-    /// the body in hex, and what goes with it as [`SIGNATURE`]. The error is a reason in words: text that no header can carry.
-    pub fn sign(
-        &self,
-        method: &str,
-        url: &Url,
-        region: &Region,
-        keys: &Arc<Keys>,
-        (payload, beside): (&str, Option<&str>),
-        now: SystemTime,
-    ) -> Result<HeaderMap, String> {
-        let now = OffsetDateTime::from(now);
-        let mut headers = HeaderMap::with_capacity(6);
-        headers.insert("host", value(&host(url))?);
-        headers.insert("x-amz-content-sha256", value(payload)?);
-        headers.insert("x-amz-date", value(&amz_date(now))?);
-        if let Some(token) = &keys.token {
-            headers.insert("x-amz-security-token", secret(token)?);
-        }
-        if let Some(text) = beside {
-            headers.insert(SIGNATURE, value(text)?);
-        }
-        let words = |e: s3::error::S3Error| format!("cannot sign the request: {e}");
-        let canonical = signing::canonical_request(method, url, &headers, payload).map_err(words)?;
-        let to_sign = signing::string_to_sign(&now, region, &canonical).map_err(words)?;
-        let key = self.key(now, region, keys)?;
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
-        mac.update(to_sign.as_bytes());
-        let signature = hex(&mac.finalize().into_bytes());
-        let signed = signing::signed_header_string(&headers);
-        let authorization =
-            signing::authorization_header(&keys.access, &now, region, &signed, &signature).map_err(words)?;
-        headers.insert("authorization", secret(&authorization)?);
-        Ok(headers)
+    if let Some(text) = beside {
+        headers.insert(SIGNATURE, value(text)?);
     }
-
-    fn key(&self, now: OffsetDateTime, region: &Region, keys: &Arc<Keys>) -> Result<Arc<[u8]>, String> {
-        let day = (now.year(), now.ordinal());
-        let mut derived = self.derived.lock().expect("no holder panics");
-        if let Some(d) = &*derived
-            && d.day == day
-            && Arc::ptr_eq(&d.keys, keys)
-            && d.region == *region
-        {
-            return Ok(d.key.clone());
-        }
-        let key: Arc<[u8]> = signing::signing_key(&now, &keys.secret, region, self.service)
-            .map_err(|e| format!("cannot derive the signing key: {e}"))?
-            .into();
-        *derived = Some(Derived { day, region: region.clone(), keys: keys.clone(), key: key.clone() });
-        Ok(key)
-    }
+    let words = |e: s3::error::S3Error| format!("cannot sign the request: {e}");
+    let canonical = signing::canonical_request(method, url, &headers, payload).map_err(words)?;
+    let to_sign = signing::string_to_sign(&now, region, &canonical).map_err(words)?;
+    let key = signing::signing_key(&now, &keys.secret, region, "s3").map_err(words)?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
+    mac.update(to_sign.as_bytes());
+    let signature = hex(&mac.finalize().into_bytes());
+    let signed = signing::signed_header_string(&headers);
+    let authorization =
+        signing::authorization_header(&keys.access, &now, region, &signed, &signature).map_err(words)?;
+    headers.insert("authorization", secret(&authorization)?);
+    Ok(headers)
 }
 
 /// `host[:port]` as the Host header says it; the URL has dropped a scheme's own port.
@@ -139,19 +98,19 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1_369_353_600)
     }
 
-    fn keys(secret: &str) -> Arc<Keys> {
-        Arc::new(Keys { access: "AKIAIOSFODNN7EXAMPLE".into(), secret: secret.into(), token: None, expires: None })
+    fn keys(secret: &str) -> Keys {
+        Keys { access: "AKIAIOSFODNN7EXAMPLE".into(), secret: secret.into(), token: None, expires: None }
     }
 
-    fn authorization(signer: &Signer, url: &str, keys: &Arc<Keys>) -> String {
+    fn authorization(url: &str, keys: &Keys) -> String {
         let url = Url::parse(url).unwrap();
-        let headers = signer.sign("GET", &url, &Region::UsEast1, keys, (EMPTY_SHA256, None), day()).unwrap();
+        let headers = sign("GET", &url, &Region::UsEast1, keys, (EMPTY_SHA256, None), day()).unwrap();
         headers["authorization"].to_str().unwrap().to_string()
     }
 
     #[test]
     fn agrees_with_the_published_examples() {
-        let (signer, keys) = (Signer::new("s3"), keys("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"));
+        let keys = keys("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
         let want = |signature: &str| {
             format!(
                 "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
@@ -159,37 +118,25 @@ mod tests {
             )
         };
         assert_eq!(
-            authorization(&signer, "https://examplebucket.s3.amazonaws.com/?lifecycle=", &keys),
+            authorization("https://examplebucket.s3.amazonaws.com/?lifecycle=", &keys),
             want("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543")
         );
         assert_eq!(
-            authorization(&signer, "https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", &keys),
+            authorization("https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", &keys),
             want("34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7")
         );
     }
 
     #[test]
-    fn the_derived_key_follows_the_credentials() {
-        let signer = Signer::new("s3");
-        let (one, two) = (keys("one"), keys("two"));
-        let url = "https://b.s3.amazonaws.com/k";
-        let first = authorization(&signer, url, &one);
-        assert_ne!(first, authorization(&signer, url, &two));
-        assert_eq!(first, authorization(&signer, url, &one));
-    }
-
-    #[test]
     fn a_token_is_signed_and_kept_out_of_logs() {
-        let keys = Arc::new(Keys { token: Some("tok".into()), ..(*keys("s")).clone() });
+        let keys = Keys { token: Some("tok".into()), ..keys("s") };
         let url = Url::parse("http://[::1]:9000/b/k").unwrap();
-        let headers = Signer::new("s3")
-            .sign("PUT", &url, &Region::UsEast1, &keys, ("UNSIGNED-PAYLOAD", Some("s")), day())
-            .unwrap();
+        let headers = sign("PUT", &url, &Region::UsEast1, &keys, ("UNSIGNED-PAYLOAD", Some("s")), day()).unwrap();
         let signed = "x-amz-date;x-amz-meta-gocache-signature;x-amz-security-token";
         assert!(headers["authorization"].to_str().unwrap().contains(signed) && headers[SIGNATURE] == "s");
         assert_eq!(headers["host"], "[::1]:9000");
         assert!(!format!("{headers:?}").contains("tok\""));
-        let bad = Arc::new(Keys { token: Some("line\nbreak".into()), ..(*keys).clone() });
-        assert!(Signer::new("s3").sign("GET", &url, &Region::UsEast1, &bad, ("x", None), day()).is_err());
+        let bad = Keys { token: Some("line\nbreak".into()), ..keys };
+        assert!(sign("GET", &url, &Region::UsEast1, &bad, ("x", None), day()).is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! A fault applies to requests that begin after it was set; connections stay open across faults
 //! where the fault allows it, so that keep-alive clients are met on connections they believe in.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,6 +36,12 @@ pub enum Fault {
     Status(u16),
     /// The body is passed on at this many bytes every 100 ms.
     Drip(usize),
+    /// It is answered with this status and an HTML page, and not passed on.
+    Page(u16),
+    /// It is answered 403 with this code of S3's, and not passed on.
+    Refuse(&'static str),
+    /// It is passed on, but what is absent is refused, as AWS does to those who may not list.
+    HideAbsent,
 }
 
 /// The proxy; it ends when dropped.
@@ -48,8 +55,10 @@ pub struct FaultProxy {
 
 struct Shared {
     upstream: Mutex<String>,
-    /// The fault, and how many more requests it applies to.
-    fault: Mutex<(Fault, usize)>,
+    /// The faults, each with how many more requests it applies to.
+    faults: Mutex<VecDeque<(Fault, usize)>>,
+    /// Faults meet requests of this method alone; empty for all.
+    method: Mutex<&'static str>,
     /// Which requests fail by chance, of those that meet no fault.
     chance: Mutex<Option<(Dice, u64)>>,
     ending: AtomicBool,
@@ -66,7 +75,8 @@ impl FaultProxy {
         let addr = listener.local_addr().expect("the port bound");
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream.trim_start_matches("http://").trim_end_matches('/').to_string()),
-            fault: Mutex::new((Fault::None, 0)),
+            faults: Mutex::default(),
+            method: Mutex::default(),
             chance: Mutex::default(),
             ending: AtomicBool::new(false),
             connections: AtomicU64::new(0),
@@ -98,7 +108,17 @@ impl FaultProxy {
 
     /// The next `count` requests meet `fault`, later ones none.
     pub fn set_for(&self, fault: Fault, count: usize) {
-        *self.shared.fault.lock().unwrap() = (fault, count);
+        self.series([(fault, count)]);
+    }
+
+    /// The next requests meet these faults, each for so many of them, later ones none.
+    pub fn series(&self, faults: impl IntoIterator<Item = (Fault, usize)>) {
+        *self.shared.faults.lock().unwrap() = faults.into_iter().collect();
+    }
+
+    /// From now on requests of other methods meet no fault.
+    pub fn only(&self, method: &'static str) {
+        *self.shared.method.lock().unwrap() = method;
     }
 
     /// From now on one request in `n` fails, by dice that begin at `seed`: it is answered with 500,
@@ -133,16 +153,22 @@ impl Drop for FaultProxy {
 }
 
 impl Shared {
-    fn next_fault(&self) -> Fault {
-        let mut fault = self.fault.lock().unwrap();
-        if fault.1 == 0 {
+    fn next_fault(&self, head: &[u8]) -> Fault {
+        if !head.starts_with(self.method.lock().unwrap().as_bytes()) {
+            return Fault::None;
+        }
+        let mut faults = self.faults.lock().unwrap();
+        while faults.front().is_some_and(|(_, left)| *left == 0) {
+            faults.pop_front();
+        }
+        let Some((fault, left)) = faults.front_mut() else {
             let mut chance = self.chance.lock().unwrap();
             let Some((dice, n)) = &mut *chance else { return Fault::None };
             let of = [Fault::Status(500), Fault::Reset, Fault::ResetAfter(0)];
             return if dice.below(*n) == 0 { of[dice.below(3) as usize].clone() } else { Fault::None };
-        }
-        fault.1 = fault.1.saturating_sub(usize::from(fault.1 != usize::MAX));
-        fault.0.clone()
+        };
+        *left -= usize::from(*left != usize::MAX);
+        fault.clone()
     }
 }
 
@@ -153,7 +179,7 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         let Some(head) = read_head(client)? else { return Ok(()) };
         shared.requests.fetch_add(1, Ordering::SeqCst);
-        let fault = shared.next_fault();
+        let fault = shared.next_fault(&head);
         let body_len = content_length(&head).unwrap_or(0);
         match fault {
             Fault::Reset => return reset(client),
@@ -166,6 +192,18 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
                 io::copy(&mut client.take(body_len), &mut io::sink())?;
                 let answer = format!("HTTP/1.1 {code} Fault\r\nContent-Length: 5\r\n\r\nfault");
                 client.write_all(answer.as_bytes())?;
+                continue;
+            }
+            Fault::Page(code) => {
+                io::copy(&mut client.take(body_len), &mut io::sink())?;
+                let page = "<!DOCTYPE html><html><title>Sign in</title></html>";
+                let kind = format!("Content-Type: text/html; charset=utf-8\r\nContent-Length: {}", page.len());
+                client.write_all(format!("HTTP/1.1 {code} Fault\r\n{kind}\r\n\r\n{page}").as_bytes())?;
+                continue;
+            }
+            Fault::Refuse(s3_code) => {
+                io::copy(&mut client.take(body_len), &mut io::sink())?;
+                client.write_all(refusal(s3_code).as_bytes())?;
                 continue;
             }
             Fault::Delay(time) => std::thread::sleep(time),
@@ -182,6 +220,10 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
         upstream.write_all(&head)?;
         io::copy(&mut client.take(body_len), &mut upstream)?;
         let Some(answer) = read_head(&upstream)? else { return Ok(()) };
+        if fault == Fault::HideAbsent && answer.starts_with(b"HTTP/1.1 404") && !head.starts_with(b"HEAD ") {
+            client.write_all(refusal("AccessDenied").as_bytes())?;
+            continue; // with a new connection upstream: this one's body is not read
+        }
         client.write_all(&answer)?;
         let is_head = head.starts_with(b"HEAD ");
         let len = if is_head { Some(0) } else { content_length(&answer) };
@@ -215,6 +257,13 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
         }
         server = Some(upstream);
     }
+}
+
+/// A 403 as S3 words it.
+fn refusal(code: &str) -> String {
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message></Error>");
+    let kind = format!("Content-Type: application/xml\r\nContent-Length: {}", body.len());
+    format!("HTTP/1.1 403 Forbidden\r\n{kind}\r\n\r\n{body}")
 }
 
 /// Closes with a reset rather than in good order.

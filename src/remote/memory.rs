@@ -1,0 +1,108 @@
+//! What a process learnt of a bucket, left to the next for a minute: a job of fifty `go` commands
+//! pays for a dead bucket once.
+//!
+//! One small file `bucket-<hash>` for each bucket and key id, with a line `reads|writes <seconds
+//! since 1970> <why>` for each side that is off; none where the bucket is well. A line that is
+//! older than [`KEPT`], or of the future, is void. The file is replaced whole and never written
+//! through a symbolic link; what cannot be read or written is only forgotten.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
+
+use crate::atomic::TempFile;
+
+/// How long it is believed.
+const KEPT: Duration = Duration::from_secs(60);
+/// The names of the sides, in their order.
+const SIDES: [&str; 2] = ["reads", "writes"];
+
+/// The file of one bucket.
+pub struct Memory(PathBuf);
+
+impl Memory {
+    /// The file in `dir` for the bucket called `target` as the holder of `key_id` sees it.
+    pub fn new(dir: &Path, target: &str, key_id: &str) -> Self {
+        let hash = Sha256::digest(format!("{target}\n{key_id}"));
+        let hex: String = hash[..8].iter().map(|b| format!("{b:02x}")).collect();
+        Memory(dir.join(format!("bucket-{hex}")))
+    }
+
+    /// Why reads and writes are off, each `None` where it is not known to be.
+    pub fn load(&self) -> [Option<String>; 2] {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+        let mut text = String::new();
+        let read = File::options().read(true).custom_flags(flags).open(&self.0);
+        let _ = read.and_then(|file| file.take(4096).read_to_string(&mut text));
+        SIDES.map(|side| parse(&text, side, SystemTime::now()))
+    }
+
+    /// Keeps why each side is off as of now; nothing is kept where none is.
+    pub fn save(&self, off: &[Option<String>; 2]) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let line =
+            |(side, why): (&str, &Option<String>)| Some(format!("{side} {now} {}\n", why.as_ref()?.replace('\n', " ")));
+        let text: String = SIDES.into_iter().zip(off).filter_map(line).collect();
+        let dir = self.0.parent().expect("it was joined");
+        let done = if text.is_empty() {
+            fs::remove_file(&self.0)
+        } else {
+            let _ = fs::create_dir(dir);
+            TempFile::create(dir).and_then(|mut temp| {
+                temp.file().write_all(text.as_bytes())?;
+                temp.persist(&self.0).map(drop)
+            })
+        };
+        if let Err(e) = done {
+            log::debug!("{}: {e}", self.0.display());
+        }
+    }
+}
+
+fn parse(text: &str, side: &str, now: SystemTime) -> Option<String> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(side)?.strip_prefix(' '))?;
+    let (seconds, why) = rest.split_once(' ')?;
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(seconds.parse().ok()?))?;
+    now.duration_since(at).is_ok_and(|age| age < KEPT).then(|| why.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_minute_counts() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let text = "writes 1000 status 403: no\nreads 990 cannot connect\n";
+        assert_eq!(parse(text, "writes", at(1000)).as_deref(), Some("status 403: no"));
+        assert_eq!(parse(text, "writes", at(1059)).as_deref(), Some("status 403: no"));
+        assert_eq!(parse(text, "reads", at(1050)), None, "a minute old");
+        assert_eq!(parse(text, "writes", at(999)), None, "of the future");
+        for text in ["", "reads", "reads x y", "reads 99999999999999999999 y", "reads 18446744073709551615 y"] {
+            assert_eq!(parse(text, "reads", at(1000)), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_kept_whole_and_not_through_links() {
+        let dir = std::env::temp_dir().join(format!("bucket-memory-{}", std::process::id()));
+        let memory = Memory::new(&dir, "s3://b", "id");
+        assert_eq!(memory.load(), [None, None]);
+        let why = [None, Some("status 403: no".to_string())];
+        memory.save(&why);
+        assert_eq!(memory.load(), why);
+        assert_eq!(Memory::new(&dir, "s3://b", "other").load(), [None, None]);
+        memory.save(&[None, None]);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        fs::write(dir.join("mine"), "reads").unwrap();
+        std::os::unix::fs::symlink(dir.join("mine"), &memory.0).unwrap();
+        memory.save(&why);
+        assert_eq!((memory.load(), fs::read_to_string(dir.join("mine")).unwrap().as_str()), (why, "reads"));
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,398 @@
+//! What becomes of a bucket that refuses, that is another thing than S3, that is away, or that may
+//! only be read: what it costs a session, and what people are told.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::client::Client;
+use crate::support::env::{Output, Plugin, Running, TempDir, binary, free_port, poll, scrubbed};
+use crate::support::fault::{Fault, FaultProxy};
+use crate::support::s3::S3Server;
+use crate::support::script::{Session, action, hex, holds, metrics, noise, said};
+
+/// How many entries the buckets of these tests hold.
+const ENTRIES: usize = 20;
+
+fn bodies(count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|n| noise(n as u64 + 1, 3000)).collect()
+}
+
+/// The key of action `n`.
+fn key(n: usize) -> String {
+    let id = hex(&action(n as u32));
+    format!("v1/{}/{id}", &id[..2])
+}
+
+/// How many entries lie in the bucket.
+fn entries(server: &S3Server) -> usize {
+    server.keys().iter().filter(|key| key.starts_with("v1/")).count()
+}
+
+/// A bucket with [`ENTRIES`] entries that another machine has put, and a proxy before it.
+fn filled() -> (S3Server, FaultProxy) {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let mut s = Session::start(Plugin::new(&dir).envs(&server.env()).arg("--no-readahead"));
+    s.put_all(&bodies(ENTRIES));
+    s.end().quiet();
+    let proxy = FaultProxy::start(&server.endpoint);
+    (server, proxy)
+}
+
+fn session(dir: &TempDir, server: &S3Server, proxy: &FaultProxy, flags: &[&str]) -> Session {
+    let plugin = Plugin::new(dir).envs(&server.env_through(&proxy.endpoint)).args(["--no-readahead", "--metrics"]);
+    Session::start(plugin.args(flags))
+}
+
+/// Closes and tells how long that took.
+fn close(s: Session) -> (Output, Duration) {
+    let begin = Instant::now();
+    let out = s.end();
+    (out, begin.elapsed())
+}
+
+/// The lines that speak of the bucket's state, not of the uploads that wait for it.
+fn about_the_bucket(out: &Output) -> Vec<&str> {
+    said(out).into_iter().filter(|line| line.contains("bucket ") && !line.contains("stay marked")).collect()
+}
+
+/// Panics unless one line speaks of the bucket, and says all of this.
+#[track_caller]
+fn one_line(out: &Output, all: &[&str]) {
+    let lines = about_the_bucket(out);
+    assert_eq!(lines.len(), 1, "{}", out.describe());
+    for part in all {
+        assert!(lines[0].contains(part), "{part}{}", out.describe());
+    }
+}
+
+/// What another process learnt a moment ago, forgotten.
+fn forget(dir: &TempDir) {
+    for file in memories(dir) {
+        fs::remove_file(file).unwrap();
+    }
+}
+
+fn memories(dir: &TempDir) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir.join("cache/lease")).into_iter().flatten().flatten().map(|e| e.path());
+    entries.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("bucket-")).collect()
+}
+
+#[test]
+fn a_reader_that_may_not_list_has_its_hits_and_is_given_up_by_nobody() {
+    let (server, proxy) = filled();
+    proxy.set(Fault::HideAbsent);
+    let dir = TempDir::new();
+    let mut s = session(&dir, &server, &proxy, &["--read-only"]);
+    for (n, body) in (0..).zip(&bodies(ENTRIES)) {
+        assert!(s.client.get(&action(1000 + n)).is_none() && s.client.get(&action(2000 + n)).is_none());
+        holds(&s.client.get(&action(n)).expect("a hit"), body);
+    }
+    assert!(said(&s.end()).is_empty(), "nothing is wrong");
+
+    // who is refused everything hears of it at the end, once
+    proxy.set(Fault::Refuse("AccessDenied"));
+    let mut s = session(&TempDir::new(), &server, &proxy, &["--read-only"]);
+    assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
+    let asked = proxy.requests();
+    assert!(s.client.get(&action(1)).is_none());
+    poll("it to be asked all the same", || (proxy.requests() > asked).then_some(()));
+    one_line(&s.end(), &["reads were refused", "403", "s3:GetObject", &proxy.endpoint, "cache-bucket"]);
+}
+
+#[test]
+fn codes_that_speak_of_credentials_turn_it_off_at_once() {
+    let (server, proxy) = filled();
+    for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"] {
+        proxy.set(Fault::Refuse(code));
+        let before = proxy.requests();
+        let mut s = session(&TempDir::new(), &server, &proxy, &[]);
+        assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
+        s.put_all(&bodies(3));
+        let (out, took) = close(s);
+        one_line(&out, &[code, "403", &proxy.endpoint, "cache-bucket"]);
+        assert_eq!(proxy.requests() - before, 1, "{code}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+}
+
+#[test]
+fn answers_that_can_never_work_turn_it_off_after_ten() {
+    let (server, proxy) = filled();
+    for fault in [301, 400, 405, 501].map(Fault::Status).into_iter().chain([200, 404, 302].map(Fault::Page)) {
+        proxy.set(fault.clone());
+        let before = proxy.requests();
+        let dir = TempDir::new();
+        let mut s = session(&dir, &server, &proxy, &["--read-only"]);
+        assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
+        let (Fault::Status(code) | Fault::Page(code)) = fault else { unreachable!() };
+        one_line(&s.end(), &["10 failures in a row", &format!("status {code}"), &proxy.endpoint, "cache-bucket"]);
+        assert_eq!(proxy.requests() - before, 10, "{fault:?}");
+        // the next process does not find out again
+        let mut s = session(&dir, &server, &proxy, &["--read-only"]);
+        assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
+        s.end();
+        assert!(proxy.requests() - before <= 11, "{fault:?}: a probe at most");
+    }
+}
+
+#[test]
+fn a_page_that_says_200_acknowledges_nothing() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.set(Fault::Page(200));
+    let mut s = session(&dir, &server, &proxy, &[]);
+    s.put_all(&bodies(10));
+    let (out, took) = close(s);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(about_the_bucket(&out).len() <= 2, "{}", out.describe());
+    assert_eq!((metrics(&out)["upload"]["done"].as_u64(), entries(&server)), (Some(0), 0), "{}", out.describe());
+    proxy.set(Fault::None);
+    forget(&dir);
+    let s = session(&dir, &server, &proxy, &[]);
+    poll("the uploads", || (entries(&server) == 10).then_some(()));
+    s.end();
+}
+
+#[test]
+fn uploads_survive_an_outage_and_a_refusal() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.only("PUT");
+    proxy.series([(Fault::Status(503), 8), (Fault::Refuse("AccessDenied"), 4)]);
+    let mut s = session(&dir, &server, &proxy, &["--close-timeout=5s"]);
+    s.put_all(&bodies(200));
+    poll("the refusal", || s.child.stderr().contains("takes no writes").then_some(()));
+    let (out, took) = close(s);
+    one_line(&out, &["takes no writes", "403", "AccessDenied", &proxy.endpoint, "cache-bucket"]);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(memories(&dir).is_empty(), "a refusal is not held against the next");
+    proxy.set(Fault::None);
+    let s = session(&dir, &server, &proxy, &[]);
+    poll("the uploads", || (entries(&server) == 200).then_some(()));
+    s.end();
+}
+
+#[test]
+fn a_bucket_that_may_only_be_read_is_read() {
+    let (server, proxy) = filled();
+    proxy.only("PUT");
+    proxy.set(Fault::Refuse("AccessDenied"));
+    let mut s = session(&TempDir::new(), &server, &proxy, &["-u=1"]);
+    let bodies = bodies(ENTRIES + 10);
+    for (n, body) in (0..).zip(&bodies) {
+        assert_eq!(s.client.get(&action(n)).is_some(), n < ENTRIES as u32);
+        s.client.put(&action(1000 + n), body);
+    }
+    let (out, took) = close(s);
+    one_line(&out, &["takes no writes", "403", "AccessDenied", &proxy.endpoint, "cache-bucket"]);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(metrics(&out)["bucket"]["put_requests"], 1);
+}
+
+#[test]
+fn a_bucket_that_refuses_connections_costs_a_close_nothing() {
+    let (server, _) = filled();
+    let vars = server.env_through(&format!("http://127.0.0.1:{}", free_port()));
+    for flags in [&["--no-readahead"][..], &["--scope=x"]] {
+        let mut s = Session::start(Plugin::new(&TempDir::new()).envs(&vars).args(flags));
+        s.put_all(&bodies(4));
+        let (out, took) = close(s);
+        assert!(took < Duration::from_millis(1500), "{took:?}{}", out.describe());
+    }
+}
+
+#[test]
+fn a_job_pays_once_for_a_bucket_that_never_answers() {
+    let (server, proxy) = filled();
+    proxy.set(Fault::BlackHole);
+    let dir = TempDir::new();
+    let command = |n: u32| {
+        let begin = Instant::now();
+        let plugin = Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).arg("--scope=job");
+        let mut s = Session::start(plugin);
+        assert!(s.client.get(&action(n)).is_none());
+        s.client.put(&action(2000 + n), b"made");
+        (s.end(), begin.elapsed())
+    };
+    let (out, first) = command(0);
+    assert!(first < Duration::from_secs(14), "{first:?}");
+    one_line(&out, &["building from the local cache", &proxy.endpoint, "cache-bucket"]);
+    let begin = Instant::now();
+    let last: Vec<_> = (1..5).map(command).collect();
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    for (out, _) in &last {
+        assert!(about_the_bucket(out).len() <= 1, "{}", out.describe());
+    }
+    // it heals: the next begins with doubts, and asks in the background
+    proxy.set(Fault::None);
+    let mut s = session(&dir, &server, &proxy, &[]);
+    let mut n = 3000;
+    poll("the bucket to be used again", || {
+        n += 1;
+        s.client.get(&action(n));
+        memories(&dir).is_empty().then_some(())
+    });
+    assert!(s.client.get(&action(7)).is_some());
+    s.end();
+}
+
+#[test]
+fn what_was_learnt_is_void_after_a_minute_of_the_future_and_of_another_bucket() {
+    let (server, dir) = (filled(), TempDir::new());
+    let (server, proxy) = server;
+    proxy.set(Fault::Page(405));
+    let mut s = session(&dir, &server, &proxy, &["--read-only"]);
+    s.get_all(&bodies(ENTRIES));
+    s.end();
+    let [file] = &memories(&dir)[..] else { panic!("one file") };
+    let text = fs::read_to_string(file).unwrap();
+    let (at, _) = text.strip_prefix("reads ").unwrap().split_once(' ').unwrap();
+    let (at, moved) = (at.to_string(), |by: i64| (at.parse::<i64>().unwrap() + by).to_string());
+    proxy.set(Fault::None);
+    let hits = |flags: &[&str]| {
+        let mut s = session(&dir, &server, &proxy, &[&["--read-only"], flags].concat());
+        let hits = s.get_all(&bodies(1));
+        s.end();
+        let _ = fs::remove_dir_all(dir.join("cache/action"));
+        hits
+    };
+    for by in [-61, 3600, 40_000_000] {
+        fs::write(file, text.replace(&at, &moved(by))).unwrap();
+        assert_eq!(hits(&[]), 1, "{by} s");
+    }
+    fs::write(file, text.replace(&at, &moved(0))).unwrap();
+    assert_eq!(hits(&["--region=eu-west-1"]), 1, "another region");
+    fs::write(file, "reads \u{0}\n").unwrap();
+    assert_eq!(hits(&[]), 1, "damaged");
+}
+
+#[test]
+fn a_fifo_at_a_key_is_a_miss() {
+    let dir = TempDir::new();
+    let bucket = dir.dir("bucket");
+    for n in 0..3 {
+        let path = bucket.join(key(n));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+    }
+    let mut s = Session::start(Plugin::new(&dir).arg(format!("--bucket=file://{}", bucket.display())));
+    let begin = Instant::now();
+    assert_eq!(s.get_all(&bodies(3)), 0);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    s.put_all(&bodies(3));
+    s.end().quiet();
+    assert!((0..3).all(|n| bucket.join(key(n)).is_file()), "puts take their places");
+}
+
+#[test]
+fn a_directory_buckets_lock_and_temporary_files_follow_no_link() {
+    let dir = TempDir::new();
+    let (bucket, mine) = (dir.dir("bucket"), dir.write("mine", "precious"));
+    let empty = dir.dir("empty");
+    symlink(&mine, bucket.join(".tmp-lock")).unwrap();
+    let run = || {
+        let mut s = Session::start(Plugin::new(&dir).arg(format!("--bucket=file://{}", bucket.display())));
+        s.put_all(&bodies(2));
+        s.client.get(&action(0));
+        s.end()
+    };
+    run();
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "precious");
+    let _ = fs::remove_dir_all(bucket.join(".tmp-files"));
+    symlink(&empty, bucket.join(".tmp-files")).unwrap();
+    run();
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
+}
+
+/// The program under a user who is not root, at home in `dir`.
+fn as_nobody(dir: &TempDir, args: &[String]) -> Command {
+    // without root there is no other user to be, but then our own cannot write there either
+    let root = rustix::process::geteuid().is_root();
+    let mut command = scrubbed(if root { "setpriv" } else { binary() }, dir.path());
+    if root {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary());
+    }
+    command.env("GOCACHE_DIR", dir.join("cache")).args(args);
+    command
+}
+
+#[test]
+fn a_directory_bucket_of_another_user_is_read_and_waits_for_nobody() {
+    let (dir, shared) = (TempDir::new(), TempDir::new());
+    let bucket = shared.dir("bucket");
+    let flag = format!("--bucket=file://{}", bucket.display());
+    let mut s = Session::start(Plugin::new(&shared).arg(&flag).arg("--no-readahead"));
+    s.put_all(&bodies(ENTRIES));
+    s.end().quiet();
+    closed_to_others(&bucket);
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let args = [flag, "--no-readahead".into(), "--metrics".into()];
+    let mut child = Running::start(as_nobody(&dir, &args), Stdio::piped());
+    let mut client = Client::stdio(&mut child);
+    client.greeting();
+    let mut s = Session { child, client };
+    let begin = Instant::now();
+    let bodies = bodies(ENTRIES);
+    for (n, body) in (0..).zip(&bodies) {
+        assert!(s.client.get(&action(n)).is_some(), "entry {n}");
+        s.client.put(&action(1000 + n), body);
+    }
+    let out = s.end();
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}{}", begin.elapsed(), out.describe());
+    one_line(&out, &["takes no writes", "ermission denied", &format!("file://{}", bucket.display())]);
+    let out = crate::support::env::run(as_nobody(&dir, &["status".into(), args[0].clone()])).code(1);
+    assert!(out.stdout.contains("FAIL writing: ") && out.stdout.contains("ermission denied"), "{}", out.describe());
+    // so that it can be removed
+    Command::new("chmod").arg("-R").arg("u+w").arg(&bucket).status().unwrap();
+}
+
+/// Takes the right to write from everybody.
+fn closed_to_others(dir: &Path) {
+    let done = Command::new("chmod").arg("-R").arg("a-w,a+rX").arg(dir).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn a_credential_process_that_lives_on_holds_a_get_for_ten_seconds() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let pid = dir.join("pid");
+    dir.write(
+        ".aws/config",
+        &format!("[default]\ncredential_process = echo $$ > {}; exec >&-; sleep 300\n", pid.display()),
+    );
+    let mut vars = server.env();
+    vars.retain(|(name, _)| !name.starts_with("AWS_") || name == "AWS_EC2_METADATA_DISABLED");
+    let begin = Instant::now();
+    let mut s = Session::start(Plugin::new(&dir).envs(&vars).arg("--no-readahead"));
+    let ids: Vec<i64> = (0..8).map(|n| s.client.send_get(&action(n))).collect();
+    ids.into_iter().for_each(|id| assert_eq!(s.client.wait(id)["Miss"], true));
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    let begin = Instant::now();
+    assert!(s.client.get(&action(9)).is_none());
+    assert!(begin.elapsed() < Duration::from_secs(1), "the failure is remembered");
+    one_line(&s.end(), &["credential_process", "10 s", &server.endpoint]);
+    let group = fs::read_to_string(pid).unwrap();
+    let gone = || !Path::new("/proc").join(group.trim()).exists() || zombie(group.trim());
+    poll("the command to be ended", || gone().then_some(()));
+}
+
+fn zombie(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn a_bucket_that_is_slow_to_answer_is_left_alone() {
+    let (server, proxy) = filled();
+    proxy.set(Fault::Delay(Duration::from_secs(6)));
+    let mut s = session(&TempDir::new(), &server, &proxy, &["--read-only", "-c=8"]);
+    let ids: Vec<i64> = (0..16).map(|n| s.client.send_get(&action(n))).collect();
+    let begin = Instant::now();
+    ids.into_iter().for_each(|id| drop(s.client.wait(id)));
+    // a second round may have begun before the fifth answer of the first was in
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    one_line(&s.end(), &["5 failures in a row", "took 6 s", &proxy.endpoint]);
+}
