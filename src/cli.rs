@@ -198,7 +198,12 @@ mod tests {
         assert_eq!(config.close_timeout, Duration::ZERO);
         assert_eq!(config.max_size, Some(10_000_000_000));
         assert_eq!(config.min_upload_size, 100);
-        assert_eq!(direct(&["--expiry=0"], &[]).expiry, None);
+        assert!(config.expiry_given);
+        let (default, never) = (direct(&[], &[]), direct(&["--expiry=0", "--pending-expiry=0"], &[]));
+        assert_eq!((default.expiry, default.expiry_given), (Some(Duration::from_secs(336 * 3600)), false));
+        assert_eq!((never.expiry, never.expiry_given), (None, true));
+        assert_eq!((default.pending_expiry.as_secs(), never.pending_expiry), (168 * 3600, value::LONGEST));
+        assert_eq!(direct(&[], &[("GOCACHE_PENDING_EXPIRY", "1h")]).pending_expiry.as_secs(), 3600);
     }
 
     #[test]
@@ -341,7 +346,7 @@ mod tests {
             (&["connect", "0"], "connect \"0\": not a port"),
             (&["connect", "1", "2"], "connect: Unrecognized argument: 2"),
             (&["help", "x"], "no help on \"x\""),
-            (&["prune"], "prune needs a limit"),
+            (&["prune", "--expiry=0"], "prune needs a limit"),
         ] {
             let text = error(args, &[]);
             assert!(text.starts_with(want), "{args:?}: {text:?} does not start with {want:?}");

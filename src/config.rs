@@ -19,7 +19,7 @@ pub enum Invocation {
     Run(RunConfig),
     /// `status`: what the local cache holds.
     Status(Config),
-    /// `prune`: applies `expiry` and `max_size` to the local cache now; at least one is set.
+    /// `prune`: applies `expiry` and `max_size` to the local cache now; at least one of them says something.
     Prune(Config),
     /// `clear`: empties the local cache, or our names under a prefix of the bucket.
     Clear(ClearConfig),
@@ -94,8 +94,11 @@ pub struct Config {
     pub min_upload_size: u64,
     /// Print the metrics to stderr at exit. Default: false.
     pub metrics: bool,
-    /// Actions unused for longer are pruned at close. Default: never.
+    /// What is unused for longer is pruned at close; `None` for never. Default: 14 days.
     pub expiry: Option<Duration>,
+    /// Whether `expiry` was asked for: it then applies to modules and proxied bodies too, the
+    /// default to actions and outputs alone. Default: false.
+    pub expiry_given: bool,
     /// The local cache is pruned to this many bytes at close. Default: no limit.
     pub max_size: Option<u64>,
     /// Requests that one session works on at a time. Default: four times the CPUs, at least 8.
@@ -108,6 +111,9 @@ pub struct Config {
     pub debug: DebugMask,
     /// How long close waits for uploads; what is left stays marked for the next start. Default: 30 s.
     pub close_timeout: Duration,
+    /// Uploads that have waited for longer are dropped; the longest duration that there is for
+    /// never. Default: 7 days.
+    pub pending_expiry: Duration,
     /// Fetch listed entries ahead of `go`. Default: true.
     pub readahead: bool,
     /// The manifest's scope. Default: the module path of the nearest go.work or go.mod.

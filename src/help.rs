@@ -331,11 +331,11 @@ With --http there are pages on loopback:
 
 const MAINTENANCE: &str = "\
 status says what the local cache holds and what waits for upload. prune removes what is
-older than --expiry, counted from its last use, or least recently used until the cache is
-no larger than --max-cache-size; both work while builds run. clear --local empties the
-cache directory; clear --bucket=B --prefix=P removes this program's objects below P, and
-no others. doctor tries the cache directory, go, the credentials and the bucket, and exits
-with 1 if one of them fails.
+unused for longer than --expiry, or least recently used until the cache is no larger than
+--max-cache-size; both work while builds run. Where --expiry is not given, only build
+results expire. clear --local empties the cache directory; clear --bucket=B --prefix=P
+removes this program's objects below P, and no others. doctor tries the cache directory,
+go, the credentials and the bucket, and exits with 1 if one of them fails.
 ";
 
 #[cfg(test)]

@@ -189,8 +189,8 @@ fn given(
 flags! {
     cache_dir: "cache-dir", "GOCACHE_DIR", Some("DIR"), "go-cache-plugin in the user's cache folder", Cache, ALL,
         "local cache directory";
-    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "never", Cache, ALL,
-        "at close, prune actions unused for longer than this";
+    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "336h", Cache, ALL,
+        "at close, prune what is unused for longer; 0 for never; modules and proxied bodies only if given";
     max_cache_size: "max-cache-size", "GOCACHE_MAX_CACHE_SIZE", Some("SIZE"), "no limit", Cache, ALL,
         "at close, prune the least recently used until the local cache is this small";
     concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 8", Cache, ALL,
@@ -223,6 +223,8 @@ flags! {
         "zstd level of what is uploaded, 1 to 19";
     close_timeout: "close-timeout", "GOCACHE_CLOSE_TIMEOUT", Some("DURATION"), "30s", Bucket, ALL,
         "how long close waits for uploads; the next start sends what is left";
+    pending_expiry: "pending-expiry", "GOCACHE_PENDING_EXPIRY", Some("DURATION"), "168h", Bucket, ALL,
+        "uploads that wait for longer are dropped, with a line; 0 for never";
     scope: "scope", "GOCACHE_SCOPE", Some("NAME"), "module path of the nearest go.work or go.mod", Bucket, ALL,
         "which builds share a readahead list";
     no_readahead: "no-readahead", "GOCACHE_NO_READAHEAD", None, "false", Bucket, ALL,

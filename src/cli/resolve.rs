@@ -20,6 +20,11 @@ use crate::help;
 
 /// A Unix socket's path may be this long, in bytes.
 const SOCKET_PATH_LIMIT: usize = 107;
+/// How long what is unused stays: go's own cache keeps it for 5 days.
+const EXPIRY: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How long an upload may wait.
+const PENDING_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Makes the invocation, checking what concerns more than one value.
 pub(super) fn invocation(
     command: Option<Command>,
@@ -83,6 +88,12 @@ fn duration(given: &Given) -> Result<Duration, Error> {
     value::duration(&given.text).ok_or_else(|| given.error("not a duration: write for example 90s, 36h or 1h30m"))
 }
 
+/// An age that something may reach, `default` unless given; 0 means that it may be of any.
+fn age(given: &Option<Given>, default: Duration) -> Result<Option<Duration>, Error> {
+    let age = given.as_ref().map_or(Ok(default), duration)?;
+    Ok(Some(age).filter(|age| !age.is_zero()))
+}
+
 fn size(given: &Given) -> Result<u64, Error> {
     value::size(&given.text).ok_or_else(|| given.error("not a size: write for example 500MiB, 10GB or bytes"))
 }
@@ -116,13 +127,15 @@ impl Resolver<'_> {
             bucket: self.bucket()?,
             min_upload_size: v.min_upload_size.as_ref().map_or(Ok(0), size)?,
             metrics: on(&v.metrics)?,
-            expiry: v.expiry.as_ref().map(duration).transpose()?.filter(|d| !d.is_zero()),
+            expiry: age(&v.expiry, EXPIRY)?,
+            expiry_given: v.expiry.is_some(),
             max_size: v.max_cache_size.as_ref().map(size).transpose()?.filter(|n| *n > 0),
             concurrency: count(&v.concurrency, (cpus * 4).max(8))?,
             upload_concurrency: count(&v.upload_concurrency, 16)?,
             verbose: on(&v.verbose)?,
             debug: self.debug()?,
             close_timeout: v.close_timeout.as_ref().map_or(Ok(Duration::from_secs(30)), duration)?,
+            pending_expiry: age(&v.pending_expiry, PENDING_EXPIRY)?.unwrap_or(value::LONGEST),
             readahead: !on(&v.no_readahead)?,
             scope: self.scope()?,
             compression_level: self.compression_level()?,

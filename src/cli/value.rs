@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The longest duration that Go has, some 292 years.
+pub(super) const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {
@@ -49,8 +52,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
             _ => return None,
         };
         nanos += u128::from(whole) * unit + scaled(fraction, unit);
-        // Go's durations end at 2^63 ns, some 292 years
-        if nanos >= 1 << 63 {
+        if nanos > LONGEST.as_nanos() {
             return None;
         }
         rest = &after[unit_len..];
