@@ -20,6 +20,7 @@ mod summary;
 mod version;
 mod web;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use crate::config::{DebugMask, Invocation};
@@ -60,6 +61,11 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
         }
         Invocation::Doctor(cache) => doctor::execute(&cache),
     }
+}
+
+/// Writes one line to stderr. One that is closed or full changes nothing: the work goes on.
+pub fn say(line: impl Display) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Writes what was asked for to stdout, which no protocol uses in these commands. A reader that

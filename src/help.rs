@@ -1,5 +1,6 @@
 //! The help texts. The tables of flags and variables come from the table that drives parsing.
 
+use std::env::consts::{ARCH, OS};
 use std::fmt::Write as _;
 
 use crate::cli::{FLAGS, Flag, Mode, PROGRAM, Section};
@@ -131,7 +132,8 @@ pub fn text(topic: Option<&str>) -> String {
 
 /// `version`'s one line.
 pub fn version() -> String {
-    format!("{PROGRAM} {} ({})", env!("CARGO_PKG_VERSION"), env!("GO_CACHE_PLUGIN_TARGET"))
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{PROGRAM} {} ({ARCH}-unknown-{OS}-{libc})", env!("CARGO_PKG_VERSION"))
 }
 
 fn overview() -> String {

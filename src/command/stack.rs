@@ -161,7 +161,7 @@ impl Stack {
         self.cache.disk().save_recall();
         self.prune(self.started);
         if self.config.metrics {
-            eprintln!("{}", self.metrics.to_json());
+            super::say(self.metrics.to_json());
         }
     }
 

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one file for each side of the program.
 
+#![allow(clippy::print_stderr)] // tests say what they leave behind, and what cannot be tried here
+
 mod bucket;
 mod cli;
 mod dependencies;
@@ -10,5 +12,6 @@ mod remote;
 mod revproxy;
 mod shutdown;
 mod status;
+mod streams;
 mod support;
 mod toolchain;
