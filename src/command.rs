@@ -29,7 +29,7 @@ use crate::error::{Error, Exit};
 /// Does what the command line asks for.
 pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
     match invocation {
-        Invocation::Help(topic) => help::execute(topic),
+        Invocation::Help(word) => help::execute(word.as_deref()),
         Invocation::Version => version::execute(),
         Invocation::Direct(config) => {
             logging::init(config.verbose, config.debug);
@@ -56,7 +56,7 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             prune::execute(&cache)
         }
         Invocation::Clear(clear) => {
-            logging::init(clear.cache.verbose, clear.cache.debug);
+            logging::init(clear.verbose, DebugMask::default());
             clear::execute(&clear)
         }
         Invocation::Doctor(cache) => doctor::execute(&cache),

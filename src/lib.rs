@@ -34,6 +34,7 @@
 pub mod atomic;
 pub mod cache;
 pub mod cli;
+mod client;
 pub mod command;
 pub mod config;
 pub mod error;
@@ -47,4 +48,5 @@ pub mod remote;
 pub mod retry;
 pub mod session;
 pub mod store;
+mod text;
 pub mod upload;

@@ -12,9 +12,9 @@ use super::status::reach;
 use crate::atomic::TempFile;
 use crate::config::{BucketConfig, BucketLocation, Config};
 use crate::error::{Error, Exit};
-use crate::http::status::text;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, PutBody};
+use crate::text;
 
 /// The first minor version of Go 1 that knows GOCACHEPROG.
 const OLDEST_GO: u32 = 24;

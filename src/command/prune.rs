@@ -6,7 +6,7 @@ use super::stack;
 use crate::cache::prune::{self, Limits};
 use crate::config::Config;
 use crate::error::{Error, Exit};
-use crate::http::status::text;
+use crate::text;
 
 /// Prunes, and says what went.
 pub(super) fn execute(config: &Config) -> Result<Exit, Error> {

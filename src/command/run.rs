@@ -52,7 +52,7 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     if let (Some(web), Some(modproxy)) = (&web, config.http.as_ref().and_then(|h| h.mod_proxy.as_ref())) {
         let base = format!("http://{}/mod", web.address());
         command.env("GOPROXY", &base);
-        if let Some(name) = modproxy.sumdb.first().and_then(|entry| entry.split('=').next()) {
+        if let Some(name) = modproxy.sumdb.first().map(|db| &db.name) {
             command.env("GOSUMDB", format!("{name} {base}/sumdb/{name}"));
         }
     }

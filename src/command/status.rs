@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::names;
 use crate::config::{BucketConfig, Config};
 use crate::error::{Error, Exit};
-use crate::http::status::text;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, RemoteError};
+use crate::text;
 
 /// Prints one line for each part.
 pub(super) fn execute(config: &Config) -> Result<Exit, Error> {

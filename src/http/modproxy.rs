@@ -40,9 +40,9 @@ impl ModProxy {
     /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. The error is one line for
     /// people.
     pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let upstreams = Upstreams::parse(&config.upstream, config.netrc.as_deref())?;
+        let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
         let depot = Depot::new(store, upstreams, config.offline, config.ttl, metrics.clone());
-        Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb)?, private: config.private.clone(), metrics })
+        Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb), private: config.private.clone(), metrics })
     }
 
     /// Answers for a path below /mod/, as it was sent.

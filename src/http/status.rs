@@ -14,7 +14,6 @@ mod page;
 mod prometheus;
 mod samples;
 mod size;
-pub(crate) mod text;
 
 use std::io;
 use std::net::IpAddr;

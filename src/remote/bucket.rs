@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::breaker::Status;
 use super::guard::{Guard, Kind};
 use super::{Dir, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
-use crate::config::{BucketConfig, BucketLocation};
+use crate::config::{BucketConfig, BucketLocation, KeyPrefix};
 use crate::metrics::Metrics;
 
 /// What may be done to a bucket, and under which names.
@@ -56,23 +56,16 @@ impl Bucket {
     pub fn open(config: &BucketConfig, metrics: Arc<Metrics>) -> Result<Bucket, RemoteError> {
         let remote: Box<dyn Remote> = match &config.location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
-                let (region, endpoint) = (region.as_deref(), endpoint.as_deref());
+                let (region, endpoint) = (region.as_ref(), endpoint.as_ref());
                 Box::new(S3::new(bucket, region, endpoint, *path_style, aws, metrics.clone())?)
             }
             BucketLocation::Dir(root) => Box::new(Dir::new(root)?),
         };
         let policy = BucketPolicy {
-            prefix: config.prefix.clone(),
-            write_prefix: config.write_prefix.clone(),
+            prefix: config.prefix.to_string(),
+            write_prefix: config.write_prefix.as_ref().map(KeyPrefix::to_string),
             read_only: config.read_only,
         };
-        for prefix in std::iter::once(&policy.prefix).chain(&policy.write_prefix) {
-            if !prefix.is_empty() && prefix.split('/').any(|s| matches!(s, "" | "." | "..")) {
-                return Err(RemoteError::Config(format!(
-                    "{prefix:?} is no key prefix: it has an empty or dot segment"
-                )));
-            }
-        }
         Ok(Bucket::new(remote, policy, metrics))
     }
 

@@ -255,8 +255,9 @@ fn a_wrong_secret_is_one_line_and_one_request() {
     let env = AwsEnv { vars: vars.map(|(k, v)| (k.to_string(), v.to_string())).into() };
     // a name of its own finds its lines among those of other tests
     std::fs::create_dir_all(server.root().join("wrong-secret")).unwrap();
-    let remote =
-        S3::new("wrong-secret", Some("us-east-1"), Some(&server.endpoint), true, &env, Arc::default()).unwrap();
+    let (name, region) = ("wrong-secret".parse().unwrap(), "us-east-1".parse().unwrap());
+    let endpoint = server.endpoint.parse().unwrap();
+    let remote = S3::new(&name, Some(&region), Some(&endpoint), true, &env, Arc::default()).unwrap();
     let bucket = Bucket::new(Box::new(remote), BucketPolicy::default(), Arc::default());
     for _ in 0..5 {
         assert!(bucket.get("k").is_none());
@@ -274,7 +275,9 @@ fn missing_credentials_and_buckets_are_one_line() {
     collect_warnings();
     let server = S3Server::in_process();
     let new = |name: &str, env: &AwsEnv| {
-        let remote = S3::new(name, Some("us-east-1"), Some(&server.endpoint), true, env, Arc::default()).unwrap();
+        let (name, region) = (name.parse().unwrap(), "us-east-1".parse().unwrap());
+        let endpoint = server.endpoint.parse().unwrap();
+        let remote = S3::new(&name, Some(&region), Some(&endpoint), true, env, Arc::default()).unwrap();
         Bucket::new(Box::new(remote), BucketPolicy::default(), Arc::default())
     };
     let nobody = AwsEnv { vars: [("AWS_EC2_METADATA_DISABLED".to_string(), "true".to_string())].into() };
@@ -298,7 +301,8 @@ fn missing_credentials_and_buckets_are_one_line() {
 fn the_region_is_asked_for_once() {
     let server = S3Server::in_process();
     let env = AwsEnv { vars: server.env().into_iter().filter(|(k, _)| k.starts_with("AWS_")).collect() };
-    let remote = S3::new(&server.bucket, None, Some(&server.endpoint), true, &env, Arc::default()).unwrap();
+    let (name, endpoint) = (server.bucket.parse().unwrap(), server.endpoint.parse().unwrap());
+    let remote = S3::new(&name, None, Some(&endpoint), true, &env, Arc::default()).unwrap();
     assert_eq!(server.connections(), 0, "construction asks nobody");
     std::thread::scope(|scope| {
         for _ in 0..4 {

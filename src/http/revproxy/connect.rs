@@ -23,7 +23,11 @@ impl RevProxy {
             counters.refused.inc();
             return Reply::text(403, "CONNECT is for this machine only\n");
         }
-        if self.0.hosts.contain("https", authority) { self.intercept(authority) } else { self.tunnel(authority) }
+        if hosts::listed(&self.0.hosts, "https", authority) {
+            self.intercept(authority)
+        } else {
+            self.tunnel(authority)
+        }
     }
 
     fn intercept(&self, authority: &str) -> Reply {
