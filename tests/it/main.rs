@@ -6,6 +6,7 @@ mod bucket;
 mod cli;
 mod dependencies;
 mod direct;
+mod environment;
 mod faults;
 mod modproxy;
 mod remote;
