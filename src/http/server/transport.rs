@@ -20,7 +20,7 @@ pub(super) enum Interest {
 }
 
 impl Interest {
-    pub(super) fn flags(self) -> PollFlags {
+    fn flags(self) -> PollFlags {
         match self {
             Interest::Read => PollFlags::IN,
             Interest::Write => PollFlags::OUT,
@@ -31,7 +31,7 @@ impl Interest {
 /// Both directions of a connection. Reads and writes fail with `WouldBlock` or `TimedOut` when
 /// nothing can be done at present.
 pub(super) trait Transport: Read + Write + Send + 'static {
-    /// Whether the connection can be handed over to a reply.
+    /// Whether closing it with unread input destroys what was sent.
     const SOCKET: bool;
 
     /// Waits for readiness; false when `timeout` is over. May return true too early.
@@ -56,7 +56,6 @@ pub(super) fn is_pause(e: &io::Error) -> bool {
 }
 
 /// A client's socket, in non-blocking mode.
-#[derive(Clone, Debug)]
 pub(super) struct Socket(pub(super) Arc<TcpStream>);
 
 impl Read for Socket {
@@ -107,7 +106,7 @@ impl Transport for Socket {
 }
 
 /// Waits until `fd` is ready or in error; false when `timeout` is over.
-pub(super) fn wait_ready(fd: impl AsFd, interest: Interest, timeout: Duration) -> io::Result<bool> {
+fn wait_ready(fd: impl AsFd, interest: Interest, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + timeout;
     let mut fds = [PollFd::new(&fd, interest.flags())];
     loop {
