@@ -17,7 +17,7 @@ use std::path::Path;
 
 use argh::FromArgs;
 
-pub use flags::{FLAGS, Flag, Mode, Section};
+pub(crate) use flags::{FLAGS, Flag, Mode, Section};
 
 use crate::config::Invocation;
 use crate::error::Error;

@@ -220,6 +220,10 @@ AWS credentials are looked for as AWS programs do: AWS_ACCESS_KEY_ID and its com
 AWS_PROFILE with the shared config and credentials files, web identity, container
 credentials, instance metadata. NETRC, or .netrc in HOME, holds passwords of module
 upstreams. XDG_CACHE_HOME or HOME says where the local cache is by default.
+
+Requests to the bucket go by CONNECT through the proxy that HTTPS_PROXY or HTTP_PROXY
+names, for an https or http endpoint, but for hosts of this machine and of NO_PROXY.
+SSL_CERT_FILE names the certificates to trust.
 ";
 
 const DIRECT: &str = "\

@@ -8,8 +8,8 @@ use url::{Host, Url};
 /// Words that are checked as they are parsed. The error says what is wrong, for a line that names
 /// where the word was found.
 macro_rules! words {
-    ($( $(#[$doc:meta])* $Type:ident )*) => { $(
-        $(#[$doc])*
+    ($( $(#[$meta:meta])* $Type:ident )*) => { $(
+        $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $Type(String);
 
@@ -35,6 +35,7 @@ words! {
     /// A region's name: letters, digits, hyphens and underscores.
     Region
     /// The prefix of every key, without slashes at its ends and doubled ones; empty for none.
+    #[derive(Default)]
     KeyPrefix
 }
 
@@ -68,12 +69,6 @@ impl FromStr for KeyPrefix {
             return Err("not a key prefix: ASCII without blanks, and no segment . or ..");
         }
         Ok(KeyPrefix(segments.join("/")))
-    }
-}
-
-impl Default for KeyPrefix {
-    fn default() -> Self {
-        KeyPrefix(String::new())
     }
 }
 

@@ -64,11 +64,6 @@ impl Status {
         Ok(Status { samples: Samples::start(sources.clone())?, sources })
     }
 
-    /// Whether a path is one of those answered here.
-    pub fn owns(path: &str) -> bool {
-        matches!(path, "/healthz" | "/metrics" | "/debug") || path.starts_with("/debug/")
-    }
-
     fn get(&self, path: &str) -> Reply {
         match path {
             "/debug" => Reply::status(308).header("Location", "/debug/"),

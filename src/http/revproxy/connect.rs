@@ -19,7 +19,7 @@ impl RevProxy {
     /// The answer to a CONNECT.
     pub(super) fn connect(&self, authority: &str, request: &Request) -> Reply {
         let counters = &self.0.metrics.proxyconn;
-        if !request.from_loopback() {
+        if !request.is_local() {
             counters.refused.inc();
             return Reply::text(403, "CONNECT is for this machine only\n");
         }

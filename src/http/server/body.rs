@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::head::BodyLength;
-use super::transport::{Interest, Transport, is_pause};
+use super::transport::{Interest, Transport};
+use crate::http::exchange::is_pause;
 
 /// Bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 1024;

@@ -12,9 +12,9 @@ use super::answer::{self, Framed};
 use super::body::{BodyReader, Wire};
 use super::head::{self, BodyLength, Context, Head, Refused};
 use super::open::{Entry, State};
-use super::transport::{Interest, Transport, is_pause};
+use super::transport::{Interest, Transport};
 use super::{ServerLimits, Taker, lock};
-use crate::http::exchange::{Body, Framing, Handler, Method, Persistence, Reply, Request, head_bytes};
+use crate::http::exchange::{Body, Framing, Handler, Method, Persistence, Reply, Request, head_bytes, is_pause};
 
 /// Bytes of an unread request body that are read and dropped to keep a connection.
 const DRAIN: u64 = 64 << 10;

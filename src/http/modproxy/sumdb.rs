@@ -9,12 +9,12 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::depot::{Depot, Source, Wanted};
-use super::exchange::Reply;
-use super::modproxy::path::{check_path, is_canonical, unescape};
-use super::modproxy::{Caching, refusal, reply, text};
-use super::upstream::{FetchError, Upstream};
+use super::path::{check_path, is_canonical, unescape};
+use super::reply::{Caching, refusal, reply, text};
 use crate::config::SumDatabase;
+use crate::http::depot::{Depot, Source, Wanted};
+use crate::http::exchange::Reply;
+use crate::http::upstream::{FetchError, Upstream};
 use crate::metrics::Metrics;
 use crate::store::Blob;
 
