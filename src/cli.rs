@@ -17,11 +17,10 @@ use std::path::Path;
 
 use argh::FromArgs;
 
-pub use flags::{FLAGS, Flag, Mode, Section};
+pub(crate) use flags::{FLAGS, Flag, Mode, Section};
 
 use crate::config::Invocation;
 use crate::error::Error;
-use crate::help;
 
 /// The program's name in messages.
 pub const PROGRAM: &str = "go-cache-plugin";
@@ -34,7 +33,7 @@ pub type Environment = BTreeMap<OsString, OsString>;
 pub fn parse(args: &[OsString], env: &Environment, cwd: &Path) -> Result<Invocation, Error> {
     let line = argv::tidy(args)?;
     if line.help {
-        return Ok(Invocation::Help(line.mode.name().and_then(help::topic)));
+        return Ok(Invocation::Help(line.mode.name().map(str::to_string)));
     }
     let words: Vec<&str> = line.argv.iter().map(String::as_str).collect();
     let args = flags::Args::from_args(&[PROGRAM], &words).map_err(|exit| from_argh(&exit, line.mode))?;
@@ -57,7 +56,7 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        BucketConfig, BucketLocation, ClearTarget, Config, ConnectAddr, Layout, PluginAddr, RunConfig, ServeConfig,
+        BucketConfig, BucketLocation, Config, ConnectAddr, Layout, PluginAddr, RunConfig, ServeConfig,
     };
 
     fn with(args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, Error> {
@@ -123,7 +122,8 @@ mod tests {
         let http = config.http.expect("--http was given");
         assert_eq!(http.addr, SocketAddr::from(([127, 0, 0, 1], 5970)));
         let modproxy = http.mod_proxy.expect("--modproxy was given");
-        assert_eq!(modproxy.sumdb, ["sum.golang.org"]);
+        assert_eq!(modproxy.sumdb, ["sum.golang.org".parse().unwrap()]);
+        assert_eq!(modproxy.upstream, "https://proxy.golang.org".parse().unwrap());
         assert_eq!(modproxy.netrc, Some(PathBuf::from("/home/u/.netrc")));
     }
 
@@ -210,17 +210,30 @@ mod tests {
     fn buckets() {
         let b = bucket(&["--bucket=file:///srv/x", "--prefix=/a//b/", "--s3-layout=classic", "--write-prefix=pr/7"]);
         assert_eq!(b.location, BucketLocation::Dir(PathBuf::from("/srv/x")));
-        assert_eq!((b.prefix.as_str(), b.write_prefix.as_deref(), b.layout), ("a/b", Some("pr/7"), Layout::Classic));
-        let env =
-            [("GOCACHE_S3_BUCKET", "s3://some"), ("GOCACHE_S3_REGION", "eu-west-1"), ("AWS_PROFILE", "p"), ("X", "y")];
+        assert_eq!((b.prefix.as_str(), b.layout), ("a/b", Layout::Classic));
+        assert_eq!(b.write_prefix, Some("pr/7".parse().unwrap()));
+        let env = [
+            ("GOCACHE_S3_BUCKET", "s3://some"),
+            ("GOCACHE_S3_REGION", "eu-west-1"),
+            ("AWS_PROFILE", "p"),
+            ("AWS_REGION", "no region"),
+            ("HTTPS_PROXY", "p"),
+            ("http_proxy", "q"),
+            ("No_Proxy", "r"),
+            ("SSL_CERT_FILE", "/s"),
+            ("X", "y"),
+        ];
         let config = direct(&["--s3-endpoint-url=http://127.0.0.1:9000/", "--s3-path-style"], &env);
         match config.bucket.expect("the variable gives one").location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
-                assert_eq!(bucket, "some");
-                assert_eq!(region.as_deref(), Some("eu-west-1"));
-                assert_eq!(endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+                assert_eq!(bucket.as_str(), "some");
+                assert_eq!(region, Some("eu-west-1".parse().unwrap()));
+                assert_eq!(endpoint, Some("http://127.0.0.1:9000".parse().unwrap()));
                 assert!(path_style);
-                assert_eq!(aws.vars.keys().collect::<Vec<_>>(), ["AWS_PROFILE", "HOME"]);
+                assert_eq!(
+                    aws.vars.keys().collect::<Vec<_>>(),
+                    ["AWS_PROFILE", "AWS_REGION", "HOME", "HTTPS_PROXY", "SSL_CERT_FILE", "http_proxy"]
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -303,13 +316,24 @@ mod tests {
 
     #[test]
     fn clear_is_explicit() {
-        let target = |args: &[&str]| match with(args, &[("GOCACHE_S3_BUCKET", "some"), ("GOCACHE_KEY_PREFIX", "p")]) {
-            Ok(Invocation::Clear(c)) => Ok(c.target),
+        // variables for builds change nothing, however wrong they are here
+        let env = [
+            ("GOCACHE_S3_BUCKET", "some"),
+            ("GOCACHE_KEY_PREFIX", "p"),
+            ("GOCACHE_WRITE_PREFIX", "x"),
+            ("GOCACHE_READ_ONLY", "true"),
+            ("GOCACHE_SIGNING_KEY_FILE", "/nonexistent"),
+            ("GOCACHE_S3_LAYOUT", "nonsense"),
+            ("GOCACHE_CONCURRENCY", "nonsense"),
+        ];
+        let target = |args: &[&str]| match with(args, &env) {
+            Ok(Invocation::Clear(c)) => Ok(c.bucket.map(|b| b.prefix.to_string())),
             Err(e) => Err(e.to_string()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(target(&["clear", "--local"]), Ok(ClearTarget::Local));
-        assert_eq!(target(&["clear", "--bucket=b-1", "--prefix=x"]), Ok(ClearTarget::Bucket));
+        assert_eq!(target(&["clear", "--local"]), Ok(None));
+        assert_eq!(target(&["clear", "--bucket=b-1", "--prefix=x"]), Ok(Some("x".to_string())));
+        assert_eq!(target(&["clear", "--bucket=b-1", "--prefix="]), Ok(Some(String::new())));
         for args in [
             &["clear"][..],
             &["clear", "--bucket=b-1"],
@@ -329,11 +353,11 @@ mod tests {
             (&["--help"], None),
             (&["-h"], None),
             (&["help", "debug"], Some("debug")),
-            (&["help", "connect"], Some("serve-mode")),
+            (&["help", "connect"], Some("connect")),
             (&["run", "--help"], Some("run")),
         ] {
             match with(args, &[]) {
-                Ok(Invocation::Help(topic)) => assert_eq!(topic, want, "{args:?}"),
+                Ok(Invocation::Help(topic)) => assert_eq!(topic.as_deref(), want, "{args:?}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -374,7 +398,6 @@ mod tests {
             (&["connect"], "connect: Required positional arguments not provided: address"),
             (&["connect", "0"], "connect \"0\": not a port"),
             (&["connect", "1", "2"], "connect: Unrecognized argument: 2"),
-            (&["help", "x"], "no help on \"x\""),
             (&["prune", "--expiry=0"], "prune needs a limit"),
         ] {
             let text = error(args, &[]);

@@ -21,6 +21,7 @@ mod summary;
 mod version;
 mod web;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use crate::config::{DebugMask, Invocation};
@@ -29,7 +30,7 @@ use crate::error::{Error, Exit};
 /// Does what the command line asks for.
 pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
     match invocation {
-        Invocation::Help(topic) => help::execute(topic),
+        Invocation::Help(word) => help::execute(word.as_deref()),
         Invocation::Version => version::execute(),
         Invocation::Keygen(file) => keygen::execute(&file),
         Invocation::Direct(config) => {
@@ -57,11 +58,16 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             prune::execute(&cache)
         }
         Invocation::Clear(clear) => {
-            logging::init(clear.cache.verbose, clear.cache.debug);
+            logging::init(clear.verbose, DebugMask::default());
             clear::execute(&clear)
         }
         Invocation::Doctor(cache) => doctor::execute(&cache),
     }
+}
+
+/// Writes one line to stderr. One that is closed or full changes nothing: the work goes on.
+pub fn say(line: impl Display) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Writes what was asked for to stdout, which no protocol uses in these commands. A reader that

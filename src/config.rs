@@ -1,12 +1,17 @@
 //! The validated configuration: plain values, no I/O and no environment. `cli` builds it, the
 //! commands read it. Every field's doc ends with its default.
 
+mod place;
+mod web;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sign::Signer;
+pub use place::{BucketName, Endpoint, KeyPrefix, Region};
+pub use web::{ListEnd, ProxiedHost, SumDatabase, UpstreamList, UpstreamUrl};
 
 /// What one command line asks for.
 #[derive(Clone, Debug)]
@@ -27,8 +32,8 @@ pub enum Invocation {
     Clear(ClearConfig),
     /// `doctor`: tries everything that the program depends on.
     Doctor(Config),
-    /// `help [topic]`: the topic's canonical name, or none for the overview.
-    Help(Option<&'static str>),
+    /// `help [topic]`, or a command's `--help`: the word, or none for the overview.
+    Help(Option<String>),
     /// `version`.
     Version,
     /// `keygen FILE`: the absolute path of the private key's file to make.
@@ -71,20 +76,13 @@ pub struct RunConfig {
 /// What `clear` needs.
 #[derive(Clone, Debug)]
 pub struct ClearConfig {
-    /// The cache; where `target` is the bucket, `cache.bucket` is set and its prefix was given
-    /// on the command line.
-    pub cache: Config,
-    /// What to empty.
-    pub target: ClearTarget,
-}
-
-/// What `clear` empties.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClearTarget {
-    /// The local cache directory.
-    Local,
-    /// The bucket, under the explicit prefix.
-    Bucket,
+    /// The local cache directory, absolute.
+    pub cache_dir: PathBuf,
+    /// The bucket to empty under its prefix, which was given on the command line; the local cache
+    /// directory where there is none.
+    pub bucket: Option<BucketConfig>,
+    /// Log what the program does. Default: false.
+    pub verbose: bool,
 }
 
 /// What every command that opens the cache needs.
@@ -133,10 +131,10 @@ pub struct Config {
 pub struct BucketConfig {
     /// Where the bucket is.
     pub location: BucketLocation,
-    /// Prefix of every key, without slashes at its ends; empty for none. Default: empty.
-    pub prefix: String,
-    /// Read this prefix first, and write nowhere else. Default: none.
-    pub write_prefix: Option<String>,
+    /// Prefix of every key. Default: empty.
+    pub prefix: KeyPrefix,
+    /// Read this prefix first, and write nowhere else; never empty. Default: none.
+    pub write_prefix: Option<KeyPrefix>,
     /// Write nothing to the bucket. Default: false.
     pub read_only: bool,
     /// How build outputs are laid out. Default: `single`.
@@ -145,17 +143,32 @@ pub struct BucketConfig {
     pub signer: Signer,
 }
 
+impl BucketConfig {
+    /// A bucket with all else as by default.
+    pub fn at(location: BucketLocation, prefix: KeyPrefix) -> Self {
+        BucketConfig {
+            location,
+            prefix,
+            write_prefix: None,
+            read_only: false,
+            layout: Layout::Single,
+            signer: Signer::default(),
+        }
+    }
+}
+
 /// Where a bucket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BucketLocation {
     /// An S3 bucket.
     S3 {
         /// Its name.
-        bucket: String,
-        /// Its region. Default: asked of the bucket (GetBucketLocation), us-east-1 where empty.
-        region: Option<String>,
-        /// A custom endpoint, `http[s]://host[:port]`. Default: AWS.
-        endpoint: Option<String>,
+        bucket: BucketName,
+        /// Its region. Default: AWS_REGION or AWS_DEFAULT_REGION, else asked of the bucket
+        /// (GetBucketLocation), us-east-1 where empty.
+        region: Option<Region>,
+        /// A custom endpoint. Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS.
+        endpoint: Option<Endpoint>,
         /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: false.
         path_style: bool,
         /// AWS_PROFILE and the files' paths as found in the environment.
@@ -168,12 +181,20 @@ pub enum BucketLocation {
 /// What the environment says of AWS credentials; read once by `cli`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AwsEnv {
-    /// Every `AWS_*` variable, and `HOME`, `SSL_CERT_FILE`, `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`
-    /// and their lower-case forms, by name.
+    /// Every `AWS_*` variable, and `HOME`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `NO_PROXY` and the lower-case forms of these three, by name.
     pub vars: std::collections::BTreeMap<String, String>,
 }
 
 impl AwsEnv {
+    /// Whether a variable of this name belongs here.
+    pub fn holds(name: &str) -> bool {
+        let either = |upper: &str| name == upper || name == upper.to_ascii_lowercase();
+        name.starts_with("AWS_")
+            || matches!(name, "HOME" | "SSL_CERT_FILE" | "SSL_CERT_DIR")
+            || ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"].into_iter().any(either)
+    }
+
     /// The value of a variable that is set and not empty.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.vars.get(name).map(String::as_str).filter(|v| !v.is_empty())
@@ -233,8 +254,8 @@ pub struct HttpConfig {
     pub addr: SocketAddr,
     /// The module proxy, under /mod/. Default: none.
     pub mod_proxy: Option<ModProxyConfig>,
-    /// Hosts of the reverse proxy, lower case, `host` or `host:port`. Default: none.
-    pub rev_proxy: Vec<String>,
+    /// Hosts of the reverse proxy. Default: none.
+    pub rev_proxy: Vec<ProxiedHost>,
     /// Append the interception authority to the system's bundle. Default: false.
     pub install_ca: bool,
 }
@@ -242,16 +263,16 @@ pub struct HttpConfig {
 /// The module proxy.
 #[derive(Clone, Debug)]
 pub struct ModProxyConfig {
-    /// GOPROXY-style list, unparsed. Default: the public proxy, which Go itself defaults to.
-    pub upstream: String,
+    /// Whom modules are asked of. Default: the public proxy, which Go itself defaults to.
+    pub upstream: UpstreamList,
     /// GONOPROXY-style patterns, comma-separated. Default: empty.
     pub private: String,
     /// Never ask an upstream. Default: false.
     pub offline: bool,
     /// How long a mutable answer is fresh. Default: 1 min.
     pub ttl: Duration,
-    /// Names of sum databases to proxy. Default: `sum.golang.org`.
-    pub sumdb: Vec<String>,
+    /// Sum databases to proxy. Default: `sum.golang.org`.
+    pub sumdb: Vec<SumDatabase>,
     /// A netrc file with upstream credentials. Default: `.netrc` in the home directory, or NETRC.
     pub netrc: Option<PathBuf>,
 }

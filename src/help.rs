@@ -1,5 +1,6 @@
 //! The help texts. The tables of flags and variables come from the table that drives parsing.
 
+use std::env::consts::{ARCH, OS};
 use std::fmt::Write as _;
 
 use crate::cli::{FLAGS, Flag, Mode, PROGRAM, Section};
@@ -99,27 +100,20 @@ const ALL_SECTIONS: &[Section] = &[
     Section::Clear,
 ];
 
-/// The topic called `word`, or the one that explains the command of that name.
-pub fn topic(word: &str) -> Option<&'static str> {
-    if let Some(found) = TOPICS.iter().find(|t| t.name == word || (!t.command.is_empty() && t.command == word)) {
-        return Some(found.name);
-    }
-    match word {
-        "connect" => Some("serve-mode"),
-        "keygen" => Some("bucket"),
-        "status" | "prune" | "clear" | "doctor" => Some("maintenance"),
-        _ => None,
-    }
-}
-
-/// Every topic's name.
-pub fn names() -> Vec<&'static str> {
-    TOPICS.iter().map(|t| t.name).collect()
-}
-
-/// The page on `topic` as [`topic`] names it, or the overview.
-pub fn text(topic: Option<&str>) -> String {
-    let Some(topic) = topic.and_then(|name| TOPICS.iter().find(|t| t.name == name)) else { return overview() };
+/// The page on `word`, a topic or a command, or the overview. The error names the topics.
+pub fn page(word: Option<&str>) -> Result<String, String> {
+    let name = match word {
+        None | Some("help" | "version") => return Ok(overview()),
+        Some("connect") => "serve-mode",
+        Some("keygen") => "bucket",
+        Some("status" | "prune" | "clear" | "doctor") => "maintenance",
+        Some(word) => word,
+    };
+    let of_name = |t: &&Topic| t.name == name || (!t.command.is_empty() && t.command == name);
+    let Some(topic) = TOPICS.iter().find(of_name) else {
+        let names: Vec<&str> = TOPICS.iter().map(|t| t.name).collect();
+        return Err(format!("no help on {name:?}: the topics are {}", names.join(", ")));
+    };
     let mut page = topic.text.to_string();
     if topic.name == "environment" {
         variables(&mut page);
@@ -127,12 +121,13 @@ pub fn text(topic: Option<&str>) -> String {
     for section in topic.sections {
         flags(&mut page, *section);
     }
-    page
+    Ok(page)
 }
 
 /// `version`'s one line.
 pub fn version() -> String {
-    format!("{PROGRAM} {} ({})", env!("CARGO_PKG_VERSION"), env!("GO_CACHE_PLUGIN_TARGET"))
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{PROGRAM} {} ({ARCH}-unknown-{OS}-{libc})", env!("CARGO_PKG_VERSION"))
 }
 
 fn overview() -> String {
@@ -227,6 +222,10 @@ AWS credentials are looked for as AWS programs do: AWS_ACCESS_KEY_ID and its com
 AWS_PROFILE with the shared config and credentials files, web identity, container
 credentials, instance metadata. NETRC, or .netrc in HOME, holds passwords of module
 upstreams. XDG_CACHE_HOME or HOME says where the local cache is by default.
+
+Requests to the bucket go by CONNECT through the proxy that HTTPS_PROXY or HTTP_PROXY
+names, for an https or http endpoint, but for hosts of this machine and of NO_PROXY.
+SSL_CERT_FILE names the certificates to trust.
 ";
 
 const DIRECT: &str = "\
@@ -352,12 +351,12 @@ mod tests {
 
     #[test]
     fn every_topic_has_a_page_and_every_flag_is_on_one() {
-        for name in names() {
-            assert!(text(Some(name)).ends_with('\n'), "{name}");
-            assert!(overview().contains(name), "{name}");
+        for topic in TOPICS {
+            assert!(page(Some(topic.name)).unwrap().ends_with('\n'), "{}", topic.name);
+            assert!(overview().contains(topic.name), "{}", topic.name);
         }
-        let all = text(Some("configure"));
-        let environment = text(Some("environment"));
+        let all = page(Some("configure")).unwrap();
+        let environment = page(Some("environment")).unwrap();
         let readme = include_str!("../README.md");
         for flag in FLAGS {
             assert!(all.contains(&format!("  {}", flag.spelling())), "{}", flag.name);
@@ -369,12 +368,11 @@ mod tests {
     }
 
     #[test]
-    fn each_command_but_help_and_version_leads_to_a_topic() {
+    fn each_command_leads_to_a_page() {
         for (name, mode) in Mode::COMMANDS {
-            if !matches!(mode, Mode::Help | Mode::Version) {
-                assert!(topic(name).is_some(), "{name}");
-            }
+            let page = page(Some(name)).unwrap();
+            assert_eq!(page == overview(), matches!(mode, Mode::Help | Mode::Version), "{name}");
         }
-        assert_eq!(topic("nonsense"), None);
+        assert!(page(Some("nonsense")).unwrap_err().contains("the topics are configure, "));
     }
 }

@@ -4,15 +4,14 @@
 //! depends on the Host header; the path is matched as it was sent, so that no escape leads around
 //! these rules.
 
-pub mod depot;
-pub mod exchange;
-pub mod modproxy;
-pub mod revproxy;
-pub mod server;
-pub mod status;
-mod sumdb;
-pub mod tls;
-pub mod upstream;
+mod depot;
+pub(crate) mod exchange;
+pub(crate) mod modproxy;
+pub(crate) mod revproxy;
+pub(crate) mod server;
+pub(crate) mod status;
+pub(crate) mod tls;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,7 +36,7 @@ pub struct Router {
 
 impl Router {
     fn route(&self, request: Request) -> Reply {
-        let local = request.from_loopback();
+        let local = request.is_local();
         let handler = if request.target != Target::Origin {
             if !local {
                 return Reply::text(403, "this proxy serves its own machine only\n");

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(e) => {
-            eprintln!("{PROGRAM}: {e}");
+            command::say(format_args!("{PROGRAM}: {e}"));
             e.exit().into()
         }
     }

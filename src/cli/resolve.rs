@@ -4,19 +4,20 @@ mod bucket;
 mod http;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::Environment;
 use super::flags::{Command, Given, Values};
 use super::value;
 use crate::config::{
-    ClearConfig, ClearTarget, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, RunConfig,
+    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, RunConfig,
     ServeConfig,
 };
 use crate::error::Error;
-use crate::help;
 
 /// A Unix socket's path may be this long, in bytes.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -60,7 +61,8 @@ pub(super) fn invocation(
         }
         Some(Command::Status(_)) => Invocation::Status(from.cache()?),
         Some(Command::Prune(_)) => {
-            let cache = from.cache()?;
+            // what the variables say of a bucket does not matter
+            let cache = from.with_bucket(None)?;
             if cache.expiry.is_none() && cache.max_size.is_none() {
                 return Err(Error::usage("prune needs a limit: --expiry, --max-cache-size, or both"));
             }
@@ -69,12 +71,7 @@ pub(super) fn invocation(
         Some(Command::Clear(_)) => Invocation::Clear(from.clear()?),
         Some(Command::Doctor(_)) => Invocation::Doctor(from.cache()?),
         Some(Command::Keygen(args)) => Invocation::Keygen(cwd.join(args.file)),
-        Some(Command::Help(args)) => Invocation::Help(match args.topic {
-            None => None,
-            Some(word) => Some(help::topic(&word).ok_or_else(|| {
-                Error::usage(format!("no help on {word:?}: the topics are {}", help::names().join(", ")))
-            })?),
-        }),
+        Some(Command::Help(args)) => Invocation::Help(args.topic),
         Some(Command::Version(_)) => Invocation::Version,
     })
 }
@@ -83,6 +80,12 @@ pub(super) fn invocation(
 fn on(given: &Option<Given>) -> Result<bool, Error> {
     let Some(given) = given else { return Ok(false) };
     value::boolean(&given.text).ok_or_else(|| given.error("not a bool: write true or false"))
+}
+
+/// A value of a type that checks it; an empty one is none.
+fn parsed<T: FromStr<Err: Display>>(given: &Option<Given>) -> Result<Option<T>, Error> {
+    let given = given.as_ref().filter(|g| !g.text.is_empty());
+    given.map(|g| g.text.parse().map_err(|why| g.error(why))).transpose()
 }
 
 fn duration(given: &Given) -> Result<Duration, Error> {
@@ -121,11 +124,15 @@ impl Resolver<'_> {
     }
 
     fn cache(&self) -> Result<Config, Error> {
+        self.with_bucket(self.bucket()?)
+    }
+
+    fn with_bucket(&self, bucket: Option<BucketConfig>) -> Result<Config, Error> {
         let v = self.values;
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Config {
             cache_dir: self.cache_dir()?,
-            bucket: self.bucket()?,
+            bucket,
             min_upload_size: v.min_upload_size.as_ref().map_or(Ok(0), size)?,
             metrics: on(&v.metrics)?,
             expiry: age(&v.expiry, EXPIRY)?,
@@ -223,34 +230,31 @@ impl Resolver<'_> {
         if fits { Ok(path) } else { Err("a Unix socket's path has at most 107 bytes") }
     }
 
+    /// Only what says where to clear is looked at: the variables are made for builds, and may hold
+    /// much that has no meaning here.
     fn clear(&self) -> Result<ClearConfig, Error> {
         let v = self.values;
         let on_line = |given: &Option<Given>| given.as_ref().is_some_and(|g| g.on_line);
-        let target = match (on(&v.local)?, on_line(&v.bucket)) {
-            (true, false) => ClearTarget::Local,
-            (false, true) if on_line(&v.prefix) => ClearTarget::Bucket,
-            (false, true) => {
+        let bucket = match (on(&v.local)?, on_line(&v.bucket)) {
+            (true, false) => None,
+            (false, true) if !on_line(&v.prefix) => {
                 return Err(Error::usage(
                     "clear --bucket needs an explicit --prefix; --prefix= means the whole bucket",
                 ));
+            }
+            (false, true) if on_line(&v.read_only) && on(&v.read_only)? => {
+                return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
+            }
+            (false, true) => {
+                let location = self.location()?.ok_or_else(|| Error::usage("clear --bucket needs a bucket's name"))?;
+                Some(BucketConfig::at(location, parsed(&v.prefix)?.unwrap_or_default()))
             }
             (true, true) => return Err(Error::usage("clear takes --local or --bucket, not both")),
             (false, false) => {
                 return Err(Error::usage("clear what? --local, or --bucket=NAME --prefix=PREFIX"));
             }
         };
-        let mut cache = self.cache()?;
-        if target == ClearTarget::Bucket {
-            match &mut cache.bucket {
-                None => return Err(Error::usage("clear --bucket needs a bucket's name")),
-                Some(_) if on(&v.read_only)? => {
-                    return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
-                }
-                // --prefix says what goes, whatever else is written to
-                Some(b) => (b.write_prefix, b.read_only) = (None, false),
-            }
-        }
-        Ok(ClearConfig { cache, target })
+        Ok(ClearConfig { cache_dir: self.cache_dir()?, bucket, verbose: on(&v.verbose)? })
     }
 }
 

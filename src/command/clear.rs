@@ -10,19 +10,19 @@ use std::sync::Arc;
 use super::names;
 use crate::cache::prune;
 use crate::cache::size::Size;
-use crate::config::{ClearConfig, ClearTarget};
+use crate::config::{BucketConfig, ClearConfig};
 use crate::error::{Error, Exit};
 use crate::folder::{FOLDERS, Held, each_file, each_in};
-use crate::http::status::text;
 use crate::lease::Census;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
+use crate::text;
 
 /// Clears, and says how much went.
 pub(super) fn execute(config: &ClearConfig) -> Result<Exit, Error> {
-    match config.target {
-        ClearTarget::Local => local(&config.cache.cache_dir),
-        ClearTarget::Bucket => bucket(config),
+    match &config.bucket {
+        None => local(&config.cache_dir),
+        Some(shared) => bucket(shared),
     }
 }
 
@@ -45,11 +45,10 @@ fn local(root: &Path) -> Result<Exit, Error> {
     }
     each_in(root, |entry, held| prune::sweep_one(entry, held, &census)).map_err(failed)?;
     Size::set(root, 0).map_err(failed)?;
-    super::print(&format!("{}: removed {} files, {}\n", root.display(), text::count(files), text::bytes(bytes)))
+    super::print(&format!("{}: removed {}, {}\n", root.display(), text::things(files, "file"), text::bytes(bytes)))
 }
 
-fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
-    let shared = config.cache.bucket.as_ref().expect("the command line was checked for it");
+fn bucket(shared: &BucketConfig) -> Result<Exit, Error> {
     let failed = |e: &dyn std::fmt::Display| Error::failed(format!("bucket: {e}"));
     let bucket = Bucket::open(shared, Arc::new(Metrics::default()), None).map_err(|e| failed(&e))?;
     let mut keys = Vec::new();
@@ -68,9 +67,9 @@ fn bucket(config: &ClearConfig) -> Result<Exit, Error> {
         bucket.delete(key).map_err(|e| failed(&format_args!("{key}: {e}")))?;
     }
     super::print(&format!(
-        "{}: removed {} objects, {}; {} of other names are left\n",
+        "{}: removed {}, {}; {} of other names are left\n",
         bucket.target(),
-        text::count(keys.len() as u64),
+        text::things(keys.len() as u64, "object"),
         text::bytes(bytes),
         text::count(foreign),
     ))

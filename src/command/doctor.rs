@@ -9,7 +9,7 @@ use super::status::{Finding, Mark, try_bucket};
 use crate::atomic::TempFile;
 use crate::config::{AwsEnv, BucketLocation, Config};
 use crate::error::{Error, Exit};
-use crate::http::status::text;
+use crate::text;
 
 /// The first minor version of Go 1 that knows GOCACHEPROG.
 const OLDEST_GO: u32 = 24;

@@ -3,7 +3,7 @@
 use crate::error::{Error, Exit};
 use crate::help;
 
-/// Prints the page on `topic`, or the overview.
-pub(super) fn execute(topic: Option<&str>) -> Result<Exit, Error> {
-    super::print(&help::text(topic))
+/// Prints the page on `word`, or the overview.
+pub(super) fn execute(word: Option<&str>) -> Result<Exit, Error> {
+    super::print(&help::page(word).map_err(Error::usage)?)
 }

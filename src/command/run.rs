@@ -1,21 +1,22 @@
 //! `run`: the cache in this process for one command and its children.
 //!
 //! They reach it through `connect` on a Unix socket in a directory of mode 0700, so that several
-//! `go` processes share it. The command's exit code is ours; one line sums the run up.
+//! `go` processes share it. The command's exit code is ours; one line sums the run up. The
+//! directory goes with the run: at its end, when a signal ends it, and else with the next run, which
+//! knows by a lock that nobody is there.
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::process::{self, Command};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use signal_hook::consts::SIGINT;
 
 use super::listen::Listener;
@@ -29,15 +30,14 @@ use crate::error::{Error, Exit};
 /// waited for.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// In place of a process id once the command has ended.
-const ENDED: i32 = -1;
-
 /// Runs the command.
 pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     let start = Instant::now();
     let stack = Arc::new(Stack::open(&config.cache)?);
     let dir = PrivateDir::new()?;
-    let socket = PluginAddr::Unix(dir.0.join("plugin"));
+    let child = Arc::new(Mutex::new(None));
+    pass_signals_on(child.clone(), dir.path.clone())?;
+    let socket = PluginAddr::Unix(dir.path.join("plugin"));
     // every client of this run is of one scope, wherever its working directory is
     let here = env::current_dir().unwrap_or_default();
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
@@ -52,48 +52,55 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     if let (Some(web), Some(modproxy)) = (&web, config.http.as_ref().and_then(|h| h.mod_proxy.as_ref())) {
         let base = format!("http://{}/mod", web.address());
         command.env("GOPROXY", &base);
-        if let Some(name) = modproxy.sumdb.first().and_then(|entry| entry.split('=').next()) {
+        if let Some(name) = modproxy.sumdb.first().map(|db| &db.name) {
             command.env("GOSUMDB", format!("{name} {base}/sumdb/{name}"));
         }
     }
-    let status = wait(command, &config.command[0]);
+    let status = wait(command, &config.command[0], &child);
     listener.stop(Instant::now() + GRACE);
     web.iter().for_each(Web::stop);
     stack.drain(stack.close_deadline());
     stack.last_words();
     stack.close();
     let status = status?;
-    eprintln!("{}", summary::line(&stack, start.elapsed()));
+    super::say(summary::line(&stack, start.elapsed()));
     let code = status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1);
     Ok(Exit::Child(u8::try_from(code).unwrap_or(1)))
 }
 
-/// Starts the command, passes signals on to it, and waits for its end.
-fn wait(mut command: Command, name: &OsString) -> Result<process::ExitStatus, Error> {
-    // 0: not started yet; the handlers come first, so that no signal can end us in between
-    let pid = Arc::new(AtomicI32::new(0));
-    let target = pid.clone();
+/// Passes signals on to the command while `child` names it. Before it starts and after it has ended
+/// they end this process: what is not uploaded stays marked.
+fn pass_signals_on(child: Arc<Mutex<Option<Pid>>>, dir: PathBuf) -> Result<(), Error> {
     signals::each(move |caught| {
-        let pid = target.load(Ordering::SeqCst);
-        if pid == ENDED {
-            // the command is done, and only uploads hold us up: they stay marked
+        // held while the command starts, so that no signal can come in between
+        let child = child.lock().expect("no holder panics");
+        let Some(pid) = *child else {
+            let _ = fs::remove_dir_all(&dir);
             process::exit(128 + caught.signal);
-        }
+        };
         // the terminal's ^C went to the command too
         if caught.signal == SIGINT && caught.from_terminal {
             return;
         }
-        let pid = Pid::from_raw(pid);
-        if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(caught.signal)) {
+        if let Some(signal) = Signal::from_named_raw(caught.signal) {
             // it may have ended just now
             let _ = kill_process(pid, signal);
         }
-    })?;
-    let mut child: Child = command.spawn().map_err(|e| Error::failed(format!("{}: {e}", name.to_string_lossy())))?;
-    pid.store(i32::try_from(child.id()).unwrap_or(0), Ordering::SeqCst);
-    let status = child.wait().map_err(|e| Error::failed(format!("waiting for {}: {e}", name.to_string_lossy())))?;
-    pid.store(ENDED, Ordering::SeqCst);
-    Ok(status)
+    })
+}
+
+/// Starts the command and waits for its end.
+fn wait(mut command: Command, name: &OsString, running: &Mutex<Option<Pid>>) -> Result<process::ExitStatus, Error> {
+    let failed = |what: &str, e: io::Error| Error::failed(format!("{what}{}: {e}", name.to_string_lossy()));
+    let mut child = {
+        let mut running = running.lock().expect("no holder panics");
+        let child = command.spawn().map_err(|e| failed("", e))?;
+        *running = Some(Pid::from_child(&child));
+        child
+    };
+    let status = child.wait().map_err(|e| failed("waiting for ", e));
+    *running.lock().expect("no holder panics") = None;
+    status
 }
 
 /// This program's file: as the kernel says, or, where /proc is not mounted, as we were called.
@@ -129,30 +136,61 @@ fn quote(word: &str) -> Result<String, Error> {
 }
 
 /// A directory for the socket that nobody else may enter, removed in the end.
-struct PrivateDir(PathBuf);
+struct PrivateDir {
+    path: PathBuf,
+    /// A locked file in it says that it is in use.
+    _lock: File,
+}
+
+/// What the directories' names begin with; a process id, a dash and a number follow.
+const DIR_PREFIX: &str = "go-cache-plugin-";
+const LOCK: &str = "lock";
 
 impl PrivateDir {
     fn new() -> Result<Self, Error> {
         let base = env::temp_dir();
+        let failed =
+            |e| Error::failed(format!("{}: {e}; set TMPDIR to a directory that can be written", base.display()));
+        sweep(&base);
         for n in 0..1000 {
-            let path = base.join(format!("go-cache-plugin-{}-{n}", process::id()));
+            let path = base.join(format!("{DIR_PREFIX}{}-{n}", process::id()));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(PrivateDir(path)),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(Self::failed(&path, &e)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(failed)?,
+            }
+            let lock = File::create_new(path.join(LOCK)).map_err(failed)?;
+            // a sweep that was faster has removed it
+            if lock.try_lock().is_ok() && lock.metadata().map_err(failed)?.nlink() > 0 {
+                return Ok(PrivateDir { path, _lock: lock });
             }
         }
-        Err(Self::failed(&base, &std::io::ErrorKind::AlreadyExists.into()))
-    }
-
-    fn failed(path: &Path, e: &std::io::Error) -> Error {
-        Error::failed(format!("{}: {e}; set TMPDIR to a directory that can be written", path.display()))
+        Err(failed(io::ErrorKind::AlreadyExists.into()))
     }
 }
 
 impl Drop for PrivateDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what runs that were killed have left in `base`.
+fn sweep(base: &Path) {
+    let ours = |name: &str| {
+        let (pid, n) = name.strip_prefix(DIR_PREFIX)?.split_once('-')?;
+        pid.parse::<u32>().ok().zip(n.parse::<u32>().ok())
+    };
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().and_then(ours).is_none()
+            || !entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw())
+        {
+            continue;
+        }
+        // one without a lock is just being made
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        if lock.try_lock().is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

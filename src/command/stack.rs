@@ -16,11 +16,12 @@ use crate::cache::size::Size;
 use crate::cache::{ACTION_KIND, ActionSource, BuildCache, Tier};
 use crate::config::{BucketLocation, Config, Layout};
 use crate::error::Error;
-use crate::http::status::text;
+
 use crate::lease::{Census, LEASE, Lease, prune_turn};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 use crate::session::{Budget, Options};
+use crate::text;
 use crate::upload::{Target, Uploader};
 
 /// The time of last use is kept at least this exactly.
@@ -141,7 +142,7 @@ impl Stack {
         self.config.bucket.iter().for_each(|bucket| bucket.signer.end());
         self.bucket.iter().flat_map(|bucket| bucket.last_words()).for_each(|line| log::warn!("{line}"));
         if self.config.metrics {
-            eprintln!("{}", self.metrics.to_json());
+            super::say(self.metrics.to_json());
         }
     }
 

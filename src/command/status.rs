@@ -10,9 +10,9 @@ use super::names;
 use crate::config::{BucketConfig, BucketLocation, Config};
 use crate::error::{Error, Exit};
 use crate::folder::FOLDERS;
-use crate::http::status::text;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, PutBody, RemoteError};
+use crate::text;
 
 /// Prints one line for each part; fails where the bucket cannot be used as configured.
 pub(super) fn execute(config: &Config) -> Result<Exit, Error> {

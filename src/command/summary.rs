@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::stack::Stack;
+use crate::text::{bytes, percent};
 
 /// Gets, hits, misses, bytes, uploads and time; with a bucket, what came from it, what was fetched
 /// ahead and how long gets waited for it in all.
@@ -33,29 +34,4 @@ pub fn line(stack: &Stack, took: Duration) -> String {
         line += "; 0 uploads";
     }
     line + &format!("; {:.1} s", took.as_secs_f64())
-}
-
-fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".into() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
-}
-
-fn bytes(n: u64) -> String {
-    match n {
-        0..1_000 => format!("{n} B"),
-        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
-        _ => format!("{:.2} GB", n as f64 / 1e9),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_for_people() {
-        assert_eq!(percent(0, 0), "-");
-        assert_eq!(percent(1, 3), "33.3 %");
-        assert_eq!([bytes(999), bytes(1500), bytes(2_000_000)], ["999 B", "1.5 kB", "2.0 MB"]);
-    }
 }

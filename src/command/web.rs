@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::stack::Stack;
+use crate::cli::PROGRAM;
 use crate::config::HttpConfig;
 use crate::error::Error;
 use crate::http::Router;
@@ -91,13 +92,13 @@ fn reverse_proxy(config: &HttpConfig, stack: &Stack) -> Result<Arc<dyn Handler>,
     let authority = Authority::open(&stack.config().cache_dir, SystemTime::now()).map_err(failed)?;
     let cert = authority.cert_path().display().to_string();
     // said without -v too: HTTPS through the proxy works for nobody who does not know it
-    eprintln!("go-cache-plugin: clients of the reverse proxy have to trust {cert}");
+    super::say(format_args!("{PROGRAM}: clients of the reverse proxy have to trust {cert}"));
     if config.install_ca {
         let bundle = system_bundle()
             .ok_or_else(|| Error::failed("--install-ca: this system has no certificate bundle that we know"))?;
         let installed = authority.install_into(&bundle).map_err(|e| Error::failed(format!("--install-ca: {e}")))?;
         if matches!(installed, Installed::Now) {
-            eprintln!("go-cache-plugin: {cert} was appended to {}", bundle.display());
+            super::say(format_args!("{PROGRAM}: {cert} was appended to {}", bundle.display()));
         }
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());

@@ -58,32 +58,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request without headers and body, from this machine, for `target`, a path and perhaps a
-    /// query.
-    pub fn new(method: Method, target: &str) -> Self {
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query.to_string())),
-            None => (target, None),
-        };
-        Request {
-            method,
-            target: Target::Origin,
-            path: path.to_string(),
-            query,
-            headers: Vec::new(),
-            peer: None,
-            body: Box::new(io::empty()),
-            body_len: None,
-        }
-    }
-
     /// The value of the first header of that name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|h| h.field.as_str().as_str().eq_ignore_ascii_case(name)).map(|h| h.value.as_str())
     }
 
     /// Whether the client is on this machine.
-    pub fn from_loopback(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         self.peer.is_none_or(|p| p.ip().to_canonical().is_loopback())
     }
 }
@@ -103,6 +84,11 @@ impl Stream for TcpStream {
     fn socket(&self) -> Option<&TcpStream> {
         Some(self)
     }
+}
+
+/// Whether an error only says "not now".
+pub(super) fn is_pause(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// The body of a reply.
@@ -233,6 +219,27 @@ fn is_token_byte(b: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Request {
+        /// A request without headers and body, from this machine, for `target`, a path and perhaps a
+        /// query.
+        pub fn new(method: Method, target: &str) -> Self {
+            let (path, query) = match target.split_once('?') {
+                Some((path, query)) => (path, Some(query.to_string())),
+                None => (target, None),
+            };
+            Request {
+                method,
+                target: Target::Origin,
+                path: path.to_string(),
+                query,
+                headers: Vec::new(),
+                peer: None,
+                body: Box::new(io::empty()),
+                body_len: None,
+            }
+        }
+    }
 
     fn head(status: u16, headers: &[(&str, &str)], framing: Framing, stay: Persistence) -> String {
         let headers: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();

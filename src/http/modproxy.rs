@@ -4,24 +4,25 @@
 //! upstream; what is kept was verified; a private module is asked of no public upstream, nor is the
 //! public sum database asked for it.
 
-pub mod path;
-pub mod zip;
+mod path;
+mod reply;
+mod sumdb;
+mod zip;
 
 use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
 
 use self::path::{ModFile, ModPath};
+use self::reply::{Caching, refusal, reply, text};
+use self::sumdb::SumDb;
 use super::depot::{Depot, Source, Wanted};
-use super::exchange::{Body, Handler, Method, Reply, Request};
-use super::sumdb::SumDb;
-use super::upstream::{FetchError, Upstreams};
+use super::exchange::{Handler, Method, Reply, Request};
+use super::upstream::Upstreams;
 use crate::config::ModProxyConfig;
 use crate::metrics::Metrics;
-use crate::store::{Blob, BlobStore};
+use crate::store::BlobStore;
 
 /// Bytes of a `.info` or `@latest`.
 const MAX_INFO: u64 = 1 << 20;
@@ -40,9 +41,9 @@ impl ModProxy {
     /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. The error is one line for
     /// people.
     pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let upstreams = Upstreams::parse(&config.upstream, config.netrc.as_deref())?;
+        let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
         let depot = Depot::new(store, upstreams, config.offline, config.ttl, metrics.clone());
-        Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb)?, private: config.private.clone(), metrics })
+        Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb), private: config.private.clone(), metrics })
     }
 
     /// Answers for a path below /mod/, as it was sent.
@@ -98,38 +99,6 @@ impl Handler for ModProxy {
     }
 }
 
-/// How long others may keep an answer.
-pub(super) struct Caching {
-    /// Whether it is of a private module.
-    pub(super) private: bool,
-    /// How long it is fresh, where it can change.
-    pub(super) ttl: Option<Duration>,
-}
-
-/// What a client is told of the outcome.
-pub(super) fn reply(outcome: Result<Blob, FetchError>, content_type: &str, caching: Caching) -> Reply {
-    match outcome {
-        Ok(blob) => {
-            let who = if caching.private { "private" } else { "public" };
-            let cache_control = match caching.ttl {
-                None => format!("{who}, max-age=31536000, immutable"),
-                Some(ttl) => format!("{who}, max-age={}", ttl.as_secs()),
-            };
-            Reply::status(200)
-                .header("Content-Type", content_type)
-                .header("Cache-Control", cache_control)
-                .body(Body::File(blob.file, blob.len))
-        }
-        // go tries its next proxy after these, and stops after others
-        Err(FetchError::Absent(status, why)) => refusal(status, format!("{why}\n")),
-        Err(FetchError::Failed(status, why)) => refusal(status, format!("{why}\n")),
-    }
-}
-
-pub(super) fn refusal(status: u16, text: impl Into<String>) -> Reply {
-    Reply::text(status, text).header("Cache-Control", "no-store").header("X-Content-Type-Options", "nosniff")
-}
-
 /// What of a `.info` is looked at.
 #[derive(Deserialize)]
 struct Info {
@@ -170,13 +139,6 @@ fn check_list(file: &File) -> Result<(), String> {
         Some(word) => Err(format!("not a list of versions: {:?}", word.chars().take(40).collect::<String>())),
         None => Ok(()),
     }
-}
-
-/// The whole file, whose size was limited as it was fetched.
-pub(super) fn text(mut file: &File) -> Result<String, String> {
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|e| e.to_string())?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -26,7 +26,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::forward::{Failed, Forwarded, Forwarder, RequestBody};
 use self::headers::Headers;
-use self::hosts::Hosts;
 use self::memory::{Answer, Memory};
 use self::policy::{Keep, Terms};
 use self::reply::{Outcome, Tags};
@@ -34,6 +33,7 @@ use self::tunnel::Places;
 use self::unkept::Unkept;
 use super::exchange::{Handler, Method, Reply, Request, Target};
 use super::tls::Authority;
+use crate::config::ProxiedHost;
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::store::BlobStore;
@@ -52,7 +52,7 @@ type Fetching = Leader<String, ()>;
 pub struct RevProxy(Arc<Inner>);
 
 struct Inner {
-    hosts: Hosts,
+    hosts: Vec<ProxiedHost>,
     store: Arc<BlobStore>,
     authority: Authority,
     memory: Arc<Memory>,
@@ -65,17 +65,17 @@ struct Inner {
 }
 
 impl RevProxy {
-    /// A proxy for `hosts` (`host` or `host:port`) that keeps answers in `store` and speaks TLS as
+    /// A proxy for `hosts` that keeps answers in `store` and speaks TLS as
     /// `authority` lets it. `debug` logs begin and end of each request.
     pub fn new(
-        hosts: &[String],
+        hosts: &[ProxiedHost],
         store: Arc<BlobStore>,
         authority: Authority,
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Self {
         RevProxy(Arc::new(Inner {
-            hosts: Hosts::new(hosts),
+            hosts: hosts.to_vec(),
             store,
             authority,
             memory: Arc::new(Memory::new(MEMORY)),
@@ -109,7 +109,7 @@ impl Inner {
     fn proxy(&self, request: Request, scheme: &str, authority: &str) -> Reply {
         let begin = Instant::now();
         self.metrics.revcache.req_received.inc();
-        if !self.hosts.contain(scheme, authority) {
+        if !hosts::listed(&self.hosts, scheme, authority) {
             return Reply::text(502, format!("{authority} is not proxied: it is not in --revproxy\n"));
         }
         if request.path.contains('#') || request.query.as_ref().is_some_and(|q| q.contains('#')) {

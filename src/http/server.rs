@@ -1,42 +1,33 @@
-//! The HTTP server: accepts connections and answers their requests on a bounded set of threads.
+//! The HTTP server: accepts connections and answers their requests, a thread a connection.
 //!
 //! Invariants:
-//! - A connection is in one place at a time: in the queue or at a worker (something can be done),
-//!   or parked (it waits for its client). Parked connections cost no thread: one poller watches
-//!   them. Idle clients, those that dribble a head and those that read an answer slowly are
-//!   parked. Only a handler, a request body it reads and a streamed answer hold a worker.
-//! - A worker lingers at its connection for some milliseconds before parking it, as long as others
-//!   are free, so that a busy keep-alive connection costs no hand-over.
-//! - Connections are capped; at the cap the one that has been idle for longest makes room. Every
-//!   wait for a client has a time-out.
-//! - Threads are named, started as work comes, bounded, and joined by [`Server::stop`].
-//! - A connection that a reply takes over (CONNECT) gets a thread of its own, counted and capped.
+//! - Connections are capped; at the cap the one that has been idle for longest makes room. A thread
+//!   has a small stack, so that a thousand idle connections cost little.
+//! - Every wait for a client has a time-out. Only a reply that takes its connection over (CONNECT)
+//!   waits as it likes.
+//! - Threads are named, and joined by [`Server::stop`].
 
 mod answer;
 mod body;
 mod conn;
 mod head;
 mod open;
-mod park;
 #[cfg(test)]
 mod tests;
 mod transport;
-mod workers;
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use self::conn::{Conn, Host, Turn};
-use self::open::{Entry, Open};
-use self::park::Parking;
-use self::transport::{Blocking, Socket, TakenOver};
-use self::workers::Workers;
+use self::body::Wire;
+use self::conn::Conn;
+use self::open::{Entry, Open, State};
+use self::transport::{Blocking, Socket, TakenOver, Transport};
 use super::exchange::{Handler, Stream};
 
 pub use self::head::Context;
@@ -46,10 +37,6 @@ pub use self::head::Context;
 pub struct ServerLimits {
     /// Connections at a time. Default: 2,048, or half the files that the process may open.
     pub max_connections: usize,
-    /// Threads that answer requests, started as needed. Default: 128.
-    pub workers: usize,
-    /// Connections that replies have taken over (CONNECT), a thread each. Default: 256.
-    pub max_takeovers: usize,
     /// How long a connection may wait between requests. Default: 60 s.
     pub idle_timeout: Duration,
     /// How long the rest of a head may take once it has begun. Default: 10 s.
@@ -66,25 +53,12 @@ impl Default for ServerLimits {
         let half = files.map_or(usize::MAX, |n| usize::try_from(n / 2).unwrap_or(usize::MAX));
         ServerLimits {
             max_connections: half.clamp(16, 2048),
-            workers: 128,
-            max_takeovers: 256,
             idle_timeout: Duration::from_secs(60),
             head_timeout: Duration::from_secs(10),
             io_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }
     }
-}
-
-/// How the server is doing, for the status page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerState {
-    /// Connections open.
-    pub open: usize,
-    /// Those that wait for their client.
-    pub parked: usize,
-    /// Requests being answered, connections lingered at included.
-    pub busy: usize,
 }
 
 /// What takes a connection over.
@@ -103,7 +77,6 @@ pub struct Server {
     /// Taken by the accept thread.
     listener: Mutex<Option<TcpListener>>,
     acceptor: Mutex<Option<Acceptor>>,
-    poller: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Acceptor {
@@ -115,11 +88,8 @@ struct Acceptor {
 /// What the threads share.
 struct Shared {
     limits: ServerLimits,
-    stopping: AtomicBool,
-    parking: Parking,
-    workers: Workers,
-    open: Open,
-    takers: Mutex<Vec<JoinHandle<()>>>,
+    open: Arc<Open>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Server {
@@ -136,21 +106,8 @@ impl Server {
         })?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
-        let shared = Shared {
-            stopping: AtomicBool::new(false),
-            parking: Parking::new()?,
-            workers: Workers::new(limits.workers),
-            open: Open::default(),
-            takers: Mutex::default(),
-            limits,
-        };
-        Ok(Server {
-            addr,
-            shared: Arc::new(shared),
-            listener: Mutex::new(Some(listener)),
-            acceptor: Mutex::default(),
-            poller: Mutex::default(),
-        })
+        let shared = Arc::new(Shared { limits, open: Arc::default(), threads: Mutex::default() });
+        Ok(Server { addr, shared, listener: Mutex::new(Some(listener)), acceptor: Mutex::default() })
     }
 
     /// Where it listens, the port chosen if it was 0.
@@ -162,55 +119,28 @@ impl Server {
     pub fn start(&self, handler: Arc<dyn Handler>) -> io::Result<()> {
         let listener = lock(&self.listener).take().ok_or_else(|| io::Error::other("the server was started before"))?;
         let (stopped, stop) = io::pipe()?;
-        self.shared.workers.set_handler(handler);
         let shared = self.shared.clone();
-        let poller = spawn("http-poll", move || park::run(&shared))?;
-        *lock(&self.poller) = Some(poller);
-        let shared = self.shared.clone();
-        let thread = spawn("http-accept", move || accept_loop(&shared, &listener, &stopped))?;
+        let thread = spawn("http-accept", move || accept_loop(&shared, &handler, &listener, &stopped))?;
         *lock(&self.acceptor) = Some(Acceptor { stop, thread });
         Ok(())
-    }
-
-    /// How it is doing.
-    pub fn state(&self) -> ServerState {
-        ServerState {
-            open: self.shared.open.count(),
-            parked: self.shared.parking.count(),
-            busy: self.shared.workers.busy(),
-        }
     }
 
     /// Stops accepting, closes idle connections, lets answers under way finish within the grace
     /// time, cuts off the rest, and joins every thread. Calling it again does nothing.
     pub fn stop(&self) {
-        let shared = &self.shared;
-        shared.stopping.store(true, Ordering::SeqCst);
+        let Shared { limits, open, threads } = &*self.shared;
         drop(lock(&self.listener).take());
         if let Some(Acceptor { stop, thread }) = lock(&self.acceptor).take() {
             drop(stop);
             join(thread);
         }
-        shared.parking.wake();
-        // connections that were taken over see their client leave
-        shared.open.shut_down(Shutdown::Read, |taken| taken);
-        if !shared.open.wait_closed(shared.limits.grace) {
-            log::warn!(
-                "{} HTTP connections were cut off: not done within {:?}",
-                shared.open.count(),
-                shared.limits.grace
-            );
-            shared.open.shut_down(Shutdown::Both, |_| true);
+        open.stop();
+        if !open.wait_closed(limits.grace) {
+            log::warn!("{} HTTP connections were cut off: not done within {:?}", open.count(), limits.grace);
+            open.cut_off();
         }
-        let all_closed = shared.open.wait_closed(Duration::from_secs(2));
-        shared.workers.stop(all_closed);
-        shared.parking.finish();
-        if let Some(poller) = lock(&self.poller).take() {
-            join(poller);
-        }
-        let takers = std::mem::take(&mut *lock(&shared.takers));
-        if all_closed {
-            takers.into_iter().for_each(join);
+        if open.wait_closed(Duration::from_secs(2)) {
+            std::mem::take(&mut *lock(threads)).into_iter().for_each(join);
         } else {
             log::warn!("left behind: HTTP requests whose upstream does not answer");
         }
@@ -232,40 +162,21 @@ pub fn serve_connection<S: io::Read + io::Write + Send + 'static>(
     limits: &ServerLimits,
     context: Context,
 ) {
-    let mut conn = Conn::new(Blocking(stream), context);
-    loop {
-        match conn.run(handler, limits, &Alone) {
-            Turn::Wait(_) if Instant::now() < conn.deadline(limits) => {}
-            _ => return,
-        }
-    }
+    conn(Blocking(stream), context, handler, limits, None).run();
 }
 
-/// The host of a connection that has the thread to itself.
-struct Alone;
-
-impl Host for Alone {
-    fn keeps_connections(&self) -> Option<(u16, &'static str)> {
-        Some((501, "CONNECT cannot be nested"))
-    }
-}
-
-impl Host for Shared {
-    fn linger(&self, wait: &mut dyn FnMut(Duration) -> bool) -> bool {
-        !self.is_stopping() && self.workers.linger(wait)
-    }
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-    fn keeps_connections(&self) -> Option<(u16, &'static str)> {
-        let mut takers = lock(&self.takers);
-        takers.retain(|t| !t.is_finished());
-        (takers.len() >= self.limits.max_takeovers).then_some((503, "too many CONNECTs are open"))
-    }
+fn conn<'a, T: Transport>(
+    stream: T,
+    context: Context,
+    handler: &'a dyn Handler,
+    limits: &'a ServerLimits,
+    entry: Option<&'a Entry>,
+) -> Conn<'a, T> {
+    Conn { wire: Arc::new(Mutex::new(Wire::new(stream))), context, handler, limits, entry }
 }
 
 /// Accepts until `stopped` is closed.
-fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener, stopped: &io::PipeReader) {
+fn accept_loop(shared: &Arc<Shared>, handler: &Arc<dyn Handler>, listener: &TcpListener, stopped: &io::PipeReader) {
     let mut troubled = false;
     loop {
         let mut fds = [PollFd::new(stopped, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
@@ -284,7 +195,7 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener, stopped: &io::PipeR
         let was_troubled = std::mem::replace(&mut troubled, false);
         loop {
             match listener.accept() {
-                Ok((socket, peer)) => shared.admit(socket, peer),
+                Ok((socket, peer)) => shared.admit(socket, peer, handler.clone()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 // the client gave up before we came
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
@@ -292,7 +203,7 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener, stopped: &io::PipeR
                     if !was_troubled {
                         log::warn!("cannot accept an HTTP connection, trying again: {e}");
                     }
-                    shared.parking.evict();
+                    shared.open.evict();
                     troubled = true;
                     break;
                 }
@@ -303,10 +214,10 @@ fn accept_loop(shared: &Arc<Shared>, listener: &TcpListener, stopped: &io::PipeR
 
 impl Shared {
     /// Takes a new connection in.
-    fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, handler: Arc<dyn Handler>) {
         let open = self.open.count();
         if open >= self.limits.max_connections {
-            self.parking.evict();
+            self.open.evict();
             // the eviction takes a moment; if there is nothing to evict, no more come in
             if open >= self.limits.max_connections + self.limits.max_connections / 8 {
                 return;
@@ -316,52 +227,40 @@ impl Shared {
             return; // it is gone already
         }
         let socket = Arc::new(socket);
-        let entry = self.open.add(&socket);
-        let conn = Conn::new(Socket(socket.clone()), Context { peer: Some(peer), origin: None });
-        self.workers.push(self, Client { conn, socket, entry });
-    }
-
-    /// What a worker does with a connection that is ready.
-    fn attend(&self, handler: &dyn Handler, mut client: Client) {
-        match client.conn.run(handler, &self.limits, self) {
-            Turn::Wait(interest) => self.parking.park(client, interest, &self.limits),
-            Turn::Close => {}
-            Turn::TakeOver(taker) => {
-                if let Err(e) = self.hand_over(client, taker) {
-                    log::warn!("a CONNECT was dropped: {e}");
-                }
+        let (shared, entry) = (self.clone(), self.open.add(&socket));
+        let spawned = spawn("http", move || {
+            if let Err(e) = attend(&*handler, &shared.limits, socket, peer, &entry) {
+                log::warn!("a CONNECT was dropped: {e}");
             }
+        });
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        match spawned {
+            Ok(thread) => threads.push(thread),
+            Err(e) => log::warn!("cannot start a thread for an HTTP connection: {e}"),
         }
-    }
-
-    /// Gives a connection to a reply, on a thread of its own.
-    fn hand_over(&self, client: Client, taker: Taker) -> io::Result<()> {
-        let Client { conn, socket, mut entry } = client;
-        let Some((_, early)) = conn.into_parts() else {
-            return Err(io::Error::other("its request is still being read"));
-        };
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(TICK))?;
-        socket.set_write_timeout(Some(self.limits.io_timeout))?;
-        let mut takers = lock(&self.takers);
-        entry.set_taken();
-        if self.stopping.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let thread = spawn("http-connect", move || {
-            let _entry = entry;
-            taker(Box::new(TakenOver { early: io::Cursor::new(early), socket }));
-        })?;
-        takers.push(thread);
-        Ok(())
     }
 }
 
-/// A connection on its way through the server. The entry goes after the socket.
-struct Client {
-    conn: Conn<Socket>,
+/// What a connection's thread does.
+fn attend(
+    handler: &dyn Handler,
+    limits: &ServerLimits,
     socket: Arc<TcpStream>,
-    entry: Entry,
+    peer: SocketAddr,
+    entry: &Entry,
+) -> io::Result<()> {
+    let context = Context { peer: Some(peer), origin: None };
+    let Some((taker, early)) = conn(Socket(socket.clone()), context, handler, limits, Some(entry)).run() else {
+        return Ok(());
+    };
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(TICK))?;
+    socket.set_write_timeout(Some(limits.io_timeout))?;
+    if entry.set(State::Taken) {
+        taker(Box::new(TakenOver { early: io::Cursor::new(early), socket }));
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

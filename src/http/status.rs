@@ -14,7 +14,6 @@ mod page;
 mod prometheus;
 mod samples;
 mod size;
-pub(crate) mod text;
 
 use std::io;
 use std::net::IpAddr;
@@ -63,11 +62,6 @@ impl Status {
         sources.metrics.recent.enable();
         let sources = Arc::new(sources);
         Ok(Status { samples: Samples::start(sources.clone())?, sources })
-    }
-
-    /// Whether a path is one of those answered here.
-    pub fn owns(path: &str) -> bool {
-        matches!(path, "/healthz" | "/metrics" | "/debug") || path.starts_with("/debug/")
     }
 
     fn get(&self, path: &str) -> Reply {

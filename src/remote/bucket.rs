@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::guard::{Guard, Kind, Side};
 use super::memory::Memory;
 use super::{Dir, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
-use crate::config::{BucketConfig, BucketLocation};
+use crate::config::{BucketConfig, BucketLocation, KeyPrefix};
 use crate::metrics::Metrics;
 
 /// What may be done to a bucket, and under which names.
@@ -34,24 +34,16 @@ impl Bucket {
     pub fn open(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Path>) -> Result<Bucket, RemoteError> {
         let (remote, key_id): (Box<dyn Remote>, _) = match &config.location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
-                let (region, endpoint) = (region.as_deref(), endpoint.as_deref());
-                let s3 = S3::new(bucket, region, endpoint, *path_style, aws, metrics.clone())?;
+                let s3 = S3::new(bucket, region.as_ref(), endpoint.as_ref(), *path_style, aws, metrics.clone())?;
                 (Box::new(s3), aws.var("AWS_ACCESS_KEY_ID").or(aws.var("AWS_PROFILE")).unwrap_or_default())
             }
             BucketLocation::Dir(root) => (Box::new(Dir::new(root)?), ""),
         };
         let policy = BucketPolicy {
-            prefix: config.prefix.clone(),
-            write_prefix: config.write_prefix.clone(),
+            prefix: config.prefix.to_string(),
+            write_prefix: config.write_prefix.as_ref().map(KeyPrefix::to_string),
             read_only: config.read_only,
         };
-        for prefix in std::iter::once(&policy.prefix).chain(&policy.write_prefix) {
-            if !prefix.is_empty() && prefix.split('/').any(|s| matches!(s, "" | "." | "..")) {
-                return Err(RemoteError::Config(format!(
-                    "{prefix:?} is no key prefix: it has an empty or dot segment"
-                )));
-            }
-        }
         let memory = memory.map(|dir| Memory::new(dir, &remote.describe(policy.target()), key_id));
         Ok(Bucket::new(remote, policy, metrics, memory))
     }

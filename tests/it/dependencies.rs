@@ -1,12 +1,12 @@
 //! What we build on: no async runtime in the product, one TLS stack, and licences that deny.toml
-//! allows. Advisories need a database from the network: `cargo deny check`, see README.
+//! allows. Advisories need a database from the network: `cargo deny`, see README.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
-const DENY: &str = include_str!("../../deny.toml");
+const DENY: &str = include_str!("../../.ci/deny.toml");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Crates of the product, by name: their versions.

@@ -1,11 +1,14 @@
 //! The integration tests: one binary, one file for each side of the program.
 
+#![allow(clippy::print_stderr)] // tests say what they leave behind, and what cannot be tried here
+
 mod blobs;
 mod bucket;
 mod cli;
 mod dependencies;
 mod direct;
 mod doctor;
+mod environment;
 mod faults;
 mod guard;
 mod kill;
@@ -15,6 +18,7 @@ mod revproxy;
 mod shutdown;
 mod signing;
 mod status;
+mod streams;
 mod support;
 mod toolchain;
 mod truth;

@@ -220,7 +220,8 @@ fn a_restarted_server_is_met_without_an_error() {
 fn without_a_region_the_bucket_is_asked_in_the_first() {
     let server = S3Server::in_process();
     let env = AwsEnv { vars: server.env().into_iter().filter(|(k, _)| k.starts_with("AWS_")).collect() };
-    let remote = S3::new(&server.bucket, None, Some(&server.endpoint), true, &env, Arc::default()).unwrap();
+    let (name, endpoint) = (server.bucket.parse().unwrap(), server.endpoint.parse().unwrap());
+    let remote = S3::new(&name, None, Some(&endpoint), true, &env, Arc::default()).unwrap();
     assert_eq!(server.connections(), 0, "construction asks nobody");
     assert!(remote.get("k", None).unwrap().is_none());
     assert_eq!(server.count(""), 1);

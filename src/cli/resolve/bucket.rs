@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use super::{Resolver, on};
+use super::{Resolver, on, parsed};
 use crate::cli::flags::Given;
-use crate::config::{AwsEnv, BucketConfig, BucketLocation, Layout};
+use crate::config::{AwsEnv, BucketConfig, BucketLocation, KeyPrefix, Layout};
 use crate::error::Error;
 use crate::sign::{self, Signer};
 
@@ -17,11 +17,9 @@ const KEY_LIMIT: u64 = 1024;
 impl Resolver<'_> {
     pub(super) fn bucket(&self) -> Result<Option<BucketConfig>, Error> {
         let v = self.values;
-        let prefix = v.prefix.as_ref().map_or(Ok(String::new()), key_prefix)?;
-        let write_prefix = v.write_prefix.as_ref().map(key_prefix).transpose()?.filter(|p| !p.is_empty());
+        let prefix = parsed(&v.prefix)?.unwrap_or_default();
+        let write_prefix = parsed(&v.write_prefix)?.filter(|p| *p != KeyPrefix::default());
         let read_only = on(&v.read_only)?;
-        let path_style = on(&v.path_style)?;
-        let endpoint = v.endpoint.as_ref().filter(|g| !g.text.is_empty()).map(endpoint).transpose()?;
         let layout = match &v.layout {
             None => Layout::Single,
             Some(given) => match given.text.as_str() {
@@ -36,28 +34,49 @@ impl Resolver<'_> {
         if let Some(p) = v.write_prefix.as_ref().filter(|_| write_prefix.as_ref() == Some(&prefix)) {
             return Err(p.error("is the same as --prefix: leave it out, or choose another"));
         }
-        let Some(given) = v.bucket.as_ref().filter(|g| !g.text.is_empty()) else { return Ok(None) };
+        let Some(location) = self.location()? else { return Ok(None) };
         let signer = self.signer()?;
         // unsigned puts would only push out what is signed
         let read_only = read_only || signer.demands(false) && !signer.signs() && write_prefix.is_none();
-        let location = match given.text.strip_prefix("file://") {
-            Some(path) if path.starts_with('/') => BucketLocation::Dir(PathBuf::from(path)),
-            Some(_) => return Err(given.error("not an absolute path: write file:///dir")),
-            None => BucketLocation::S3 {
-                bucket: bucket_name(given)?,
-                region: v.region.as_ref().filter(|g| !g.text.is_empty()).map(region).transpose()?,
-                endpoint,
-                path_style,
-                aws: self.aws(),
-            },
-        };
         Ok(Some(BucketConfig { location, prefix, write_prefix, read_only, layout, signer }))
     }
 
+    /// Where the bucket is, if there is one.
+    pub(super) fn location(&self) -> Result<Option<BucketLocation>, Error> {
+        let v = self.values;
+        let (path_style, endpoint) = (on(&v.path_style)?, parsed(&v.endpoint)?);
+        let Some(given) = v.bucket.as_ref().filter(|g| !g.text.is_empty()) else { return Ok(None) };
+        Ok(Some(match given.text.strip_prefix("file://") {
+            Some(path) if path.starts_with('/') => BucketLocation::Dir(PathBuf::from(path)),
+            Some(_) => return Err(given.error("not an absolute path: write file:///dir")),
+            None => {
+                let aws = self.aws();
+                let from_aws = |names: [&str; 2]| {
+                    let found = names.into_iter().find_map(|name| Some((name, aws.var(name)?)));
+                    found.map(|(name, text)| Given { text: text.into(), from: name.into(), on_line: false })
+                };
+                let urls = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+                let obeyed = aws.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") != Some("true");
+                let endpoint = match endpoint {
+                    None if obeyed => parsed(&from_aws(urls))?,
+                    given => given,
+                };
+                let region = match parsed(&v.region)? {
+                    None => parsed(&from_aws(["AWS_REGION", "AWS_DEFAULT_REGION"]))?,
+                    given => given,
+                };
+                let bucket = given.text.parse().map_err(|why| given.error(why))?;
+                BucketLocation::S3 { bucket, region, endpoint, path_style, aws }
+            }
+        }))
+    }
+
     fn aws(&self) -> AwsEnv {
-        let text = |(name, value): (&OsString, &OsString)| Some((name.to_str()?.into(), value.to_str()?.into()));
-        let ours = |name: &str| name.starts_with("AWS_") || name == "HOME";
-        AwsEnv { vars: self.env.iter().filter_map(text).filter(|(name, _): &(String, String)| ours(name)).collect() }
+        let ours = |(name, value): (&OsString, &OsString)| {
+            let name = name.to_str().filter(|name| AwsEnv::holds(name))?;
+            Some((name.to_string(), value.to_str()?.to_string()))
+        };
+        AwsEnv { vars: self.env.iter().filter_map(ours).collect() }
     }
 
     fn signer(&self) -> Result<Signer, Error> {
@@ -86,34 +105,4 @@ impl Resolver<'_> {
         read.map_err(|e| given.error(e))?;
         parse(&String::from_utf8_lossy(&bytes)).map_err(|why| given.error(why))
     }
-}
-
-/// A prefix without slashes at its ends and doubled ones.
-fn key_prefix(given: &Given) -> Result<String, Error> {
-    let segments: Vec<&str> = given.text.split('/').filter(|s| !s.is_empty()).collect();
-    if segments.iter().any(|s| matches!(*s, "." | "..")) || !given.text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(given.error("not a key prefix: ASCII without blanks, and no segment . or .."));
-    }
-    Ok(segments.join("/"))
-}
-
-fn bucket_name(given: &Given) -> Result<String, Error> {
-    let name = given.text.strip_prefix("s3://").unwrap_or(&given.text).trim_end_matches('/');
-    let fits = (3..=255).contains(&name.len()) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if !fits || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-        return Err(given.error("not a bucket's name, nor file:///dir"));
-    }
-    Ok(name.to_string())
-}
-
-fn region(given: &Given) -> Result<String, Error> {
-    let fits = given.text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    if fits { Ok(given.text.clone()) } else { Err(given.error("not a region: write for example us-east-1")) }
-}
-
-fn endpoint(given: &Given) -> Result<String, Error> {
-    let url = given.text.trim_end_matches('/');
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
-    let plain = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
-    if plain { Ok(url.to_string()) } else { Err(given.error("not an endpoint: write http[s]://host[:port]")) }
 }

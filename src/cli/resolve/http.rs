@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Resolver, bare_host, duration, on};
 use crate::cli::flags::Given;
 use crate::cli::value;
-use crate::config::{HttpConfig, ModProxyConfig};
+use crate::config::{HttpConfig, ModProxyConfig, ProxiedHost};
 use crate::error::Error;
 
 impl Resolver<'_> {
@@ -15,12 +15,12 @@ impl Resolver<'_> {
     pub(super) fn http(&self, fallback: Option<SocketAddr>) -> Result<Option<HttpConfig>, Error> {
         let v = self.values;
         let modproxy = on(&v.modproxy)?;
-        let mut rev_proxy = Vec::new();
-        if let Some(given) = &v.revproxy {
-            for host in items(&given.text) {
-                rev_proxy.push(proxied_host(host).ok_or_else(|| given.error("write host or host:port, no URL"))?);
+        let rev_proxy: Vec<ProxiedHost> = match &v.revproxy {
+            None => Vec::new(),
+            Some(given) => {
+                items(&given.text).map(|h| h.parse().map_err(|why| given.error(why))).collect::<Result<_, _>>()?
             }
-        }
+        };
         let install_ca = on(&v.install_ca)?;
         if !modproxy {
             for given in [&v.upstream, &v.mod_private, &v.mod_ttl, &v.offline].into_iter().flatten() {
@@ -51,21 +51,22 @@ impl Resolver<'_> {
 
     fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
         let v = self.values;
-        let upstream = match v.upstream.as_ref() {
-            None => "https://proxy.golang.org".to_string(),
-            Some(given) => upstream(given)?,
+        // these errors quote what is wrong themselves: there may be a password in the list
+        let wrong = |given: &Option<Given>, why: String| {
+            Error::usage(format!("{} {why}", given.as_ref().map_or("the default", |g| &g.from)))
         };
-        let sumdb = v.sumdb.as_ref().map_or("sum.golang.org", |g| g.text.as_str());
+        let upstream = v.upstream.as_ref().map_or("https://proxy.golang.org", |g| &g.text);
+        let sumdb = v.sumdb.as_ref().map_or("sum.golang.org", |g| &g.text);
         let netrc = self
             .variable("NETRC")
             .map(|path| self.cwd.join(path))
             .or_else(|| self.variable("HOME").map(|home| Path::new(home).join(".netrc")));
         Ok(ModProxyConfig {
-            upstream,
+            upstream: upstream.parse().map_err(|why| wrong(&v.upstream, why))?,
             private: v.mod_private.as_ref().map_or_else(String::new, |g| g.text.clone()),
             offline: on(&v.offline)?,
             ttl: v.mod_ttl.as_ref().map_or(Ok(Duration::from_secs(60)), duration)?,
-            sumdb: items(sumdb).map(str::to_string).collect(),
+            sumdb: items(sumdb).map(str::parse).collect::<Result<_, _>>().map_err(|why| wrong(&v.sumdb, why))?,
             netrc,
         })
     }
@@ -74,27 +75,6 @@ impl Resolver<'_> {
 /// The items of a comma-separated list, without blanks and empty ones.
 fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
-}
-
-fn upstream(given: &Given) -> Result<String, Error> {
-    let mut any = false;
-    for entry in given.text.split([',', '|']).map(str::trim).filter(|e| !e.is_empty()) {
-        // `direct` may end a list, which is then what `go env GOPROXY` says, but not be all of it
-        let known = entry == "off"
-            || (entry == "direct" && any)
-            || ["https://", "http://", "file:///"].iter().any(|s| entry.starts_with(s));
-        if !known {
-            return Err(given.error("an entry is a URL (https, http, file) or off"));
-        }
-        any = true;
-    }
-    if any { Ok(given.text.clone()) } else { Err(given.error("an empty list of upstreams")) }
-}
-
-fn proxied_host(host: &str) -> Option<String> {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
-    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
-    (plain && port.parse::<u16>().is_ok_and(|p| p > 0)).then(|| host.to_ascii_lowercase())
 }
 
 /// `[host]:port`; without a host, every IPv4 interface; a name is looked up, IPv4 first as in Go.

@@ -19,11 +19,15 @@ impl RevProxy {
     /// The answer to a CONNECT.
     pub(super) fn connect(&self, authority: &str, request: &Request) -> Reply {
         let counters = &self.0.metrics.proxyconn;
-        if !request.from_loopback() {
+        if !request.is_local() {
             counters.refused.inc();
             return Reply::text(403, "CONNECT is for this machine only\n");
         }
-        if self.0.hosts.contain("https", authority) { self.intercept(authority) } else { self.tunnel(authority) }
+        if hosts::listed(&self.0.hosts, "https", authority) {
+            self.intercept(authority)
+        } else {
+            self.tunnel(authority)
+        }
     }
 
     fn intercept(&self, authority: &str) -> Reply {

@@ -3,22 +3,15 @@
 //! no redirects followed, no bodies decoded, no bodies held in memory.
 
 use std::io::{self, Read};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ureq::http;
-use ureq::tls::TlsConfig;
 use ureq::{Agent, SendBody};
 
 use super::headers::{self, Headers};
-use crate::http::upstream;
+use crate::client::{self, Client};
 use crate::metrics::Metrics;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Until the head of the answer: servers that compute it may take their time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// A pause in a body, in either direction.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request's body, and its length where the client told it.
 pub type RequestBody = (Box<dyn Read + Send>, Option<u64>);
@@ -43,16 +36,26 @@ pub struct Failed(pub u16, pub String);
 
 /// The clients for all targets.
 pub struct Forwarder {
-    plain: Agent,
-    /// Made on first use: reading the machine's certificates takes milliseconds.
-    secure: OnceLock<Result<Agent, String>>,
+    client: Client,
     metrics: Arc<Metrics>,
 }
 
 impl Forwarder {
     /// Clients that keep connections, and use no proxy: that may be ourselves.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Forwarder { plain: agent(TlsConfig::default()), secure: OnceLock::new(), metrics }
+        let client = Client::new(client::Options {
+            connect: Duration::from_secs(10),
+            // servers that compute an answer may take their time
+            answer: Duration::from_secs(120),
+            pause: Duration::from_secs(60),
+            keep: (Duration::from_secs(30), 16),
+            redirects: 0,
+            verbatim: true,
+            proxy: None,
+            ca_file: None,
+            bucket: None,
+        });
+        Forwarder { client, metrics }
     }
 
     /// Sends a request to `url`; its Host is that of the URL. A request without a body is sent
@@ -64,7 +67,7 @@ impl Forwarder {
         request: &Headers,
         body: Option<RequestBody>,
     ) -> Result<Forwarded, Failed> {
-        let agent = self.agent(url)?;
+        let agent = self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
         let begin = Instant::now();
         self.metrics.revcache.req_forward.inc();
         let answer = match body {
@@ -76,14 +79,6 @@ impl Forwarder {
         };
         self.metrics.latency.upstream_request.observe(begin.elapsed());
         answer.map(|a| forwarded(method, a)).map_err(|e| failed(&e))
-    }
-
-    fn agent(&self, url: &str) -> Result<&Agent, Failed> {
-        if !url.starts_with("https:") {
-            return Ok(&self.plain);
-        }
-        let made = self.secure.get_or_init(|| Ok(agent(upstream::tls()?)));
-        made.as_ref().map_err(|why| Failed(502, why.clone()))
     }
 }
 
@@ -113,29 +108,6 @@ fn send_once(
             agent.run(builder.body(SendBody::from_owned_reader(body))?)
         }
     }
-}
-
-fn agent(tls: TlsConfig) -> Agent {
-    Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .allow_non_standard_methods(true)
-        .proxy(None)
-        .user_agent("")
-        .accept("")
-        .accept_encoding("")
-        .tls_config(tls)
-        .timeout_resolve(Some(CONNECT_TIMEOUT))
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(HEAD_TIMEOUT))
-        .timeout_per_read(Some(PAUSE_TIMEOUT))
-        .timeout_per_write(Some(PAUSE_TIMEOUT))
-        .max_idle_connections(64)
-        .max_idle_connections_per_host(16)
-        .max_idle_age(Duration::from_secs(30))
-        .build()
-        .new_agent()
 }
 
 fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Forwarded {

@@ -2,25 +2,13 @@
 
 use sha2::{Digest, Sha256};
 
-/// The hosts of `--revproxy`: `host`, on any port, or `host:port`.
-pub struct Hosts(Vec<String>);
+use crate::config::ProxiedHost;
 
-impl Hosts {
-    /// The hosts of a list; names in any case.
-    pub fn new(hosts: &[String]) -> Self {
-        Hosts(hosts.iter().map(|h| h.trim().trim_end_matches('.').to_ascii_lowercase()).collect())
-    }
-
-    /// Whether requests to `authority`, `host[:port]` in lower case, are proxied.
-    pub fn contain(&self, scheme: &str, authority: &str) -> bool {
-        let (host, port) = split(authority);
-        let host = host.trim_end_matches('.');
-        let port = port.unwrap_or(default_port(scheme));
-        self.0.iter().any(|listed| match split(listed) {
-            (name, None) => name == host,
-            (name, Some(p)) => name == host && p == port,
-        })
-    }
+/// Whether requests to `authority`, `host[:port]` in lower case, are for one of `hosts`.
+pub fn listed(hosts: &[ProxiedHost], scheme: &str, authority: &str) -> bool {
+    let (host, port) = split(authority);
+    let port = port.unwrap_or(default_port(scheme)).parse();
+    port.is_ok_and(|port| hosts.iter().any(|listed| listed.is(host, port)))
 }
 
 /// `host` and `port` of `host[:port]`; the brackets of an IPv6 address stay.
@@ -54,8 +42,7 @@ mod tests {
 
     #[test]
     fn hosts_match_whole_names_and_ports() {
-        let hosts =
-            Hosts::new(&["Example.com".into(), " a.example:8443 ".into(), "[::1]:80".into(), "10.0.0.1".into()]);
+        let hosts = ["Example.com", "a.example:8443", "[::1]:80", "10.0.0.1"].map(|h| h.parse().unwrap());
         for (scheme, yes) in [
             ("https", "example.com"),
             ("https", "example.com:444"),
@@ -64,7 +51,7 @@ mod tests {
             ("http", "[::1]"),
             ("http", "10.0.0.1:9"),
         ] {
-            assert!(hosts.contain(scheme, yes), "{yes}");
+            assert!(listed(&hosts, scheme, yes), "{yes}");
         }
         for (scheme, no) in [
             ("https", "www.example.com"),
@@ -74,9 +61,9 @@ mod tests {
             ("https", ""),
             ("http", "10.0.0.10"),
         ] {
-            assert!(!hosts.contain(scheme, no), "{no}");
+            assert!(!listed(&hosts, scheme, no), "{no}");
         }
-        assert!(!Hosts::new(&[]).contain("http", ""));
+        assert!(!listed(&[], "http", ""));
     }
 
     #[test]

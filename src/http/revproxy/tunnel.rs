@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::http::exchange::Stream;
+use crate::http::exchange::{Stream, is_pause};
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
@@ -216,10 +216,6 @@ fn carry(from: &mut dyn Read, mut to: &TcpStream, clock: &Clock) -> io::Result<(
             Err(e) => return Err(e),
         }
     }
-}
-
-fn is_pause(e: &io::Error) -> bool {
-    matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::head::BodyLength;
-use super::transport::{Interest, Transport, is_pause};
+use super::transport::{Interest, Transport};
+use crate::http::exchange::is_pause;
 
 /// Bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 1024;
@@ -21,12 +22,12 @@ pub(super) struct Wire<T> {
     pub(super) stream: T,
     /// Bytes read but not consumed are `buf[at..]`.
     pub(super) buf: Vec<u8>,
-    pub(super) at: usize,
+    at: usize,
     body: State,
     /// Counts requests, so that a body kept beyond its request cannot eat the next one.
     turn: u64,
     /// 100 Continue is still owed before the body is read.
-    pub(super) owes_continue: bool,
+    owes_continue: bool,
     /// How long one read of the body waits.
     patience: Duration,
     started: Instant,
@@ -139,7 +140,7 @@ impl<T: Transport> Wire<T> {
         }
         if self.owes_continue {
             self.owes_continue = false;
-            self.write_now(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.write_now(b"HTTP/1.1 100 Continue\r\n\r\n", self.patience)?;
         }
         self.step(out).inspect_err(|_| self.body = State::Broken)
     }
@@ -237,13 +238,28 @@ impl<T: Transport> Wire<T> {
         }
     }
 
-    /// Writes all of `bytes`, waiting for the client for as long as for its body.
-    fn write_now(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let deadline = Instant::now() + self.patience;
-        while !bytes.is_empty() {
-            match self.stream.write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => bytes = &bytes[n..],
+    /// Writes all of `bytes`, waiting for the client for `patience` at a time.
+    pub(super) fn write_now(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
+        let len = bytes.len() as u64;
+        self.send(len, patience, |stream, left| stream.write(&bytes[(len - left) as usize..]).map(|n| n as u64))
+    }
+
+    /// Has `some` send some of what is left, until `len` bytes are sent.
+    pub(super) fn send(
+        &mut self,
+        mut len: u64,
+        patience: Duration,
+        mut some: impl FnMut(&mut T, u64) -> io::Result<u64>,
+    ) -> io::Result<()> {
+        let mut deadline = Instant::now() + patience;
+        while len > 0 {
+            match some(&mut self.stream, len) {
+                // a file that is shorter than it was, or a connection that takes nothing more
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    len -= n;
+                    deadline = Instant::now() + patience;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if is_pause(&e) => {
                     let left = deadline.saturating_duration_since(Instant::now());

@@ -1,21 +1,20 @@
-//! One connection: reads heads, calls the handler, sends answers, and says when it has to wait.
+//! One connection, on a thread of its own: reads heads, calls the handler, sends answers.
 //!
-//! Invariants: [`Conn::run`] waits for the client only for as long as it is told to, except while
-//! a handler reads a request's body and while a streamed answer is sent; requests are answered in
-//! order, one at a time; after an error in framing the connection closes, and what it sends then is
-//! complete or visibly cut short.
+//! Invariants: every wait for the client ends; requests are answered in order, one at a time; after
+//! an error in framing the connection closes, and what it sends then is complete or visibly cut
+//! short.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::answer::Framed;
+use super::answer::{self, Framed};
 use super::body::{BodyReader, Wire};
 use super::head::{self, BodyLength, Context, Head, Refused};
-use super::transport::{Interest, Transport, is_pause};
-use super::{ServerLimits, Taker};
-use crate::http::exchange::{Body, Framing, Handler, Method, Persistence, Reply, Request, head_bytes};
+use super::open::{Entry, State};
+use super::transport::{Interest, Transport};
+use super::{ServerLimits, Taker, lock};
+use crate::http::exchange::{Body, Framing, Handler, Method, Persistence, Reply, Request, head_bytes, is_pause};
 
 /// Bytes of an unread request body that are read and dropped to keep a connection.
 const DRAIN: u64 = 64 << 10;
@@ -26,184 +25,127 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Bytes that a closing connection reads and drops.
 const CLOSE_BYTES: usize = 1 << 20;
 
-/// A connection between turns.
-pub(super) struct Conn<T: Transport> {
+/// A connection.
+pub(super) struct Conn<'a, T: Transport> {
     pub(super) wire: Arc<Mutex<Wire<T>>>,
-    context: Context,
-    pub(super) stage: Stage,
-    /// Bytes to send, then those of `file`.
-    pub(super) out: Vec<u8>,
-    pub(super) sent: usize,
-    pub(super) file: Option<(File, u64)>,
-    /// Close once everything is sent.
-    pub(super) last: bool,
-    /// When the present wait began: for a request, a head's rest, or room to send.
-    pub(super) waiting_since: Instant,
-    /// When the last request was answered, or the connection made.
-    pub(super) idle_since: Instant,
+    pub(super) context: Context,
+    pub(super) handler: &'a dyn Handler,
+    pub(super) limits: &'a ServerLimits,
+    /// Its place among the server's connections; none inside a connection that was taken over.
+    pub(super) entry: Option<&'a Entry>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// Between requests, nothing of the next one read.
-    Idle,
-    /// Part of a head was read.
-    Head,
-    /// Sending an answer.
-    Answer,
-    /// Everything sent; reading until the client closes too. So many bytes were dropped.
-    Closing(usize),
-}
-
-/// What a connection asks of whoever runs it.
-pub(super) trait Host {
-    /// Offered a short wait of a duration yet to be chosen, decides whether to do it; whether the
-    /// client became ready.
-    fn linger(&self, _wait: &mut dyn FnMut(Duration) -> bool) -> bool {
-        false
-    }
-    /// Whether this answer is to be the last.
-    fn is_stopping(&self) -> bool {
-        false
-    }
-    /// Why a reply may not take the connection over, if it may not: status and text.
-    fn keeps_connections(&self) -> Option<(u16, &'static str)>;
-}
-
-/// Why [`Conn::run`] returned.
-pub(super) enum Turn {
-    /// Run it again when it is ready for this.
-    Wait(Interest),
-    /// It is over.
-    Close,
-    /// Hand it over.
+/// What comes next.
+enum Next {
+    Request,
     TakeOver(Taker),
+    Close,
+    End,
 }
 
-impl<T: Transport> Conn<T> {
-    pub(super) fn new(stream: T, context: Context) -> Self {
-        let now = Instant::now();
-        Conn {
-            wire: Arc::new(Mutex::new(Wire::new(stream))),
-            context,
-            stage: Stage::Idle,
-            out: Vec::new(),
-            sent: 0,
-            file: None,
-            last: false,
-            waiting_since: now,
-            idle_since: now,
-        }
-    }
-
-    /// When the last request was answered, or the connection made.
-    pub(super) fn idle_since(&self) -> Instant {
-        self.idle_since
-    }
-
-    /// Whether nothing is under way.
-    pub(super) fn is_idle(&self) -> bool {
-        matches!(self.stage, Stage::Idle | Stage::Head | Stage::Closing(_))
-    }
-
-    /// When the present wait has lasted too long.
-    pub(super) fn deadline(&self, limits: &ServerLimits) -> Instant {
-        self.waiting_since
-            + match self.stage {
-                Stage::Idle => limits.idle_timeout,
-                Stage::Head => limits.head_timeout,
-                Stage::Answer => limits.io_timeout,
-                Stage::Closing(_) => CLOSE_TIME,
-            }
-    }
-
-    pub(super) fn wire(&self) -> MutexGuard<'_, Wire<T>> {
-        self.wire.lock().expect("no holder panics")
-    }
-
-    /// The stream, and what was read from it too early.
-    pub(super) fn into_parts(self) -> Option<(T, Vec<u8>)> {
-        let wire = Arc::into_inner(self.wire)?.into_inner().ok()?;
-        let ahead = wire.ahead().to_vec();
-        Some((wire.stream, ahead))
-    }
-
-    /// Goes on until the client has to be waited for.
-    pub(super) fn run(&mut self, handler: &dyn Handler, limits: &ServerLimits, host: &dyn Host) -> Turn {
+impl<T: Transport> Conn<'_, T> {
+    /// Answers requests until either side closes the connection, or a reply takes it over: that,
+    /// and what was read from the stream too early.
+    pub(super) fn run(self) -> Option<(Taker, Vec<u8>)> {
         loop {
-            let step = match self.stage {
-                Stage::Idle | Stage::Head => self.request(handler, limits, host),
-                Stage::Answer => self.send(),
-                Stage::Closing(_) => self.close(),
-            };
-            let interest = match step {
-                Ok(Step::Go) => continue,
-                Ok(Step::TakeOver(taker)) => return Turn::TakeOver(taker),
-                Ok(Step::Wait(interest)) => interest,
-                Ok(Step::End) | Err(_) => return Turn::Close,
-            };
-            let ready = host.linger(&mut |patience| self.wire().stream.wait(interest, patience).unwrap_or(true));
-            if !ready {
-                if self.stage == Stage::Idle {
-                    self.wire().buf = Vec::new(); // an idle connection holds no memory
+            match self.turn() {
+                Ok(Next::Request) => {}
+                Ok(Next::TakeOver(taker)) => {
+                    let early = self.wire().ahead().to_vec();
+                    return Some((taker, early));
                 }
-                return Turn::Wait(interest);
+                Ok(Next::Close) => {
+                    // an error says that it is closed
+                    let _ = self.close();
+                    return None;
+                }
+                Ok(Next::End) | Err(_) => return None,
             }
         }
     }
 
-    /// Reads a head, calls the handler.
-    fn request(&mut self, handler: &dyn Handler, limits: &ServerLimits, host: &dyn Host) -> io::Result<Step> {
-        let mut wire = self.wire.lock().expect("no holder panics");
-        let parsed = if wire.ahead().is_empty() { Ok(None) } else { head::parse(wire.ahead(), &self.context) };
-        let (head, used) = match parsed {
-            Ok(Some(whole)) => whole,
-            Ok(None) => {
-                let got = wire.fill();
-                if self.stage == Stage::Idle && !wire.ahead().is_empty() {
-                    self.stage = Stage::Head;
-                    self.waiting_since = Instant::now();
+    fn wire(&self) -> MutexGuard<'_, Wire<T>> {
+        lock(&self.wire)
+    }
+
+    fn set(&self, state: State) -> bool {
+        self.entry.is_none_or(|entry| entry.set(state))
+    }
+
+    /// The next head, or why it is none; `None` at the end of the connection.
+    fn head(&self) -> io::Result<Option<Result<Head, Refused>>> {
+        let mut wire = self.wire();
+        let mut deadline = Instant::now() + self.limits.idle_timeout;
+        let mut begun = false;
+        loop {
+            if !wire.ahead().is_empty() {
+                match head::parse(wire.ahead(), &self.context) {
+                    Ok(Some((head, used))) => {
+                        wire.consume(used);
+                        return Ok(Some(Ok(head)));
+                    }
+                    Err(refused) => return Ok(Some(Err(refused))),
+                    Ok(None) if !begun => {
+                        begun = true;
+                        deadline = Instant::now() + self.limits.head_timeout;
+                    }
+                    Ok(None) => {}
                 }
-                return match got {
-                    Ok(0) => Ok(Step::End),
-                    Ok(_) => Ok(Step::Go),
-                    Err(e) if is_pause(&e) => Ok(Step::Wait(Interest::Read)),
-                    Err(e) => Err(e),
-                };
             }
-            Err(Refused(status, why)) => {
-                drop(wire);
-                self.begin_answer(Reply::text(status, format!("{why}\n")), Framed::REFUSED);
-                return Ok(Step::Go);
+            match wire.fill() {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(e) if is_pause(&e) => {
+                    if !begun {
+                        wire.buf = Vec::new(); // an idle connection holds no memory
+                    }
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() || !wire.stream.wait(Interest::Read, left)? {
+                        return Ok(None);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Answers one request.
+    fn turn(&self) -> io::Result<Next> {
+        let patience = self.limits.io_timeout;
+        if !self.set(State::Idle(Instant::now())) {
+            return Ok(Next::End);
+        }
+        let head = match self.head()? {
+            None => return Ok(Next::End),
+            Some(Ok(head)) => head,
+            Some(Err(Refused(status, why))) => {
+                answer::send(&self.wire, Reply::text(status, format!("{why}\n")), Framed::REFUSED, patience)?;
+                return Ok(Next::Close);
             }
         };
-        wire.consume(used);
+        self.set(State::Busy);
         let connect = head.method == Method::Connect;
         let length = if connect { BodyLength::Known(0) } else { head.length };
-        let turn = wire.begin(length, head.expect_continue, limits.io_timeout);
-        drop(wire);
-
+        let turn = self.wire().begin(length, head.expect_continue, patience);
         let mut framed = Framed { http10: head.http10, head_only: head.method == Method::Head, keep: head.keep_alive };
-        let reply = handler.handle(self.to_request(head, length, turn));
+        let mut reply = self.handler.handle(self.to_request(head, length, turn));
         if let Body::Takeover(taker) = reply.body {
-            let refusal = if connect { host.keeps_connections() } else { Some((500, "this is not a CONNECT")) };
-            if let Some((status, why)) = refusal {
-                self.begin_answer(Reply::text(status, format!("{why}\n")), Framed { keep: false, ..framed });
-                return Ok(Step::Go);
-            }
-            self.out = head_bytes(200, &reply.headers, Framing::None, Persistence::Implied);
-            self.flush_now(limits)?;
-            return Ok(Step::TakeOver(taker));
+            let refusal = match self.entry {
+                Some(_) if connect => {
+                    let head = head_bytes(200, &reply.headers, Framing::None, Persistence::Implied);
+                    self.wire().write_now(&head, patience)?;
+                    return Ok(Next::TakeOver(taker));
+                }
+                Some(_) => (500, "this is not a CONNECT\n"),
+                None => (501, "CONNECT cannot be nested\n"),
+            };
+            framed.keep = false;
+            reply = Reply::text(refusal.0, refusal.1);
         }
-        framed.keep &= self.wire().finish(DRAIN_PATIENCE, DRAIN) && !connect && !host.is_stopping();
-        match reply.body {
-            Body::Stream(stream, len) if !framed.bodiless(reply.status) => {
-                self.stream(reply.status, &reply.headers, stream, len, framed, limits)
-                    .inspect_err(|_| self.wire().stream.abort())?;
-            }
-            _ => self.begin_answer(reply, framed),
-        }
-        Ok(Step::Go)
+        let stopping = self.entry.is_some_and(Entry::is_stopping);
+        framed.keep &= self.wire().finish(DRAIN_PATIENCE, DRAIN) && !connect && !stopping;
+        let keep = answer::send(&self.wire, reply, framed, patience)?;
+        Ok(if keep { Next::Request } else { Next::Close })
     }
 
     fn to_request(&self, head: Head, length: BodyLength, turn: u64) -> Request {
@@ -226,38 +168,28 @@ impl<T: Transport> Conn<T> {
 
     /// Says that nothing more comes, and reads until the client has seen it: closing with unread
     /// input would destroy the last answer on its way.
-    fn close(&mut self) -> io::Result<Step> {
-        let Stage::Closing(mut dropped) = self.stage else { return Ok(Step::End) };
-        let mut wire = self.wire.lock().expect("no holder panics");
+    fn close(&self) -> io::Result<()> {
         if !T::SOCKET {
-            return Ok(Step::End);
+            return Ok(());
         }
-        if dropped == 0 {
-            wire.stream.end_output()?;
-        }
-        let mut scrap = [0; 4096];
-        loop {
+        let mut wire = self.wire();
+        wire.stream.end_output()?;
+        self.set(State::Idle(Instant::now()));
+        let (deadline, mut dropped, mut scrap) = (Instant::now() + CLOSE_TIME, 0, [0; 4096]);
+        while dropped <= CLOSE_BYTES {
             match wire.stream.read(&mut scrap) {
-                Ok(0) => return Ok(Step::End),
+                Ok(0) => break,
                 Ok(n) => dropped += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_pause(&e) => break,
+                Err(e) if is_pause(&e) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() || !wire.stream.wait(Interest::Read, left)? {
+                        break;
+                    }
+                }
                 Err(e) => return Err(e),
             }
-            if dropped > CLOSE_BYTES {
-                return Ok(Step::End);
-            }
         }
-        drop(wire);
-        self.stage = Stage::Closing(dropped.max(1));
-        Ok(Step::Wait(Interest::Read))
+        Ok(())
     }
-}
-
-/// What comes next.
-pub(super) enum Step {
-    Go,
-    Wait(Interest),
-    TakeOver(Taker),
-    End,
 }

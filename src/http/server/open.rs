@@ -1,8 +1,7 @@
-//! Which connections are open, for counting them and for cutting them off.
+//! Which connections are open, for counting them, for making room and for cutting them off.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,68 +10,115 @@ use super::lock;
 /// The connections that are open.
 #[derive(Default)]
 pub(super) struct Open {
-    table: Arc<(Mutex<Sockets>, Condvar)>,
-    next: AtomicU64,
+    table: Mutex<Table>,
+    closed: Condvar,
 }
 
-/// By number: the socket, and whether a reply has taken it over.
-type Sockets = HashMap<u64, (Weak<TcpStream>, bool)>;
+#[derive(Default)]
+struct Table {
+    seats: HashMap<u64, (Weak<TcpStream>, State)>,
+    next: u64,
+    stopping: bool,
+}
+
+/// What a connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It waits for its client, since then.
+    Idle(Instant),
+    /// A request is being answered.
+    Busy,
+    /// A reply has taken it over.
+    Taken,
+}
 
 /// A connection's place in the table; dropping it gives the place up.
 pub(super) struct Entry {
-    table: Arc<(Mutex<Sockets>, Condvar)>,
+    open: Arc<Open>,
     id: u64,
 }
 
 impl Open {
     /// Takes `socket` in.
-    pub(super) fn add(&self, socket: &Arc<TcpStream>) -> Entry {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.table.0).insert(id, (Arc::downgrade(socket), false));
-        Entry { table: self.table.clone(), id }
+    pub(super) fn add(self: &Arc<Self>, socket: &Arc<TcpStream>) -> Entry {
+        let mut table = lock(&self.table);
+        let id = table.next;
+        table.next += 1;
+        table.seats.insert(id, (Arc::downgrade(socket), State::Idle(Instant::now())));
+        Entry { open: self.clone(), id }
     }
 
     /// How many are open.
     pub(super) fn count(&self) -> usize {
-        lock(&self.table.0).len()
+        lock(&self.table).seats.len()
     }
 
-    /// Shuts down those for which `which` is true, given whether a reply has taken them over.
-    pub(super) fn shut_down(&self, how: Shutdown, which: impl Fn(bool) -> bool) {
-        let sockets: Vec<_> =
-            lock(&self.table.0).values().filter(|s| which(s.1)).filter_map(|s| s.0.upgrade()).collect();
-        for socket in sockets {
-            let _ = socket.shutdown(how); // an error says that it is closed
+    /// Ends the one that has been idle for longest.
+    pub(super) fn evict(&self) {
+        let mut table = lock(&self.table);
+        let idle = table.seats.values_mut().filter_map(|(socket, state)| match state {
+            State::Idle(since) => Some((*since, socket, state)),
+            _ => None,
+        });
+        if let Some((_, socket, state)) = idle.min_by_key(|(since, ..)| *since) {
+            // the next one is another's turn
+            *state = State::Busy;
+            end(socket, Shutdown::Both);
         }
+    }
+
+    /// From now on none waits for another request; those that wait for one, and those taken over,
+    /// see their client leave.
+    pub(super) fn stop(&self) {
+        let mut table = lock(&self.table);
+        table.stopping = true;
+        table.seats.values().filter(|s| s.1 != State::Busy).for_each(|s| end(&s.0, Shutdown::Read));
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub(super) fn is_stopping(&self) -> bool {
+        lock(&self.table).stopping
+    }
+
+    /// Ends them all.
+    pub(super) fn cut_off(&self) {
+        lock(&self.table).seats.values().for_each(|s| end(&s.0, Shutdown::Both));
     }
 
     /// Waits until none is open; false when `timeout` is over.
     pub(super) fn wait_closed(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut table = lock(&self.table.0);
-        while !table.is_empty() {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            table = self.table.1.wait_timeout(table, left).expect("no holder panics").0;
-        }
-        true
+        let table = lock(&self.table);
+        let waited = self.closed.wait_timeout_while(table, timeout, |t| !t.seats.is_empty());
+        !waited.expect("no holder panics").1.timed_out()
+    }
+}
+
+fn end(socket: &Weak<TcpStream>, how: Shutdown) {
+    if let Some(socket) = socket.upgrade() {
+        let _ = socket.shutdown(how); // an error says that it is closed
     }
 }
 
 impl Entry {
-    /// Notes that a reply has taken the connection over.
-    pub(super) fn set_taken(&mut self) {
-        if let Some(socket) = lock(&self.table.0).get_mut(&self.id) {
-            socket.1 = true;
+    /// Notes what the connection is at. Whether it may go on: not with waiting, while stopping.
+    pub(super) fn set(&self, state: State) -> bool {
+        let mut table = lock(&self.open.table);
+        let may = !table.stopping || state == State::Busy;
+        if let Some(seat) = table.seats.get_mut(&self.id) {
+            seat.1 = state;
         }
+        may
+    }
+
+    /// Whether this answer is to be the last.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.open.is_stopping()
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut table = lock(&self.table.0);
-        table.remove(&self.id);
-        if table.is_empty() {
-            self.table.1.notify_all();
-        }
+        lock(&self.open.table).seats.remove(&self.id);
+        self.open.closed.notify_all();
     }
 }

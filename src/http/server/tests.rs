@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::mpsc;
+use std::time::Instant;
 
 use super::*;
 use crate::http::exchange::{Body, Method, Reply, Request, Target};
@@ -252,12 +253,8 @@ fn refused_heads_are_answered_and_closed() {
 
 #[test]
 fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
-    let limits = ServerLimits {
-        workers: 4,
-        max_connections: 600,
-        head_timeout: Duration::from_millis(300),
-        ..ServerLimits::default()
-    };
+    let limits =
+        ServerLimits { max_connections: 600, head_timeout: Duration::from_millis(300), ..ServerLimits::default() };
     let server = serve(limits, echo);
     let mut others = Vec::new();
     for n in 0..250 {
@@ -268,7 +265,7 @@ fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
     }
     assert!(exchange(&server, &format!("GET /in-between HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/in-between "));
     // dribblers are cut off, those that say nothing may stay
-    until("250 connections left", || server.state().open == 250);
+    until("250 connections left", || server.shared.open.count() == 250);
     others[0].write_all(format!("GET /late HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
     let mut got = String::new();
     others[0].read_to_string(&mut got).unwrap();
@@ -277,11 +274,10 @@ fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
 
 #[test]
 fn slow_readers_do_not_hold_up_others() {
-    let limits = ServerLimits { workers: 2, ..ServerLimits::default() };
     let path = std::env::temp_dir().join(format!("gcp-server-slow-{}", std::process::id()));
     std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
     let big = path.clone();
-    let server = serve(limits, move |request: Request| match request.path.as_str() {
+    let server = serve(ServerLimits::default(), move |request: Request| match request.path.as_str() {
         "/big" => Reply::status(200).body(Body::File(std::fs::File::open(&big).unwrap(), 64 << 20)),
         _ => echo(request),
     });
@@ -304,9 +300,9 @@ fn at_the_cap_the_longest_idle_makes_room() {
     let limits = ServerLimits { max_connections: 16, ..ServerLimits::default() };
     let server = serve(limits, echo);
     let mut first = connect(&server);
-    until("the first is parked", || server.state().parked == 1);
+    until("the first is in", || server.shared.open.count() == 1);
     let others: Vec<_> = (0..15).map(|_| connect(&server)).collect();
-    until("all are in", || server.state().parked == 16);
+    until("all are in", || server.shared.open.count() == 16);
     assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the oldest was closed");
     drop(others);
@@ -349,7 +345,7 @@ fn stop_lets_answers_finish_and_frees_the_port() {
         assert!(got.contains("Connection: close\r\n") && got.ends_with("GET /slow "), "{got}");
     });
     assert!(TcpStream::connect(addr).is_err());
-    assert_eq!(server.state(), ServerState::default());
+    assert_eq!(server.shared.open.count(), 0);
 }
 
 #[test]
@@ -360,7 +356,7 @@ fn stop_is_bounded() {
     socket.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     read_until(&mut socket, "xxx");
     server.stop();
-    assert_eq!(server.state().open, 0);
+    assert_eq!(server.shared.open.count(), 0);
 }
 
 #[test]

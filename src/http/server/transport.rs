@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ pub(super) enum Interest {
 }
 
 impl Interest {
-    pub(super) fn flags(self) -> PollFlags {
+    fn flags(self) -> PollFlags {
         match self {
             Interest::Read => PollFlags::IN,
             Interest::Write => PollFlags::OUT,
@@ -31,7 +30,7 @@ impl Interest {
 /// Both directions of a connection. Reads and writes fail with `WouldBlock` or `TimedOut` when
 /// nothing can be done at present.
 pub(super) trait Transport: Read + Write + Send + 'static {
-    /// Whether the connection can be handed over to a reply.
+    /// Whether closing it with unread input destroys what was sent.
     const SOCKET: bool;
 
     /// Waits for readiness; false when `timeout` is over. May return true too early.
@@ -50,13 +49,7 @@ pub(super) trait Transport: Read + Write + Send + 'static {
     fn abort(&mut self) {}
 }
 
-/// Whether an error only says "not now".
-pub(super) fn is_pause(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
 /// A client's socket, in non-blocking mode.
-#[derive(Clone, Debug)]
 pub(super) struct Socket(pub(super) Arc<TcpStream>);
 
 impl Read for Socket {
@@ -78,7 +71,16 @@ impl Transport for Socket {
     const SOCKET: bool = true;
 
     fn wait(&mut self, interest: Interest, timeout: Duration) -> io::Result<bool> {
-        wait_ready(&*self.0, interest, timeout)
+        let deadline = Instant::now() + timeout;
+        let mut fds = [PollFd::new(&*self.0, interest.flags())];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(&mut fds, Some(&timespec(left))) {
+                Ok(n) => return Ok(n > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
     fn end_output(&mut self) -> io::Result<()> {
@@ -103,20 +105,6 @@ impl Transport for Socket {
     #[cfg(not(target_os = "linux"))]
     fn send_file(&mut self, file: &mut File, len: u64) -> io::Result<u64> {
         copy_some(file, len, self)
-    }
-}
-
-/// Waits until `fd` is ready or in error; false when `timeout` is over.
-pub(super) fn wait_ready(fd: impl AsFd, interest: Interest, timeout: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + timeout;
-    let mut fds = [PollFd::new(&fd, interest.flags())];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match poll(&mut fds, Some(&timespec(left))) {
-            Ok(n) => return Ok(n > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
     }
 }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::chart;
 use super::samples::{KEEP, Sample, Samples};
-use super::text::{bytes, count, duration, percent};
 use super::{Sources, gauges};
+use crate::text::{bytes, count, duration, percent};
 
 /// The page's contents. Ids are unique over all maps.
 #[derive(Debug, Default, Serialize)]

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use super::Sources;
 use super::chart::{HEIGHT, WIDTH};
 use super::live::{Live, latency_ids};
-use super::text::escape;
 use crate::http::exchange::Reply;
 
 const STYLE: &str = include_str!("page.css");
@@ -201,4 +200,36 @@ fn recent(live: &Live) -> String {
 </table></div>
 </section>"#
     )
+}
+
+/// Text for an element or a quoted attribute.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // what could reorder or hide the text around it
+            c if c.is_control()
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
+                out.push('\u{fffd}');
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(escape("<a href=\"x\">'&\u{202e}\0"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\u{fffd}\u{fffd}");
+    }
 }

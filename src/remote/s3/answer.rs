@@ -139,7 +139,8 @@ mod tests {
         assert!(matches!(error(400, "ExpiredToken"), RemoteError::Denied(_)));
         assert!(matches!(error(403, "AccessDenied"), RemoteError::Forbidden(_)));
         assert!(matches!(error(503, "SlowDown"), RemoteError::Status(503, _)));
-        let place = Address::new("b", None, false).unwrap().place("us-east-1").unwrap();
+        let address = Address::new(&"some".parse().unwrap(), None, false);
+        let place = address.place(&"us-east-1".parse().unwrap()).unwrap();
         let text = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
         assert_eq!(failed(400, text).region_hint(&place).as_deref(), Some("eu-west-1"));
         assert_eq!(failed(500, text).region_hint(&place), None);

@@ -17,9 +17,9 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
 use super::keys::{CredentialError, Keys};
-use super::proxy::proxy_for;
 use super::transport::{Limits, Options, Transport};
 use super::xml;
+use crate::client::proxy_for;
 use crate::config::AwsEnv;
 
 /// Longest answer that is read.
@@ -116,7 +116,7 @@ pub fn web_identity(env: &AwsEnv, file: &str, role: &str, session: Option<&str>)
         .append_pair("RoleSessionName", session.unwrap_or("go-cache-plugin"))
         .append_pair("WebIdentityToken", token.trim())
         .finish();
-    let proxy = proxy_for(env, &url).map_err(missing)?;
+    let proxy = proxy_for(env, url.scheme() == "https").map_err(missing)?;
     let ca_file = ca_file(env);
     let transport = Transport::new(Options { limits: Limits::STS, proxy, ca_file }, None);
     let form_type = [("content-type", "application/x-www-form-urlencoded")];
@@ -146,7 +146,9 @@ pub fn web_identity(env: &AwsEnv, file: &str, role: &str, session: Option<&str>)
 
 /// A file of certificates that the environment names.
 pub fn ca_file(env: &AwsEnv) -> Option<PathBuf> {
-    env.var("AWS_CA_BUNDLE").or(env.var("SSL_CERT_FILE")).map(PathBuf::from)
+    // beside SSL_CERT_DIR, the file is not all that there is to trust
+    let alone = env.var("SSL_CERT_FILE").filter(|_| env.var("SSL_CERT_DIR").is_none());
+    env.var("AWS_CA_BUNDLE").or(alone).map(PathBuf::from)
 }
 
 /// The container agent; `None` where none is configured.

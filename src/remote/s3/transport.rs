@@ -1,39 +1,26 @@
-//! Carries requests: one ureq agent with a pool of kept connections, its time-outs, its counters.
+//! Carries requests over kept connections.
 //!
-//! Invariants: nothing happens before the first request (certificates are loaded then, and only
-//! for https); no read or write blocks for longer than the time-out; a body that comes, or goes,
+//! Invariants: no read or write blocks for longer than the time-out; a body that comes, or goes,
 //! at less than [`FLOOR`] bytes in [`FLOOR_WINDOW`] fails with `TimedOut`; a body read to its
 //! length returns its connection to the pool, without a further read by the caller.
 
-use std::collections::HashMap;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ureq::http::{HeaderMap, Request, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport as Pipe};
-use ureq::{Agent, Proxy, SendBody};
+use ureq::http::{HeaderMap, Request};
+use ureq::{Proxy, SendBody};
 
+use crate::client::{self, Client};
 use crate::metrics::Metrics;
 
 /// Bytes that must move within each [`FLOOR_WINDOW`] of waiting for a body.
 const FLOOR: u64 = 32 * 1024;
 /// See [`FLOOR`].
 const FLOOR_WINDOW: Duration = Duration::from_secs(10);
-/// Idle connections kept; more requests at a time than this open connections anew.
-const POOL: usize = 64;
-/// Idle connections are closed after this long. A connection that the server closed meanwhile is
-/// found out before it is used; the rare one that dies in between is a lost connection, which is
-/// tried again at once.
-const IDLE: Duration = Duration::from_secs(60);
-/// Per connection and direction; ureq's 128 KiB would make the pool 16 MiB.
-const BUFFER: usize = 32 * 1024;
-/// How long a host's addresses are believed: ureq asks for them before every request, also of
-/// those that take a kept connection.
-const ADDRESS_TTL: Duration = Duration::from_secs(60);
+/// Idle connections kept, for so long.
+const KEEP: (Duration, usize) = (Duration::from_secs(60), 64);
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -58,18 +45,16 @@ impl Limits {
 pub struct Options {
     /// Time-outs.
     pub limits: Limits,
-    /// An HTTP proxy, `http[s]://[user:password@]host[:port]`.
-    pub proxy: Option<String>,
+    /// The HTTP proxy, where there is one.
+    pub proxy: Option<Proxy>,
     /// A file of certificates in PEM form to trust instead of the machine's.
     pub ca_file: Option<PathBuf>,
 }
 
 /// Sends requests.
 pub struct Transport {
-    options: Options,
-    metrics: Option<Arc<Metrics>>,
-    agent: OnceLock<Agent>,
-    making: Mutex<()>,
+    limits: Limits,
+    client: Client,
 }
 
 /// An answer whose body has not been read.
@@ -90,13 +75,25 @@ pub type RequestBody = (u64, Box<dyn Read + Send>);
 impl Transport {
     /// A transport; `metrics` counts the connections it opens.
     pub fn new(options: Options, metrics: Option<Arc<Metrics>>) -> Self {
-        Transport { options, metrics, agent: OnceLock::new(), making: Mutex::new(()) }
+        let Options { limits, proxy, ca_file } = options;
+        let client = Client::new(client::Options {
+            connect: limits.connect,
+            answer: limits.answer,
+            pause: limits.answer,
+            keep: KEEP,
+            redirects: 0,
+            verbatim: false,
+            proxy,
+            ca_file,
+            bucket: metrics,
+        });
+        Transport { limits, client }
     }
 
     /// Sends one request and waits for the head of the answer, whatever its status. Errors are
     /// those of the connection; no redirect is followed and nothing is sent twice.
     pub fn send(&self, method: &str, url: &str, headers: HeaderMap, body: Option<RequestBody>) -> io::Result<Answer> {
-        let agent = self.agent(url.starts_with("https:"))?;
+        let agent = self.client.agent(url.starts_with("https:"))?;
         let mut request = Request::builder().method(method).uri(url);
         if let Some(h) = request.headers_mut() {
             *h = headers;
@@ -111,8 +108,8 @@ impl Transport {
                 let request = request.body(body).map_err(io::Error::other)?;
                 // storing takes its time: an upload may wait three times as long for its answer
                 let patient = agent.configure_request(request);
-                let patient = patient.timeout_recv_response(Some(3 * self.options.limits.answer));
-                agent.run(patient.timeout_per_read(Some(3 * self.options.limits.answer)).build())
+                let patient = patient.timeout_recv_response(Some(3 * self.limits.answer));
+                agent.run(patient.timeout_per_read(Some(3 * self.limits.answer)).build())
             }
         };
         let answer = answer.map_err(plain)?;
@@ -128,68 +125,6 @@ impl Transport {
         let body = Receiving { inner, pace: Pace::default(), left: len };
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Box::new(body), len })
     }
-
-    fn agent(&self, https: bool) -> io::Result<&Agent> {
-        if let Some(agent) = self.agent.get() {
-            return Ok(agent);
-        }
-        let _one = self.making.lock().expect("no holder panics");
-        if let Some(agent) = self.agent.get() {
-            return Ok(agent);
-        }
-        let agent = self.make(https)?;
-        Ok(self.agent.get_or_init(|| agent))
-    }
-
-    fn make(&self, https: bool) -> io::Result<Agent> {
-        let limits = self.options.limits;
-        let proxy = match &self.options.proxy {
-            Some(url) => Some(Proxy::new(url).map_err(|e| io::Error::other(format!("HTTP proxy {url:?}: {e}")))?),
-            None => None,
-        };
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(proxy)
-            .user_agent(concat!("go-cache-plugin/", env!("CARGO_PKG_VERSION")))
-            .timeout_resolve(Some(limits.connect))
-            .timeout_connect(Some(limits.connect))
-            .timeout_send_request(Some(limits.answer))
-            .timeout_recv_response(Some(limits.answer))
-            .timeout_per_read(Some(limits.answer))
-            .timeout_per_write(Some(limits.answer))
-            .max_idle_connections(POOL)
-            .max_idle_connections_per_host(POOL)
-            .max_idle_age(IDLE)
-            .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER);
-        // a proxy may be an https one before an http bucket
-        if https || self.options.proxy.as_deref().is_some_and(|p| p.starts_with("https:")) {
-            let tls = TlsConfig::builder()
-                .root_certs(roots(self.options.ca_file.as_deref())?)
-                .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .build();
-            config = config.tls_config(tls);
-        }
-        let connector = Counting { inner: DefaultConnector::default(), metrics: self.metrics.clone() };
-        Ok(Agent::with_parts(config.build(), connector, Remembering::default()))
-    }
-}
-
-/// The certificates to trust.
-fn roots(file: Option<&Path>) -> io::Result<RootCerts> {
-    let found = match file {
-        Some(file) => rustls_native_certs::load_certs_from_paths(Some(file), None),
-        None => rustls_native_certs::load_native_certs(),
-    };
-    if found.certs.is_empty() {
-        let from = file.map_or_else(|| "on this machine".to_string(), |f| format!("in {}", f.display()));
-        let why = found.errors.first().map(|e| format!(" ({e})")).unwrap_or_default();
-        return Err(io::Error::other(format!(
-            "no certificate authorities {from}{why}: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
-        )));
-    }
-    Ok(found.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect::<Vec<_>>().into())
 }
 
 /// ureq's error as an `io::Error` whose kind tells what [`crate::retry`] needs to know.
@@ -280,54 +215,6 @@ impl Read for Sending {
         let n = self.inner.read(buf)?;
         self.left = Some((Instant::now(), n as u64));
         Ok(n)
-    }
-}
-
-/// Counts the connections it opens.
-#[derive(Debug)]
-struct Counting {
-    inner: DefaultConnector,
-    metrics: Option<Arc<Metrics>>,
-}
-
-impl Connector for Counting {
-    type Out = Box<dyn Pipe>;
-
-    fn connect(&self, details: &ConnectionDetails, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
-        let pipe = self.inner.connect(details, chained)?;
-        if let (Some(_), Some(metrics)) = (&pipe, &self.metrics) {
-            metrics.bucket.connections.inc();
-        }
-        Ok(pipe)
-    }
-}
-
-/// A resolver that remembers.
-#[derive(Debug, Default)]
-struct Remembering {
-    inner: DefaultResolver,
-    known: Mutex<HashMap<String, (Instant, Vec<std::net::SocketAddr>)>>,
-}
-
-impl Resolver for Remembering {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        config: &ureq::config::Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let name = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
-        let known = self.known.lock().expect("no holder panics").get(&name).cloned();
-        if let Some((at, addresses)) = known
-            && at.elapsed() < ADDRESS_TTL
-        {
-            let mut found = self.empty();
-            addresses.into_iter().for_each(|a| found.push(a));
-            return Ok(found);
-        }
-        let found = self.inner.resolve(uri, config, timeout)?;
-        self.known.lock().expect("no holder panics").insert(name, (Instant::now(), found.to_vec()));
-        Ok(found)
     }
 }
 

@@ -146,8 +146,9 @@ impl S3Server {
     /// A client of the library for this bucket, through `endpoint`.
     pub fn client(&self, endpoint: &str, metrics: Arc<Metrics>) -> S3 {
         let vars = self.env().into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
-        S3::new(&self.bucket, Some("us-east-1"), Some(endpoint), true, &AwsEnv { vars }, metrics)
-            .expect("a good address")
+        let (bucket, region) = (self.bucket.parse().expect("a name"), "us-east-1".parse().expect("a region"));
+        let endpoint = endpoint.parse().expect("an endpoint");
+        S3::new(&bucket, Some(&region), Some(&endpoint), true, &AwsEnv { vars }, metrics).expect("a good address")
     }
 
     /// Every object below the prefix: its key without the prefix, and its length.

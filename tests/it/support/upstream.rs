@@ -191,8 +191,10 @@ impl Tree {
     }
 }
 
+/// A module path or version as it is in URLs: upper case as `!x`.
 fn escape(name: &str) -> String {
-    go_cache_plugin::http::modproxy::path::escape(name)
+    let upper = |c: char| if c.is_ascii_uppercase() { format!("!{}", c.to_ascii_lowercase()) } else { c.to_string() };
+    name.chars().map(upper).collect()
 }
 
 fn zip(files: &[(String, &[u8])]) -> Vec<u8> {

@@ -9,11 +9,12 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::depot::{Depot, Source, Wanted};
-use super::exchange::Reply;
-use super::modproxy::path::{check_path, is_canonical, unescape};
-use super::modproxy::{Caching, refusal, reply, text};
-use super::upstream::{FetchError, Upstream};
+use super::path::{check_path, is_canonical, unescape};
+use super::reply::{Caching, refusal, reply, text};
+use crate::config::SumDatabase;
+use crate::http::depot::{Depot, Source, Wanted};
+use crate::http::exchange::Reply;
+use crate::http::upstream::{FetchError, Upstream};
 use crate::metrics::Metrics;
 use crate::store::Blob;
 
@@ -45,24 +46,14 @@ struct Route {
 }
 
 impl SumDb {
-    /// Entries are `name`, found at `https://name`, or `name=URL`.
-    pub(super) fn new(entries: &[String]) -> Result<Self, String> {
-        let database = |entry: &String| {
-            let (name, url) = match entry.split_once('=') {
-                Some((name, url)) => (name, url.to_string()),
-                None => (entry.as_str(), format!("https://{entry}")),
-            };
-            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._/:".contains(&b);
-            if name.is_empty()
-                || !name.bytes().all(plain)
-                || name.split('/').any(|e| e.is_empty() || e.starts_with('.'))
-            {
-                return Err(format!("sum database {entry:?}: write a name such as sum.golang.org, or name=URL"));
-            }
-            let direct = Upstream::at(&url).map_err(|e| format!("sum database {name}: {e}"))?;
-            Ok(Database { name: name.to_string(), direct, route: Mutex::default() })
+    /// Answers for `databases`.
+    pub(super) fn new(databases: &[SumDatabase]) -> Self {
+        let database = |db: &SumDatabase| Database {
+            name: db.name.clone(),
+            direct: Upstream::at(&db.url),
+            route: Mutex::default(),
         };
-        Ok(SumDb { databases: entries.iter().filter(|e| !e.is_empty()).map(database).collect::<Result<_, _>>()? })
+        SumDb { databases: databases.iter().map(database).collect() }
     }
 
     /// Answers for `name`, the path below /mod/, of which `rest` follows `sumdb/`.
@@ -301,14 +292,5 @@ mod tests {
         check_tree("sum.example", tree).unwrap();
         assert!(check_tree("sum.other", tree).is_err());
         assert!(check_tree("sum.example", "<html>").is_err());
-    }
-
-    #[test]
-    fn entries() {
-        let new = |e: &str| SumDb::new(&[e.to_string()]);
-        assert!(new("sum.golang.org").is_ok() && new("sum.x/db=http://127.0.0.1:1/y").is_ok());
-        for bad in ["../x", "a//b", "A B", "name=ftp://x", "=http://x"] {
-            assert!(new(bad).is_err(), "{bad}");
-        }
     }
 }

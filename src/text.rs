@@ -1,4 +1,4 @@
-//! Numbers as people read them, and text as HTML takes it.
+//! How counts, bytes, durations and shares are written for people, wherever they are.
 
 use std::time::Duration;
 
@@ -13,6 +13,11 @@ pub fn count(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// `1 file`, `1,234 files`.
+pub fn things(n: u64, name: &str) -> String {
+    format!("{} {name}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// `512 B`, `1.5 MiB`.
@@ -61,26 +66,19 @@ pub fn percent(part: u64, whole: u64) -> String {
     format!("{share:.1} %")
 }
 
-/// Text for an element or a quoted attribute.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // what could reorder or hide the text around it
-            c if c.is_control()
-                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                out.push('\u{fffd}');
-            }
-            c => out.push(c),
+/// Undoes `%xx`; `None` for malformed escapes and what is not text.
+pub fn percent_decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        if b == b'%' {
+            let mut digit = || bytes.next().and_then(|b| (b as char).to_digit(16));
+            out.push((digit()? * 16 + digit()?) as u8);
+        } else {
+            out.push(b);
         }
     }
-    out
+    String::from_utf8(out).ok().filter(|s| !s.contains('\0'))
 }
 
 #[cfg(test)]
@@ -90,6 +88,7 @@ mod tests {
     #[test]
     fn numbers_for_people() {
         assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([things(0, "file"), things(1, "file"), things(1000, "file")], ["0 files", "1 file", "1,000 files"]);
         assert_eq!(
             [bytes(0), bytes(1023), bytes(1024), bytes(10_240), bytes(1 << 20), bytes((1 << 20) - 1), bytes(u64::MAX)],
             ["0 B", "1023 B", "1.0 KiB", "10 KiB", "1.0 MiB", "1.0 MiB", "16 EiB"]
@@ -102,7 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn text_cannot_become_markup() {
-        assert_eq!(escape("<a href=\"x\">'&\u{202e}\0"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\u{fffd}\u{fffd}");
+    fn escapes_are_undone_once() {
+        assert_eq!(percent_decode("a%20b%2525").as_deref(), Some("a b%25"));
+        for wrong in ["%", "%2", "%zz", "%00", "%ff"] {
+            assert_eq!(percent_decode(wrong), None, "{wrong}");
+        }
     }
 }

@@ -1,0 +1,249 @@
+//! The one maker of HTTP clients: time-outs, connections that are kept, proxies, certificates.
+//!
+//! Invariants: nothing happens before the first request, and the certificates are read for https
+//! alone, since that takes milliseconds; a status is an answer, never an error; a proxy is never
+//! used to reach this machine.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use ureq::http::Uri;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
+use ureq::{Agent, Proxy, ProxyProtocol};
+use url::Url;
+
+use crate::config::AwsEnv;
+use crate::metrics::Metrics;
+use crate::text::percent_decode;
+
+/// Idle connections kept in all; more requests at a time than this open connections anew.
+const POOL: usize = 64;
+/// Per connection and direction; ureq's 128 KiB would make the pool 16 MiB.
+const BUFFER: usize = 32 * 1024;
+/// How long a host's addresses are believed: ureq asks for them before every request, also of
+/// those that take a kept connection.
+const ADDRESS_TTL: Duration = Duration::from_secs(60);
+
+/// What a client is made from.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time to resolve the host's name; then to connect, TLS included.
+    pub connect: Duration,
+    /// Time to the head of the answer.
+    pub answer: Duration,
+    /// Time between two bytes of anything.
+    pub pause: Duration,
+    /// Idle connections to one host are kept for so long, and so many. A connection that the server
+    /// closed meanwhile is found out before it is used, but for the rare one that dies in between.
+    pub keep: (Duration, usize),
+    /// Redirects that are followed.
+    pub redirects: u32,
+    /// Requests are sent as they are: no header of ours, any method.
+    pub verbatim: bool,
+    /// The proxy, where there is one.
+    pub proxy: Option<Proxy>,
+    /// A file of certificates in PEM form to trust instead of the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// Counts the connections that are opened as the bucket's.
+    pub bucket: Option<Arc<Metrics>>,
+}
+
+/// Sends requests, of http and https.
+pub struct Client {
+    options: Options,
+    plain: OnceLock<Agent>,
+    secure: OnceLock<Agent>,
+    making: Mutex<()>,
+}
+
+impl Client {
+    /// A client; nothing happens yet.
+    pub fn new(options: Options) -> Self {
+        Client { options, plain: OnceLock::new(), secure: OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    /// The agent for `https`, or http. The error is a machine without certificates.
+    pub fn agent(&self, https: bool) -> io::Result<&Agent> {
+        // a proxy may be an https one before an http server
+        let https = https || self.options.proxy.as_ref().is_some_and(|p| p.protocol() == ProxyProtocol::Https);
+        let place = if https { &self.secure } else { &self.plain };
+        if let Some(agent) = place.get() {
+            return Ok(agent);
+        }
+        // threads that come together make one, and share its connections
+        let _one = self.making.lock().expect("no holder panics");
+        let agent = place.get().map_or_else(|| self.make(https), |made| Ok(made.clone()))?;
+        Ok(place.get_or_init(|| agent))
+    }
+
+    fn make(&self, https: bool) -> io::Result<Agent> {
+        let o = &self.options;
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(o.redirects)
+            .proxy(o.proxy.clone())
+            .user_agent(concat!("go-cache-plugin/", env!("CARGO_PKG_VERSION")))
+            .timeout_resolve(Some(o.connect))
+            .timeout_connect(Some(o.connect))
+            .timeout_send_request(Some(o.pause))
+            .timeout_recv_response(Some(o.answer))
+            .timeout_per_read(Some(o.pause))
+            .timeout_per_write(Some(o.pause))
+            .max_idle_connections(POOL)
+            .max_idle_age(o.keep.0)
+            .max_idle_connections_per_host(o.keep.1)
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER);
+        if o.verbatim {
+            config = config.allow_non_standard_methods(true).user_agent("").accept("").accept_encoding("");
+        }
+        if https {
+            let tls = TlsConfig::builder()
+                .root_certs(roots(o.ca_file.as_deref())?)
+                .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .build();
+            config = config.tls_config(tls);
+        }
+        let connector = Counting { inner: DefaultConnector::default(), bucket: o.bucket.clone() };
+        Ok(Agent::with_parts(config.build(), connector, Remembering::default()))
+    }
+}
+
+/// The certificates to trust.
+fn roots(file: Option<&Path>) -> io::Result<RootCerts> {
+    let found = match file {
+        Some(file) => rustls_native_certs::load_certs_from_paths(Some(file), None),
+        None => rustls_native_certs::load_native_certs(),
+    };
+    if found.certs.is_empty() {
+        let from = file.map_or_else(|| "on this machine".to_string(), |f| format!("in {}", f.display()));
+        let why = found.errors.first().map(|e| format!(" ({e})")).unwrap_or_default();
+        return Err(io::Error::other(format!(
+            "no certificate authorities {from}{why}: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
+        )));
+    }
+    Ok(found.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect::<Vec<_>>().into())
+}
+
+/// The proxy that `env` names for https or http, HTTPS_PROXY or HTTP_PROXY; it is not asked for this
+/// machine and for what NO_PROXY lists: `*`, or names that stand for what ends with them too.
+/// Everything goes through it by CONNECT.
+pub fn proxy_for(env: &AwsEnv, https: bool) -> Result<Option<Proxy>, String> {
+    let either = |upper: &str| env.var(upper).or(env.var(&upper.to_ascii_lowercase()));
+    let name = if https { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+    let Some(proxy) = either(name).map(str::trim) else { return Ok(None) };
+    let wrong = || format!("{name} is no http or https URL");
+    let url = if proxy.contains("://") { Url::parse(proxy) } else { Url::parse(&format!("http://{proxy}")) };
+    let url = url.map_err(|_| wrong())?;
+    let protocol = match url.scheme() {
+        "http" => ProxyProtocol::Http,
+        "https" => ProxyProtocol::Https,
+        _ => return Err(wrong()),
+    };
+    let mut made = Proxy::builder(protocol).host(url.host_str().ok_or_else(wrong)?);
+    made = made.port(url.port_or_known_default().ok_or_else(wrong)?);
+    if !url.username().is_empty() || url.password().is_some() {
+        let decoded = |text| percent_decode(text).ok_or_else(wrong);
+        made = made.username(&decoded(url.username())?).password(&decoded(url.password().unwrap_or_default())?);
+    }
+    for entry in either("NO_PROXY").unwrap_or_default().split([',', ' ']).chain(["localhost", "127.*", "[::1]"]) {
+        let host = match entry.rsplit_once(':') {
+            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => entry,
+        };
+        made = match host.trim_start_matches("*.").trim_start_matches('.') {
+            "" => made,
+            "*" => made.no_proxy("*"),
+            name => made.no_proxy(name).no_proxy(&format!(".{name}")),
+        };
+    }
+    made.build().map(Some).map_err(|e| format!("{name}: {e}"))
+}
+
+/// Counts the connections it opens.
+#[derive(Debug)]
+struct Counting {
+    inner: DefaultConnector,
+    bucket: Option<Arc<Metrics>>,
+}
+
+impl Connector for Counting {
+    type Out = Box<dyn Transport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        let made = self.inner.connect(details, chained)?;
+        // through a proxy, this is called once more for the connection to it, without the proxy
+        if let (Some(_), Some(metrics), None) = (&made, &self.bucket, details.config.proxy()) {
+            metrics.bucket.connections.inc();
+        }
+        Ok(made)
+    }
+}
+
+/// A resolver that remembers.
+#[derive(Debug, Default)]
+struct Remembering {
+    inner: DefaultResolver,
+    known: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+}
+
+impl Resolver for Remembering {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let name = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
+        let known = self.known.lock().expect("no holder panics").get(&name).cloned();
+        if let Some((at, addresses)) = known
+            && at.elapsed() < ADDRESS_TTL
+        {
+            let mut found = self.empty();
+            addresses.into_iter().for_each(|a| found.push(a));
+            return Ok(found);
+        }
+        let found = self.inner.resolve(uri, config, timeout)?;
+        self.known.lock().expect("no holder panics").insert(name, (Instant::now(), found.to_vec()));
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(vars: &[(&str, &str)]) -> AwsEnv {
+        AwsEnv { vars: vars.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect() }
+    }
+
+    #[test]
+    fn proxies_follow_the_environment_and_spare_this_machine() {
+        let none = ("NO_PROXY", "corp.example, .x.y,*.Z.example,ported.example:9000");
+        let all = env(&[("HTTPS_PROXY", "http://us%40er:p@p:3128"), ("http_proxy", "q:80"), none]);
+        let (https, http) = (proxy_for(&all, true).unwrap().unwrap(), proxy_for(&all, false).unwrap().unwrap());
+        assert_eq!((https.host(), https.port(), http.host(), http.port()), ("p", 3128, "q", 80));
+        assert_eq!((https.username(), https.password()), (Some("us@er"), Some("p")));
+        let direct = |host: &str| https.is_no_proxy(&format!("https://{host}/x").parse().unwrap());
+        for host in ["127.0.0.1", "127.1.2.3:9000", "[::1]:1", "localhost", "corp.example", "s3.corp.example", "a.x.y"]
+        {
+            assert!(direct(host), "{host}");
+        }
+        assert!(direct("a.z.example") && direct("ported.example:9000"));
+        for host in ["s3.example", "notcorp.example", "10.0.0.1", "b.s3.eu-west-1.amazonaws.com"] {
+            assert!(!direct(host), "{host}");
+        }
+        let nobody = proxy_for(&env(&[("HTTPS_PROXY", "http://p"), ("no_proxy", "a, *")]), true).unwrap().unwrap();
+        assert!(nobody.is_no_proxy(&"https://s3.example/".parse().unwrap()));
+        assert_eq!(proxy_for(&env(&[("HTTPS_PROXY", "http://p")]), false), Ok(None));
+        for wrong in ["socks5://p", "http://", "http://%zz:x@p"] {
+            assert!(proxy_for(&env(&[("HTTPS_PROXY", wrong)]), true).is_err(), "{wrong}");
+        }
+    }
+}

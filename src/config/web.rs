@@ -1,0 +1,259 @@
+//! Whom the proxies ask and for whom they answer, checked. No message repeats what may be a
+//! password.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::text::percent_decode;
+
+/// A list of upstreams as in GOPROXY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamList {
+    /// Each with whether an error of any kind lets the next be asked (`|`), not only a 404 or 410.
+    pub entries: Vec<(UpstreamUrl, bool)>,
+    /// What ends the list.
+    pub end: ListEnd,
+}
+
+/// What ends a list of upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListEnd {
+    /// Nothing in particular.
+    List,
+    /// `off`: nobody else is to be asked.
+    Off,
+    /// `direct`: `go` is to fetch from the origin, which this program never does. (A 404 makes `go`
+    /// do so where its own GOPROXY says `direct`.)
+    Direct,
+}
+
+impl FromStr for UpstreamList {
+    type Err = String;
+
+    /// URLs, `off` and `direct`, each followed by `,` or `|`. The error quotes what is wrong.
+    fn from_str(list: &str) -> Result<Self, String> {
+        let (mut entries, mut end) = (Vec::new(), ListEnd::List);
+        for piece in list.split_inclusive([',', '|']) {
+            let (entry, on_any_error) = match piece.strip_suffix('|') {
+                Some(entry) => (entry.trim(), true),
+                None => (piece.trim_end_matches(',').trim(), false),
+            };
+            match entry {
+                "" => {}
+                "off" if end == ListEnd::List => end = ListEnd::Off,
+                // `direct` may end a list, which is then what `go env GOPROXY` says, but not be all of it
+                "direct" if end == ListEnd::List && !entries.is_empty() => end = ListEnd::Direct,
+                "off" | "direct" if end != ListEnd::List => {}
+                url => {
+                    let url = url.parse()?;
+                    // what follows the end is read and not used
+                    entries.extend((end == ListEnd::List).then_some((url, on_any_error)));
+                }
+            }
+        }
+        if entries.is_empty() && end == ListEnd::List {
+            return Err(format!("{list:?}: an empty list of upstreams"));
+        }
+        Ok(UpstreamList { entries, end })
+    }
+}
+
+/// Where one upstream is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum UpstreamUrl {
+    /// A server.
+    Web {
+        /// Its URL without credentials and without a slash at its end.
+        url: String,
+        /// Its host in lower case, without the port.
+        host: String,
+        /// User and password for it.
+        login: Option<(String, String)>,
+    },
+    /// A directory.
+    Dir(PathBuf),
+}
+
+impl FromStr for UpstreamUrl {
+    type Err = String;
+
+    /// https, http or file, with `user:password@` perhaps. The error quotes what is wrong.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
+        let wrong = |why: &str| format!("{shown:?}: {why}");
+        if let Some(path) = text.strip_prefix("file://") {
+            let path = percent_decode(path).ok_or_else(|| wrong("malformed escapes"))?;
+            return if path.starts_with('/') {
+                Ok(UpstreamUrl::Dir(path.into()))
+            } else {
+                Err(wrong("write file:///dir"))
+            };
+        }
+        let (scheme, rest) = text
+            .split_once("://")
+            .filter(|(scheme, _)| matches!(*scheme, "https" | "http"))
+            .ok_or_else(|| wrong("an entry is a URL (https, http, file) or off"))?;
+        if rest.contains(['?', '#']) || !rest.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(wrong("not a plain URL"));
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (login, place) = match authority.rsplit_once('@') {
+            Some((login, place)) => (Some(login.split_once(':').unwrap_or((login, ""))), place),
+            None => (None, authority),
+        };
+        let port = |p: &str| p.bytes().all(|b| b.is_ascii_digit());
+        let host = place.rsplit_once(':').filter(|(_, p)| port(p)).map_or(place, |(host, _)| host);
+        if host.is_empty() {
+            return Err(wrong("there is no host in it"));
+        }
+        let decode = |part| percent_decode(part).ok_or_else(|| wrong("malformed escapes"));
+        let login = login.map(|(user, password)| Ok::<_, String>((decode(user)?, decode(password)?))).transpose()?;
+        let url = format!("{scheme}://{place}{}", path.trim_end_matches('/'));
+        Ok(UpstreamUrl::Web { url, host: host.to_ascii_lowercase(), login })
+    }
+}
+
+/// Its URL without credentials.
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpstreamUrl::Web { url, .. } => f.write_str(url),
+            UpstreamUrl::Dir(dir) => write!(f, "file://{}", dir.display()),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A sum database: `name`, found at `https://name`, or `name=URL`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SumDatabase {
+    /// Its name, by which `go` knows it.
+    pub name: String,
+    /// Where it is.
+    pub url: UpstreamUrl,
+}
+
+impl FromStr for SumDatabase {
+    type Err = String;
+
+    fn from_str(entry: &str) -> Result<Self, String> {
+        let (name, url) = match entry.split_once('=') {
+            Some((name, url)) => (name, url.parse()?),
+            None => (entry, format!("https://{entry}").parse()?),
+        };
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._/:".contains(&b);
+        if !name.bytes().all(plain) || name.split('/').any(|e| e.is_empty() || e.starts_with('.')) {
+            return Err(format!("{name:?}: write the name of a sum database such as sum.golang.org, or name=URL"));
+        }
+        Ok(SumDatabase { name: name.to_string(), url })
+    }
+}
+
+/// A host of the reverse proxy: `host`, on any port, or `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxiedHost {
+    /// In lower case, without a dot at its end; the brackets of an IPv6 address stay.
+    name: String,
+    port: Option<u16>,
+}
+
+impl ProxiedHost {
+    /// Whether `port` of `host`, in lower case, is this one.
+    pub fn is(&self, host: &str, port: u16) -> bool {
+        self.name == host.trim_end_matches('.') && self.port.is_none_or(|p| p == port)
+    }
+}
+
+impl FromStr for ProxiedHost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "write host or host:port, no URL";
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if !port.ends_with(']') => {
+                (name, Some(port.parse().ok().filter(|p| *p > 0).ok_or(wrong)?))
+            }
+            _ => (text, None),
+        };
+        let address = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+        let plain = match address {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)),
+        };
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if plain && !name.is_empty() { Ok(ProxiedHost { name, port }) } else { Err(wrong) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_upstreams() {
+        let list = |text: &str| {
+            let list: UpstreamList = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+            (list.entries.iter().map(|(u, any)| (u.to_string(), *any)).collect::<Vec<_>>(), list.end)
+        };
+        let (a, b) = (("http://a".to_string(), false), ("https://b:8443/x".to_string(), true));
+        assert_eq!(list(" http://a/ ,, https://u:p@b:8443/x/ |"), (vec![a.clone(), b], ListEnd::List));
+        assert_eq!(list("http://a,off,http://c"), (vec![a.clone()], ListEnd::Off));
+        assert_eq!(list("http://a,direct|off"), (vec![a], ListEnd::Direct));
+        assert_eq!(list("off"), (Vec::new(), ListEnd::Off));
+        assert_eq!(list("file:///a%20b").0, [("file:///a b".to_string(), false)]);
+        for wrong in [
+            "",
+            " , ",
+            "direct",
+            "proxy.example",
+            "ftp://x",
+            "https://",
+            "https://u:secret@",
+            "https://u:secret%zz@h",
+            "http://h,nonsense",
+            "off,nonsense",
+            "file://relative",
+            "http://h/?q",
+            "http://h/a b",
+        ] {
+            let why = wrong.parse::<UpstreamList>().expect_err(wrong);
+            assert!(!why.contains("secret") && !why.contains('\n'), "{why}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_told_apart_and_not_shown() {
+        let url: UpstreamUrl = "https://us%40er:pa%3Ass@A.example:8443/base/".parse().unwrap();
+        assert_eq!(format!("{url} {url:?}"), "https://A.example:8443/base https://A.example:8443/base");
+        let UpstreamUrl::Web { host, login, .. } = url else { panic!("no directory") };
+        assert_eq!((host.as_str(), login), ("a.example", Some(("us@er".into(), "pa:ss".into()))));
+    }
+
+    #[test]
+    fn sum_databases() {
+        let new = |e: &str| e.parse::<SumDatabase>();
+        assert_eq!(new("sum.golang.org").unwrap().url.to_string(), "https://sum.golang.org");
+        assert_eq!(new("sum.x/db=http://127.0.0.1:1/y").unwrap().name, "sum.x/db");
+        for wrong in ["../x", "a//b", "A B", "name=ftp://x", "=http://x", ""] {
+            assert!(new(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn proxied_hosts() {
+        let host = |text: &str| text.parse::<ProxiedHost>().unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert!(host("Example.com").is("example.com", 444) && host("example.com.").is("example.com.", 80));
+        assert!(host("a.example:8443").is("a.example", 8443) && !host("a.example:8443").is("a.example", 443));
+        assert!(host("[::1]:80").is("[::1]", 80) && host("[::1]").is("[::1]", 9) && host("10.0.0.1").is("10.0.0.1", 9));
+        assert!(!host("example.com").is("www.example.com", 80) && !host("10.0.0.1").is("10.0.0.10", 80));
+        for wrong in ["", ".", "https://h", "h:0", "h:70000", "h/x", "::1", "[h]", "h:", "a b"] {
+            assert!(wrong.parse::<ProxiedHost>().is_err(), "{wrong}");
+        }
+    }
+}

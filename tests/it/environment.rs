@@ -1,0 +1,245 @@
+//! What the environment says reaches those who need it, and nobody else.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::support::env::{Plugin, TempDir};
+use crate::support::s3::S3Server;
+use crate::support::script::{Session, noise};
+
+/// A forward proxy on 127.0.0.1: takes CONNECT to any name, and sends everything to one
+/// place. It ends with the process.
+struct ForwardProxy {
+    /// `127.0.0.1:port`.
+    addr: String,
+    /// The heads of requests to it.
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl ForwardProxy {
+    fn start(target: impl Fn(TcpStream) + Clone + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("the port bound").to_string();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = seen.clone();
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                let (log, target) = (log.clone(), target.clone());
+                std::thread::spawn(move || {
+                    let head = head(&mut client);
+                    log.lock().unwrap().push(head.clone());
+                    assert!(head.starts_with("CONNECT "), "{head}");
+                    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+                    target(client);
+                });
+            }
+        });
+        ForwardProxy { addr, seen }
+    }
+
+    /// One that leads to the server at `endpoint`, whatever it is asked for.
+    fn to(endpoint: &str) -> Self {
+        let addr = endpoint.trim_start_matches("http://").to_string();
+        Self::start(move |client| {
+            let Ok(server) = TcpStream::connect(&addr) else { return };
+            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || carry(from, to));
+            carry(server, client);
+        })
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Reads to the end of a head, and no further; empty at the end of the stream.
+fn head(from: &mut impl Read) -> String {
+    let (mut text, mut byte) = (Vec::new(), [0]);
+    while !text.ends_with(b"\r\n\r\n") && matches!(from.read(&mut byte), Ok(1)) {
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).expect("heads are ASCII")
+}
+
+const NAMED: &str = "http://bucket.test:9000";
+
+fn bodies() -> Vec<Vec<u8>> {
+    (0..3).map(|n| noise(n, 2000)).collect()
+}
+
+/// Puts three bodies, and gets them from another directory.
+fn there_and_back(server: &S3Server, plugin: impl Fn(&TempDir) -> Plugin) {
+    let (one, two) = (TempDir::new(), TempDir::new());
+    let mut session = Session::start(plugin(&one));
+    session.put_all(&bodies());
+    session.end().quiet();
+    assert_eq!(server.keys().iter().filter(|key| key.starts_with("v1/")).count(), 3, "{:?}", server.keys());
+    let mut session = Session::start(plugin(&two));
+    assert_eq!(session.get_all(&bodies()), 3);
+    session.end().quiet();
+}
+
+#[test]
+fn requests_to_the_bucket_go_through_the_proxy() {
+    for (variable, login) in [("HTTP_PROXY", ""), ("http_proxy", "us%40er:pa%3Ass@")] {
+        let server = S3Server::in_process();
+        let proxy = ForwardProxy::to(&server.endpoint);
+        there_and_back(&server, |dir| {
+            let plugin = Plugin::new(dir).envs(&server.env_through(NAMED));
+            plugin
+                .env(variable, format!("http://{login}{}", proxy.addr))
+                .env("NO_PROXY", "other.test,ket.test,10.0.0.1")
+        });
+        let seen = proxy.seen();
+        assert!(!seen.is_empty() && seen.iter().all(|h| h.starts_with("CONNECT bucket.test:9000 ")), "{seen:?}");
+        // us@er:pa:ss
+        let credentials = "Proxy-Authorization: Basic dXNAZXI6cGE6c3M=\r\n";
+        assert!(login.is_empty() || seen.iter().all(|h| h.contains(credentials)), "{seen:?}");
+    }
+}
+
+#[test]
+fn https_goes_through_its_proxy_and_trusts_the_named_file() {
+    let made = rcgen::generate_simple_self_signed(vec!["bucket.test".to_string()]).expect("a certificate");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("key and certificate belong together");
+    let (config, asked) = (Arc::new(config), Arc::new(Mutex::new(Vec::new())));
+    let log = asked.clone();
+    let proxy = ForwardProxy::start(move |client| {
+        let connection = ServerConnection::new(config.clone()).expect("the configuration is complete");
+        let mut tls = StreamOwned::new(connection, client);
+        loop {
+            let head = head(&mut tls);
+            if head.is_empty() {
+                return;
+            }
+            let len = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+            let _ = tls.read_exact(&mut vec![0; len.unwrap_or(0)]);
+            log.lock().unwrap().push(head.lines().next().unwrap_or_default().to_string());
+            let answer: &[u8] = if head.starts_with("PUT") {
+                b"HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\n\r\n"
+            } else {
+                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+            };
+            if tls.write_all(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let (dir, server) = (TempDir::new(), S3Server::in_process());
+    let file = dir.write("ca.pem", &made.cert.pem());
+    let plugin = Plugin::new(&dir).envs(&server.env_through("https://bucket.test"));
+    // HTTP_PROXY is not for https
+    let plugin =
+        plugin.env("HTTPS_PROXY", &proxy.addr).env("HTTP_PROXY", "http://127.0.0.1:1").env("SSL_CERT_FILE", file);
+    let mut session = Session::start(plugin);
+    session.put_all(&bodies());
+    session.end().quiet();
+    assert!(proxy.seen().iter().all(|head| head.starts_with("CONNECT bucket.test:443 ")), "{:?}", proxy.seen());
+    let puts = asked.lock().unwrap().iter().filter(|l| l.starts_with("PUT /cache-bucket/pre/fix/v1/")).count();
+    assert_eq!(puts, 3, "{:?}", asked.lock().unwrap());
+}
+
+#[test]
+fn no_proxy_and_this_machine_are_spared() {
+    let server = S3Server::in_process();
+    let proxy = ForwardProxy::to(&server.endpoint);
+    let url = format!("http://{}", proxy.addr);
+    // the name cannot be looked up, so nothing arrives, but nothing goes to the proxy either
+    for (variable, list) in [("NO_PROXY", "BUCKET.test"), ("no_proxy", "a, .test"), ("NO_PROXY", "*")] {
+        let dir = TempDir::new();
+        let plugin = Plugin::new(&dir).envs(&server.env_through(NAMED)).env("HTTP_PROXY", &url).env(variable, list);
+        let out = plugin.arg("status").output();
+        assert!(proxy.seen().is_empty(), "{variable}={list}: {:?}{}", proxy.seen(), out.describe());
+    }
+    there_and_back(&server, |dir| Plugin::new(dir).envs(&server.env()).env("HTTP_PROXY", &url));
+    assert!(proxy.seen().is_empty(), "{:?}", proxy.seen());
+}
+
+#[test]
+fn a_proxy_that_is_no_url_is_one_line() {
+    let (dir, server) = (TempDir::new(), S3Server::in_process());
+    let plugin = Plugin::new(&dir).envs(&server.env_through(NAMED)).env("HTTP_PROXY", "socks5://user:secret@h");
+    let out = plugin.output().code(1);
+    assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
+    assert!(out.stderr.contains("HTTP_PROXY") && !out.stderr.contains("secret"), "{}", out.describe());
+}
+
+#[test]
+fn the_endpoint_and_the_region_of_aws_are_used_and_checked() {
+    let server = S3Server::in_process();
+    let with = |endpoint: &str, region: &str| {
+        let mut env = server.env();
+        env.retain(|(name, _)| !["GOCACHE_S3_ENDPOINT_URL", "GOCACHE_S3_REGION"].contains(&name.as_str()));
+        env.extend(
+            [("AWS_ENDPOINT_URL_S3", endpoint), ("AWS_REGION", region)].map(|(n, v)| (n.to_string(), v.to_string())),
+        );
+        env
+    };
+    let env = with(&server.endpoint, "us-east-1");
+    there_and_back(&server, |dir| Plugin::new(dir).envs(&env));
+    for (env, want) in [
+        (with("h:1", "us-east-1"), "AWS_ENDPOINT_URL_S3 \"h:1\": not an endpoint"),
+        (with(&server.endpoint, "a b"), "AWS_REGION \"a b\": not a region"),
+    ] {
+        let dir = TempDir::new();
+        let out = Plugin::new(&dir).envs(&env).output().code(2);
+        assert!(out.stderr.starts_with(&format!("go-cache-plugin: {want}")), "{}", out.describe());
+        // a flag wins, and what it replaces is not looked at
+        let flags = ["status", "--s3-endpoint-url=http://127.0.0.1:1", "--region=r"];
+        Plugin::new(&dir).envs(&env).args(flags).output().ok();
+    }
+}
+
+#[test]
+fn clear_needs_nothing_that_is_meant_for_builds() {
+    let dir = TempDir::new();
+    let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
+    let put = |prefix: &str| {
+        let mut session = Session::start(Plugin::new(&dir).arg(&bucket).arg(format!("--prefix={prefix}")));
+        session.put_all(&bodies());
+        session.end().quiet();
+    };
+    let objects = || {
+        let shards = std::fs::read_dir(dir.join("bucket/pr/v1")).into_iter().flatten().flatten();
+        shards.map(|shard| std::fs::read_dir(shard.path()).expect("a shard").count()).sum::<usize>()
+    };
+    for (name, value) in [
+        ("GOCACHE_WRITE_PREFIX", "pr"),
+        ("GOCACHE_WRITE_PREFIX", "other"),
+        ("GOCACHE_WRITE_PREFIX", "a/../b"),
+        ("GOCACHE_KEY_PREFIX", "a/../b"),
+        ("GOCACHE_READ_ONLY", "true"),
+        ("GOCACHE_SIGNING_KEY_FILE", "/nonexistent"),
+        ("GOCACHE_S3_LAYOUT", "classic"),
+        ("GOCACHE_S3_BUCKET", "no bucket"),
+        ("GOCACHE_EXPIRY", "nonsense"),
+        ("GOCACHE_CONCURRENCY", "nonsense"),
+    ] {
+        put("pr");
+        assert_eq!(objects(), 3, "{name}={value}");
+        let out = Plugin::new(&dir).env(name, value).args(["clear", &bucket, "--prefix=pr"]).output().ok().quiet();
+        assert!(!out.stdout.contains("removed 0 "), "{}", out.describe());
+        assert_eq!(objects(), 0, "{name}={value}");
+        let local = Plugin::new(&dir).env(name, value).args(["clear", "--local"]).output().ok().quiet();
+        assert!(local.stdout.contains("removed "), "{}", local.describe());
+        let prune = Plugin::new(&dir).env("GOCACHE_S3_BUCKET", "no bucket").args(["prune", "--max-cache-size=1k"]);
+        prune.output().ok().quiet();
+    }
+}
