@@ -57,7 +57,7 @@ fn only_this_machine_s_names_see_the_status() {
     }
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:5970", "", "[evil]", "notlocalhost"]
     {
-        for path in ["/debug/", "/debug/vars", "/debug/live.json", "/metrics"] {
+        for path in ["/debug/", "/debug/page.js", "/debug/vars", "/debug/status.json", "/metrics"] {
             assert_eq!(code(path, Some(host)), 421, "{host} {path}");
         }
         assert_eq!(code("/healthz", Some(host)), 200);
@@ -68,7 +68,7 @@ fn only_this_machine_s_names_see_the_status() {
     assert_eq!(status.handle(request(Method::Head, "/debug/", None)).status, 200);
     stopping.store(true, Ordering::Relaxed);
     assert_eq!(code("/healthz", None), 503);
-    assert!(get(&status, "/debug/").contains(">stopping<"));
+    assert!(get(&status, "/debug/status.json").contains(r#""stopping":true"#));
     assert!(
         Status::owns("/debug/x") && Status::owns("/healthz") && !Status::owns("/debugger") && !Status::owns("/mod/")
     );
@@ -80,43 +80,51 @@ fn what_requests_asked_for_is_text_and_nothing_else() {
     let (status, _) = status(&metrics);
     let nasty = "</script><img src=x onerror=alert(1)>\"'&";
     metrics.recent.push("proxy", || nasty.to_string(), "fetch, uncached", None, Duration::from_millis(3));
-    let page = get(&status, "/debug/");
-    assert!(!page.contains("<img") && page.contains("&lt;/script&gt;&lt;img src=x"), "{page}");
-    assert!(page.contains("/nonexistent/&lt;dir&gt;"));
-    let live: serde_json::Value = serde_json::from_str(&get(&status, "/debug/live.json")).unwrap();
-    assert_eq!(live["recent"][0][2], nasty);
-}
-
-#[test]
-fn the_page_has_an_element_for_everything_that_changes() {
-    let (status, _) = status(&Arc::default());
-    let page = get(&status, "/debug/");
-    let live: serde_json::Value = serde_json::from_str(&get(&status, "/debug/live.json")).unwrap();
-    let mut ids = 0;
-    for map in ["text", "path", "label", "mood"] {
-        for id in live[map].as_object().unwrap().keys() {
-            assert_eq!(page.matches(&format!(" id=\"{id}\"")).count(), 1, "{map} {id}");
-            ids += 1;
-        }
-    }
-    assert!(ids > 40, "{ids}");
-    for forbidden in ["http://", "https://", " style=", "onclick", "src="] {
-        assert!(!page.contains(forbidden), "{forbidden}");
+    let all: serde_json::Value = serde_json::from_str(&get(&status, "/debug/status.json")).unwrap();
+    assert_eq!(all["page"]["recent"][0]["what"], nasty);
+    assert_eq!(all["page"]["directory"], "/nonexistent/<dir>");
+    let script = get(&status, "/debug/page.js");
+    for forbidden in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval", "http:", "https:"] {
+        assert!(!script.contains(forbidden), "{forbidden}");
     }
 }
 
 #[test]
-fn the_policy_allows_exactly_what_the_page_holds() {
+fn the_policy_allows_what_the_page_holds_and_no_more() {
     let (status, _) = status(&Arc::default());
     let reply = status.handle(request(Method::Get, "/debug/", None));
     let policy = reply.headers.iter().find(|(n, _)| n == "Content-Security-Policy").unwrap().1.clone();
-    let page = text(reply);
-    for element in ["style", "script"] {
-        let begin = page.find(&format!("<{element}>")).unwrap() + element.len() + 2;
-        let end = page.find(&format!("</{element}>")).unwrap();
-        let hash = base64_simd::STANDARD.encode_to_string(<sha2::Sha256 as sha2::Digest>::digest(&page[begin..end]));
-        assert!(policy.contains(&format!("{element}-src 'sha256-{hash}'")), "{policy}");
+    for want in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(want), "{policy}");
     }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let page = text(reply);
+    for forbidden in ["http://", "https://", " style=", "<style", "onclick", "<script>"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    for file in ["page.js", "page.css"] {
+        assert_eq!(page.matches(file).count(), 1, "{file}");
+        get(&status, &format!("/debug/{file}"));
+    }
+}
+
+#[test]
+fn the_script_finds_what_it_reads() {
+    let (status, _) = status(&Arc::default());
+    let all: serde_json::Value = serde_json::from_str(&get(&status, "/debug/status.json")).unwrap();
+    let script = get(&status, "/debug/page.js");
+    for part in script.split("state.").skip(1) {
+        let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        assert!(all["status"].get(&name).is_some(), "{name}");
+    }
+    let samples = all["page"]["samples"].as_array().unwrap();
+    assert!(samples.iter().all(|s| s.as_array().unwrap().len() == samples::COLUMNS.len()));
+    for column in samples::COLUMNS {
+        assert!(script.contains(column), "{column}");
+    }
+    let status = &all["status"];
+    assert!(status["process_resident_memory_bytes"].as_u64().unwrap() > 100_000);
+    assert!(status["process_threads"].as_u64().unwrap() >= 1 && status["process_open_fds"].as_u64().unwrap() >= 3);
 }
 
 #[test]
