@@ -1,6 +1,7 @@
 'use strict';
 // Draws the page from status.json, once a second. What requests asked for only ever becomes text.
-const HOUR = 3600, HEIGHT = 64, MARGIN = 2;
+// The box of a chart, and how many seconds it shows: as many as the program is old, an hour at most.
+const WIDTH = 3600, HEIGHT = 64, MARGIN = 2, SPANS = [300, 900, 3600];
 const at = id => document.getElementById(id);
 
 // How numbers are written.
@@ -70,13 +71,19 @@ const CARDS = {
   },
   queue: { title: 'Upload queue', top: nice, unit: count, lines: { queue: gauge('queue') } },
   breaker: {
-    title: 'Bucket', top: () => 1, unit: v => v ? 'left alone' : 'in use', lines: { breaker: gauge('left_alone') },
+    title: 'Bucket', top: () => 1, unit: () => 'left alone', lines: { breaker: (d, i) => d.left_alone[i] || null },
+    says: some => some.length ? `left alone in ${some.length} samples` : 'never left alone',
   },
   cache: {
     // what is not looked at yet is no size
     title: 'Cache size', top: niceBytes, unit: bytes,
     lines: { cache: (d, i) => d.cache_files[i] ? d.cache_bytes[i] : null },
   },
+};
+
+const OPERATIONS = {
+  get: 'Get', put: 'Put', bucket_request: 'Bucket request', upstream_request: 'Upstream request',
+  http_request: 'HTTP request',
 };
 
 function text(id, value, mood) {
@@ -108,6 +115,7 @@ function addCards() {
     part('.value', 'value');
     part('.note', 'note');
     part('.top', 'top');
+    part('.axis span', 'from');
     const svg = part('svg', 'chart');
     make('path', 'area', '', svg).id = `${id}-area`;
     Object.keys(lines).forEach((name, n, all) => {
@@ -138,21 +146,24 @@ function steps(values, xs, top) {
 
 function charts(d) {
   const last = d.millis.length - 1;
-  const xs = d.millis.map(at => Math.max(0, HOUR - (d.millis[last] - at) / 1000).toFixed(1));
-  for (const [id, { lines, top, unit }] of Object.entries(CARDS)) {
+  const age = at => (d.millis[last] - at) / 1000;
+  const span = SPANS.find(seconds => seconds >= age(d.millis[0])) ?? SPANS.at(-1);
+  const xs = d.millis.map(at => Math.max(0, WIDTH * (1 - age(at) / span)).toFixed(1));
+  const extremes = (some, unit) =>
+    some.length ? `highest ${unit(Math.max(...some))}, latest ${unit(some.at(-1))}` : 'nothing yet';
+  for (const [id, { lines, top, unit, says = extremes }] of Object.entries(CARDS)) {
     const names = Object.keys(lines);
     const values = Object.values(lines).map(of => d.millis.slice(1).map((_, i) => of(d, i + 1)));
     const highest = Math.max(0, ...values.flat());
-    const says = values.map((list, n) => {
+    const words = values.map((list, n) => {
       const [line, area] = steps(list, xs, top(highest));
       at(n ? `${id}-line${n + 1}` : `${id}-line`).setAttribute('d', line);
       if (n === 0) at(`${id}-area`).setAttribute('d', area);
-      const some = list.filter(v => v !== null);
-      const name = names.length > 1 ? names[n] + ': ' : '';
-      return name + (some.length ? `highest ${unit(Math.max(...some))}, latest ${unit(some.at(-1))}` : 'nothing yet');
+      return (names.length > 1 ? `${names[n]}: ` : '') + says(list.filter(v => v !== null), unit);
     });
     text(`${id}-top`, highest > 0 ? unit(top(highest)) : '');
-    at(`${id}-chart`).setAttribute('aria-label', `Last hour: ${says.join('; ')}.`);
+    at(`${id}-chart`).setAttribute('aria-label', `Last ${span / 60} minutes: ${words.join('; ')}.`);
+    text(`${id}-from`, `${span / 60} min ago`);
   }
 }
 
@@ -215,10 +226,12 @@ function rows(id, list, classes) {
 }
 
 function tables(s) {
-  const words = name => name.replaceAll('_', ' ').replace(/^./, c => c.toUpperCase()).replace('Http', 'HTTP');
   const seconds = n => known(n, duration);
-  const latency = Object.entries(s.latency);
-  rows('latency', latency.map(([name, l]) => [words(name), count(l.count), seconds(l.p50_seconds), seconds(l.p99_seconds)]), ['', 'n', 'n', 'n']);
+  const latency = Object.entries(OPERATIONS).map(([name, title]) => [title, s.latency[name]]);
+  rows('latency', latency.map(([title, l]) =>
+    [title, count(l.count), seconds(l.p50_seconds), seconds(l.p99_seconds)]), ['', 'n', 'n', 'n']);
+  const words = name => name.replaceAll('_', ' ').replace(/^./, c => c.toUpperCase());
+  // of counters, by their names
   const bad = /error|failed|rejected|corrupt|_bad|refused|opened|stale/;
   const errors = Object.entries(s).flatMap(([group, counters]) => Object.entries(counters)
     .filter(([name, n]) => bad.test(name) && n > 0).map(([name, n]) => [words(group), words(name), count(n)]));

@@ -117,6 +117,9 @@ fn the_script_finds_what_it_reads() {
         let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
         assert!(all["status"].get(&name).is_some(), "{name}");
     }
+    for name in all["latency"].as_object().unwrap().keys() {
+        assert!(script.contains(&format!("{name}: '")), "{name}");
+    }
     let samples = all["page"]["samples"].as_array().unwrap();
     assert!(samples.iter().all(|s| s.as_array().unwrap().len() == samples::COLUMNS.len()));
     for column in samples::COLUMNS {
