@@ -4,9 +4,9 @@
 //! Invariants: everything here only reads; a request costs no more than reading the counters, one
 //! small lock and an hour's samples; the page is three files that a script fills from
 //! `/debug/status.json`, nothing on it comes from elsewhere, and what requests asked for appears on
-//! it as text only. `/healthz` may be asked from anywhere; for the rest the
-//! router lets only this machine in, and a Host header that names a stranger is refused here, so
-//! that a web page cannot read it by way of a rebound name.
+//! it as text only. `/healthz` may be asked from anywhere; for the rest the router lets only this
+//! machine in, and a Host header that names a stranger is refused here, so that a web page cannot
+//! read it by way of a rebound name.
 
 mod gauges;
 mod prometheus;
@@ -59,7 +59,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Starts to record the last minutes, on a thread that ends when the value is dropped, and the
+    /// Starts to record the last hour, on a thread that ends when the value is dropped, and the
     /// latest requests ([`Metrics::recent`]).
     pub fn new(sources: Sources) -> io::Result<Self> {
         sources.metrics.recent.enable();
@@ -75,16 +75,18 @@ impl Status {
     fn get(&self, path: &str) -> Reply {
         match path {
             "/debug" => Reply::status(308).header("Location", "/debug/"),
-            "/debug/" => asset("text/html", include_str!("status/page.html")).header("Content-Security-Policy", POLICY),
-            "/debug/page.css" => asset("text/css", include_str!("status/page.css")),
-            "/debug/page.js" => asset("text/javascript", include_str!("status/page.js")),
-            "/debug/status.json" => asset("application/json", self.json().to_string()),
+            "/debug/" => {
+                answer("text/html", include_str!("status/page.html")).header("Content-Security-Policy", POLICY)
+            }
+            "/debug/page.css" => answer("text/css", include_str!("status/page.css")),
+            "/debug/page.js" => answer("text/javascript", include_str!("status/page.js")),
+            "/debug/status.json" => answer("application/json", self.json().to_string()),
             "/debug/vars" => {
-                asset("application/json", gauges::expvar(&self.sources, self.samples.look().1).to_string())
+                answer("application/json", gauges::expvar(&self.sources, self.samples.look().1).to_string())
             }
             "/metrics" | "/debug/varz" => {
                 let gauges = gauges::list(&self.sources, self.samples.look().1);
-                asset(prometheus::CONTENT_TYPE, prometheus::render(&self.sources.metrics, &gauges))
+                answer(prometheus::CONTENT_TYPE, prometheus::render(&self.sources.metrics, &gauges))
             }
             _ => Reply::text(404, "not found; see /debug/\n"),
         }
@@ -145,8 +147,9 @@ fn names_this_machine(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-fn asset(kind: &str, text: impl Into<String>) -> Reply {
-    let kind = if kind.contains(';') { kind.to_string() } else { format!("{kind}; charset=utf-8") };
+/// A text of that media type.
+fn answer(kind: &str, text: impl Into<String>) -> Reply {
+    let kind = format!("{kind}; charset=utf-8");
     Reply::status(200).header("Content-Type", kind).body(Body::Bytes(text.into().into_bytes()))
 }
 

@@ -3,8 +3,8 @@
 //! Its key `ca-key.pem` (mode 0600) and certificate `ca.pem` lie in the cache directory. The key
 //! is made once and kept; the certificate is renewed under the same key and name long before it
 //! ends, so that clients which trust the old one follow. When it ends is said in a line of text
-//! above it ([`ENDS`]); without that line, as earlier versions wrote it, it counts as due. Host certificates live for a day, in
-//! memory only, and are made anew at half that time.
+//! above it ([`ENDS`]); without that line, as earlier versions wrote it, it counts as due. Host
+//! certificates live for a day, in memory only, and are made anew at half that time.
 //!
 //! A client is always shown the certificate of the host that it said CONNECT to, whatever name its
 //! handshake asks for: that host is where its requests go.

@@ -11,8 +11,8 @@ use std::fmt::Write;
 use super::gauges::Gauge;
 use crate::metrics::{BOUNDS_MICROS, Metrics, Snapshot};
 
-/// The content type of the format.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The content type of the format, in UTF-8.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
 /// Every counter, latency and gauge as text.
 pub fn render(metrics: &Metrics, gauges: &[Gauge]) -> String {

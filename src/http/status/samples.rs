@@ -64,7 +64,7 @@ pub fn take(sources: &Sources, cache: Size) -> Sample {
     ]
 }
 
-/// The samples so far, the oldest first.
+/// The samples so far.
 pub struct Samples {
     state: Arc<Mutex<State>>,
     stop: Option<Sender<()>>,
@@ -89,15 +89,13 @@ impl Samples {
                 if second == 0 || lock(&shared).asked.is_some_and(|at| at.elapsed() < ATTENTION) {
                     walk.step();
                 }
+                let sample = (second % SECONDS == 0).then(|| take(&sources, walk.size()));
                 let mut state = lock(&shared);
                 state.size = walk.size();
-                if second % SECONDS == 0 {
-                    if state.ring.len() == KEEP {
-                        state.ring.pop_front();
-                    }
-                    let sample = take(&sources, state.size);
-                    state.ring.push_back(sample);
+                if sample.is_some() && state.ring.len() == KEEP {
+                    state.ring.pop_front();
                 }
+                state.ring.extend(sample);
                 drop(state);
                 if stopped.recv_timeout(Duration::from_secs(1)) != Err(RecvTimeoutError::Timeout) {
                     return;
@@ -107,8 +105,8 @@ impl Samples {
         Ok(Samples { state, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// The samples, the oldest first, and the size of the cache as far as it is known; it will be looked after for a
-    /// while now.
+    /// The samples, the oldest first, and the size of the cache as far as it is known; it will be
+    /// looked after for a while now.
     pub fn look(&self) -> (Vec<Sample>, Size) {
         let mut state = lock(&self.state);
         state.asked = Some(Instant::now());
