@@ -1,6 +1,4 @@
-//! How counts, bytes, durations and shares are written for people, wherever they are.
-
-use std::time::Duration;
+//! How counts, bytes and shares are written for people, wherever they are.
 
 /// `1,234,567`.
 pub fn count(n: u64) -> String {
@@ -35,23 +33,6 @@ pub fn bytes(n: u64) -> String {
     }
     let digits = if value < 9.95 { 1 } else { 0 };
     format!("{value:.digits$} {}", UNITS[unit])
-}
-
-/// `85 µs`, `1.2 ms`, `3.4 s`, `2 min 5 s`, `3 h 12 min`, `4 d 1 h`.
-pub fn duration(d: Duration) -> String {
-    let s = d.as_secs_f64();
-    let seconds = d.as_secs();
-    match s {
-        0.0 => "0 s".to_string(),
-        s if s < 0.001 => format!("{:.0} µs", s * 1e6),
-        s if s < 0.01 => format!("{:.1} ms", s * 1e3),
-        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 60.0 => format!("{s:.0} s"),
-        s if s < 3600.0 => format!("{} min {} s", seconds / 60, seconds % 60),
-        s if s < 86_400.0 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
 }
 
 /// `97.3 %`; a dash where there is nothing to divide.
@@ -93,9 +74,6 @@ mod tests {
             [bytes(0), bytes(1023), bytes(1024), bytes(10_240), bytes(1 << 20), bytes((1 << 20) - 1), bytes(u64::MAX)],
             ["0 B", "1023 B", "1.0 KiB", "10 KiB", "1.0 MiB", "1.0 MiB", "16 EiB"]
         );
-        let d = |s| duration(Duration::from_secs_f64(s));
-        assert_eq!([d(0.0), d(0.000085), d(0.0012), d(0.25), d(3.44)], ["0 s", "85 µs", "1.2 ms", "250 ms", "3.4 s"]);
-        assert_eq!([d(125.0), d(11_520.0), d(349_200.0)], ["2 min 5 s", "3 h 12 min", "4 d 1 h"]);
         assert_eq!([percent(1, 0), percent(0, 5), percent(5, 5)], ["–", "0.0 %", "100.0 %"]);
         assert_eq!([percent(99_999, 100_000), percent(1, 100_000)], ["99.9 %", "0.1 %"]);
     }

@@ -132,7 +132,7 @@ impl Stack {
         // while the bucket is down, its own line has said so
         if left > 0 && bucket.available() {
             let why = bucket.write_trouble().map_or_else(String::new, |why| format!(" ({why})"));
-            log::warn!("{} not done yet{why}, and marked for the next start", uploads(left));
+            log::warn!("{}", undone(left, &why));
         }
     }
 
@@ -259,8 +259,11 @@ pub(super) fn above(report: &Report) -> String {
     )
 }
 
-fn uploads(n: usize) -> String {
-    if n == 1 { "1 upload is".to_string() } else { format!("{n} uploads are") }
+fn undone(n: usize, why: &str) -> String {
+    match n {
+        1 => format!("1 upload is not done yet{why}; it stays marked for the next start"),
+        _ => format!("{n} uploads are not done yet{why}; they stay marked for the next start"),
+    }
 }
 
 /// How exactly the time of last use must be kept for `expiry` to mean something.

@@ -2,15 +2,13 @@
 //! `/debug/vars`, Prometheus text at `/metrics` and `/debug/varz`, and `/healthz`.
 //!
 //! Invariants: everything here only reads; a request costs no more than reading the counters, one
-//! small lock and a page of text; nothing on the page comes from elsewhere, and what requests
-//! asked for appears on it as text only. `/healthz` may be asked from anywhere; for the rest the
-//! router lets only this machine in, and a Host header that names a stranger is refused here, so
-//! that a web page cannot read it by way of a rebound name.
+//! small lock and an hour's samples; the page is three files that a script fills from
+//! `/debug/status.json`, nothing on it comes from elsewhere, and what requests asked for appears on
+//! it as text only. `/healthz` may be asked from anywhere; for the rest the router lets only this
+//! machine in, and a Host header that names a stranger is refused here, so that a web page cannot
+//! read it by way of a rebound name.
 
-mod chart;
 mod gauges;
-mod live;
-mod page;
 mod prometheus;
 mod samples;
 mod size;
@@ -22,12 +20,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use self::live::Live;
+use serde_json::json;
+
 use self::samples::Samples;
 use super::exchange::{Body, Handler, Method, Reply, Request};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 use crate::upload::Uploader;
+
+/// What the page may do: use its own files, and nothing of what markup could bring in.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 /// Where the status comes from.
 pub struct Sources {
@@ -56,7 +59,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Starts to record the last minutes, on a thread that ends when the value is dropped, and the
+    /// Starts to record the last hour, on a thread that ends when the value is dropped, and the
     /// latest requests ([`Metrics::recent`]).
     pub fn new(sources: Sources) -> io::Result<Self> {
         sources.metrics.recent.enable();
@@ -68,21 +71,42 @@ impl Status {
         match path {
             "/debug" => Reply::status(308).header("Location", "/debug/"),
             "/debug/" => {
-                let live = Live::take(&self.sources, &self.samples, SystemTime::now());
-                page::security_headers(Reply::status(200))
-                    .header("Content-Type", "text/html; charset=utf-8")
-                    .body(Body::Bytes(page::render(&self.sources, &live).into_bytes()))
+                answer("text/html", include_str!("status/page.html")).header("Content-Security-Policy", POLICY)
             }
-            "/debug/live.json" => json(&Live::take(&self.sources, &self.samples, SystemTime::now())),
-            "/debug/vars" => json(&gauges::expvar(&self.sources, self.samples.look().1)),
+            "/debug/page.css" => answer("text/css", include_str!("status/page.css")),
+            "/debug/page.js" => answer("text/javascript", include_str!("status/page.js")),
+            "/debug/status.json" => answer("application/json", self.json().to_string()),
+            "/debug/vars" => {
+                answer("application/json", gauges::expvar(&self.sources, self.samples.look().1).to_string())
+            }
             "/metrics" | "/debug/varz" => {
                 let gauges = gauges::list(&self.sources, self.samples.look().1);
-                Reply::status(200)
-                    .header("Content-Type", prometheus::CONTENT_TYPE)
-                    .body(Body::Bytes(prometheus::render(&self.sources.metrics, &gauges).into_bytes()))
+                answer(prometheus::CONTENT_TYPE, prometheus::render(&self.sources.metrics, &gauges))
             }
             _ => Reply::text(404, "not found; see /debug/\n"),
         }
+    }
+
+    /// All that the page shows: what `/debug/vars` has, and `page` with the samples of the last hour
+    /// (the last one of this moment), their columns' names and the latest requests.
+    fn json(&self) -> serde_json::Value {
+        let Sources { metrics, cache_dir, bucket, .. } = &*self.sources;
+        let (mut samples, size) = self.samples.look();
+        samples.push(samples::take(&self.sources, size));
+        let recent = metrics.recent.list().into_iter().map(|r| {
+            let ago = r.at.elapsed().unwrap_or_default().as_secs();
+            json!({ "ago_seconds": ago, "kind": r.kind, "what": r.what, "outcome": r.outcome, "bytes": r.bytes,
+                    "seconds": r.took.as_secs_f64() })
+        });
+        let mut all = gauges::expvar(&self.sources, size);
+        all["page"] = json!({
+            "directory": cache_dir.display().to_string(),
+            "bucket": bucket.as_ref().map(|b| b.target()),
+            "columns": samples::COLUMNS,
+            "samples": samples,
+            "recent": recent.collect::<Vec<_>>(),
+        });
+        all
     }
 }
 
@@ -101,7 +125,10 @@ impl Handler for Status {
         } else {
             self.get(&request.path)
         };
-        reply.header("Cache-Control", "no-store").header("X-Content-Type-Options", "nosniff")
+        reply
+            .header("Cache-Control", "no-store")
+            .header("X-Content-Type-Options", "nosniff")
+            .header("Referrer-Policy", "no-referrer")
     }
 }
 
@@ -115,9 +142,10 @@ fn names_this_machine(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-fn json(value: &impl serde::Serialize) -> Reply {
-    let text = serde_json::to_vec(value).expect("maps with string keys always have a JSON form");
-    Reply::status(200).header("Content-Type", "application/json; charset=utf-8").body(Body::Bytes(text))
+/// A text of that media type.
+fn answer(kind: &str, text: impl Into<String>) -> Reply {
+    let kind = format!("{kind}; charset=utf-8");
+    Reply::status(200).header("Content-Type", kind).body(Body::Bytes(text.into().into_bytes()))
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 //!
 //! Its key `ca-key.pem` (mode 0600) and certificate `ca.pem` lie in the cache directory. The key
 //! is made once and kept; the certificate is renewed under the same key and name long before it
-//! ends, so that clients which trust the old one follow. Host certificates live for a day, in
-//! memory only, and are made anew at half that time.
+//! ends, so that clients which trust the old one follow. When it ends is said in a line of text
+//! above it ([`ENDS`]); without that line, as earlier versions wrote it, it counts as due. Host
+//! certificates live for a day, in memory only, and are made anew at half that time.
 //!
 //! A client is always shown the certificate of the host that it said CONNECT to, whatever name its
 //! handshake asks for: that host is where its requests go.
 
 mod install;
-mod x509;
 
 pub use install::{Installed, system_bundle};
 
@@ -22,12 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
 use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::atomic::{TEMP_PREFIX, TempFile};
 
@@ -40,6 +42,8 @@ const AUTHORITY_RENEW: Duration = Duration::from_secs(180 * 86_400);
 const HOST_LIFE: Duration = DAY;
 /// Certificates are valid from this long before they are made, for clients whose clock is behind.
 const SLACK: Duration = Duration::from_secs(3600);
+/// What comes before the end of the authority's certificate, in the first line of its file.
+const ENDS: &str = "# valid until ";
 /// Hosts whose certificates are held at most.
 const MAX_HOSTS: usize = 256;
 
@@ -97,16 +101,19 @@ impl Authority {
 
     /// Writes a new certificate when the present one is missing, damaged, of another key or ends soon.
     fn renew_if_due(&self, now: SystemTime) -> io::Result<()> {
-        let present = fs::read(&self.cert_path).ok().and_then(|pem| x509::from_pem(&pem));
-        let good = present.is_some_and(|der| {
-            x509::contains(&der, self.key.public_key_raw())
-                && x509::not_after(&der).is_some_and(|end| end >= now + AUTHORITY_RENEW)
-        });
-        if good {
+        let present = fs::read_to_string(&self.cert_path).unwrap_or_default();
+        let ends = present.lines().find_map(|l| l.strip_prefix(ENDS)?.parse::<Timestamp>().ok()).map(SystemTime::from);
+        let key = self.key.public_key_raw();
+        let ours = |der: CertificateDer| der.windows(key.len()).any(|w| w == key);
+        if ends.is_some_and(|end| end >= now + AUTHORITY_RENEW)
+            && CertificateDer::from_pem_slice(present.as_bytes()).is_ok_and(ours)
+        {
             return Ok(());
         }
         let cert = authority_params(now).self_signed(&self.key).map_err(io::Error::other)?;
-        replace(&self.cert_path, cert.pem().as_bytes()).map_err(|e| at(&self.cert_path, e))?;
+        let end = Timestamp::try_from(now + AUTHORITY_LIFE).map_err(io::Error::other)?;
+        replace(&self.cert_path, format!("{ENDS}{end:.0}\n{}", cert.pem()).as_bytes())
+            .map_err(|e| at(&self.cert_path, e))?;
         log::info!(
             "{}: made a certificate authority for the reverse proxy; let its clients trust this file",
             self.cert_path.display()

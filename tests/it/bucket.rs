@@ -441,36 +441,6 @@ fn what_a_scope_asks_for_in_vain_is_not_waited_for() {
 }
 
 #[test]
-fn what_is_put_in_every_build_is_sent_once() {
-    let (store, bodies) = (Store::S3(Box::new(S3Server::in_process())), build());
-    let Store::S3(server) = &store else { unreachable!("just made") };
-    let always = [noise(900, 0), noise(901, 70)];
-    let put_always = |s: &mut Session| (700..).zip(&always).for_each(|(n, body)| drop(s.client.put(&action(n), body)));
-    let machine = Machine::new();
-    let mut s = machine.session(&store, &["--scope=s"]);
-    for (n, body) in (0..).zip(&bodies) {
-        assert!(s.client.get(&action(n)).is_none());
-        s.client.put(&action(n), body);
-    }
-    put_always(&mut s);
-    s.end();
-    server.clear_log();
-    let mut s = Machine::new().session(&store, &["--scope=s"]);
-    assert_eq!(s.get_all(&bodies), 200);
-    put_always(&mut s);
-    let out = s.end();
-    assert_eq!(server.count("PUT"), 0, "not even the manifest changes{}", out.describe());
-    assert_eq!(metrics(&out)["gocache_host"]["put_s3_found"], 2);
-    // another output is news
-    let mut s = Machine::new().session(&store, &["--scope=s"]);
-    assert_eq!(s.get_all(&bodies), 200);
-    s.client.put(&action(700), b"changed");
-    s.end();
-    let keys: Vec<String> = server.requests().into_iter().filter(|r| r.method == "PUT").map(|r| r.path).collect();
-    assert!(keys.len() == 2 && keys[0].ends_with(&single(700)), "{keys:?}");
-}
-
-#[test]
 fn a_bad_manifest_is_one_line_and_replaced() {
     let store = Store::dir();
     let bodies: Vec<Vec<u8>> = (0..20).map(|n| noise(n + 1, 500)).collect();

@@ -2,103 +2,72 @@
 
 use std::fs;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Map, Value, json};
 
 use super::Sources;
-use super::prometheus::Gauge;
 use super::size::Size;
 
-/// What the system says of this process.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Process {
-    /// Resident memory in bytes.
-    pub resident_bytes: Option<u64>,
-    /// Processor time in seconds, of all threads.
-    pub cpu_seconds: Option<f64>,
-    /// Open files.
-    pub open_files: Option<u64>,
-    /// Threads.
-    pub threads: Option<u64>,
+/// A value that is not counted: it may fall, or comes from elsewhere.
+pub struct Gauge {
+    /// The name for Prometheus; one that ends in `_total` is a counter.
+    pub name: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// A number, a truth, or null where there is nothing to say.
+    pub value: Value,
 }
 
-/// Asks the system, where it has a /proc.
-pub fn process() -> Option<Process> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
-    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Some(Process {
-        resident_bytes: field("VmRSS:").map(|kib: u64| kib * 1024),
-        threads: field("Threads:"),
-        cpu_seconds: Some(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9),
-        open_files: fs::read_dir("/proc/self/fd").ok().map(|d| d.count() as u64),
-    })
-}
-
-/// All gauges, for Prometheus.
+/// All gauges.
 pub fn list(sources: &Sources, cache: Size) -> Vec<Gauge> {
-    let gauge = |name, help, value| Gauge { name, help, label: None, value };
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     let started = sources.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let mut list = vec![
-        Gauge {
-            name: "gocache_build_info",
-            help: "The program's version.",
-            label: Some(("version", env!("CARGO_PKG_VERSION").to_string())),
-            value: 1.0,
-        },
-        gauge("gocache_sessions", "Plugin clients connected.", (sources.sessions)() as f64),
-        gauge("gocache_upload_waiting", "Uploads waiting in memory.", queue.waiting as f64),
-        gauge("gocache_upload_busy", "Uploads under way.", queue.busy as f64),
-        gauge("gocache_cache_bytes", "Size of the cache directory, about.", cache.bytes as f64),
-        gauge("gocache_cache_files", "Files in the cache directory, about.", cache.files as f64),
-        gauge(
-            "gocache_stopping",
-            "1 while the program stops.",
-            f64::from(sources.stopping.load(Ordering::Relaxed) as u8),
-        ),
-        gauge("process_start_time_seconds", "When the program started, in seconds since 1970.", started),
-    ];
-    if let Some(bucket) = &sources.bucket {
-        let help = "1 while requests are sent to the bucket, 0 while it is left alone.";
-        list.push(gauge("gocache_bucket_available", help, f64::from(bucket.available() as u8)));
-    }
-    let process = process().unwrap_or_default();
-    let of_process = [
-        ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes.map(|n| n as f64)),
-        ("process_cpu_seconds_total", "Processor time used.", process.cpu_seconds),
-        ("process_open_fds", "Open files.", process.open_files.map(|n| n as f64)),
-        ("process_threads", "Threads.", process.threads.map(|n| n as f64)),
-    ];
-    list.extend(of_process.into_iter().filter_map(|(name, help, value)| Some(gauge(name, help, value?))));
-    list
+    let available = sources.bucket.as_ref().map(|b| b.available());
+    let disk = rustix::fs::statvfs(&sources.cache_dir).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+    // where the system has no /proc, nothing is said
+    let process = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| -> Option<u64> {
+        process.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+    };
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let files = fs::read_dir("/proc/self/fd").ok().map(|d| d.count());
+    let help_available = "1 while requests are sent to the bucket, 0 while it is left alone.";
+    [
+        ("gocache_sessions", "Plugin clients connected.", json!((sources.sessions)())),
+        ("gocache_upload_waiting", "Uploads waiting in memory.", json!(queue.waiting)),
+        ("gocache_upload_busy", "Uploads under way.", json!(queue.busy)),
+        ("gocache_cache_bytes", "Size of the cache directory, about.", json!(cache.bytes)),
+        ("gocache_cache_files", "Files in the cache directory, about.", json!(cache.files)),
+        ("gocache_cache_estimated", "1 while the size is guessed from a part.", json!(cache.estimated)),
+        ("gocache_disk_free_bytes", "Free space on the cache directory's disk.", json!(disk)),
+        ("gocache_stopping", "1 while the program stops.", json!(sources.stopping.load(Ordering::Relaxed))),
+        ("gocache_bucket_available", help_available, json!(available)),
+        ("process_start_time_seconds", "When the program started, in seconds since 1970.", json!(started)),
+        ("process_resident_memory_bytes", "Resident memory.", json!(field("VmRSS:").map(|kib| kib * 1024))),
+        ("process_cpu_seconds_total", "Processor time used.", json!(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9)),
+        ("process_open_fds", "Open files.", json!(files)),
+        ("process_max_fds", "Files that may be open.", json!(getrlimit(Resource::Nofile).current)),
+        ("process_threads", "Threads.", json!(field("Threads:"))),
+    ]
+    .map(|(name, help, value)| Gauge { name, help, value })
+    .into()
 }
 
-/// `/debug/vars`: the counters under the reference program's names, and what Go programs publish.
-pub fn expvar(sources: &Sources, cache: Size) -> serde_json::Value {
+/// `/debug/vars`: the counters under the reference program's names, what Go programs publish, and
+/// the gauges as `status`.
+pub fn expvar(sources: &Sources, cache: Size) -> Value {
+    let name = |gauge: &Gauge| gauge.name.strip_prefix("gocache_").unwrap_or(gauge.name).to_string();
+    let mut status: Map<_, _> = list(sources, cache).into_iter().map(|g| (name(&g), g.value)).collect();
+    status.insert("version".to_string(), env!("CARGO_PKG_VERSION").into());
+    status.insert("uptime_seconds".to_string(), sources.started.elapsed().unwrap_or_default().as_secs_f64().into());
     let mut vars = sources.metrics.to_json();
-    let process = process().unwrap_or_default();
-    let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
-    let up = SystemTime::now().duration_since(sources.started).unwrap_or_default().as_secs_f64();
-    let more = serde_json::json!({
-        "cmdline": sources.cmdline.iter().map(|arg| without_password(arg)).collect::<Vec<_>>(),
-        // what a reader of Go's expvar looks for and can be told here
-        "memstats": { "Sys": process.resident_bytes },
-        "status": {
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": up,
-            "stopping": sources.stopping.load(Ordering::Relaxed),
-            "sessions": (sources.sessions)(),
-            "upload_waiting": queue.waiting,
-            "upload_busy": queue.busy,
-            "bucket_available": sources.bucket.as_ref().map(|b| b.available()),
-            "cache_bytes": cache.bytes,
-            "cache_files": cache.files,
-            "cache_estimated": cache.estimated,
-        },
-    });
-    if let (Some(vars), serde_json::Value::Object(more)) = (vars.as_object_mut(), more) {
-        vars.extend(more);
-    }
+    vars["cmdline"] = sources.cmdline.iter().map(|arg| without_password(arg)).collect();
+    // what a reader of Go's expvar looks for and can be told here
+    vars["memstats"] = json!({ "Sys": status["process_resident_memory_bytes"] });
+    vars["status"] = status.into();
     vars
 }
 
@@ -131,11 +100,5 @@ mod tests {
         );
         assert_eq!(without_password("serve"), "serve");
         assert_eq!(without_password("https://a:b@"), "https://");
-    }
-
-    #[test]
-    fn the_process_is_described() {
-        let p = process().unwrap();
-        assert!(p.resident_bytes.unwrap() > 100_000 && p.threads.unwrap() >= 1 && p.open_files.unwrap() >= 3);
     }
 }

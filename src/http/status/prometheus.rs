@@ -8,22 +8,11 @@
 
 use std::fmt::Write;
 
+use super::gauges::Gauge;
 use crate::metrics::{BOUNDS_MICROS, Metrics, Snapshot};
 
-/// The content type of the format.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// A value that is not counted in [`Metrics`]: it may fall, or comes from elsewhere.
-pub struct Gauge {
-    /// The full name; one that ends in `_total` is a counter.
-    pub name: &'static str,
-    /// One line for people.
-    pub help: &'static str,
-    /// Label and value, for a gauge that only carries text.
-    pub label: Option<(&'static str, String)>,
-    /// The value.
-    pub value: f64,
-}
+/// The content type of the format, in UTF-8.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
 /// Every counter, latency and gauge as text.
 pub fn render(metrics: &Metrics, gauges: &[Gauge]) -> String {
@@ -35,7 +24,7 @@ pub fn render(metrics: &Metrics, gauges: &[Gauge]) -> String {
             Some(name) => {
                 let name = format!("gocache_{group}_{name}_seconds_total");
                 header(&mut out, &name, &row.help.replace("Nanoseconds", "Seconds"), "counter");
-                line(&mut out, &name, "", value as f64 / 1e9);
+                let _ = writeln!(out, "{name} {}", value as f64 / 1e9);
             }
             None => {
                 let name = format!("gocache_{group}_{}_total", row.name);
@@ -50,14 +39,13 @@ pub fn render(metrics: &Metrics, gauges: &[Gauge]) -> String {
         header(&mut out, &name, row.help, "histogram");
         histogram(&mut out, &name, &row.histogram.snapshot());
     }
-    for gauge in gauges {
-        let kind = if gauge.name.ends_with("_total") { "counter" } else { "gauge" };
-        header(&mut out, gauge.name, gauge.help, kind);
-        let labels = match &gauge.label {
-            Some((name, value)) => format!("{{{name}=\"{}\"}}", escape(value, true)),
-            None => String::new(),
-        };
-        line(&mut out, gauge.name, &labels, gauge.value);
+    header(&mut out, "gocache_build_info", "The program's version.", "gauge");
+    let _ = writeln!(out, "gocache_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    for Gauge { name, help, value } in gauges {
+        let truth = value.as_bool().map(|b| f64::from(u8::from(b)));
+        let Some(value) = value.as_f64().or(truth) else { continue };
+        header(&mut out, name, help, if name.ends_with("_total") { "counter" } else { "gauge" });
+        let _ = writeln!(out, "{name} {value}");
     }
     out
 }
@@ -69,26 +57,18 @@ fn histogram(out: &mut String, name: &str, s: &Snapshot) {
         let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {below}", *bound as f64 / 1e6);
     }
     let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {}", s.count());
-    line(out, &format!("{name}_sum"), "", s.sum.as_secs_f64());
-    let _ = writeln!(out, "{name}_count {}", s.count());
+    let _ = writeln!(out, "{name}_sum {}\n{name}_count {}", s.sum.as_secs_f64(), s.count());
 }
 
+/// What comes before the samples of a name; help is ours, on one line, without a backslash.
 fn header(out: &mut String, name: &str, help: &str, kind: &str) {
-    let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} {kind}", escape(help, false));
-}
-
-fn line(out: &mut String, name: &str, labels: &str, value: f64) {
-    let _ = writeln!(out, "{name}{labels} {value}");
-}
-
-fn escape(text: &str, quoted: bool) -> String {
-    let text = text.replace('\\', "\\\\").replace('\n', "\\n");
-    if quoted { text.replace('"', "\\\"") } else { text }
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
     use std::time::Duration;
 
     #[test]
@@ -98,8 +78,9 @@ mod tests {
         m.modcache.get_request.add(u64::MAX);
         m.bucket.wait_nanos.add(1_500_000_000);
         m.latency.get.observe(Duration::from_millis(2));
-        let odd = Gauge { name: "x_info", help: "a\\b\nc", label: Some(("l", "\"\\\n".into())), value: 1.0 };
-        let text = render(&m, &[odd]);
+        let gauge = |name, value| Gauge { name, help: "Help.", value };
+        let text = render(&m, &[gauge("on", true.into()), gauge("n_total", 2.5.into()), gauge("none", Value::Null)]);
+        assert!(!text.contains("none"));
         for want in [
             "# TYPE gocache_host_get_local_hit_total counter\ngocache_host_get_local_hit_total 3\n",
             "\ngocache_modcache_get_request_total 18446744073709551615\n",
@@ -108,7 +89,8 @@ mod tests {
             "\ngocache_get_duration_seconds_bucket{le=\"0.0025\"} 1\n",
             "\ngocache_get_duration_seconds_bucket{le=\"+Inf\"} 1\n",
             "\ngocache_get_duration_seconds_sum 0.002\ngocache_get_duration_seconds_count 1\n",
-            "# HELP x_info a\\\\b\\nc\n# TYPE x_info gauge\nx_info{l=\"\\\"\\\\\\n\"} 1\n",
+            "# HELP on Help.\n# TYPE on gauge\non 1\n",
+            "# TYPE n_total counter\nn_total 2.5\n",
         ] {
             assert!(text.contains(want), "{want:?} is not in\n{text}");
         }

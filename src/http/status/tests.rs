@@ -56,7 +56,7 @@ fn only_this_machine_s_names_see_the_status() {
     }
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:5970", "", "[evil]", "notlocalhost"]
     {
-        for path in ["/debug/", "/debug/vars", "/debug/live.json", "/metrics"] {
+        for path in ["/debug/", "/debug/page.js", "/debug/vars", "/debug/status.json", "/metrics"] {
             assert_eq!(code(path, Some(host)), 421, "{host} {path}");
         }
         assert_eq!(code("/healthz", Some(host)), 200);
@@ -67,5 +67,85 @@ fn only_this_machine_s_names_see_the_status() {
     assert_eq!(status.handle(request(Method::Head, "/debug/", None)).status, 200);
     stopping.store(true, Ordering::Relaxed);
     assert_eq!(code("/healthz", None), 503);
-    assert!(get(&status, "/debug/").contains(">stopping<"));
+    assert!(get(&status, "/debug/status.json").contains(r#""stopping":true"#));
+}
+
+#[test]
+fn what_requests_asked_for_is_text_and_nothing_else() {
+    let metrics = Arc::new(Metrics::default());
+    let (status, _) = status(&metrics);
+    let nasty = "</script><img src=x onerror=alert(1)>\"'&";
+    metrics.recent.push("proxy", || nasty.to_string(), "fetch, uncached", None, Duration::from_millis(3));
+    let all: serde_json::Value = serde_json::from_str(&get(&status, "/debug/status.json")).unwrap();
+    assert_eq!(all["page"]["recent"][0]["what"], nasty);
+    assert_eq!(all["page"]["directory"], "/nonexistent/<dir>");
+    let script = get(&status, "/debug/page.js");
+    for forbidden in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval", "http:", "https:"] {
+        assert!(!script.contains(forbidden), "{forbidden}");
+    }
+}
+
+#[test]
+fn the_policy_allows_what_the_page_holds_and_no_more() {
+    let (status, _) = status(&Arc::default());
+    let reply = status.handle(request(Method::Get, "/debug/", None));
+    let policy = reply.headers.iter().find(|(n, _)| n == "Content-Security-Policy").unwrap().1.clone();
+    for want in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(want), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let page = text(reply);
+    for forbidden in ["http://", "https://", " style=", "<style", "onclick", "<script>"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    for file in ["page.js", "page.css"] {
+        assert_eq!(page.matches(file).count(), 1, "{file}");
+        get(&status, &format!("/debug/{file}"));
+    }
+}
+
+#[test]
+fn the_script_finds_what_it_reads() {
+    let (status, _) = status(&Arc::default());
+    let all: serde_json::Value = serde_json::from_str(&get(&status, "/debug/status.json")).unwrap();
+    let script = get(&status, "/debug/page.js");
+    for part in script.split("state.").skip(1) {
+        let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        assert!(all["status"].get(&name).is_some(), "{name}");
+    }
+    for name in all["latency"].as_object().unwrap().keys() {
+        assert!(script.contains(&format!("{name}: '")), "{name}");
+    }
+    let samples = all["page"]["samples"].as_array().unwrap();
+    assert!(samples.iter().all(|s| s.as_array().unwrap().len() == samples::COLUMNS.len()));
+    for column in samples::COLUMNS {
+        assert!(script.contains(column), "{column}");
+    }
+    let status = &all["status"];
+    assert!(status["process_resident_memory_bytes"].as_u64().unwrap() > 100_000);
+    assert!(status["process_threads"].as_u64().unwrap() >= 1 && status["process_open_fds"].as_u64().unwrap() >= 3);
+}
+
+#[test]
+fn expvar_has_the_reference_s_groups() {
+    let metrics = Arc::new(Metrics::default());
+    metrics.server.get_requests.add(7);
+    let (status, _) = status(&metrics);
+    let vars: serde_json::Value = serde_json::from_str(&get(&status, "/debug/vars")).unwrap();
+    assert_eq!(vars["gocache_server"]["get_requests"], 7);
+    for group in ["gocache_host", "modcache", "revcache", "proxyconn", "memstats", "cmdline"] {
+        assert!(!vars[group].is_null(), "{group}");
+    }
+    assert_eq!(vars["cmdline"][1], "--upstream=https://h/");
+    assert_eq!(vars["status"]["sessions"], 2);
+}
+
+#[test]
+fn both_names_of_the_metrics_say_the_same_counters() {
+    let metrics = Arc::new(Metrics::default());
+    metrics.server.get_requests.add(7);
+    let (status, _) = status(&metrics);
+    for path in ["/metrics", "/debug/varz"] {
+        assert!(get(&status, path).contains("\ngocache_server_get_requests_total 7\n"));
+    }
 }

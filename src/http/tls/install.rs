@@ -39,7 +39,8 @@ pub fn append(pem: &str, bundle: &Path) -> io::Result<Installed> {
         io::Error::new(e.kind(), why)
     };
     let present = fs::read(bundle).map_err(explain)?;
-    let pem = pem.trim();
+    // what stands above the certificate in its file is not for a bundle
+    let pem = pem.find("-----BEGIN").map_or(pem, |at| &pem[at..]).trim();
     if memchr::memmem::find(&present, pem.as_bytes()).is_some() {
         return Ok(Installed::Before);
     }

@@ -103,7 +103,19 @@ fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
     // a certificate that is damaged or of another key is made anew, too
     fs::write(old.cert_path(), "junk").unwrap();
     Authority::open(&dir.0, now).unwrap();
-    assert!(x509::from_pem(&fs::read(old.cert_path()).unwrap()).is_some());
+    assert!(CertificateDer::from_pem_slice(&fs::read(old.cert_path()).unwrap()).is_ok());
+    // so is one whose end is not told or has come near, and one that was cut off
+    let whole = fs::read_to_string(old.cert_path()).unwrap();
+    let (line, pem) = whole.split_once('\n').unwrap();
+    assert!(line.starts_with(ENDS) && pem.starts_with("-----BEGIN CERTIFICATE-----"), "{whole}");
+    let soon = Timestamp::try_from(now + AUTHORITY_RENEW - DAY).unwrap();
+    for bad in [pem.to_string(), format!("{ENDS}{soon}\n{pem}"), whole[..whole.len() / 2].to_string()] {
+        fs::write(old.cert_path(), &bad).unwrap();
+        Authority::open(&dir.0, now).unwrap();
+        let mended = fs::read_to_string(old.cert_path()).unwrap();
+        assert!(mended != bad && mended.starts_with(line), "{mended}");
+        handshake(mended.as_bytes(), config.clone(), "example.com").unwrap();
+    }
     let other = Dir::new("renew-other");
     fs::copy(Authority::open(&other.0, now).unwrap().cert_path(), old.cert_path()).unwrap();
     let mended = Authority::open(&dir.0, now).unwrap();

@@ -1,11 +1,26 @@
-//! The little XML that S3 and STS answer with: flat elements with text, found by name.
-//!
-//! This is no parser: it finds the first `<name>…</name>` and undoes the five named and the
-//! numeric entities. That holds for these answers, whose element names do not nest in themselves.
+//! The little XML that S3 and STS answer with: elements with text, found by name at any depth, the
+//! first one in the document's order. A document that breaks off before an element ends has none.
 
-/// The text of the first element `name` in `xml`.
+use quick_xml::Reader;
+use quick_xml::escape::unescape;
+use quick_xml::events::Event;
+
+/// The text of the first element `name` in `xml`; entities that are not XML's stay as they stand.
 pub fn text(xml: &str, name: &str) -> Option<String> {
-    element(xml, name).map(|(inner, _)| unescape(inner))
+    let mut reader = reader(element(xml, name)?.0);
+    let mut out = String::new();
+    loop {
+        match reader.read_event().ok()? {
+            Event::Text(text) => out += &text.decode().ok()?,
+            Event::CData(text) => out += &text.decode().ok()?,
+            Event::GeneralRef(entity) => {
+                let entity = format!("&{};", entity.decode().ok()?);
+                out += &unescape(&entity).unwrap_or(entity.as_str().into());
+            }
+            Event::Eof => return Some(out),
+            _ => {}
+        }
+    }
 }
 
 /// The insides of every element `name`, one after another.
@@ -20,63 +35,27 @@ pub fn elements<'a>(xml: &'a str, name: &'a str) -> impl Iterator<Item = &'a str
 
 /// The inside of the first element `name`, and what follows it.
 fn element<'a>(xml: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
-    let mut rest = xml;
+    let mut reader = reader(xml);
+    let rest = |reader: &Reader<&[u8]>| xml.get(usize::try_from(reader.buffer_position()).ok()?..);
     loop {
-        let at = rest.find('<')?;
-        rest = &rest[at + 1..];
-        let Some(tail) = rest.strip_prefix(name) else { continue };
-        if !tail.starts_with(['>', '/', ' ', '\t', '\r', '\n']) {
-            continue;
+        match reader.read_event().ok()? {
+            Event::Start(tag) if tag.name().as_ref() == name.as_bytes() => {
+                let inner = rest(&reader)?;
+                let span = reader.read_to_end(tag.name()).ok()?;
+                return Some((inner.get(..(span.end - span.start) as usize)?, rest(&reader)?));
+            }
+            Event::Empty(tag) if tag.name().as_ref() == name.as_bytes() => return Some(("", rest(&reader)?)),
+            Event::Eof => return None,
+            _ => {}
         }
-        let end = tail.find('>')?;
-        let inner = &tail[end + 1..];
-        if tail[..end].ends_with('/') {
-            return Some(("", inner));
-        }
-        let close = format!("</{name}>");
-        let at = inner.find(&close)?;
-        return Some((&inner[..at], &inner[at + close.len()..]));
     }
 }
 
-fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('&') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let entity = rest[1..].split_once(';').and_then(|(name, after)| Some((decode(name)?, after)));
-        match entity {
-            Some((c, after)) => {
-                out.push(c);
-                rest = after;
-            }
-            None => {
-                out.push('&');
-                rest = &rest[1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-fn decode(entity: &str) -> Option<char> {
-    match entity {
-        "lt" => Some('<'),
-        "gt" => Some('>'),
-        "amp" => Some('&'),
-        "quot" => Some('"'),
-        "apos" => Some('\''),
-        _ => {
-            let number = entity.strip_prefix('#')?;
-            let code = match number.strip_prefix('x') {
-                Some(hex) => u32::from_str_radix(hex, 16).ok()?,
-                None => number.parse().ok()?,
-            };
-            char::from_u32(code)
-        }
-    }
+fn reader(xml: &str) -> Reader<&[u8]> {
+    let mut reader = Reader::from_str(xml);
+    // servers forget to escape it in what they say to people
+    reader.config_mut().allow_dangling_amp = true;
+    reader
 }
 
 #[cfg(test)]
@@ -90,6 +69,7 @@ mod tests {
         assert_eq!(text(xml, "Message"), None);
         assert_eq!(text("<L xmlns=\"y\"/>", "L").unwrap(), "");
         assert_eq!(text("<L a=\"b\">eu</L>", "L").unwrap(), "eu");
+        assert_eq!(text("<L a='>'><!-- <K>no</K> --><K><![CDATA[a<b]]>&lt;</K></L>", "K").unwrap(), "a<b<");
     }
 
     #[test]
