@@ -57,9 +57,9 @@ fn sized(name: &str, size: usize, files: usize, runs: usize) -> Result<()> {
             let (action, output) = ids(e)?;
             let mut writer = cache.write_output(output, e.body.len() as u64)?;
             writer.write_all(&e.body)?;
-            writer.commit()?;
-            cache.link(&action, &output, e.body.len() as u64, SystemTime::now())?;
-            Ok(())
+            let mut written = writer.commit()?;
+            cache.link(&action, &written, SystemTime::now())?;
+            Ok(cache.ensure(&mut written)?)
         })?;
         let our_get = each(&entries, |e| cache.get(&ids(e)?.0)?.map(drop).ok_or_else(|| "a put was lost".into()))?;
         let dir = scratch.fresh("disk-straight")?;

@@ -287,17 +287,4 @@ mod tests {
         }
         assert!(private_key(&private[..60]).unwrap_err().contains("cut off"));
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --lib --release -- --ignored --nocapture verification"]
-    fn verification_takes_microseconds() {
-        let signer = Signer::new(private_key(&generate().unwrap().0).ok(), Vec::new(), false);
-        let c = claim();
-        let signature = signer.sign("entry", "k", &c).unwrap();
-        let begin = std::time::Instant::now();
-        for _ in 0..10_000 {
-            signer.check("entry", "k", &c, Some(&signature)).unwrap();
-        }
-        eprintln!("verifying: {:.1} µs", begin.elapsed().as_secs_f64() * 100.0);
-    }
 }

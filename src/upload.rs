@@ -36,6 +36,8 @@ pub use marker::{Found, Marker, PENDING, each, expire};
 const QUEUE_LIMIT: usize = 8192;
 /// How long stopping waits for uploads under way, most of which are done in less.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
+/// How often it is looked whether the bucket takes again what it did not.
+const RECOVERY: Duration = Duration::from_secs(1);
 /// How often a drain looks whether the bucket takes anything at all.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -343,13 +345,14 @@ impl Shared {
         let mut state = self.lock();
         while !state.stopping {
             let takes = self.bucket.accepts_writes();
-            if !takes && !(state.fresh.is_empty() && state.adopted.is_empty()) {
+            if !(takes || state.fresh.is_empty() && state.adopted.is_empty()) {
                 state.drop_all();
                 self.changed.notify_all();
             } else if let Some(job) = state.next() {
                 drop(state);
-                self.run(&job);
+                let tried = self.run(&job);
                 state = self.lock();
+                state.behind |= !tried;
                 state.done(job);
                 self.changed.notify_all();
             } else if state.behind && takes {
@@ -362,22 +365,27 @@ impl Shared {
                 self.changed.notify_all();
             } else {
                 state.idle += 1;
-                state = self.changed.wait(state).expect("no holder panics");
+                // the bucket may take again what it did not, and tells nobody
+                let patience = if state.behind { RECOVERY } else { Duration::MAX };
+                state = self.changed.wait_timeout(state, patience).expect("no holder panics").0;
                 state.idle -= 1;
             }
         }
     }
 
-    fn run(&self, job: &Job) {
-        let Some(source) = self.source(job.kind) else { return };
+    /// Sends one thing. `false` where the bucket was not asked, and may soon be.
+    fn run(&self, job: &Job) -> bool {
+        let Some(source) = self.source(job.kind) else { return true };
         match source.1.upload(&job.name, &self.bucket) {
             Ok(()) => {
                 self.metrics.upload.done.inc();
                 let _ = fs::remove_file(self.path(job.number));
+                true
             }
             Err(e) => {
                 self.metrics.upload.failed.inc();
                 log::debug!("upload of {} {} put off: {e}", job.kind, job.name);
+                !matches!(e, RemoteError::Off(_))
             }
         }
     }

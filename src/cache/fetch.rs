@@ -99,14 +99,21 @@ impl Fetcher {
         })
     }
 
-    /// Fetches `action` for a get that is not waiting; `None` also where the directory has it, or another
-    /// is at it.
-    pub fn fetch_ahead(&self, action: &ActionId, known: Option<(OutputId, SystemTime)>) -> Option<Fetched> {
+    /// Fetches `action` for a get that is not waiting, and tells `landed` of it before any other get can see
+    /// it; `None` also where the directory has it, or another is at it.
+    pub fn fetch_ahead(
+        &self,
+        action: &ActionId,
+        known: Option<(OutputId, SystemTime)>,
+        landed: impl FnOnce(&Hit),
+    ) -> Option<u64> {
         let Turn::Ours(turn) = self.turn(action) else { return None };
         if self.disk.get(action).ok()?.is_some() {
             return None;
         }
-        self.fetch(&turn, action, known)
+        let (hit, moved) = self.fetch(&turn, action, known)?;
+        landed(&hit);
+        Some(moved)
     }
 
     fn single(&self, action: &ActionId) -> Result<Option<(Hit, u64)>, DecodeError> {

@@ -77,10 +77,10 @@ impl Background {
         let (fetcher, streak, pending) = (fetcher.clone(), streak.clone(), self.pending.clone());
         self.pool.lock().expect("no holder panics").submit(move || {
             // what `go` has put itself in the meantime says nothing of the bucket
-            if let Some((hit, _)) = fetcher.fetch_ahead(&action, None) {
+            fetcher.fetch_ahead(&action, None, |hit| {
                 streak.hit();
-                streak.found.lock().expect("no holder panics").push((action, hit));
-            }
+                streak.found.lock().expect("no holder panics").push((action, hit.clone()));
+            });
             pending.fetch_sub(1, Ordering::Relaxed);
         });
     }

@@ -305,8 +305,8 @@ impl Shared {
             return;
         }
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
-        let fetched = ActionId::new(&entry.action).and_then(|action| self.fetcher.fetch_ahead(&action, known));
-        let moved = fetched.map(|(_, moved)| moved);
+        let action = ActionId::new(&entry.action);
+        let moved = action.and_then(|action| self.fetcher.fetch_ahead(&action, known, |_| ()));
         let metrics = &self.fetcher.metrics().readahead;
         metrics.fetched.add(u64::from(moved.is_some()));
         metrics.fetched_bytes.add(moved.unwrap_or(0));

@@ -64,14 +64,17 @@ fn age(dir: &Path, age: Duration) {
     }
 }
 
-/// A session that puts `bodies` and leaves their uploads to the next: the server refuses everything.
-fn owed(dir: &TempDir, server: &S3Server, bodies: &[Vec<u8>], flags: &[&str]) -> Output {
+/// A session that puts `bodies` and leaves their uploads to the next, for the server is busy. The
+/// proxy that it has behind it, healthy again.
+fn owed(dir: &TempDir, server: &S3Server, bodies: &[Vec<u8>]) -> FaultProxy {
     let proxy = FaultProxy::start(&server.endpoint);
     proxy.set(Fault::Status(503));
-    let plugin = Plugin::new(dir).envs(&server.env_through(&proxy.endpoint)).args(["--close-timeout=1s"]).args(flags);
-    let mut s = Session::start(plugin);
+    let vars = server.env_through(&proxy.endpoint);
+    let mut s = Session::start(Plugin::new(dir).envs(&vars).arg("--close-timeout=1s"));
     s.put_all(bodies);
-    s.end()
+    s.end();
+    proxy.set(Fault::None);
+    proxy
 }
 
 /// A healthy session that ends when the uploads of the dead are done.
@@ -153,7 +156,7 @@ fn markers_of_an_earlier_version_are_sent() {
 #[test]
 fn markers_that_waited_too_long_go_with_a_line() {
     let (server, dir) = (S3Server::in_process(), TempDir::new());
-    owed(&dir, &server, &bodies(4, 2000), &[]);
+    let _proxy = owed(&dir, &server, &bodies(4, 2000));
     let all = markers(&dir);
     assert_eq!(all.len(), 4);
     File::open(&all[0]).unwrap().set_modified(SystemTime::now() - 8 * DAY).unwrap();
@@ -167,14 +170,14 @@ fn markers_that_waited_too_long_go_with_a_line() {
 #[test]
 fn what_waits_for_upload_is_not_pruned() {
     let (server, dir, bodies) = (S3Server::in_process(), TempDir::new(), bodies(6, 4000));
-    owed(&dir, &server, &bodies[..3], &[]);
+    let proxy = owed(&dir, &server, &bodies[..3]);
     let mut s = Session::start(Plugin::new(&dir));
     s.put_all(&bodies);
     s.end().quiet();
     age(&dir.join("cache/output"), 30 * DAY);
     let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1", "--expiry=1h"]).output().ok();
     assert!(out.stdout.contains("removed 3 ") && out.stdout.contains("wait for upload"), "{}", out.describe());
-    heal(&dir, &server.env(), &[]).quiet();
+    heal(&dir, &server.env_through(&proxy.endpoint), &[]);
     assert_eq!(arrived(&server, 6), 3);
 }
 

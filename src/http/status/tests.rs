@@ -1,6 +1,7 @@
 //! Who is answered what.
 
 use std::io;
+use std::time::Duration;
 
 use super::*;
 use crate::http::exchange::Target;
