@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod modproxy;
 pub mod revproxy;
 pub mod server;
+pub mod socket;
 pub mod status;
 mod sumdb;
 pub mod tls;

@@ -3,11 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::mpsc;
+use std::time::Instant;
 
 use super::*;
 use crate::http::exchange::{Body, Method, Reply, Request, Target};
 
-fn serve(limits: ServerLimits, handler: impl Handler + 'static) -> Server {
+fn serve_with(limits: ServerLimits, handler: impl Handler + 'static) -> Server {
     let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), limits).unwrap();
     server.start(Arc::new(handler)).unwrap();
     server
@@ -63,7 +64,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn requests_on_one_connection_are_answered_in_order() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let got = exchange(
         &server,
         &format!(
@@ -79,7 +80,7 @@ fn requests_on_one_connection_are_answered_in_order() {
 
 #[test]
 fn heads_without_bodies() {
-    let server = serve(ServerLimits::default(), |request: Request| match request.path.as_str() {
+    let server = serve_with(ServerLimits::default(), |request: Request| match request.path.as_str() {
         "/none" => Reply::status(204),
         "/same" => Reply::text(304, "not sent"),
         "/stream" => Reply::status(200).body(Body::Stream(Box::new(io::empty()), Some(77))),
@@ -97,7 +98,7 @@ fn heads_without_bodies() {
 
 #[test]
 fn old_clients() {
-    let server = serve(ServerLimits::default(), |request: Request| match request.path.as_str() {
+    let server = serve_with(ServerLimits::default(), |request: Request| match request.path.as_str() {
         "/stream" => Reply::status(200).body(Body::Stream(Box::new(io::Cursor::new(b"streamed")), None)),
         _ => echo(request),
     });
@@ -122,7 +123,7 @@ fn streams_are_chunked_and_broken_ones_look_broken() {
             Ok(1)
         }
     }
-    let server = serve(ServerLimits::default(), |request: Request| {
+    let server = serve_with(ServerLimits::default(), |request: Request| {
         let stream: Box<dyn Read + Send> = match request.path.as_str() {
             "/whole" => Box::new(io::Cursor::new(vec![b'w'; 100_000])),
             "/short" => return Reply::status(200).body(Body::Stream(Box::new(io::Cursor::new(b"abc")), Some(10))),
@@ -153,7 +154,7 @@ fn files_of_all_sizes() {
         std::fs::write(dir.join(n.to_string()), vec![(n % 251) as u8; n as usize]).unwrap();
     }
     let served = dir.clone();
-    let server = serve(ServerLimits::default(), move |request: Request| {
+    let server = serve_with(ServerLimits::default(), move |request: Request| {
         let file = std::fs::File::open(served.join(&request.path[1..])).unwrap();
         let len = file.metadata().unwrap().len() + request.query.map_or(0, |_| 5);
         Reply::status(200).body(Body::File(file, len))
@@ -183,7 +184,7 @@ fn files_of_all_sizes() {
 
 #[test]
 fn bodies_that_are_not_read_do_not_become_requests() {
-    let server = serve(ServerLimits::default(), |_: Request| Reply::text(200, "unread"));
+    let server = serve_with(ServerLimits::default(), |_: Request| Reply::text(200, "unread"));
     let smuggled = "GET /evil HTTP/1.1\r\nHost: h\r\n\r\n";
     let got = exchange(
         &server,
@@ -203,7 +204,7 @@ fn bodies_that_are_not_read_do_not_become_requests() {
 
 #[test]
 fn continue_is_sent_when_the_body_is_wanted() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let mut socket = connect(&server);
     socket
         .write_all(
@@ -219,7 +220,7 @@ fn continue_is_sent_when_the_body_is_wanted() {
 
 #[test]
 fn malformed_bodies_are_errors_and_end_the_connection() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     for bad in ["zz\r\nabc", "-1\r\n", "3\nabc\r\n", "2\r\nabc\r\n", "11111111111111111\r\nx", "\r\n\r\n"] {
         let got = exchange(
             &server,
@@ -234,7 +235,7 @@ fn malformed_bodies_are_errors_and_end_the_connection() {
 
 #[test]
 fn refused_heads_are_answered_and_closed() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let long = "x".repeat(40 << 10);
     for (head, status) in [
         (format!("GET /{long} HTTP/1.1\r\nHost: h\r\n\r\n"), 414),
@@ -252,13 +253,9 @@ fn refused_heads_are_answered_and_closed() {
 
 #[test]
 fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
-    let limits = ServerLimits {
-        workers: 4,
-        max_connections: 600,
-        head_timeout: Duration::from_millis(300),
-        ..ServerLimits::default()
-    };
-    let server = serve(limits, echo);
+    let limits =
+        ServerLimits { max_connections: 600, head_timeout: Duration::from_millis(300), ..ServerLimits::default() };
+    let server = serve_with(limits, echo);
     let mut others = Vec::new();
     for n in 0..250 {
         others.push(connect(&server));
@@ -277,11 +274,10 @@ fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
 
 #[test]
 fn slow_readers_do_not_hold_up_others() {
-    let limits = ServerLimits { workers: 2, ..ServerLimits::default() };
     let path = std::env::temp_dir().join(format!("gcp-server-slow-{}", std::process::id()));
     std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
     let big = path.clone();
-    let server = serve(limits, move |request: Request| match request.path.as_str() {
+    let server = serve_with(ServerLimits::default(), move |request: Request| match request.path.as_str() {
         "/big" => Reply::status(200).body(Body::File(std::fs::File::open(&big).unwrap(), 64 << 20)),
         _ => echo(request),
     });
@@ -302,11 +298,11 @@ fn slow_readers_do_not_hold_up_others() {
 #[test]
 fn at_the_cap_the_longest_idle_makes_room() {
     let limits = ServerLimits { max_connections: 16, ..ServerLimits::default() };
-    let server = serve(limits, echo);
+    let server = serve_with(limits, echo);
     let mut first = connect(&server);
-    until("the first is parked", || server.state().parked == 1);
+    until("the first is in", || server.state().waiting == 1);
     let others: Vec<_> = (0..15).map(|_| connect(&server)).collect();
-    until("all are in", || server.state().parked == 16);
+    until("all are in", || server.state().waiting == 16);
     assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the oldest was closed");
     drop(others);
@@ -315,7 +311,7 @@ fn at_the_cap_the_longest_idle_makes_room() {
 #[test]
 fn idle_connections_time_out() {
     let limits = ServerLimits { idle_timeout: Duration::from_millis(100), ..ServerLimits::default() };
-    let server = serve(limits, echo);
+    let server = serve_with(limits, echo);
     let mut socket = connect(&server);
     socket.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     let mut got = String::new();
@@ -328,7 +324,7 @@ fn stop_lets_answers_finish_and_frees_the_port() {
     let (entered, was_entered) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
-    let server = serve(ServerLimits::default(), move |request: Request| {
+    let server = serve_with(ServerLimits::default(), move |request: Request| {
         if request.path == "/slow" {
             entered.send(()).unwrap();
             released.lock().unwrap().recv().unwrap();
@@ -355,7 +351,8 @@ fn stop_lets_answers_finish_and_frees_the_port() {
 #[test]
 fn stop_is_bounded() {
     let limits = ServerLimits { grace: Duration::from_millis(50), ..ServerLimits::default() };
-    let server = serve(limits, |_: Request| Reply::status(200).body(Body::Stream(Box::new(io::repeat(b'x')), None)));
+    let server =
+        serve_with(limits, |_: Request| Reply::status(200).body(Body::Stream(Box::new(io::repeat(b'x')), None)));
     let mut socket = connect(&server);
     socket.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     read_until(&mut socket, "xxx");
@@ -365,7 +362,7 @@ fn stop_is_bounded() {
 
 #[test]
 fn a_port_that_is_taken_is_a_clear_error() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let e = Server::bind(server.local_addr(), ServerLimits::default()).err().expect("taken");
     assert_eq!(e.kind(), io::ErrorKind::AddrInUse);
     assert!(e.to_string().contains(&server.local_addr().to_string()), "{e}");
@@ -373,20 +370,19 @@ fn a_port_that_is_taken_is_a_clear_error() {
 
 #[test]
 fn connect_hands_the_connection_over() {
-    let server = serve(ServerLimits::default(), |request: Request| {
+    let server = serve_with(ServerLimits::default(), |request: Request| {
         let Target::Authority(host) = request.target else { return Reply::status(404) };
         assert_eq!(request.method, Method::Connect);
-        Reply::status(200).body(Body::Takeover(Box::new(move |mut stream| {
+        Reply::status(200).body(Body::Takeover(Box::new(move |mut socket| {
             if host == "inner.example:443" {
                 // one more server inside, as for intercepted TLS
                 let context = Context { peer: None, origin: Some(("https".into(), host)) };
                 let inner = |r: Request| Reply::text(200, format!("{:?} {}", r.target, r.path));
-                serve_connection(stream, &inner, &ServerLimits::default(), context);
+                serve(socket, &inner, &context);
             } else {
                 let mut word = [0; 4];
-                stream.read_exact(&mut word).unwrap();
-                stream.write_all(&word).unwrap();
-                assert!(stream.socket().is_some());
+                socket.read_exact(&mut word).unwrap();
+                socket.write_all(&word).unwrap();
             }
         })))
     });
