@@ -15,7 +15,7 @@ mod head;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,21 +33,14 @@ const STACK: usize = 256 << 10;
 /// A listening socket and everything behind it.
 pub struct Server {
     addr: SocketAddr,
-    shared: Arc<Shared>,
-    /// Until the server stops.
-    listener: Mutex<Option<Arc<TcpListener>>>,
-    acceptor: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What the accept thread works with.
-struct Shared {
     open: Arc<Open>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The socket, and the accept thread, which ends with those of the connections.
+    running: Mutex<Option<(Arc<TcpListener>, JoinHandle<Vec<JoinHandle<()>>>)>>,
 }
 
 impl Server {
-    /// Listens on `addr`; port 0 takes a free one. Nothing is answered before [`Self::start`].
-    pub fn bind(addr: SocketAddr, limits: ServerLimits) -> io::Result<Server> {
+    /// Listens on `addr` and answers with `handler`; port 0 takes a free one.
+    pub fn start(addr: SocketAddr, limits: ServerLimits, handler: Arc<dyn Handler>) -> io::Result<Server> {
         let listener = TcpListener::bind(addr).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::AddrInUse => "; another program listens there: stop it or choose another port",
@@ -57,12 +50,10 @@ impl Server {
             };
             io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}{hint}"))
         })?;
-        Ok(Server {
-            addr: listener.local_addr()?,
-            shared: Arc::new(Shared { open: Open::new(limits), threads: Mutex::default() }),
-            listener: Mutex::new(Some(Arc::new(listener))),
-            acceptor: Mutex::default(),
-        })
+        let (addr, listener, open) = (listener.local_addr()?, Arc::new(listener), Open::new(limits));
+        let (accepting, admitting) = (listener.clone(), open.clone());
+        let acceptor = spawn("http-accept".into(), move || accept(&admitting, &accepting, &handler))?;
+        Ok(Server { addr, open, running: Mutex::new(Some((listener, acceptor))) })
     }
 
     /// Where it listens, the port chosen if it was 0.
@@ -70,39 +61,28 @@ impl Server {
         self.addr
     }
 
-    /// Starts to answer with `handler`. Once.
-    pub fn start(&self, handler: Arc<dyn Handler>) -> io::Result<()> {
-        let listener = lock(&self.listener).clone().ok_or_else(|| io::Error::other("the server was stopped"))?;
-        let shared = self.shared.clone();
-        let thread = spawn("http-accept".into(), move || shared.accept(&listener, &handler))?;
-        *lock(&self.acceptor) = Some(thread);
-        Ok(())
-    }
-
     /// How it is doing.
     pub fn state(&self) -> ServerState {
-        self.shared.open.state()
+        self.open.state()
     }
 
     /// Stops accepting, closes idle connections, lets answers under way finish within the grace
     /// time, cuts off the rest, and joins every thread. Calling it again does nothing.
     pub fn stop(&self) {
-        let open = &self.shared.open;
-        open.stop();
-        if let Some(listener) = lock(&self.listener).take() {
-            // lets a blocked accept return
-            let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
+        let Some((listener, acceptor)) = self.running.lock().expect("no holder panics").take() else { return };
+        self.open.stop();
+        // lets a blocked accept return
+        let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
+        let threads = join(acceptor).unwrap_or_default();
+        let grace = self.open.limits.grace;
+        if !self.open.wait_closed(grace) {
+            log::warn!("{} HTTP connections were cut off: not done within {grace:?}", self.state().open);
+            self.open.cut_off();
         }
-        if let Some(thread) = lock(&self.acceptor).take() {
-            join(thread);
-        }
-        let grace = open.limits().grace;
-        if !open.wait_closed(grace) {
-            log::warn!("{} HTTP connections were cut off: not done within {grace:?}", open.state().open);
-            open.cut_off();
-        }
-        if open.wait_closed(Duration::from_secs(2)) {
-            std::mem::take(&mut *lock(&self.shared.threads)).into_iter().for_each(join);
+        if self.open.wait_closed(Duration::from_secs(2)) {
+            for thread in threads {
+                join(thread);
+            }
         } else {
             log::warn!("left behind: HTTP requests whose upstream does not answer");
         }
@@ -115,57 +95,53 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
-    /// Accepts until the server stops.
-    fn accept(&self, listener: &TcpListener, handler: &Arc<dyn Handler>) {
-        let mut troubled = false;
-        while !self.open.is_stopping() {
-            match listener.accept().and_then(|(tcp, peer)| self.admit(tcp, peer, handler)) {
-                Ok(()) => troubled = false,
-                // the client gave up before we came
-                Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
-                Err(_) if self.open.is_stopping() => return,
-                Err(e) => {
-                    if !troubled {
-                        log::warn!("cannot accept an HTTP connection, trying again: {e}");
-                    }
-                    troubled = true;
-                    self.open.make_room();
+/// Accepts until the server stops; the threads of the connections.
+fn accept(open: &Arc<Open>, listener: &TcpListener, handler: &Arc<dyn Handler>) -> Vec<JoinHandle<()>> {
+    let (mut threads, mut troubled) = (Vec::new(), false);
+    while !open.is_stopping() {
+        match listener.accept().and_then(|(tcp, peer)| admit(open, tcp, peer, handler.clone())) {
+            Ok(thread) => {
+                troubled = false;
+                threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
+                threads.extend(thread);
+            }
+            // the client gave up before we came
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(_) if open.is_stopping() => {}
+            Err(e) => {
+                if !std::mem::replace(&mut troubled, true) {
+                    log::warn!("cannot accept an HTTP connection, trying again: {e}");
                 }
+                open.make_room();
             }
         }
     }
-
-    /// Takes a new connection in.
-    fn admit(&self, tcp: TcpStream, peer: SocketAddr, handler: &Arc<dyn Handler>) -> io::Result<()> {
-        let Some(entry) = self.open.admit(tcp) else { return Ok(()) };
-        let (name, handler) = (format!("http-{}", entry.id()), handler.clone());
-        let context = Context { peer: Some(peer), origin: None };
-        let thread = spawn(name, move || {
-            // an error says that the client is gone already
-            if let Ok(socket) = Socket::new(entry) {
-                serve(socket, &*handler, &context);
-            }
-        })?;
-        let mut threads = lock(&self.threads);
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(())
-    }
+    threads
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no holder panics")
+/// Starts the thread of a new connection, once there is room for it; none when the server stops.
+fn admit(
+    open: &Arc<Open>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handler: Arc<dyn Handler>,
+) -> io::Result<Option<JoinHandle<()>>> {
+    let Some(entry) = open.admit(tcp) else { return Ok(None) };
+    let thread = spawn(format!("http-{}", entry.id), move || {
+        // an error says that the client is gone already
+        if let Ok(socket) = Socket::new(entry) {
+            serve(socket, &*handler, &Context { peer: Some(peer), origin: None });
+        }
+    });
+    thread.map(Some)
 }
 
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn<T: Send + 'static>(name: String, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(name).stack_size(STACK).spawn(work)
 }
 
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("an HTTP thread panicked");
-    }
+fn join<T>(thread: JoinHandle<T>) -> Option<T> {
+    thread.join().inspect_err(|_| log::error!("an HTTP thread panicked")).ok()
 }
 
 #[cfg(test)]

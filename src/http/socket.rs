@@ -50,14 +50,6 @@ pub struct Socket {
     /// Bytes that were read before the connection was handed over.
     early: VecDeque<u8>,
     patience: Patience,
-    /// The time-outs that are set, by [`Way`].
-    timeouts: [Duration; 2],
-}
-
-#[derive(Clone, Copy)]
-enum Way {
-    In,
-    Out,
 }
 
 /// How long a client may be waited for. Time that others take (handlers, upstreams) does not count.
@@ -97,18 +89,16 @@ impl Socket {
     /// The connection that `entry` stands for.
     pub fn new(entry: Entry) -> io::Result<Self> {
         entry.tcp.set_nodelay(true)?;
-        Ok(Socket { entry, early: VecDeque::new(), patience: Patience::default(), timeouts: [Duration::ZERO; 2] })
+        Ok(Socket { entry, early: VecDeque::new(), patience: Patience::default() })
     }
 
     /// A head is waited for: for [`ServerLimits::idle_timeout`], then, once it has `begun`, for
     /// [`ServerLimits::head_timeout`] in all.
     pub fn await_head(&mut self, begun: bool) {
-        let limits = self.entry.open.limits();
-        let (time, then) = match begun {
-            true => (limits.head_timeout, None),
-            false => (limits.idle_timeout, Some(limits.head_timeout)),
-        };
-        self.patience = Patience { time, then, ..Patience::default() };
+        let limits = &self.entry.open.limits;
+        let (idle, head) = (limits.idle_timeout, limits.head_timeout);
+        self.within(if begun { head } else { idle });
+        self.patience.then = (!begun).then_some(head);
         self.entry.set(State::Waiting(Instant::now()));
     }
 
@@ -121,7 +111,8 @@ impl Socket {
     /// A body begins, of a request or an answer: it may pause for [`ServerLimits::io_timeout`], and
     /// has to be faster than [`FLOOR`].
     pub fn pace(&mut self) {
-        self.patience = Patience { time: self.entry.open.limits().io_timeout, earns: true, ..Patience::default() };
+        self.within(self.entry.open.limits.io_timeout);
+        self.patience.earns = true;
     }
 
     /// All that follows may take `time`.
@@ -146,29 +137,30 @@ impl Socket {
     }
 
     /// Does `io` until it moves something, within what is left of the patience.
-    fn patiently(&mut self, way: Way, mut io: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        let tcp = &*self.entry.tcp;
+    fn patiently(
+        &mut self,
+        set_timeout: fn(&TcpStream, Option<Duration>) -> io::Result<()>,
+        at_a_time: Duration,
+        mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         loop {
             let left = self.patience.left();
             if left.is_zero() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"));
             }
-            let timeout = if let Way::Out = way { left.min(TICK) } else { left };
-            if self.timeouts[way as usize] != timeout {
-                match way {
-                    Way::In => tcp.set_read_timeout(Some(timeout))?,
-                    Way::Out => tcp.set_write_timeout(Some(timeout))?,
-                }
-                self.timeouts[way as usize] = timeout;
-            }
+            set_timeout(&self.entry.tcp, Some(left.min(at_a_time)))?;
             let begun = Instant::now();
-            let got = io(tcp);
+            let got = io(&self.entry.tcp);
             self.patience.note(begun.elapsed(), *got.as_ref().unwrap_or(&0));
             match got {
                 Err(e) if is_pause(&e) || e.kind() == io::ErrorKind::Interrupted => {}
                 got => return got,
             }
         }
+    }
+
+    fn patient_write(&mut self, io: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        self.patiently(TcpStream::set_write_timeout, TICK, io)
     }
 }
 
@@ -180,7 +172,7 @@ pub fn is_pause(e: &io::Error) -> bool {
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.early.read(buf)? {
-            0 => self.patiently(Way::In, |mut tcp| tcp.read(buf)),
+            0 => self.patiently(TcpStream::set_read_timeout, Duration::MAX, |mut tcp| tcp.read(buf)),
             n => Ok(n),
         }
     }
@@ -188,7 +180,7 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.patiently(Way::Out, |mut tcp| tcp.write(buf))
+        self.patient_write(|mut tcp| tcp.write(buf))
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -218,7 +210,7 @@ impl Stream for Socket {
     fn send_file(&mut self, file: &File, len: u64) -> io::Result<u64> {
         // the pages go out uncopied: fine, for files of the cache are replaced, never changed
         let most = len.min(4 << 20) as usize;
-        let sent = self.patiently(Way::Out, |tcp| Ok(rustix::fs::sendfile(tcp, file, None, most)?))?;
+        let sent = self.patient_write(|tcp| Ok(rustix::fs::sendfile(tcp, file, None, most)?))?;
         Ok(sent as u64)
     }
 }

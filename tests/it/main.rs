@@ -4,6 +4,7 @@
 
 mod bucket;
 mod cli;
+mod connections;
 mod dependencies;
 mod direct;
 mod faults;

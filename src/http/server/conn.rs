@@ -22,18 +22,15 @@ const CLOSE_BYTES: usize = 1 << 20;
 enum Next {
     Request,
     TakeOver(Taker),
-    /// The last answer was sent.
+    /// The last answer was sent, or no request comes.
     Close,
-    /// The client has left, or is too slow, or has to make room.
-    Leave,
 }
 
 /// Serves the requests of one connection on the caller's thread, until either side closes it.
 pub fn serve<S: Stream + 'static>(stream: S, handler: &dyn Handler, context: &Context) {
     let wire = Arc::new(Mutex::new(Wire::new(stream)));
     loop {
-        let next = turn(&wire, handler, context);
-        match next {
+        match turn(&wire, handler, context) {
             Ok(Next::Request) => {}
             Ok(Next::TakeOver(taker)) => {
                 let wire = Arc::into_inner(wire).and_then(|wire| wire.into_inner().ok());
@@ -44,11 +41,6 @@ pub fn serve<S: Stream + 'static>(stream: S, handler: &dyn Handler, context: &Co
                 return;
             }
             Ok(Next::Close) => return close(&mut lock(&wire).stream),
-            Ok(Next::Leave) => {
-                let stream = &mut lock(&wire).stream;
-                stream.socket().within(CLOSE_TIME);
-                return stream.end(false);
-            }
             Err(_) => return lock(&wire).stream.end(true),
         }
     }
@@ -62,7 +54,7 @@ fn turn<S: Stream + 'static>(
 ) -> io::Result<Next> {
     let mut wire = lock(shared);
     let head = read_head(&mut wire, context).transpose();
-    let Some(head) = head.filter(|_| wire.stream.socket().begin_answer()) else { return Ok(Next::Leave) };
+    let Some(head) = head.filter(|_| wire.stream.socket().begin_answer()) else { return Ok(Next::Close) };
     let head = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {

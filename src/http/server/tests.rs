@@ -9,9 +9,7 @@ use super::*;
 use crate::http::exchange::{Body, Method, Reply, Request, Target};
 
 fn serve_with(limits: ServerLimits, handler: impl Handler + 'static) -> Server {
-    let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), limits).unwrap();
-    server.start(Arc::new(handler)).unwrap();
-    server
+    Server::start((Ipv4Addr::LOCALHOST, 0).into(), limits, Arc::new(handler)).unwrap()
 }
 
 fn connect(server: &Server) -> TcpStream {
@@ -363,7 +361,7 @@ fn stop_is_bounded() {
 #[test]
 fn a_port_that_is_taken_is_a_clear_error() {
     let server = serve_with(ServerLimits::default(), echo);
-    let e = Server::bind(server.local_addr(), ServerLimits::default()).err().expect("taken");
+    let e = Server::start(server.local_addr(), ServerLimits::default(), Arc::new(echo)).err().expect("taken");
     assert_eq!(e.kind(), io::ErrorKind::AddrInUse);
     assert!(e.to_string().contains(&server.local_addr().to_string()), "{e}");
 }
@@ -396,4 +394,108 @@ fn connect_hands_the_connection_over() {
     );
     assert!(got.ends_with("Absolute(\"https\", \"inner.example:443\") /x"), "{got}");
     server.stop();
+}
+
+#[test]
+fn heads_and_bodies_that_drip_are_ended() {
+    let (brief, long) = (Duration::from_millis(400), Duration::from_secs(60));
+    for (text, limits) in [
+        ("GET /", ServerLimits { head_timeout: brief, ..ServerLimits::default() }),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
+            ServerLimits { io_timeout: brief, idle_timeout: long, ..ServerLimits::default() },
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;",
+            ServerLimits { io_timeout: brief, idle_timeout: long, ..ServerLimits::default() },
+        ),
+    ] {
+        let server = serve_with(limits, echo);
+        let mut socket = connect(&server);
+        socket.write_all(text.as_bytes()).unwrap();
+        let begun = Instant::now();
+        // each byte comes long before a pause would be too long
+        until("the connection's end", || {
+            std::thread::sleep(brief / 20);
+            let _ = socket.write_all(b"x"); // refused once the server has closed
+            server.state().open == 0
+        });
+        assert!(begun.elapsed() >= brief, "{text:?}: ended after {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn readers_that_stop_are_cut_off_and_fair_ones_are_not() {
+    const LEN: usize = 24 << 20;
+    let limits = ServerLimits { io_timeout: Duration::from_millis(500), ..ServerLimits::default() };
+    let path = std::env::temp_dir().join(format!("gcp-server-fair-{}", std::process::id()));
+    std::fs::File::create(&path).unwrap().set_len(LEN as u64).unwrap();
+    let big = path.clone();
+    let server = serve_with(limits, move |request: Request| {
+        let file = std::fs::File::open(&big).unwrap();
+        Reply::status(200).body(match request.path.as_str() {
+            "/stream" => Body::Stream(Box::new(file), None),
+            "/promised" => Body::Stream(Box::new(file), Some(LEN as u64)),
+            _ => Body::File(file, LEN as u64),
+        })
+    });
+    for path in ["/file", "/stream", "/promised"] {
+        let [mut stopped, mut fair] = [(); 2].map(|()| {
+            let mut socket = connect(&server);
+            socket.write_all(format!("GET {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
+            read_until(&mut socket, "\r\n\r\n");
+            socket
+        });
+        let (mut got, mut piece) = (0, vec![0; 128 << 10]);
+        while let n @ 1.. = fair.read(&mut piece).unwrap() {
+            got += n;
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        assert!(got >= LEN, "{path}: {got} bytes");
+        until("the cut", || server.state().open == 0);
+        let mut rest = Vec::new();
+        let end = stopped.read_to_end(&mut rest);
+        assert!(end.is_err() || rest.len() < LEN, "{path}: it came all the same");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn an_answer_under_way_is_never_cut_to_make_room() {
+    let limits = ServerLimits { max_connections: 16, ..ServerLimits::default() };
+    let (entered, was_entered) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let server = serve_with(limits, move |request: Request| {
+        if request.path == "/slow" {
+            entered.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+        }
+        echo(request)
+    });
+    // the oldest of all, but answered
+    let mut slow: Vec<_> = (0..15).map(|_| connect(&server)).collect();
+    for socket in &mut slow {
+        socket.write_all(format!("GET /slow HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
+        was_entered.recv().unwrap();
+    }
+    let crowd: Vec<_> = (0..50).map(|_| connect(&server)).collect();
+    assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
+    assert!(server.state().open <= 18, "{:?}", server.state());
+    // with all places taken by answers the next one waits for an end
+    let mut last = connect(&server);
+    last.write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    was_entered.recv().unwrap();
+    let mut waits = connect(&server);
+    waits.write_all(format!("GET /waits HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
+    for _ in 0..16 {
+        release.send(()).unwrap();
+    }
+    for socket in slow.iter_mut().chain([&mut waits]) {
+        let mut got = String::new();
+        socket.read_to_string(&mut got).unwrap();
+        assert!(got.starts_with("HTTP/1.1 200"), "{got}");
+    }
+    assert!(read_until(&mut last, "/slow ").starts_with("HTTP/1.1 200"));
+    drop(crowd);
 }

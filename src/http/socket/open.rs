@@ -1,6 +1,6 @@
 //! Which connections are open, what each of them is at, and which goes when there are too many.
 //!
-//! Invariants: there are never more than the cap; room is made by the connection that has been
+//! Invariants: there are never more than the cap, but for some that were told to leave; room is made by the connection that has been
 //! longest without a whole request, never by one whose answer is under way; one that was told to
 //! leave begins no answer.
 
@@ -55,7 +55,8 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// The connections that are open.
 pub struct Open {
-    limits: ServerLimits,
+    /// What clients are allowed.
+    pub limits: ServerLimits,
     table: Mutex<Table>,
     /// Told when a connection is gone, and when the server stops.
     changed: Condvar,
@@ -90,7 +91,8 @@ pub(super) enum State {
 pub struct Entry {
     pub(super) open: Arc<Open>,
     pub(super) tcp: Arc<TcpStream>,
-    id: u64,
+    /// The connection's number.
+    pub id: u64,
 }
 
 impl Open {
@@ -101,9 +103,13 @@ impl Open {
 
     /// A place for a new connection, as soon as there is one; `None` when the server stops.
     pub fn admit(self: &Arc<Self>, tcp: TcpStream) -> Option<Entry> {
-        let mut table = self.lock();
-        while table.slots.len() >= self.limits.max_connections && !table.stopping {
-            table = self.wait_for_room(table);
+        let (mut table, most) = (self.lock(), self.limits.max_connections);
+        while table.slots.len() >= most && !table.stopping {
+            // those on their way out count too, from some number on
+            if table.slots.len() < most + most / 8 && table.dismiss_one() {
+                break;
+            }
+            table = self.changed.wait_timeout(table, TICK).expect("no holder panics").0;
         }
         if table.stopping {
             return None;
@@ -114,29 +120,11 @@ impl Open {
         Some(Entry { open: self.clone(), tcp, id })
     }
 
-    /// Sends the connection away that has been longest without a whole request, and waits for a
-    /// moment: the process is out of files, or of threads.
+    /// The process is out of files, or of threads: sends one connection away, and waits for a moment.
     pub fn make_room(&self) {
-        drop(self.wait_for_room(self.lock()));
-    }
-
-    fn wait_for_room<'a>(&self, mut table: MutexGuard<'a, Table>) -> MutexGuard<'a, Table> {
-        // one at a time: the last one may be on its way out
-        if !table.stopping && !table.slots.values().any(|slot| slot.state == State::Leaving) {
-            let waiting = table.slots.values_mut().filter_map(|slot| match slot.state {
-                State::Waiting(since) => Some((since, slot)),
-                _ => None,
-            });
-            if let Some((_, slot)) = waiting.min_by_key(|(since, _)| *since) {
-                slot.dismiss();
-            }
-        }
-        self.changed.wait_timeout(table, TICK).expect("no holder panics").0
-    }
-
-    /// What clients are allowed.
-    pub fn limits(&self) -> &ServerLimits {
-        &self.limits
+        let mut table = self.lock();
+        table.dismiss_one();
+        drop(self.changed.wait_timeout(table, TICK).expect("no holder panics"));
     }
 
     /// How it is doing.
@@ -178,6 +166,17 @@ impl Open {
     }
 }
 
+impl Table {
+    /// Sends the connection away that has been longest without a whole request, if there is one.
+    fn dismiss_one(&mut self) -> bool {
+        let waiting = self.slots.values_mut().filter_map(|slot| match slot.state {
+            State::Waiting(since) => Some((since, slot)),
+            _ => None,
+        });
+        waiting.min_by_key(|(since, _)| *since).map(|(_, slot)| slot.dismiss()).is_some()
+    }
+}
+
 impl Slot {
     /// Wakes the connection's thread, where it waits for its client. An error of the shutdown says
     /// that the connection is closed.
@@ -195,11 +194,6 @@ impl Slot {
 }
 
 impl Entry {
-    /// The connection's number.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
     /// Notes what the connection is at; false when it has to leave.
     pub(super) fn set(&self, state: State) -> bool {
         let mut table = self.open.lock();
