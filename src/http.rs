@@ -9,6 +9,7 @@ pub(crate) mod exchange;
 pub(crate) mod modproxy;
 pub(crate) mod revproxy;
 pub(crate) mod server;
+mod socket;
 pub(crate) mod status;
 pub(crate) mod tls;
 mod upstream;

@@ -57,9 +57,8 @@ impl Web {
         if !config.rev_proxy.is_empty() {
             router.revproxy = Some(reverse_proxy(config, stack)?);
         }
-        let server = Server::bind(config.addr, ServerLimits::default())
+        let server = Server::start(config.addr, ServerLimits::default(), Arc::new(router))
             .map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
-        server.start(Arc::new(router)).map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
         Ok(Web { server, stopping })
     }
 

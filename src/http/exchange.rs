@@ -7,11 +7,13 @@
 //! on a request's `TE: x;q=NaN`.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read};
+use std::net::SocketAddr;
 
 use tiny_http::{HTTPVersion, Response, StatusCode};
 pub use tiny_http::{Header, HeaderField, Method};
+
+use super::socket::Socket;
 
 /// Answers requests. Called from many threads at once; the request's body has to be read, as far as
 /// it is wanted, before the call returns.
@@ -69,27 +71,8 @@ impl Request {
     }
 }
 
-/// Both directions of a client's connection. A read or write that waits too long fails with
-/// `WouldBlock` or `TimedOut`: reads after some seconds, so that their caller can look at the clock
-/// and try again.
-pub trait Stream: Read + Write + Send {
-    /// The socket below, for a second handle on it. Bytes that the client sent early may have been
-    /// read from it already; only reading the stream itself yields those.
-    fn socket(&self) -> Option<&TcpStream> {
-        None
-    }
-}
-
-impl Stream for TcpStream {
-    fn socket(&self) -> Option<&TcpStream> {
-        Some(self)
-    }
-}
-
-/// Whether an error only says "not now".
-pub(super) fn is_pause(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
+/// What takes a connection over, on the connection's thread; it is closed when the call returns.
+pub type Taker = Box<dyn FnOnce(Socket) + Send>;
 
 /// The body of a reply.
 pub enum Body {
@@ -102,8 +85,8 @@ pub enum Body {
     /// A stream; of known length, or sent chunked (HTTP/1.0: to the end of the connection). A read
     /// error breaks the connection off, so that the client sees a short answer as an error.
     Stream(Box<dyn Read + Send>, Option<u64>),
-    /// Answer 200 to CONNECT, then hand the connection over; it is closed when the call returns.
-    Takeover(Box<dyn FnOnce(Box<dyn Stream>) + Send>),
+    /// Answer 200 to CONNECT, then hand the connection over.
+    Takeover(Taker),
 }
 
 /// What a handler answers.

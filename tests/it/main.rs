@@ -5,6 +5,7 @@
 mod blobs;
 mod bucket;
 mod cli;
+mod connections;
 mod dependencies;
 mod direct;
 mod doctor;

@@ -3,14 +3,12 @@
 //! Invariant: an intercepted connection asks for nothing but the host that it was opened for.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
-use super::tunnel::{self, Secured, Watched};
+use super::tunnel::{self, Secured};
 use super::{Inner, RevProxy, hosts};
 use crate::http::exchange::{Body, Reply, Request, Target};
-use crate::http::server::{Context, ServerLimits, serve_connection};
+use crate::http::server::{Context, serve};
 
 /// Tunnels at a time.
 pub(super) const MAX_TUNNELS: usize = 128;
@@ -43,12 +41,11 @@ impl RevProxy {
         };
         metrics.proxyconn.intercepted.inc();
         let (inner, authority) = (self.0.clone(), hosts::normal("https", authority).to_string());
-        Reply::status(200).body(Body::Takeover(Box::new(move |stream| match Secured::accept(stream, config) {
+        Reply::status(200).body(Body::Takeover(Box::new(move |socket| match Secured::accept(socket, config) {
             Ok(secured) => {
-                let broken = secured.broken();
                 let context = Context { peer: None, origin: Some(("https".to_string(), authority.clone())) };
-                let handler = move |request: Request| inner.inside(request, &authority, &broken);
-                serve_connection(secured, &handler, &ServerLimits::default(), context);
+                let handler = move |request: Request| inner.inside(request, &authority);
+                serve(secured, &handler, &context);
             }
             Err(e) => {
                 metrics.proxyconn.errors.inc();
@@ -73,9 +70,9 @@ impl RevProxy {
         };
         metrics.proxyconn.tunnelled.inc();
         let authority = authority.to_string();
-        Reply::status(200).body(Body::Takeover(Box::new(move |stream| {
+        Reply::status(200).body(Body::Takeover(Box::new(move |client| {
             let _place = place;
-            if let Err(e) = tunnel::carry_both(stream, target) {
+            if let Err(e) = tunnel::carry_both(client, &target) {
                 log::debug!("tunnel to {authority} broke: {e}");
             }
         })))
@@ -84,7 +81,7 @@ impl RevProxy {
 
 impl Inner {
     /// A request inside an intercepted connection to `authority`.
-    fn inside(&self, request: Request, authority: &str, broken: &Arc<AtomicBool>) -> Reply {
+    fn inside(&self, request: Request, authority: &str) -> Reply {
         let named = request.header("Host").map(|h| hosts::normal("https", h.trim()).to_ascii_lowercase());
         let asked = match &request.target {
             Target::Absolute(scheme, host) => scheme == "https" && hosts::normal(scheme, host) == authority,
@@ -93,10 +90,6 @@ impl Inner {
         if !asked || named.is_some_and(|host| host != authority) {
             return Reply::text(421, format!("this connection was opened for {authority} alone\n"));
         }
-        let mut reply = self.proxy(request, "https", authority);
-        if let Body::Stream(body, len) = reply.body {
-            reply.body = Body::Stream(Box::new(Watched { body, broken: broken.clone() }), len);
-        }
-        reply
+        self.proxy(request, "https", authority)
     }
 }

@@ -6,53 +6,36 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::http::exchange::{Stream, is_pause};
+use crate::http::socket::{Socket, Stream, is_pause};
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
-/// A handshake that takes longer is given up.
-const HANDSHAKE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often a tunnel's reads look at the clock.
-const TICK: Duration = Duration::from_secs(5);
 
 /// TLS towards the client.
-pub struct Secured {
-    stream: StreamOwned<ServerConnection, Box<dyn Stream>>,
-    /// Set when an answer broke off: then the end of the connection must not look like one.
-    broken: Arc<AtomicBool>,
-}
+pub struct Secured(StreamOwned<ServerConnection, Socket>);
 
 impl Secured {
-    /// Shakes hands with the client.
-    pub fn accept(stream: Box<dyn Stream>, config: Arc<ServerConfig>) -> io::Result<Self> {
+    /// Shakes hands with the client, who has as long for it as for a head.
+    pub fn accept(mut socket: Socket, config: Arc<ServerConfig>) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        let mut stream = StreamOwned::new(connection, stream);
-        let deadline = Instant::now() + HANDSHAKE;
+        socket.await_head(true);
+        let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
-            match stream.conn.complete_io(&mut stream.sock) {
-                Ok(_) => {}
-                Err(e) if is_pause(&e) && Instant::now() < deadline => {}
-                Err(e) => return Err(e),
-            }
+            stream.conn.complete_io(&mut stream.sock)?;
         }
-        Ok(Secured { stream, broken: Arc::default() })
-    }
-
-    /// To be set when an answer breaks off.
-    pub fn broken(&self) -> Arc<AtomicBool> {
-        self.broken.clone()
+        Ok(Secured(stream))
     }
 }
 
 impl Read for Secured {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.stream.read(buf) {
+        match self.0.read(buf) {
             // many clients leave without a word
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(0),
             other => other,
@@ -62,38 +45,23 @@ impl Read for Secured {
 
 impl Write for Secured {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.write(buf)
+        self.0.write(buf)
     }
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        self.0.flush()
     }
 }
 
-impl Drop for Secured {
-    fn drop(&mut self) {
-        if !self.broken.load(Ordering::Relaxed) {
-            self.stream.conn.send_close_notify();
-            // the client may be gone
-            let _ = self.stream.flush();
+impl Stream for Secured {
+    fn socket(&mut self) -> &mut Socket {
+        &mut self.0.sock
+    }
+    fn end(&mut self, broken: bool) {
+        if !broken {
+            self.0.conn.send_close_notify();
+            let _ = self.0.flush(); // the client may be gone
+            self.0.sock.end(false);
         }
-    }
-}
-
-/// A body that tells when it breaks off.
-pub struct Watched {
-    /// The body.
-    pub body: Box<dyn Read + Send>,
-    /// Set on an error.
-    pub broken: Arc<AtomicBool>,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.body.read(buf).inspect_err(|e| {
-            if e.kind() != ErrorKind::Interrupted {
-                self.broken.store(true, Ordering::Relaxed);
-            }
-        })
     }
 }
 
@@ -138,7 +106,6 @@ pub fn dial(authority: &str) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(&addr, left) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(TICK))?;
                 stream.set_write_timeout(Some(IDLE))?;
                 return Ok(stream);
             }
@@ -149,27 +116,17 @@ pub fn dial(authority: &str) -> io::Result<TcpStream> {
 }
 
 /// Carries bytes both ways until both directions have ended, one breaks, or nothing moves.
-pub fn carry_both(mut client: Box<dyn Stream>, target: TcpStream) -> io::Result<()> {
-    let socket = client.socket().ok_or_else(|| io::Error::other("not a socket"))?;
-    let (to_client, stop_client) = (socket.try_clone()?, socket.try_clone()?);
-    let (from_target, to_target) = (target.try_clone()?, target.try_clone()?);
+pub fn carry_both(mut client: Socket, target: &TcpStream) -> io::Result<()> {
+    let (client, early) = client.parts();
+    client.set_write_timeout(Some(IDLE))?;
     let clock = Clock { begin: Instant::now(), moved: AtomicU64::new(0) };
+    let carry = |early: &[u8], from: &TcpStream, to: &TcpStream| {
+        carry(early, from, to, &clock).inspect_err(|_| cut(client, target))
+    };
     std::thread::scope(|scope| {
-        let back = std::thread::Builder::new().name("http-tunnel".to_string()).stack_size(256 << 10).spawn_scoped(
-            scope,
-            || {
-                let done = carry(&mut &from_target, &to_client, &clock);
-                if done.is_err() {
-                    cut(&stop_client, &from_target);
-                }
-                done
-            },
-        );
-        let back = back.inspect_err(|_| cut(&stop_client, &target))?;
-        let there = carry(&mut *client, &to_target, &clock);
-        if there.is_err() {
-            cut(&stop_client, &target);
-        }
+        let back = std::thread::Builder::new().name("http-tunnel".to_string()).stack_size(128 << 10);
+        let back = back.spawn_scoped(scope, || carry(&[], target, client))?;
+        let there = carry(&early, client, target);
         let back = back.join().map_err(|_| io::Error::other("a tunnel's thread panicked"))?;
         there.and(back)
     })
@@ -192,15 +149,19 @@ impl Clock {
     fn now(&self) -> u64 {
         self.begin.elapsed().as_millis() as u64
     }
-    fn idle(&self) -> bool {
-        self.now().saturating_sub(self.moved.load(Ordering::Relaxed)) > IDLE.as_millis() as u64
+    /// How long nothing more may move.
+    fn left(&self) -> Option<Duration> {
+        let still = Duration::from_millis(self.now().saturating_sub(self.moved.load(Ordering::Relaxed)));
+        IDLE.checked_sub(still).filter(|left| !left.is_zero())
     }
 }
 
-/// Copies one direction to its end, and says the end to the other side.
-fn carry(from: &mut dyn Read, mut to: &TcpStream, clock: &Clock) -> io::Result<()> {
+/// Copies one direction to its end, after what was read `early`, and says the end to the other side.
+fn carry(early: &[u8], mut from: &TcpStream, mut to: &TcpStream, clock: &Clock) -> io::Result<()> {
+    to.write_all(early)?;
     let mut piece = vec![0; 32 << 10];
-    loop {
+    while let Some(left) = clock.left() {
+        from.set_read_timeout(Some(left))?;
         match from.read(&mut piece) {
             Ok(0) => {
                 // the other direction may go on for long
@@ -211,11 +172,11 @@ fn carry(from: &mut dyn Read, mut to: &TcpStream, clock: &Clock) -> io::Result<(
                 to.write_all(&piece[..n])?;
                 clock.moved.store(clock.now(), Ordering::Relaxed);
             }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) if is_pause(&e) && !clock.idle() => {}
+            Err(e) if e.kind() == ErrorKind::Interrupted || is_pause(&e) => {}
             Err(e) => return Err(e),
         }
     }
+    Err(io::Error::new(ErrorKind::TimedOut, "nothing has moved for too long"))
 }
 
 #[cfg(test)]

@@ -1,16 +1,12 @@
-//! How answers are framed and sent. An error means that the client cannot take it for whole.
+//! How an answer is written, to whatever it is written to.
 
 use std::io::{self, Read};
-use std::sync::Mutex;
-use std::time::Duration;
 
-use super::body::Wire;
-use super::lock;
-use super::transport::Transport;
 use crate::http::exchange::{Body, Framing, Persistence, Reply, head_bytes};
+use crate::http::socket::Stream;
 
-/// Files up to this size leave in one write with their head.
-const SMALL_FILE: u64 = 64 << 10;
+/// Bodies up to this size leave in one write with their head, where their length is known.
+const SMALL: u64 = 64 << 10;
 
 /// What of a request decides how its answer is framed.
 #[derive(Clone, Copy)]
@@ -23,79 +19,68 @@ pub(super) struct Framed {
 impl Framed {
     /// An answer to something that is no request.
     pub(super) const REFUSED: Framed = Framed { http10: false, head_only: false, keep: false };
-
-    fn persistence(self) -> Persistence {
-        match (self.keep, self.http10) {
-            (false, _) => Persistence::Close,
-            (true, true) => Persistence::KeepAlive,
-            (true, false) => Persistence::Implied,
-        }
-    }
 }
 
-/// Sends `reply`, waiting for the client for `patience` at a time. Whether another may follow.
-pub(super) fn send<T: Transport>(
-    wire: &Mutex<Wire<T>>,
-    reply: Reply,
-    mut framed: Framed,
-    patience: Duration,
-) -> io::Result<bool> {
-    let len = match &reply.body {
+/// Sends an answer; whether the connection may be kept. After an error the connection has to end,
+/// visibly short of the answer's end.
+pub(super) fn send(to: &mut impl Stream, reply: Reply, framed: Framed) -> io::Result<bool> {
+    let length = match &reply.body {
         Body::Empty | Body::Takeover(_) => Some(0),
         Body::Bytes(b) => Some(b.len() as u64),
         Body::File(_, n) => Some(*n),
         Body::Stream(_, n) => *n,
     };
-    let without = matches!(reply.status, 100..=199 | 204 | 304);
-    let framing = match len {
-        _ if without => Framing::None,
+    let no_body = matches!(reply.status, 100..=199 | 204 | 304);
+    let framing = match length {
+        _ if no_body => Framing::None,
         Some(n) => Framing::Length(n),
-        None if !framed.http10 => Framing::Chunked,
-        None if framed.head_only => Framing::None,
-        None => Framing::ToEnd,
+        None if framed.http10 => Framing::ToEnd,
+        None => Framing::Chunked,
     };
-    framed.keep &= framing != Framing::ToEnd;
-    let mut out = head_bytes(reply.status, &reply.headers, framing, framed.persistence());
+    let keep = framed.keep && framing != Framing::ToEnd;
+    let persistence = match (keep, framed.http10) {
+        (false, _) => Persistence::Close,
+        (true, true) => Persistence::KeepAlive,
+        (true, false) => Persistence::Implied,
+    };
+    let head = head_bytes(reply.status, &reply.headers, framing, persistence);
     match reply.body {
-        _ if without || framed.head_only => {}
-        Body::Bytes(b) => out.extend_from_slice(&b),
-        // the length is told already: of a file that is shorter, a cut is all that is left to say
-        Body::File(file, n) if n <= SMALL_FILE => {
-            framed.keep &= file.take(n).read_to_end(&mut out).is_ok_and(|got| got as u64 == n);
+        _ if no_body || framed.head_only => to.write_all(&head)?,
+        Body::Empty | Body::Takeover(_) => to.write_all(&head)?,
+        Body::Bytes(b) => to.write_all(&[head, b].concat())?,
+        Body::File(file, n) if n > SMALL => {
+            to.write_all(&head)?;
+            let mut left = n;
+            while left > 0 {
+                match to.send_file(&file, left)? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()), // shorter than it was
+                    sent => left -= sent,
+                }
+            }
         }
-        Body::File(mut file, n) => {
-            let mut wire = lock(wire);
-            wire.write_now(&out, patience)?;
-            wire.send(n, patience, |stream, left| stream.send_file(&mut file, left))?;
-            return Ok(framed.keep);
-        }
-        Body::Stream(body, len) => {
-            stream(wire, out, body, len, framing == Framing::Chunked, patience)
-                .inspect_err(|_| lock(wire).stream.abort())?;
-            return Ok(framed.keep);
-        }
-        Body::Empty | Body::Takeover(_) => {}
+        Body::File(mut file, _) => copy(to, head, &mut file, framing)?,
+        Body::Stream(mut stream, _) => copy(to, head, &mut stream, framing)?,
     }
-    lock(wire).write_now(&out, patience)?;
-    Ok(framed.keep)
+    to.flush()?;
+    Ok(keep)
 }
 
-/// Sends a head and then the body as it comes.
-fn stream<T: Transport>(
-    wire: &Mutex<Wire<T>>,
-    mut out: Vec<u8>,
-    mut body: Box<dyn Read + Send>,
-    len: Option<u64>,
-    chunked: bool,
-    patience: Duration,
-) -> io::Result<()> {
-    let mut left = len.unwrap_or(u64::MAX);
+/// Sends `out`, then what `body` yields.
+fn copy(to: &mut impl Stream, mut out: Vec<u8>, body: &mut dyn Read, framing: Framing) -> io::Result<()> {
+    let chunked = framing == Framing::Chunked;
     // small at first: many streams are, and the head leaves with their first bytes
-    let mut piece = vec![0; 16 << 10];
+    let (mut left, first) = match framing {
+        Framing::Length(n) => (n, n.min(SMALL)),
+        _ => (u64::MAX, 16 << 10),
+    };
+    let mut piece = vec![0; first as usize];
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match body.read(&mut piece[..want]) {
-            Ok(0) if len.is_some() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if matches!(framing, Framing::Length(_)) => {
+                to.write_all(&out)?;
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             Ok(0) => break,
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -112,14 +97,14 @@ fn stream<T: Transport>(
         if chunked {
             out.extend_from_slice(b"\r\n");
         }
-        lock(wire).write_now(&out, patience)?;
+        to.write_all(&out)?;
         out.clear();
-        if n == piece.len() && n < 256 << 10 {
+        if left > 0 && n == piece.len() && n < 256 << 10 {
             piece.resize(256 << 10, 0);
         }
     }
     if chunked {
         out.extend_from_slice(b"0\r\n\r\n");
     }
-    lock(wire).write_now(&out, patience)
+    to.write_all(&out)
 }

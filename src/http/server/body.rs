@@ -2,36 +2,31 @@
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::head::BodyLength;
-use super::transport::{Interest, Transport};
-use crate::http::exchange::is_pause;
+use crate::http::socket::{Socket, Stream};
 
 /// Bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 1024;
 /// Trailer lines that are read and dropped.
 const MAX_TRAILERS: usize = 100;
-/// A body that comes more slowly than this is given up...
-const FLOOR_BYTES_PER_SECOND: u64 = 512;
-/// ...once it has been waited for so long.
-const FLOOR_AFTER: Duration = Duration::from_secs(30);
+/// Bytes of an unread request body that are read and dropped to keep a connection.
+const DRAIN: u64 = 64 << 10;
+/// How long the rest of an unread request body is waited for.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
 
 /// A connection's input: the stream, what was read ahead of it, and where in a body it is.
 pub(super) struct Wire<T> {
     pub(super) stream: T,
     /// Bytes read but not consumed are `buf[at..]`.
-    pub(super) buf: Vec<u8>,
+    buf: Vec<u8>,
     at: usize,
     body: State,
     /// Counts requests, so that a body kept beyond its request cannot eat the next one.
     turn: u64,
     /// 100 Continue is still owed before the body is read.
     owes_continue: bool,
-    /// How long one read of the body waits.
-    patience: Duration,
-    started: Instant,
-    received: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +47,15 @@ enum State {
     Broken,
 }
 
-impl<T: Transport> Wire<T> {
+impl<T: Stream> Wire<T> {
     pub(super) fn new(stream: T) -> Self {
-        Wire {
-            stream,
-            buf: Vec::new(),
-            at: 0,
-            body: State::Done,
-            turn: 0,
-            owes_continue: false,
-            patience: Duration::ZERO,
-            started: Instant::now(),
-            received: 0,
-        }
+        Wire { stream, buf: Vec::new(), at: 0, body: State::Done, turn: 0, owes_continue: false }
+    }
+
+    /// The bare socket, which yields again what was read ahead of it.
+    pub(super) fn take_over(mut self) -> Option<Socket> {
+        self.stream.socket().hand_over(&self.buf[self.at..]);
+        self.stream.take_over()
     }
 
     /// The bytes read but not consumed.
@@ -76,7 +67,8 @@ impl<T: Transport> Wire<T> {
     pub(super) fn consume(&mut self, n: usize) {
         self.at += n;
         if self.at == self.buf.len() {
-            self.buf.clear();
+            // an idle connection holds no memory
+            self.buf = Vec::new();
             self.at = 0;
         }
     }
@@ -87,43 +79,35 @@ impl<T: Transport> Wire<T> {
             self.buf.drain(..self.at);
             self.at = 0;
         }
-        let have = self.buf.len();
-        self.buf.resize(have + 4096, 0);
-        let got = loop {
-            match self.stream.read(&mut self.buf[have..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                got => break got,
-            }
-        };
-        self.buf.truncate(have + *got.as_ref().unwrap_or(&0));
-        got
+        let mut piece = [0; 4096];
+        let n = self.stream.read(&mut piece)?;
+        self.buf.extend_from_slice(&piece[..n]);
+        Ok(n)
     }
 
     /// Begins the body of the request whose head was consumed. Returns its turn.
-    pub(super) fn begin(&mut self, length: BodyLength, owes_continue: bool, patience: Duration) -> u64 {
+    pub(super) fn begin(&mut self, length: BodyLength, owes_continue: bool) -> u64 {
         self.body = match length {
             BodyLength::Known(0) => State::Done,
             BodyLength::Known(n) => State::Length(n),
             BodyLength::Chunked => State::ChunkSize,
         };
         self.owes_continue = owes_continue && self.body != State::Done;
-        self.patience = patience;
-        self.started = Instant::now();
-        self.received = 0;
+        self.stream.socket().pace();
         self.turn += 1;
         self.turn
     }
 
-    /// Reads what is left of the body, as far as it arrives within `patience` and `limit` bytes.
-    /// Whether the next request follows then.
-    pub(super) fn finish(&mut self, patience: Duration, limit: u64) -> bool {
+    /// Reads what is left of the body, as far as it arrives at once and is not long. Whether the next
+    /// request follows then.
+    pub(super) fn finish(&mut self) -> bool {
         self.turn += 1;
         if self.owes_continue {
             return false; // the client may or may not send it
         }
-        self.patience = patience;
+        self.stream.socket().within(DRAIN_PATIENCE);
         let mut scrap = [0; 4096];
-        let mut left = limit;
+        let mut left = DRAIN;
         while self.body != State::Done {
             match self.read_body(&mut scrap) {
                 Ok(0) => {}
@@ -140,7 +124,8 @@ impl<T: Transport> Wire<T> {
         }
         if self.owes_continue {
             self.owes_continue = false;
-            self.write_now(b"HTTP/1.1 100 Continue\r\n\r\n", self.patience)?;
+            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.stream.flush()?;
         }
         self.step(out).inspect_err(|_| self.body = State::Broken)
     }
@@ -193,9 +178,7 @@ impl<T: Transport> Wire<T> {
             self.consume(n);
             return Ok(n);
         }
-        let n = self.patiently(|wire| wire.stream.read(&mut out[..want]))?;
-        self.received += n as u64;
-        Ok(n)
+        not_cut(self.stream.read(&mut out[..want])?)
     }
 
     /// The next line without its end.
@@ -214,63 +197,16 @@ impl<T: Transport> Wire<T> {
             if looked > MAX_CHUNK_LINE {
                 return Err(malformed("a chunk's size line is too long"));
             }
-            self.patiently(Self::fill)?;
+            not_cut(self.fill()?)?;
         }
     }
+}
 
-    /// Does `read` until it yields bytes, the patience is over or the body comes too slowly.
-    fn patiently(&mut self, mut read: impl FnMut(&mut Self) -> io::Result<usize>) -> io::Result<usize> {
-        let deadline = Instant::now() + self.patience;
-        loop {
-            match read(self) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the request's body is cut short")),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) if is_pause(&e) => {}
-                got => return got,
-            }
-            let now = Instant::now();
-            let spent = now - self.started;
-            let slow = spent > FLOOR_AFTER && self.received < spent.as_secs() * FLOOR_BYTES_PER_SECOND;
-            if slow || now >= deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the request's body comes too slowly"));
-            }
-            self.stream.wait(Interest::Read, deadline - now)?;
-        }
-    }
-
-    /// Writes all of `bytes`, waiting for the client for `patience` at a time.
-    pub(super) fn write_now(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
-        let len = bytes.len() as u64;
-        self.send(len, patience, |stream, left| stream.write(&bytes[(len - left) as usize..]).map(|n| n as u64))
-    }
-
-    /// Has `some` send some of what is left, until `len` bytes are sent.
-    pub(super) fn send(
-        &mut self,
-        mut len: u64,
-        patience: Duration,
-        mut some: impl FnMut(&mut T, u64) -> io::Result<u64>,
-    ) -> io::Result<()> {
-        let mut deadline = Instant::now() + patience;
-        while len > 0 {
-            match some(&mut self.stream, len) {
-                // a file that is shorter than it was, or a connection that takes nothing more
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    len -= n;
-                    deadline = Instant::now() + patience;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_pause(&e) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() || !self.stream.wait(Interest::Write, left)? {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        self.stream.flush()
+/// `n` bytes of a body were read, which 0 are not.
+fn not_cut(n: usize) -> io::Result<usize> {
+    match n {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the request's body is cut short")),
+        n => Ok(n),
     }
 }
 
@@ -293,12 +229,12 @@ pub(super) struct BodyReader<T> {
     pub(super) turn: u64,
 }
 
-impl<T: Transport> Read for BodyReader<T> {
+impl<T: Stream> Read for BodyReader<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut wire = self.wire.lock().expect("no holder panics");
-        if wire.turn != self.turn {
-            return Err(io::Error::other("the request is over"));
+        // the connection holds its wire whenever no handler is at work
+        match self.wire.try_lock() {
+            Ok(mut wire) if wire.turn == self.turn => wire.read_body(buf),
+            _ => Err(io::Error::other("the request is over")),
         }
-        wire.read_body(buf)
     }
 }

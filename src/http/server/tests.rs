@@ -8,10 +8,8 @@ use std::time::Instant;
 use super::*;
 use crate::http::exchange::{Body, Method, Reply, Request, Target};
 
-fn serve(limits: ServerLimits, handler: impl Handler + 'static) -> Server {
-    let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), limits).unwrap();
-    server.start(Arc::new(handler)).unwrap();
-    server
+fn serve_with(limits: ServerLimits, handler: impl Handler + 'static) -> Server {
+    Server::start((Ipv4Addr::LOCALHOST, 0).into(), limits, Arc::new(handler)).unwrap()
 }
 
 fn connect(server: &Server) -> TcpStream {
@@ -64,7 +62,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn requests_on_one_connection_are_answered_in_order() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let got = exchange(
         &server,
         &format!(
@@ -80,7 +78,7 @@ fn requests_on_one_connection_are_answered_in_order() {
 
 #[test]
 fn heads_without_bodies() {
-    let server = serve(ServerLimits::default(), |request: Request| match request.path.as_str() {
+    let server = serve_with(ServerLimits::default(), |request: Request| match request.path.as_str() {
         "/none" => Reply::status(204),
         "/same" => Reply::text(304, "not sent"),
         "/stream" => Reply::status(200).body(Body::Stream(Box::new(io::empty()), Some(77))),
@@ -98,7 +96,7 @@ fn heads_without_bodies() {
 
 #[test]
 fn old_clients() {
-    let server = serve(ServerLimits::default(), |request: Request| match request.path.as_str() {
+    let server = serve_with(ServerLimits::default(), |request: Request| match request.path.as_str() {
         "/stream" => Reply::status(200).body(Body::Stream(Box::new(io::Cursor::new(b"streamed")), None)),
         _ => echo(request),
     });
@@ -123,7 +121,7 @@ fn streams_are_chunked_and_broken_ones_look_broken() {
             Ok(1)
         }
     }
-    let server = serve(ServerLimits::default(), |request: Request| {
+    let server = serve_with(ServerLimits::default(), |request: Request| {
         let stream: Box<dyn Read + Send> = match request.path.as_str() {
             "/whole" => Box::new(io::Cursor::new(vec![b'w'; 100_000])),
             "/short" => return Reply::status(200).body(Body::Stream(Box::new(io::Cursor::new(b"abc")), Some(10))),
@@ -154,7 +152,7 @@ fn files_of_all_sizes() {
         std::fs::write(dir.join(n.to_string()), vec![(n % 251) as u8; n as usize]).unwrap();
     }
     let served = dir.clone();
-    let server = serve(ServerLimits::default(), move |request: Request| {
+    let server = serve_with(ServerLimits::default(), move |request: Request| {
         let file = std::fs::File::open(served.join(&request.path[1..])).unwrap();
         let len = file.metadata().unwrap().len() + request.query.map_or(0, |_| 5);
         Reply::status(200).body(Body::File(file, len))
@@ -184,7 +182,7 @@ fn files_of_all_sizes() {
 
 #[test]
 fn bodies_that_are_not_read_do_not_become_requests() {
-    let server = serve(ServerLimits::default(), |_: Request| Reply::text(200, "unread"));
+    let server = serve_with(ServerLimits::default(), |_: Request| Reply::text(200, "unread"));
     let smuggled = "GET /evil HTTP/1.1\r\nHost: h\r\n\r\n";
     let got = exchange(
         &server,
@@ -204,7 +202,7 @@ fn bodies_that_are_not_read_do_not_become_requests() {
 
 #[test]
 fn continue_is_sent_when_the_body_is_wanted() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let mut socket = connect(&server);
     socket
         .write_all(
@@ -220,7 +218,7 @@ fn continue_is_sent_when_the_body_is_wanted() {
 
 #[test]
 fn malformed_bodies_are_errors_and_end_the_connection() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     for bad in ["zz\r\nabc", "-1\r\n", "3\nabc\r\n", "2\r\nabc\r\n", "11111111111111111\r\nx", "\r\n\r\n"] {
         let got = exchange(
             &server,
@@ -235,7 +233,7 @@ fn malformed_bodies_are_errors_and_end_the_connection() {
 
 #[test]
 fn refused_heads_are_answered_and_closed() {
-    let server = serve(ServerLimits::default(), echo);
+    let server = serve_with(ServerLimits::default(), echo);
     let long = "x".repeat(40 << 10);
     for (head, status) in [
         (format!("GET /{long} HTTP/1.1\r\nHost: h\r\n\r\n"), 414),
@@ -255,7 +253,7 @@ fn refused_heads_are_answered_and_closed() {
 fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
     let limits =
         ServerLimits { max_connections: 600, head_timeout: Duration::from_millis(300), ..ServerLimits::default() };
-    let server = serve(limits, echo);
+    let server = serve_with(limits, echo);
     let mut others = Vec::new();
     for n in 0..250 {
         others.push(connect(&server));
@@ -265,7 +263,7 @@ fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
     }
     assert!(exchange(&server, &format!("GET /in-between HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/in-between "));
     // dribblers are cut off, those that say nothing may stay
-    until("250 connections left", || server.shared.open.count() == 250);
+    until("250 connections left", || server.state().open == 250);
     others[0].write_all(format!("GET /late HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
     let mut got = String::new();
     others[0].read_to_string(&mut got).unwrap();
@@ -277,7 +275,7 @@ fn slow_readers_do_not_hold_up_others() {
     let path = std::env::temp_dir().join(format!("gcp-server-slow-{}", std::process::id()));
     std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
     let big = path.clone();
-    let server = serve(ServerLimits::default(), move |request: Request| match request.path.as_str() {
+    let server = serve_with(ServerLimits::default(), move |request: Request| match request.path.as_str() {
         "/big" => Reply::status(200).body(Body::File(std::fs::File::open(&big).unwrap(), 64 << 20)),
         _ => echo(request),
     });
@@ -298,11 +296,11 @@ fn slow_readers_do_not_hold_up_others() {
 #[test]
 fn at_the_cap_the_longest_idle_makes_room() {
     let limits = ServerLimits { max_connections: 16, ..ServerLimits::default() };
-    let server = serve(limits, echo);
+    let server = serve_with(limits, echo);
     let mut first = connect(&server);
-    until("the first is in", || server.shared.open.count() == 1);
+    until("the first is in", || server.state().waiting == 1);
     let others: Vec<_> = (0..15).map(|_| connect(&server)).collect();
-    until("all are in", || server.shared.open.count() == 16);
+    until("all are in", || server.state().waiting == 16);
     assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the oldest was closed");
     drop(others);
@@ -311,7 +309,7 @@ fn at_the_cap_the_longest_idle_makes_room() {
 #[test]
 fn idle_connections_time_out() {
     let limits = ServerLimits { idle_timeout: Duration::from_millis(100), ..ServerLimits::default() };
-    let server = serve(limits, echo);
+    let server = serve_with(limits, echo);
     let mut socket = connect(&server);
     socket.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     let mut got = String::new();
@@ -324,7 +322,7 @@ fn stop_lets_answers_finish_and_frees_the_port() {
     let (entered, was_entered) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
-    let server = serve(ServerLimits::default(), move |request: Request| {
+    let server = serve_with(ServerLimits::default(), move |request: Request| {
         if request.path == "/slow" {
             entered.send(()).unwrap();
             released.lock().unwrap().recv().unwrap();
@@ -345,44 +343,44 @@ fn stop_lets_answers_finish_and_frees_the_port() {
         assert!(got.contains("Connection: close\r\n") && got.ends_with("GET /slow "), "{got}");
     });
     assert!(TcpStream::connect(addr).is_err());
-    assert_eq!(server.shared.open.count(), 0);
+    assert_eq!(server.state(), ServerState::default());
 }
 
 #[test]
 fn stop_is_bounded() {
     let limits = ServerLimits { grace: Duration::from_millis(50), ..ServerLimits::default() };
-    let server = serve(limits, |_: Request| Reply::status(200).body(Body::Stream(Box::new(io::repeat(b'x')), None)));
+    let server =
+        serve_with(limits, |_: Request| Reply::status(200).body(Body::Stream(Box::new(io::repeat(b'x')), None)));
     let mut socket = connect(&server);
     socket.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     read_until(&mut socket, "xxx");
     server.stop();
-    assert_eq!(server.shared.open.count(), 0);
+    assert_eq!(server.state().open, 0);
 }
 
 #[test]
 fn a_port_that_is_taken_is_a_clear_error() {
-    let server = serve(ServerLimits::default(), echo);
-    let e = Server::bind(server.local_addr(), ServerLimits::default()).err().expect("taken");
+    let server = serve_with(ServerLimits::default(), echo);
+    let e = Server::start(server.local_addr(), ServerLimits::default(), Arc::new(echo)).err().expect("taken");
     assert_eq!(e.kind(), io::ErrorKind::AddrInUse);
     assert!(e.to_string().contains(&server.local_addr().to_string()), "{e}");
 }
 
 #[test]
 fn connect_hands_the_connection_over() {
-    let server = serve(ServerLimits::default(), |request: Request| {
+    let server = serve_with(ServerLimits::default(), |request: Request| {
         let Target::Authority(host) = request.target else { return Reply::status(404) };
         assert_eq!(request.method, Method::Connect);
-        Reply::status(200).body(Body::Takeover(Box::new(move |mut stream| {
+        Reply::status(200).body(Body::Takeover(Box::new(move |mut socket| {
             if host == "inner.example:443" {
                 // one more server inside, as for intercepted TLS
                 let context = Context { peer: None, origin: Some(("https".into(), host)) };
                 let inner = |r: Request| Reply::text(200, format!("{:?} {}", r.target, r.path));
-                serve_connection(stream, &inner, &ServerLimits::default(), context);
+                serve(socket, &inner, &context);
             } else {
                 let mut word = [0; 4];
-                stream.read_exact(&mut word).unwrap();
-                stream.write_all(&word).unwrap();
-                assert!(stream.socket().is_some());
+                socket.read_exact(&mut word).unwrap();
+                socket.write_all(&word).unwrap();
             }
         })))
     });
@@ -396,4 +394,108 @@ fn connect_hands_the_connection_over() {
     );
     assert!(got.ends_with("Absolute(\"https\", \"inner.example:443\") /x"), "{got}");
     server.stop();
+}
+
+#[test]
+fn heads_and_bodies_that_drip_are_ended() {
+    let (brief, long) = (Duration::from_millis(400), Duration::from_secs(60));
+    for (text, limits) in [
+        ("GET /", ServerLimits { head_timeout: brief, ..ServerLimits::default() }),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
+            ServerLimits { io_timeout: brief, idle_timeout: long, ..ServerLimits::default() },
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;",
+            ServerLimits { io_timeout: brief, idle_timeout: long, ..ServerLimits::default() },
+        ),
+    ] {
+        let server = serve_with(limits, echo);
+        let mut socket = connect(&server);
+        socket.write_all(text.as_bytes()).unwrap();
+        let begun = Instant::now();
+        // each byte comes long before a pause would be too long
+        until("the connection's end", || {
+            std::thread::sleep(brief / 20);
+            let _ = socket.write_all(b"x"); // refused once the server has closed
+            server.state().open == 0
+        });
+        assert!(begun.elapsed() >= brief, "{text:?}: ended after {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn readers_that_stop_are_cut_off_and_fair_ones_are_not() {
+    const LEN: usize = 24 << 20;
+    let limits = ServerLimits { io_timeout: Duration::from_millis(500), ..ServerLimits::default() };
+    let path = std::env::temp_dir().join(format!("gcp-server-fair-{}", std::process::id()));
+    std::fs::File::create(&path).unwrap().set_len(LEN as u64).unwrap();
+    let big = path.clone();
+    let server = serve_with(limits, move |request: Request| {
+        let file = std::fs::File::open(&big).unwrap();
+        Reply::status(200).body(match request.path.as_str() {
+            "/stream" => Body::Stream(Box::new(file), None),
+            "/promised" => Body::Stream(Box::new(file), Some(LEN as u64)),
+            _ => Body::File(file, LEN as u64),
+        })
+    });
+    for path in ["/file", "/stream", "/promised"] {
+        let [mut stopped, mut fair] = [(); 2].map(|()| {
+            let mut socket = connect(&server);
+            socket.write_all(format!("GET {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
+            read_until(&mut socket, "\r\n\r\n");
+            socket
+        });
+        let (mut got, mut piece) = (0, vec![0; 128 << 10]);
+        while let n @ 1.. = fair.read(&mut piece).unwrap() {
+            got += n;
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        assert!(got >= LEN, "{path}: {got} bytes");
+        until("the cut", || server.state().open == 0);
+        let mut rest = Vec::new();
+        let end = stopped.read_to_end(&mut rest);
+        assert!(end.is_err() || rest.len() < LEN, "{path}: it came all the same");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn an_answer_under_way_is_never_cut_to_make_room() {
+    let limits = ServerLimits { max_connections: 16, ..ServerLimits::default() };
+    let (entered, was_entered) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let server = serve_with(limits, move |request: Request| {
+        if request.path == "/slow" {
+            entered.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+        }
+        echo(request)
+    });
+    // the oldest of all, but answered
+    let mut slow: Vec<_> = (0..15).map(|_| connect(&server)).collect();
+    for socket in &mut slow {
+        socket.write_all(format!("GET /slow HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
+        was_entered.recv().unwrap();
+    }
+    let crowd: Vec<_> = (0..50).map(|_| connect(&server)).collect();
+    assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
+    assert!(server.state().open <= 18, "{:?}", server.state());
+    // with all places taken by answers the next one waits for an end
+    let mut last = connect(&server);
+    last.write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    was_entered.recv().unwrap();
+    let mut waits = connect(&server);
+    waits.write_all(format!("GET /waits HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
+    for _ in 0..16 {
+        release.send(()).unwrap();
+    }
+    for socket in slow.iter_mut().chain([&mut waits]) {
+        let mut got = String::new();
+        socket.read_to_string(&mut got).unwrap();
+        assert!(got.starts_with("HTTP/1.1 200"), "{got}");
+    }
+    assert!(read_until(&mut last, "/slow ").starts_with("HTTP/1.1 200"));
+    drop(crowd);
 }

@@ -1,0 +1,218 @@
+//! Which connections are open, what each of them is at, and which goes when there are too many.
+//!
+//! Invariants: there are never more than the cap, but for some that were told to leave; room is made by the connection that has been
+//! longest without a whole request, never by one whose answer is under way; one that was told to
+//! leave begins no answer.
+
+use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// What the server allows its clients.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// Connections at a time, a thread each. Default: 1,024, or half the files that the process may
+    /// open.
+    pub max_connections: usize,
+    /// How long a connection may wait between requests. Default: 60 s.
+    pub idle_timeout: Duration,
+    /// How long a head may take from its first byte, and a TLS handshake in all. Default: 10 s.
+    pub head_timeout: Duration,
+    /// How long a body may pause, in either direction, and how long it may be slower than
+    /// [`FLOOR`](super::FLOOR). Default: 30 s.
+    pub io_timeout: Duration,
+    /// How long [`Server::stop`](crate::http::server::Server::stop) waits for answers under way.
+    /// Default: 10 s.
+    pub grace: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let half = files.map_or(usize::MAX, |n| usize::try_from(n / 2).unwrap_or(usize::MAX));
+        ServerLimits {
+            max_connections: half.clamp(16, 1024),
+            idle_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(10),
+            io_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How the server is doing, for the status page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerState {
+    /// Connections open.
+    pub open: usize,
+    /// Those without a whole request at present.
+    pub waiting: usize,
+}
+
+/// How long who waits for room sleeps before it looks again.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The connections that are open.
+pub struct Open {
+    /// What clients are allowed.
+    pub limits: ServerLimits,
+    table: Mutex<Table>,
+    /// Told when a connection is gone, and when the server stops.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: HashMap<u64, Slot>,
+    next: u64,
+    stopping: bool,
+}
+
+struct Slot {
+    tcp: Arc<TcpStream>,
+    state: State,
+}
+
+/// What a connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Without a whole request since then.
+    Waiting(Instant),
+    /// A request is being answered.
+    Answering,
+    /// A reply has taken it over.
+    TakenOver,
+    /// Told to leave.
+    Leaving,
+}
+
+/// A connection's place in the table; dropping it gives the place up.
+pub struct Entry {
+    pub(super) open: Arc<Open>,
+    pub(super) tcp: Arc<TcpStream>,
+    /// The connection's number.
+    pub id: u64,
+}
+
+impl Open {
+    /// None are open yet.
+    pub fn new(limits: ServerLimits) -> Arc<Self> {
+        Arc::new(Open { limits, table: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// A place for a new connection, as soon as there is one; `None` when the server stops.
+    pub fn admit(self: &Arc<Self>, tcp: TcpStream) -> Option<Entry> {
+        let (mut table, most) = (self.lock(), self.limits.max_connections);
+        while table.slots.len() >= most && !table.stopping {
+            // those on their way out count too, from some number on
+            if table.slots.len() < most + most / 8 && table.dismiss_one() {
+                break;
+            }
+            table = self.changed.wait_timeout(table, TICK).expect("no holder panics").0;
+        }
+        if table.stopping {
+            return None;
+        }
+        let (tcp, id) = (Arc::new(tcp), table.next);
+        table.next += 1;
+        table.slots.insert(id, Slot { tcp: tcp.clone(), state: State::Waiting(Instant::now()) });
+        Some(Entry { open: self.clone(), tcp, id })
+    }
+
+    /// The process is out of files, or of threads: sends one connection away, and waits for a moment.
+    pub fn make_room(&self) {
+        let mut table = self.lock();
+        table.dismiss_one();
+        drop(self.changed.wait_timeout(table, TICK).expect("no holder panics"));
+    }
+
+    /// How it is doing.
+    pub fn state(&self) -> ServerState {
+        let table = self.lock();
+        let waiting = table.slots.values().filter(|slot| matches!(slot.state, State::Waiting(_))).count();
+        ServerState { open: table.slots.len(), waiting }
+    }
+
+    /// From now on nobody is admitted, and connections leave as soon as no answer is under way.
+    pub fn stop(&self) {
+        let mut table = self.lock();
+        table.stopping = true;
+        table.slots.values_mut().for_each(Slot::dismiss);
+        self.changed.notify_all();
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
+    /// Cuts every connection off.
+    pub fn cut_off(&self) {
+        for slot in self.lock().slots.values() {
+            let _ = slot.tcp.shutdown(Shutdown::Both); // an error says that it is closed
+        }
+    }
+
+    /// Waits until none is open; false when `timeout` is over.
+    pub fn wait_closed(&self, timeout: Duration) -> bool {
+        let (table, _) =
+            self.changed.wait_timeout_while(self.lock(), timeout, |t| !t.slots.is_empty()).expect("no holder panics");
+        table.slots.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no holder panics")
+    }
+}
+
+impl Table {
+    /// Sends the connection away that has been longest without a whole request, if there is one.
+    fn dismiss_one(&mut self) -> bool {
+        let waiting = self.slots.values_mut().filter_map(|slot| match slot.state {
+            State::Waiting(since) => Some((since, slot)),
+            _ => None,
+        });
+        waiting.min_by_key(|(since, _)| *since).map(|(_, slot)| slot.dismiss()).is_some()
+    }
+}
+
+impl Slot {
+    /// Wakes the connection's thread, where it waits for its client. An error of the shutdown says
+    /// that the connection is closed.
+    fn dismiss(&mut self) {
+        match self.state {
+            State::Waiting(_) => {
+                self.state = State::Leaving;
+                let _ = self.tcp.shutdown(Shutdown::Both);
+            }
+            // what took it over sees the client leave
+            State::TakenOver => drop(self.tcp.shutdown(Shutdown::Read)),
+            State::Answering | State::Leaving => {}
+        }
+    }
+}
+
+impl Entry {
+    /// Notes what the connection is at; false when it has to leave.
+    pub(super) fn set(&self, state: State) -> bool {
+        let mut table = self.open.lock();
+        let stopping = table.stopping;
+        let slot = table.slots.get_mut(&self.id).expect("an entry has its slot until it is dropped");
+        if slot.state == State::Leaving {
+            return false;
+        }
+        slot.state = state;
+        if stopping {
+            slot.dismiss();
+        }
+        true
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.open.lock().slots.remove(&self.id);
+        self.open.changed.notify_all();
+    }
+}
