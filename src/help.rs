@@ -180,170 +180,29 @@ fn variables(page: &mut String) {
     }
 }
 
-const OVERVIEW: &str = "\
-go-cache-plugin keeps the build cache of the Go toolchain (Go 1.24 and later) on local
-disk and, where there is one, in a bucket that many machines share. It can serve as a
-module proxy and as a caching reverse proxy too.
+const OVERVIEW: &str = include_str!("help/overview.txt");
 
-Usage:
-  go-cache-plugin [flags]              speak GOCACHEPROG on stdin and stdout
-  go-cache-plugin serve [flags]        keep one cache for many go commands
-  go-cache-plugin connect ADDR         let a go command use that one
-  go-cache-plugin run [flags] CMD...   run CMD with the cache set up for it
-  go-cache-plugin status               what the local cache holds
-  go-cache-plugin prune [flags]        apply --expiry and --max-cache-size now
-  go-cache-plugin clear [flags]        empty the local cache or a bucket's prefix
-  go-cache-plugin doctor               try all that the cache depends on
-  go-cache-plugin keygen FILE          make a pair of keys for the bucket's signatures
-  go-cache-plugin help [TOPIC]
-  go-cache-plugin version
+const CONFIGURE: &str = include_str!("help/configure.txt");
 
-Quick start:
-  go-cache-plugin run go build ./...
-  export GOCACHEPROG=\"go-cache-plugin --bucket=some-bucket\"; go build ./...
-";
+const ENVIRONMENT: &str = include_str!("help/environment.txt");
 
-const CONFIGURE: &str = "\
-Flags are written as in Go programs: --flag value, --flag=value, -flag value or
--flag=value; a bool is --flag or --flag=false. They stand before or after the command,
-and the last one wins. A flag wins over its variable, in [brackets] below; a variable
-wins over the default.
+const DIRECT: &str = include_str!("help/direct.txt");
 
-Durations are written 90s, 36h or 1h30m. Sizes are bytes, or 500MiB, 10GB and the like.
-A wrong flag, value or combination is one line on stderr and exit code 2.
-";
+const SERVE: &str = include_str!("help/serve.txt");
 
-const ENVIRONMENT: &str = "\
-Each flag has a variable. An empty variable counts as not set, a variable whose flag the
-command does not take is ignored, and so are GOCACHE, GOCACHEPROG and other names that
-are not in this list.
+const RUN: &str = include_str!("help/run.txt");
 
-AWS credentials are looked for as AWS programs do: AWS_ACCESS_KEY_ID and its companions,
-AWS_PROFILE with the shared config and credentials files, web identity, container
-credentials, instance metadata. NETRC, or .netrc in HOME, holds passwords of module
-upstreams. XDG_CACHE_HOME or HOME says where the local cache is by default.
+const BUCKET: &str = include_str!("help/bucket.txt");
 
-Requests to the bucket go by CONNECT through the proxy that HTTPS_PROXY or HTTP_PROXY
-names, for an https or http endpoint, but for hosts of this machine and of NO_PROXY.
-SSL_CERT_FILE names the certificates to trust.
-";
+const READAHEAD: &str = include_str!("help/readahead.txt");
 
-const DIRECT: &str = "\
-Without a command the program speaks the GOCACHEPROG protocol on stdin and stdout: go
-starts it, one process for each go command, and it ends with go.
+const MODULE_PROXY: &str = include_str!("help/module-proxy.txt");
 
-  export GOCACHEPROG=\"go-cache-plugin --cache-dir=/tmp/gocache --bucket=some-bucket\"
-  go test ./...
+const REVERSE_PROXY: &str = include_str!("help/reverse-proxy.txt");
 
-Several processes may share a cache directory. At the end, uploads that are still under
-way are given --close-timeout; what is left is noted in the cache directory, and the next
-process sends it.
-";
+const DEBUG: &str = include_str!("help/debug.txt");
 
-const SERVE: &str = "\
-serve keeps one cache for all go commands of a machine; connect bridges a go command to
-it. Started once, it saves the start of a process per go command, fetches what several
-ask for once, and can serve modules over HTTP.
-
-  go-cache-plugin serve --plugin=5930 --bucket=some-bucket &
-  export GOCACHEPROG=\"go-cache-plugin connect 5930\"
-  go build ./...
-
---plugin is a port on 127.0.0.1, or a path with a slash in it for a Unix socket that only
-its owner may use; connect takes the same, or host:port. SIGINT and SIGTERM end it in
-order: clients finish, uploads are flushed. A second signal ends it at once.
-";
-
-const RUN: &str = "\
-run sets the cache up inside its own process, runs one command with GOCACHEPROG pointing
-at it, passes signals on, and exits with the command's code. All go commands that the
-command starts share the cache. It ends with one line of summary on stderr.
-
-  go-cache-plugin run go build std
-  go-cache-plugin run --bucket=some-bucket -- make test
-
-The first word that is not a flag begins the command; what follows is the command's own.
-With --modproxy, modules come through a module proxy in the same process: GOPROXY and
-GOSUMDB are set for the command.
-";
-
-const BUCKET: &str = "\
---bucket names an S3 bucket, or a directory as file:///dir. Without it the cache is local.
-Builds never fail because of the bucket, and never wait long for it: errors are misses,
-and a bucket that keeps failing is left alone for a while.
-
-Two layouts: single keeps one object per action (v1/...), compressed, so that a lookup is
-one request. classic keeps two uncompressed objects (action/..., output/...), byte for
-byte as the original Go program does, so that both can share a bucket.
-
-Every body fetched is checked against its SHA-256. What may write to a bucket can still
-say that an action has another, wrong output. So for jobs that are not trusted:
-  --read-only          nothing is written
-  --write-prefix=P     read P, then the main prefix; write only P
-  --verify-key-file    what is not signed by a known key is a miss
-Jobs that are trusted sign: \"go-cache-plugin keygen FILE\" makes FILE, for their
---signing-key-file, and FILE.pub, for the --verify-key-file of all. --verify-key-file may be
-given several times, so that keys can change. Entries, readahead lists, modules and proxied
-bodies are signed; what can change is believed for 30 days. What is under a job's own
---write-prefix counts unsigned only with --trust-write-prefix: then whoever may write that
-prefix feeds that build.
-";
-
-const READAHEAD: &str = "\
-go asks for few things at a time and waits for each, so a bucket 20 ms away would make a
-large build wait for minutes. At its end a session therefore writes a list of what it used
-to the bucket; the next one in the same scope reads it and fetches ahead of go, in that
-order, as far as it proves useful. Small outputs lie in the list itself. What the scope's
-builds ask for and never find is listed too, and not waited for. A scope without a list goes
-by the fleet's, to which the first build of each new scope is added.
-
-The scope is --scope, else the module path of the nearest go.work or go.mod above the
-working directory. Jobs that build much the same should share a scope, others should not.
-The list is a hint: lost or damaged, it costs speed and nothing else.
-";
-
-const MODULE_PROXY: &str = "\
-serve --http=ADDR --modproxy serves the Go module proxy protocol under /mod/, keeping what
-it fetched on disk and in the bucket. With the network gone, what was ever fetched keeps
-working.
-
-  go-cache-plugin serve --plugin=5930 --http=localhost:5970 --modproxy
-  export GOPROXY=http://localhost:5970/mod
-  export GOSUMDB='sum.golang.org http://localhost:5970/mod/sumdb/sum.golang.org'
-
---upstream is a list as in GOPROXY: after a comma the next is asked on 404 and 410, after
-a bar on any error. Passwords in its URLs or in netrc go to their own hosts only.
-";
-
-const REVERSE_PROXY: &str = "\
-serve --http=ADDR --revproxy=HOST,... is an HTTP proxy that caches what the listed hosts
-send with Cache-Control: immutable, or with a long max-age. Requests to other hosts are
-refused; CONNECT to them is passed through untouched.
-
-For HTTPS the program signs certificates with an authority of its own: its certificate is
-ca.pem in the cache directory, its key beside it, readable by you alone. Clients must
-trust it, for example with curl --cacert, or --install-ca appends it to the system's
-bundle where that is writable.
-
-  https_proxy=http://localhost:5970 curl --cacert DIR/ca.pem https://host/file
-";
-
-const DEBUG: &str = "\
-stderr stays empty unless something is wrong. --metrics prints all counters at the end.
-With --http there are pages on loopback:
-  /debug/        live figures     /debug/vars    counters as JSON
-  /metrics       counters and histograms as Prometheus text (also /debug/varz)
-  /healthz       200, or 503 while stopping
-";
-
-const MAINTENANCE: &str = "\
-status says what the local cache holds and what waits for upload. prune removes what is
-unused for longer than --expiry, or least recently used until the cache is no larger than
---max-cache-size; both work while builds run. Where --expiry is not given, only build
-results expire. clear --local empties the cache directory; clear --bucket=B --prefix=P
-removes this program's objects below P, and no others. doctor tries the cache directory,
-go, the credentials and the bucket, and exits with 1 if one of them fails.
-";
+const MAINTENANCE: &str = include_str!("help/maintenance.txt");
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,11 @@ pub struct Size {
 }
 
 impl Size {
+    /// The bytes that are known of the directory `root`; none where that cannot be read.
+    pub fn read(root: &Path) -> u64 {
+        std::fs::read_to_string(root.join(SIZE)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// Adds `bytes` to what is known of the directory `root`, and returns it.
     pub fn add(root: &Path, bytes: u64) -> io::Result<Size> {
         update(root, |size| size.bytes = size.bytes.saturating_add(bytes))

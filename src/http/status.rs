@@ -11,7 +11,6 @@
 mod gauges;
 mod prometheus;
 mod samples;
-mod size;
 
 use std::io;
 use std::net::IpAddr;
@@ -77,10 +76,10 @@ impl Status {
             "/debug/page.js" => answer("text/javascript", include_str!("status/page.js")),
             "/debug/status.json" => answer("application/json", self.json().to_string()),
             "/debug/vars" => {
-                answer("application/json", gauges::expvar(&self.sources, self.samples.look().1).to_string())
+                answer("application/json", gauges::expvar(&self.sources).to_string())
             }
             "/metrics" | "/debug/varz" => {
-                let gauges = gauges::list(&self.sources, self.samples.look().1);
+                let gauges = gauges::list(&self.sources);
                 answer(prometheus::CONTENT_TYPE, prometheus::render(&self.sources.metrics, &gauges))
             }
             _ => Reply::text(404, "not found; see /debug/\n"),
@@ -91,14 +90,14 @@ impl Status {
     /// (the last one of this moment), their columns' names and the latest requests.
     fn json(&self) -> serde_json::Value {
         let Sources { metrics, cache_dir, bucket, .. } = &*self.sources;
-        let (mut samples, size) = self.samples.look();
-        samples.push(samples::take(&self.sources, size));
+        let mut samples = self.samples.look();
+        samples.push(samples::take(&self.sources));
         let recent = metrics.recent.list().into_iter().map(|r| {
             let ago = r.at.elapsed().unwrap_or_default().as_secs();
             json!({ "ago_seconds": ago, "kind": r.kind, "what": r.what, "outcome": r.outcome, "bytes": r.bytes,
                     "seconds": r.took.as_secs_f64() })
         });
-        let mut all = gauges::expvar(&self.sources, size);
+        let mut all = gauges::expvar(&self.sources);
         all["page"] = json!({
             "directory": cache_dir.display().to_string(),
             "bucket": bucket.as_ref().map(|b| b.target()),

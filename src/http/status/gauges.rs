@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 
 use super::Sources;
-use super::size::Size;
+use crate::cache::size::Size;
 
 /// A value that is not counted: it may fall, or comes from elsewhere.
 pub struct Gauge {
@@ -22,7 +22,7 @@ pub struct Gauge {
 }
 
 /// All gauges.
-pub fn list(sources: &Sources, cache: Size) -> Vec<Gauge> {
+pub fn list(sources: &Sources) -> Vec<Gauge> {
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     let started = sources.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let available = sources.bucket.as_ref().map(|b| b.available());
@@ -39,9 +39,7 @@ pub fn list(sources: &Sources, cache: Size) -> Vec<Gauge> {
         ("gocache_sessions", "Plugin clients connected.", json!((sources.sessions)())),
         ("gocache_upload_waiting", "Uploads waiting in memory.", json!(queue.waiting)),
         ("gocache_upload_busy", "Uploads under way.", json!(queue.busy)),
-        ("gocache_cache_bytes", "Size of the cache directory, about.", json!(cache.bytes)),
-        ("gocache_cache_files", "Files in the cache directory, about.", json!(cache.files)),
-        ("gocache_cache_estimated", "1 while the size is guessed from a part.", json!(cache.estimated)),
+        ("gocache_cache_bytes", "Size of the cache directory, about.", json!(Size::read(&sources.cache_dir))),
         ("gocache_disk_free_bytes", "Free space on the cache directory's disk.", json!(disk)),
         ("gocache_stopping", "1 while the program stops.", json!(sources.stopping.load(Ordering::Relaxed))),
         ("gocache_bucket_available", help_available, json!(available)),
@@ -58,9 +56,9 @@ pub fn list(sources: &Sources, cache: Size) -> Vec<Gauge> {
 
 /// `/debug/vars`: the counters under the reference program's names, what Go programs publish, and
 /// the gauges as `status`.
-pub fn expvar(sources: &Sources, cache: Size) -> Value {
+pub fn expvar(sources: &Sources) -> Value {
     let name = |gauge: &Gauge| gauge.name.strip_prefix("gocache_").unwrap_or(gauge.name).to_string();
-    let mut status: Map<_, _> = list(sources, cache).into_iter().map(|g| (name(&g), g.value)).collect();
+    let mut status: Map<_, _> = list(sources).into_iter().map(|g| (name(&g), g.value)).collect();
     status.insert("version".to_string(), env!("CARGO_PKG_VERSION").into());
     status.insert("uptime_seconds".to_string(), sources.started.elapsed().unwrap_or_default().as_secs_f64().into());
     let mut vars = sources.metrics.to_json();

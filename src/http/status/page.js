@@ -77,7 +77,7 @@ const CARDS = {
   cache: {
     // what is not looked at yet is no size
     title: 'Cache size', top: niceBytes, unit: bytes,
-    lines: { cache: (d, i) => d.cache_files[i] ? d.cache_bytes[i] : null },
+    lines: { cache: (d, i) => d.cache_bytes[i] },
   },
 };
 
@@ -185,10 +185,7 @@ function figures(s, d) {
   const { done, failed } = s.upload;
   text('queue-note', `${count(done)} uploaded` + (failed ? ` · ${count(failed)} put off` : ''));
   // until someone looks, nobody measures
-  const unknown = state.cache_estimated && !state.cache_files;
-  text('cache-value', unknown ? '–' : bytes(state.cache_bytes));
-  const about = state.cache_estimated ? 'about ' : '';
-  text('cache-note', unknown ? 'being measured' : `${about}${count(state.cache_files)} files`);
+  text('cache-value', bytes(state.cache_bytes));
   const noBucket = state.bucket_available === null;
   if (noBucket) text('breaker-value', 'no bucket', 'off');
   else if (state.bucket_available) text('breaker-value', 'in use', 'ok');

@@ -3,20 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::Sources;
-use super::size::{Size, SizeWalk};
+use crate::cache::size::Size;
 use crate::metrics::Metrics;
 
 /// The latest samples are at most so many: those of an hour.
 const KEEP: usize = 361;
-/// One sample is taken in so many seconds.
-const SECONDS: u64 = 10;
-/// The cache's size is looked after for this long after someone asked for it.
-const ATTENTION: Duration = Duration::from_secs(60);
+/// One sample is taken in so much time.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The program at one moment: counters since its start, and gauges, under the names of [`COLUMNS`].
 pub type Sample = [u64; COLUMNS.len()];
@@ -25,7 +23,7 @@ pub type Sample = [u64; COLUMNS.len()];
 /// proxy and the reverse proxy, the requests that could be answered from the cache and those that
 /// were; bytes served from it and stored in it; nanoseconds that gets waited for the bucket; uploads
 /// waiting and under way; 1 while the bucket is left alone because it failed; the cache's size.
-pub const COLUMNS: [&str; 14] = [
+pub const COLUMNS: [&str; 13] = [
     "millis",
     "gets",
     "get_hits",
@@ -39,11 +37,10 @@ pub const COLUMNS: [&str; 14] = [
     "queue",
     "left_alone",
     "cache_bytes",
-    "cache_files",
 ];
 
-/// A sample of this moment; the size is the walk's.
-pub fn take(sources: &Sources, cache: Size) -> Sample {
+/// A sample of this moment.
+pub fn take(sources: &Sources) -> Sample {
     let Metrics { server, modcache: m, revcache: r, bucket, .. } = &*sources.metrics;
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     [
@@ -59,58 +56,42 @@ pub fn take(sources: &Sources, cache: Size) -> Sample {
         bucket.wait_nanos.get(),
         (queue.waiting + queue.busy) as u64,
         u64::from(sources.bucket.as_ref().is_some_and(|b| !b.available())),
-        cache.bytes,
-        cache.files,
+        Size::read(&sources.cache_dir),
     ]
 }
 
 /// The samples so far.
 pub struct Samples {
-    state: Arc<Mutex<State>>,
+    ring: Arc<Mutex<VecDeque<Sample>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
-}
-
-struct State {
-    ring: VecDeque<Sample>,
-    size: Size,
-    asked: Option<Instant>,
 }
 
 impl Samples {
     /// Starts to record. The thread ends, and is joined, when this is dropped.
     pub fn start(sources: Arc<Sources>) -> std::io::Result<Self> {
-        let state = Arc::new(Mutex::new(State { ring: VecDeque::new(), size: Size::default(), asked: None }));
+        let ring = Arc::new(Mutex::new(VecDeque::new()));
         let (stop, stopped) = bounded(0);
-        let shared = state.clone();
-        let thread = std::thread::Builder::new().name("status".to_string()).stack_size(256 << 10).spawn(move || {
-            let mut walk = SizeWalk::new(&sources.cache_dir);
-            for second in 0.. {
-                if second == 0 || lock(&shared).asked.is_some_and(|at| at.elapsed() < ATTENTION) {
-                    walk.step();
-                }
-                let sample = (second % SECONDS == 0).then(|| take(&sources, walk.size()));
-                let mut state = lock(&shared);
-                state.size = walk.size();
-                if sample.is_some() && state.ring.len() == KEEP {
-                    state.ring.pop_front();
-                }
-                state.ring.extend(sample);
-                drop(state);
-                if stopped.recv_timeout(Duration::from_secs(1)) != Err(RecvTimeoutError::Timeout) {
-                    return;
-                }
+        let shared = ring.clone();
+        let record = move || loop {
+            let sample = take(&sources);
+            let mut ring = lock(&shared);
+            if ring.len() == KEEP {
+                ring.pop_front();
             }
-        })?;
-        Ok(Samples { state, stop: Some(stop), thread: Some(thread) })
+            ring.push_back(sample);
+            drop(ring);
+            if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        };
+        let thread = std::thread::Builder::new().name("status".to_string()).stack_size(256 << 10).spawn(record)?;
+        Ok(Samples { ring, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// The samples, the oldest first, and the size of the cache as far as it is known; it will be
-    /// looked after for a while now.
-    pub fn look(&self) -> (Vec<Sample>, Size) {
-        let mut state = lock(&self.state);
-        state.asked = Some(Instant::now());
-        (state.ring.iter().copied().collect(), state.size)
+    /// The samples, the oldest first.
+    pub fn look(&self) -> Vec<Sample> {
+        lock(&self.ring).iter().copied().collect()
     }
 }
 
@@ -123,6 +104,6 @@ impl Drop for Samples {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().expect("no holder panics")
+fn lock(ring: &Mutex<VecDeque<Sample>>) -> MutexGuard<'_, VecDeque<Sample>> {
+    ring.lock().expect("no holder panics")
 }
