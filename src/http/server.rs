@@ -14,7 +14,7 @@ mod conn;
 mod head;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,12 +30,14 @@ pub use super::socket::{ServerLimits, ServerState};
 /// pages cost nothing.
 const STACK: usize = 256 << 10;
 
+type Threads = Vec<JoinHandle<()>>;
+
 /// A listening socket and everything behind it.
 pub struct Server {
     addr: SocketAddr,
     open: Arc<Open>,
     /// The socket, and the accept thread, which ends with those of the connections.
-    running: Mutex<Option<(Arc<TcpListener>, JoinHandle<Vec<JoinHandle<()>>>)>>,
+    running: Mutex<Option<(Arc<TcpListener>, JoinHandle<Threads>)>>,
 }
 
 impl Server {
@@ -95,15 +97,24 @@ impl Drop for Server {
     }
 }
 
-/// Accepts until the server stops; the threads of the connections.
-fn accept(open: &Arc<Open>, listener: &TcpListener, handler: &Arc<dyn Handler>) -> Vec<JoinHandle<()>> {
-    let (mut threads, mut troubled) = (Vec::new(), false);
+/// Accepts until the server stops, each connection as soon as there is room; their threads.
+fn accept(open: &Arc<Open>, listener: &TcpListener, handler: &Arc<dyn Handler>) -> Threads {
+    let (mut threads, mut troubled) = (Threads::new(), false);
+    let admit = |(tcp, peer)| {
+        let (entry, handler) = (open.admit(tcp)?, handler.clone());
+        spawn(format!("http-{}", entry.id), move || {
+            // an error says that the client is gone already
+            if let Ok(socket) = Socket::new(entry) {
+                serve(socket, &*handler, &Context { peer: Some(peer), origin: None });
+            }
+        })
+    };
     while !open.is_stopping() {
-        match listener.accept().and_then(|(tcp, peer)| admit(open, tcp, peer, handler.clone())) {
+        match listener.accept().and_then(admit) {
             Ok(thread) => {
                 troubled = false;
-                threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
-                threads.extend(thread);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
             }
             // the client gave up before we came
             Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
@@ -117,23 +128,6 @@ fn accept(open: &Arc<Open>, listener: &TcpListener, handler: &Arc<dyn Handler>) 
         }
     }
     threads
-}
-
-/// Starts the thread of a new connection, once there is room for it; none when the server stops.
-fn admit(
-    open: &Arc<Open>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    handler: Arc<dyn Handler>,
-) -> io::Result<Option<JoinHandle<()>>> {
-    let Some(entry) = open.admit(tcp) else { return Ok(None) };
-    let thread = spawn(format!("http-{}", entry.id), move || {
-        // an error says that the client is gone already
-        if let Ok(socket) = Socket::new(entry) {
-            serve(socket, &*handler, &Context { peer: Some(peer), origin: None });
-        }
-    });
-    thread.map(Some)
 }
 
 fn spawn<T: Send + 'static>(name: String, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {

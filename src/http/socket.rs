@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use self::open::State;
 pub use self::open::{Entry, Open, ServerLimits, ServerState};
 
-/// Bytes a second at which a body is not too slow, whatever its length, in either direction.
+/// Bytes a second at which a body is not too slow, in either direction, whatever its length.
 pub const FLOOR: u64 = 1 << 10;
 /// How often a blocked write tries again: the kernel wakes it only when much of its buffer is free,
 /// which would make a slow reader look like one that has stopped.
@@ -52,35 +52,23 @@ pub struct Socket {
     patience: Patience,
 }
 
-/// How long a client may be waited for. Time that others take (handlers, upstreams) does not count.
+/// How long a client may still be waited for. Time that others take (handlers, upstreams) does not
+/// count.
 #[derive(Default)]
 struct Patience {
-    /// At one go, and in all, but for what moved bytes earn.
-    time: Duration,
-    /// Whether each [`FLOOR`] bytes earn a second.
-    earns: bool,
+    left: Duration,
+    /// Up to so much, each [`FLOOR`] bytes that move earn a second.
+    most: Duration,
     /// The time in all that begins with the first byte.
     then: Option<Duration>,
-    waited: Duration,
-    /// What was waited since the last byte.
-    still: Duration,
-    moved: u64,
 }
 
 impl Patience {
-    fn left(&self) -> Duration {
-        let earned = Duration::from_secs(if self.earns { self.moved / FLOOR } else { 0 });
-        (self.time + earned).saturating_sub(self.waited).min(self.time.saturating_sub(self.still))
-    }
-
     fn note(&mut self, spent: Duration, moved: usize) {
-        self.waited += spent;
-        self.moved += moved as u64;
-        self.still = if moved > 0 { Duration::ZERO } else { self.still + spent };
-        if moved > 0
-            && let Some(time) = self.then.take()
-        {
-            *self = Patience { time, ..Patience::default() };
+        self.left = self.left.saturating_sub(spent);
+        if moved > 0 {
+            let earned = Duration::from_micros(moved as u64 * 1_000_000 / FLOOR);
+            self.left = self.then.take().unwrap_or(self.left.max(self.most.min(self.left + earned)));
         }
     }
 }
@@ -111,13 +99,13 @@ impl Socket {
     /// A body begins, of a request or an answer: it may pause for [`ServerLimits::io_timeout`], and
     /// has to be faster than [`FLOOR`].
     pub fn pace(&mut self) {
-        self.within(self.entry.open.limits.io_timeout);
-        self.patience.earns = true;
+        let time = self.entry.open.limits.io_timeout;
+        self.patience = Patience { left: time, most: time, then: None };
     }
 
     /// All that follows may take `time`.
     pub fn within(&mut self, time: Duration) {
-        self.patience = Patience { time, ..Patience::default() };
+        self.patience = Patience { left: time, ..Patience::default() };
     }
 
     /// Whether the server stops.
@@ -144,7 +132,7 @@ impl Socket {
         mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
-            let left = self.patience.left();
+            let left = self.patience.left;
             if left.is_zero() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"));
             }

@@ -135,16 +135,14 @@ impl<T: Stream> Wire<T> {
             match self.body {
                 State::Done => return Ok(0),
                 State::Broken => return Err(malformed("the request's body is broken")),
-                State::Length(left) => {
+                State::Length(left) | State::Chunk(left) => {
                     let n = self.some(left, out)?;
-                    let left = left - n as u64;
-                    self.body = if left == 0 { State::Done } else { State::Length(left) };
-                    return Ok(n);
-                }
-                State::Chunk(left) => {
-                    let n = self.some(left, out)?;
-                    let left = left - n as u64;
-                    self.body = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
+                    self.body = match (self.body, left - n as u64) {
+                        (State::Length(_), 0) => State::Done,
+                        (State::Length(_), left) => State::Length(left),
+                        (_, 0) => State::ChunkEnd,
+                        (_, left) => State::Chunk(left),
+                    };
                     return Ok(n);
                 }
                 State::ChunkEnd => {

@@ -18,6 +18,9 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Bytes that a closing connection reads and drops.
 const CLOSE_BYTES: usize = 1 << 20;
 
+/// The connection's own hold, and those of bodies that handlers kept.
+type Shared<S> = Arc<Mutex<Wire<S>>>;
+
 /// What follows a turn.
 enum Next {
     Request,
@@ -47,11 +50,7 @@ pub fn serve<S: Stream + 'static>(stream: S, handler: &dyn Handler, context: &Co
 }
 
 /// One request and its answer. An error says that the answer broke off.
-fn turn<S: Stream + 'static>(
-    shared: &Arc<Mutex<Wire<S>>>,
-    handler: &dyn Handler,
-    context: &Context,
-) -> io::Result<Next> {
+fn turn<S: Stream + 'static>(shared: &Shared<S>, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
     let mut wire = lock(shared);
     let head = read_head(&mut wire, context).transpose();
     let Some(head) = head.filter(|_| wire.stream.socket().begin_answer()) else { return Ok(Next::Close) };

@@ -5,6 +5,7 @@
 //! leave begins no answer.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ pub struct ServerLimits {
     pub idle_timeout: Duration,
     /// How long a head may take from its first byte, and a TLS handshake in all. Default: 10 s.
     pub head_timeout: Duration,
-    /// How long a body may pause, in either direction, and how long it may be slower than
-    /// [`FLOOR`](super::FLOOR). Default: 30 s.
+    /// How long a body may pause, in either direction, or be slower than [`FLOOR`](super::FLOOR).
+    /// Default: 30 s.
     pub io_timeout: Duration,
     /// How long [`Server::stop`](crate::http::server::Server::stop) waits for answers under way.
     /// Default: 10 s.
@@ -101,8 +102,8 @@ impl Open {
         Arc::new(Open { limits, table: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// A place for a new connection, as soon as there is one; `None` when the server stops.
-    pub fn admit(self: &Arc<Self>, tcp: TcpStream) -> Option<Entry> {
+    /// A place for a new connection, as soon as there is one; an error when the server stops.
+    pub fn admit(self: &Arc<Self>, tcp: TcpStream) -> io::Result<Entry> {
         let (mut table, most) = (self.lock(), self.limits.max_connections);
         while table.slots.len() >= most && !table.stopping {
             // those on their way out count too, from some number on
@@ -112,12 +113,12 @@ impl Open {
             table = self.changed.wait_timeout(table, TICK).expect("no holder panics").0;
         }
         if table.stopping {
-            return None;
+            return Err(io::Error::other("the server stops"));
         }
         let (tcp, id) = (Arc::new(tcp), table.next);
         table.next += 1;
         table.slots.insert(id, Slot { tcp: tcp.clone(), state: State::Waiting(Instant::now()) });
-        Some(Entry { open: self.clone(), tcp, id })
+        Ok(Entry { open: self.clone(), tcp, id })
     }
 
     /// The process is out of files, or of threads: sends one connection away, and waits for a moment.
@@ -199,10 +200,11 @@ impl Entry {
         let mut table = self.open.lock();
         let stopping = table.stopping;
         let slot = table.slots.get_mut(&self.id).expect("an entry has its slot until it is dropped");
-        if slot.state == State::Leaving {
-            return false;
+        match (slot.state, state) {
+            (State::Leaving, _) => return false,
+            (State::Waiting(_), State::Waiting(_)) => {} // since then still
+            _ => slot.state = state,
         }
-        slot.state = state;
         if stopping {
             slot.dismiss();
         }
