@@ -16,78 +16,28 @@ struct Topic {
     sections: &'static [Section],
 }
 
+const fn topic(
+    name: &'static str,
+    command: &'static str,
+    summary: &'static str,
+    text: &'static str,
+    sections: &'static [Section],
+) -> Topic {
+    Topic { name, command, summary, text, sections }
+}
+
 const TOPICS: &[Topic] = &[
-    Topic {
-        name: "configure",
-        command: "",
-        summary: "flags, how they are written, and all of them",
-        text: CONFIGURE,
-        sections: ALL_SECTIONS,
-    },
-    Topic {
-        name: "environment",
-        command: "",
-        summary: "variables that stand in for flags",
-        text: ENVIRONMENT,
-        sections: &[],
-    },
-    Topic {
-        name: "direct-mode",
-        command: "",
-        summary: "the cache as a child of each go command",
-        text: DIRECT,
-        sections: &[],
-    },
-    Topic {
-        name: "serve-mode",
-        command: "serve",
-        summary: "one cache process for many go commands",
-        text: SERVE,
-        sections: &[Section::Listen],
-    },
-    Topic {
-        name: "run",
-        command: "run",
-        summary: "the cache for one command and its children",
-        text: RUN,
-        sections: &[Section::ModProxy],
-    },
-    Topic {
-        name: "bucket",
-        command: "",
-        summary: "sharing through S3 or a directory; trust; layouts",
-        text: BUCKET,
-        sections: &[Section::Bucket],
-    },
-    Topic { name: "readahead", command: "", summary: "how a far bucket is made fast", text: READAHEAD, sections: &[] },
-    Topic {
-        name: "module-proxy",
-        command: "",
-        summary: "a caching Go module proxy",
-        text: MODULE_PROXY,
-        sections: &[Section::ModProxy],
-    },
-    Topic {
-        name: "reverse-proxy",
-        command: "",
-        summary: "a caching proxy for chosen hosts",
-        text: REVERSE_PROXY,
-        sections: &[Section::RevProxy],
-    },
-    Topic {
-        name: "debug",
-        command: "",
-        summary: "logs, metrics and the status pages",
-        text: DEBUG,
-        sections: &[Section::Log],
-    },
-    Topic {
-        name: "maintenance",
-        command: "",
-        summary: "status, prune, clear and doctor",
-        text: MAINTENANCE,
-        sections: &[Section::Clear],
-    },
+    topic("configure", "", "flags, how they are written, and all of them", CONFIGURE, ALL_SECTIONS),
+    topic("environment", "", "variables that stand in for flags", ENVIRONMENT, &[]),
+    topic("direct-mode", "", "the cache as a child of each go command", DIRECT, &[]),
+    topic("serve-mode", "serve", "one cache process for many go commands", SERVE, &[Section::Listen]),
+    topic("run", "run", "the cache for one command and its children", RUN, &[Section::ModProxy]),
+    topic("bucket", "", "sharing through S3 or a directory; trust; layouts", BUCKET, &[Section::Bucket]),
+    topic("readahead", "", "how a far bucket is made fast", READAHEAD, &[]),
+    topic("module-proxy", "", "a caching Go module proxy", MODULE_PROXY, &[Section::ModProxy]),
+    topic("reverse-proxy", "", "a caching proxy for chosen hosts", REVERSE_PROXY, &[Section::RevProxy]),
+    topic("debug", "", "logs, metrics and the status pages", DEBUG, &[Section::Log]),
+    topic("maintenance", "", "status, prune, clear and doctor", MAINTENANCE, &[Section::Clear]),
 ];
 
 const ALL_SECTIONS: &[Section] = &[

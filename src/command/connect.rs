@@ -6,8 +6,8 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -22,30 +22,16 @@ const MAX_GREETING: u64 = 64 * 1024;
 
 /// Connects and copies until the server closes the connection.
 pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
-    match &config.addr {
-        ConnectAddr::Tcp(host, port) => {
-            let stream =
-                TcpStream::connect((host.as_str(), *port)).map_err(|e| refused(&format!("{host}:{port}"), &e))?;
-            stream.set_nodelay(true).map_err(|e| lost(&e))?;
-            let (reader, writer) =
-                (stream.try_clone().map_err(|e| lost(&e))?, stream.try_clone().map_err(|e| lost(&e))?);
-            bridge(config, reader, writer, move || stream.shutdown(Shutdown::Write))
-        }
+    let stream = match &config.addr {
+        ConnectAddr::Tcp(host, port) => TcpStream::connect((host.as_str(), *port))
+            .and_then(|stream| stream.set_nodelay(true).map(|()| OwnedFd::from(stream)))
+            .map_err(|e| refused(&format!("{host}:{port}"), &e))?,
         ConnectAddr::Unix(path) => {
-            let stream = UnixStream::connect(path).map_err(|e| refused(&path.display().to_string(), &e))?;
-            let (reader, writer) =
-                (stream.try_clone().map_err(|e| lost(&e))?, stream.try_clone().map_err(|e| lost(&e))?);
-            bridge(config, reader, writer, move || stream.shutdown(Shutdown::Write))
+            UnixStream::connect(path).map_err(|e| refused(&path.display().to_string(), &e))?.into()
         }
-    }
-}
-
-fn bridge<R: Read, W: Write + Send + 'static>(
-    config: &ConnectConfig,
-    reader: R,
-    mut writer: W,
-    half_close: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<Exit, Error> {
+    };
+    let mut writer = File::from(stream);
+    let reader = writer.try_clone().map_err(|e| lost(&e))?;
     let mut reader = BufReader::new(reader);
     // unbuffered, so that an answer never waits for the next one
     let mut stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(|e| stdout_failed(&e))?;
@@ -65,7 +51,7 @@ fn bridge<R: Read, W: Write + Send + 'static>(
     // ends with stdin, or with the process when the server went first
     let upward = move || {
         let copied = copy(&mut io::stdin().lock(), &mut writer);
-        if let Err(e) = copied.and_then(|()| half_close()) {
+        if let Err(e) = copied.and_then(|()| Ok(rustix::net::shutdown(&writer, rustix::net::Shutdown::Write)?)) {
             log::debug!("to the server: {e}");
         }
     };

@@ -5,9 +5,10 @@
 //! themselves for a while, then ends their input, which they take as the client's end.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
+use rustix::net::Shutdown;
 
 use super::stack::Stack;
 use crate::cache::Client;
@@ -27,49 +29,9 @@ use crate::session::{self, Options};
 /// How long sessions whose input was ended may take to end: their manifests are written meanwhile.
 const LAST_ANSWERS: Duration = Duration::from_secs(15);
 
-/// A client's connection.
-enum Conn {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Conn {
-    fn try_clone(&self) -> io::Result<Conn> {
-        Ok(match self {
-            Conn::Tcp(s) => Conn::Tcp(s.try_clone()?),
-            Conn::Unix(s) => Conn::Unix(s.try_clone()?),
-        })
-    }
-
-    /// Ends one direction or both.
-    fn shutdown(&self, how: Shutdown) {
-        // a client that is gone has ended it already
-        let _ = match self {
-            Conn::Tcp(s) => s.shutdown(how),
-            Conn::Unix(s) => s.shutdown(how),
-        };
-    }
-}
-
-impl Read for Conn {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Conn::Tcp(s) => s.read(buf),
-            Conn::Unix(s) => s.read(buf),
-        }
-    }
-}
-
-impl Write for Conn {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Conn::Tcp(s) => s.write(buf),
-            Conn::Unix(s) => s.write(buf),
-        }
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// Ends one direction of a connection or both; a client that is gone has ended it already.
+fn shutdown(conn: &File, how: Shutdown) {
+    let _ = rustix::net::shutdown(conn, how);
 }
 
 enum Socket {
@@ -78,14 +40,15 @@ enum Socket {
 }
 
 impl Socket {
-    fn accept(&self) -> io::Result<Conn> {
+    /// A client's connection, of either kind.
+    fn accept(&self) -> io::Result<File> {
         match self {
             Socket::Tcp(l) => {
                 let (stream, _) = l.accept()?;
                 stream.set_nodelay(true)?;
-                Ok(Conn::Tcp(stream))
+                Ok(File::from(OwnedFd::from(stream)))
             }
-            Socket::Unix(l, _) => Ok(Conn::Unix(l.accept()?.0)),
+            Socket::Unix(l, _) => Ok(File::from(OwnedFd::from(l.accept()?.0))),
         }
     }
 }
@@ -106,7 +69,7 @@ struct Shared {
 #[derive(Default)]
 struct Sessions {
     next: u64,
-    open: HashMap<u64, Conn>,
+    open: HashMap<u64, File>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -154,10 +117,10 @@ impl Listener {
             let _ = fs::remove_file(path);
         }
         if !self.shared.wait_for_sessions(deadline) {
-            self.shared.lock().open.values().for_each(|conn| conn.shutdown(Shutdown::Read));
+            self.shared.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Read));
             // a client that does not read its answers would hold us for ever
             if !self.shared.wait_for_sessions(Instant::now() + LAST_ANSWERS) {
-                self.shared.lock().open.values().for_each(|conn| conn.shutdown(Shutdown::Both));
+                self.shared.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Both));
             }
         }
         let threads = std::mem::take(&mut self.shared.lock().threads);
@@ -185,8 +148,8 @@ impl Shared {
     /// Lets a blocked accept return, also where the socket's file is gone.
     fn wake(&self) {
         let _ = match &self.socket {
-            Socket::Tcp(l) => rustix::net::shutdown(l, rustix::net::Shutdown::Both),
-            Socket::Unix(l, _) => rustix::net::shutdown(l, rustix::net::Shutdown::Both),
+            Socket::Tcp(l) => rustix::net::shutdown(l, Shutdown::Both),
+            Socket::Unix(l, _) => rustix::net::shutdown(l, Shutdown::Both),
         };
     }
 
@@ -208,7 +171,7 @@ impl Shared {
         }
     }
 
-    fn start(self: &Arc<Self>, conn: Conn, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
+    fn start(self: &Arc<Self>, conn: File, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
         let (kept, output) = (conn.try_clone()?, conn.try_clone()?);
         let mut sessions = self.lock();
         sessions.threads.retain(|t| !t.is_finished());
@@ -229,7 +192,7 @@ impl Shared {
     }
 }
 
-fn serve(input: Conn, output: Conn, client: &Arc<Client>, options: &Options) {
+fn serve(input: File, output: File, client: &Arc<Client>, options: &Options) {
     let result = session::run(input, output, client, options, || {}, || {});
     // a reset is how a killed client ends
     match result {

@@ -75,9 +75,7 @@ impl Status {
             "/debug/page.css" => answer("text/css", include_str!("status/page.css")),
             "/debug/page.js" => answer("text/javascript", include_str!("status/page.js")),
             "/debug/status.json" => answer("application/json", self.json().to_string()),
-            "/debug/vars" => {
-                answer("application/json", gauges::expvar(&self.sources).to_string())
-            }
+            "/debug/vars" => answer("application/json", gauges::expvar(&self.sources).to_string()),
             "/metrics" | "/debug/varz" => {
                 let gauges = gauges::list(&self.sources);
                 answer(prometheus::CONTENT_TYPE, prometheus::render(&self.sources.metrics, &gauges))
