@@ -40,8 +40,10 @@ impl Server {
         let socket = format!("--plugin={}", dir.join("plugin.sock").display());
         let plugin = Plugin::new(dir).args(["serve", &socket, &format!("--http=127.0.0.1:{port}")]);
         let child = plugin.args(args).envs(vars).env("no_proxy", "127.0.0.1").spawn();
-        poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Server { child, port }
+        let server = Server { child, port };
+        // another test may have listened there for a moment, to find a free port
+        poll("the server", || server.try_get("http://127.0.0.1/healthz").ok().filter(|bytes| !bytes.is_empty()));
+        server
     }
 
     /// A module proxy before `upstream`, that asks anew for what can change.
@@ -52,15 +54,21 @@ impl Server {
 
     /// Status and body of what is asked for: a path, or a whole URL.
     fn get(&self, target: &str) -> (u16, Vec<u8>) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let target = if target.contains("://") { target.to_string() } else { format!("/mod/{target}") };
-        let host = target.strip_prefix("http://").map_or("127.0.0.1", |t| t.split('/').next().unwrap());
-        write!(stream, "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
+        let bytes = self.try_get(target).unwrap();
         let head = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("{bytes:?}"));
         let status = String::from_utf8_lossy(&bytes[9..12]).parse().unwrap();
         (status, bytes[head + 4..].to_vec())
+    }
+
+    /// The whole answer.
+    fn try_get(&self, target: &str) -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let target = if target.contains("://") { target.to_string() } else { format!("/mod/{target}") };
+        let host = target.strip_prefix("http://").map_or("127.0.0.1", |t| t.split('/').next().unwrap());
+        write!(stream, "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn stop(mut self) -> Output {

@@ -203,7 +203,8 @@ fn the_endpoint_and_the_region_of_aws_are_used_and_checked() {
         assert!(out.stderr.starts_with(&format!("go-cache-plugin: {want}")), "{}", out.describe());
         // a flag wins, and what it replaces is not looked at
         let flags = ["status", "--s3-endpoint-url=http://127.0.0.1:1", "--region=r"];
-        Plugin::new(&dir).envs(&env).args(flags).output().ok();
+        // (nobody listens there, which is no usage error)
+        Plugin::new(&dir).envs(&env).args(flags).output().code(1);
     }
 }
 
