@@ -38,6 +38,13 @@ pub fn is_local(file: impl rustix::fd::AsFd) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|s| LOCAL.contains(&(s.f_type as u32)))
 }
 
+/// What is to be said of a cache directory that other machines may use without our seeing their
+/// locks; nothing where none can.
+pub fn warning(root: &Path) -> &'static str {
+    let seen = File::open(root).is_ok_and(|dir| !is_local(dir));
+    if seen { "; on a network file system, where the locks of other machines may not be seen" } else { "" }
+}
+
 /// This process's lease.
 pub struct Lease {
     /// The folder of all leases.
@@ -193,11 +200,6 @@ impl Census {
             }
             None => old,
         }
-    }
-
-    /// Whether other machines may use the directory without our seeing their locks.
-    pub fn is_shared(&self) -> bool {
-        !self.local
     }
 
     /// Forgets the dead, of whom nothing is left.

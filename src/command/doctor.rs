@@ -9,6 +9,7 @@ use super::status::{Finding, Mark, try_bucket};
 use crate::atomic::TempFile;
 use crate::config::{AwsEnv, BucketLocation, Config};
 use crate::error::{Error, Exit};
+use crate::lease;
 use crate::text;
 
 /// The first minor version of Go 1 that knows GOCACHEPROG.
@@ -49,7 +50,7 @@ fn directory(dir: &Path) -> Result<String, String> {
     };
     write().map_err(|e| format!("{shown}: {e}; choose another with --cache-dir"))?;
     let free = rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
-    Ok(format!("{shown} is writable, {} free", text::bytes(free)))
+    Ok(format!("{shown} is writable, {} free{}", text::bytes(free), lease::warning(dir)))
 }
 
 fn go() -> Result<String, String> {

@@ -10,6 +10,7 @@ use super::names;
 use crate::config::{BucketConfig, BucketLocation, Config};
 use crate::error::{Error, Exit};
 use crate::folder::FOLDERS;
+use crate::lease;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, PutBody, RemoteError};
 use crate::text;
@@ -19,7 +20,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     let root = &config.cache_dir;
     let mut page = String::new();
     let mut line = |name: &str, value: &str| writeln!(page, "{name:<16} {value}").expect("a String takes all");
-    line("cache directory", &root.display().to_string());
+    line("cache directory", &format!("{}{}", root.display(), lease::warning(root)));
     for folder in FOLDERS {
         let held = names::held(root, folder).map_err(|e| Error::failed(format!("{}: {e}", root.display())))?;
         line(folder, &format!("{} files, {}", text::count(held.files), text::bytes(held.bytes)));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
-use crate::support::env::{Output, Plugin, Running, TempDir, free_port, poll};
+use crate::support::env::{Output, Plugin, Running, TempDir, free_port, may_mount, mount, poll};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, hex, holds, local, metrics, noise, output_id, said};
@@ -528,28 +528,58 @@ fn a_get_before_close_does_not_wait_for_uploads() {
 
 #[test]
 fn a_full_disk_is_one_line_and_a_count() {
+    if !may_mount("truth::a_full_disk_is_one_line_and_a_count") {
+        return;
+    }
     let dir = TempDir::new();
     let small = dir.dir("small");
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=300k", "tmpfs"])
-        .arg(&small)
-        .status()
-        .expect("mount is there");
-    assert!(mounted.success(), "this test mounts a small file system: run it as root");
-    let out = std::panic::catch_unwind(|| {
-        let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
-        let mut s = Session::start(Plugin::new(&dir).env("GOCACHE_DIR", small.join("cache")).arg(bucket));
-        for n in 0..40 {
-            let id = s.client.send_put(&action(n), &noise(u64::from(n), 30_000));
-            s.client.wait(id);
-        }
-        s.end()
-    });
-    std::process::Command::new("umount").arg(&small).status().expect("umount is there");
-    let out = out.unwrap();
+    mount("tmpfs", "size=300k", &small);
+    let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
+    let mut s = Session::start(Plugin::new(&dir).env("GOCACHE_DIR", small.join("cache")).arg(bucket));
+    for n in 0..40 {
+        let id = s.client.send_put(&action(n), &noise(u64::from(n), 30_000));
+        s.client.wait(id);
+    }
+    let out = s.end();
     let lines: Vec<&str> = said(&out).into_iter().filter(|l| !l.contains("not done yet")).collect();
     assert!((1..=3).contains(&lines.len()), "{}", out.describe());
     assert!(lines[0].contains("No space left"), "{}", out.describe());
+}
+
+#[test]
+fn what_another_machine_may_hold_is_left_alone_for_a_day() {
+    if !may_mount("truth::what_another_machine_may_hold_is_left_alone_for_a_day") {
+        return;
+    }
+    // a file system that is not known to be this machine's alone, as one of the network is not
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    mount("ramfs", "mode=755", &dir.dir("cache"));
+    let proxy = owed(&dir, &server, &bodies(3, 2000));
+    let vars = server.env_through(&proxy.endpoint);
+    let mut killed = Session::start(Plugin::new(&dir));
+    killed.client.raw(b"{\"ID\":1,\"Command\":\"put\",\"ActionID\":\"AAAA\",\"OutputID\":\"");
+    killed
+        .client
+        .raw(format!("{}\",\"BodySize\":9000000}}\n\"{}", base64(&action(1)), "A".repeat(2_000_000)).as_bytes());
+    poll("a temporary file", || (temps(&dir).len() == 1).then_some(()));
+    killed.child.signal(rustix::process::Signal::KILL);
+    killed.child.wait();
+    let run = || {
+        let s = Session::start(Plugin::new(&dir).envs(&vars));
+        std::thread::sleep(Duration::from_secs(2));
+        s.end()
+    };
+    run();
+    assert_eq!((markers(&dir).len(), temps(&dir).len(), arrived(&server, 3)), (3, 1, 0));
+    for command in ["status", "doctor"] {
+        let out = Plugin::new(&dir).arg(command).output();
+        assert!(out.stdout.contains("network file system"), "{}", out.describe());
+    }
+    age(&dir.join("cache/pending"), 2 * DAY);
+    age(&dir.join("cache/lease"), 2 * DAY);
+    temps(&dir).iter().for_each(|t| File::open(t).unwrap().set_modified(SystemTime::now() - 2 * DAY).unwrap());
+    run();
+    assert_eq!((markers(&dir).len(), temps(&dir).len(), arrived(&server, 3)), (0, 0, 3));
 }
 
 #[test]

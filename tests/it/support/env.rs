@@ -90,6 +90,29 @@ pub fn scrubbed(program: impl AsRef<OsStr>, home: &Path) -> Command {
     command
 }
 
+/// Runs the test of that name anew where it may mount file systems that nobody else sees, and panics
+/// unless it passes there; there, it is `true`.
+pub fn may_mount(test: &str) -> bool {
+    const THERE: &str = "GO_CACHE_PLUGIN_MAY_MOUNT";
+    if std::env::var_os(THERE).is_some() {
+        return true;
+    }
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.arg("--mount").arg(std::env::current_exe().expect("this program")).args(["--exact", test, "--nocapture"]);
+    let status = command.env(THERE, "1").status().expect("unshare (util-linux) is there");
+    assert!(status.success(), "{test} failed in a mount namespace of its own");
+    false
+}
+
+/// Mounts a file system of that type.
+pub fn mount(kind: &str, options: &str, at: &Path) {
+    let status = Command::new("mount").args(["-t", kind, "-o", options, kind]).arg(at).status();
+    assert!(status.expect("mount (util-linux) is there").success(), "mount -t {kind} {}", at.display());
+}
+
 /// A port on 127.0.0.1 that nobody listened on just now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
