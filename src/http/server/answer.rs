@@ -8,17 +8,12 @@ use crate::http::socket::Stream;
 /// Bodies up to this size leave in one write with their head, where their length is known.
 const SMALL: u64 = 64 << 10;
 
-/// What of a request decides how its answer is framed.
-#[derive(Clone, Copy)]
+/// What of a request decides how its answer is framed; the default is for what is no request.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Framed {
     pub(super) http10: bool,
     pub(super) head_only: bool,
     pub(super) keep: bool,
-}
-
-impl Framed {
-    /// An answer to something that is no request.
-    pub(super) const REFUSED: Framed = Framed { http10: false, head_only: false, keep: false };
 }
 
 /// Sends an answer; whether the connection may be kept. After an error the connection has to end,

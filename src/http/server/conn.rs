@@ -57,7 +57,7 @@ fn turn<S: Stream + 'static>(shared: &Shared<S>, handler: &dyn Handler, context:
     let head = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
-            answer::send(&mut wire.stream, Reply::text(status, format!("{why}\n")), Framed::REFUSED)?;
+            answer::send(&mut wire.stream, Reply::text(status, format!("{why}\n")), Framed::default())?;
             return Ok(Next::Close);
         }
     };

@@ -411,9 +411,9 @@ fn heads_and_bodies_that_drip_are_ended() {
         ),
     ] {
         let server = serve_with(limits, echo);
+        let begun = Instant::now();
         let mut socket = connect(&server);
         socket.write_all(text.as_bytes()).unwrap();
-        let begun = Instant::now();
         // each byte comes long before a pause would be too long
         until("the connection's end", || {
             std::thread::sleep(brief / 20);
