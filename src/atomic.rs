@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
+
 /// Start of every temporary file's name.
 pub const TEMP_PREFIX: &str = ".tmp-";
 
@@ -118,6 +120,14 @@ pub fn abandon() {
     for path in made.paths.drain() {
         let _ = fs::remove_file(path);
     }
+}
+
+/// How to open a file that others may have put something else in the place of: no link is followed, and
+/// no pipe waited for.
+pub fn careful() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    options
 }
 
 fn made() -> MutexGuard<'static, Made> {

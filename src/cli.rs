@@ -38,7 +38,7 @@ pub fn parse(args: &[OsString], env: &Environment, cwd: &Path) -> Result<Invocat
     let words: Vec<&str> = line.argv.iter().map(String::as_str).collect();
     let args = flags::Args::from_args(&[PROGRAM], &words).map_err(|exit| from_argh(&exit, line.mode))?;
     let values = flags::Values::merge(&args, env, line.mode)?;
-    resolve::invocation(args.command, values, line.command, env, cwd)
+    resolve::invocation(line.mode, line.word, values, line.command, env, cwd)
 }
 
 /// argh's complaint, several lines of it, on one.
@@ -380,7 +380,7 @@ mod tests {
             (&["--s3-endpoint-url=h:1"], "--s3-endpoint-url \"h:1\": not an endpoint"),
             (&["--read-only", "--write-prefix=p"], "--write-prefix \"p\": cannot be combined"),
             (&["--prefix=p", "--write-prefix=p/"], "--write-prefix \"p/\": is the same"),
-            (&["keygen"], "keygen: Required positional arguments not provided: file"),
+            (&["keygen"], "keygen needs a file"),
             (&["--cache-dir="], "--cache-dir \"\": not a directory"),
             (&["serve"], "serve needs --plugin"),
             (&["serve", "--plugin=x"], "--plugin \"x\": neither"),
@@ -392,12 +392,12 @@ mod tests {
             (&["serve", "--plugin=1", "--revproxy=https://h"], "--revproxy \"https://h\": write host"),
             (&["serve", "--plugin=1", "--offline"], "--offline needs --modproxy"),
             (&["serve", "--plugin=1", "--install-ca"], "--install-ca needs --revproxy"),
-            (&["serve", "--plugin=1", "x"], "serve: Unrecognized argument: x"),
+            (&["serve", "--plugin=1", "x"], "serve takes no \"x\""),
             (&["run"], "run needs a command"),
             (&["run", "--modproxy", "--upstream=direct", "go"], "--upstream \"direct\": an entry"),
-            (&["connect"], "connect: Required positional arguments not provided: address"),
+            (&["connect"], "connect needs an address"),
             (&["connect", "0"], "connect \"0\": not a port"),
-            (&["connect", "1", "2"], "connect: Unrecognized argument: 2"),
+            (&["connect", "1", "2"], "connect takes no \"2\""),
             (&["prune", "--expiry=0"], "prune needs a limit"),
         ] {
             let text = error(args, &[]);

@@ -18,9 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
-
-use crate::atomic::{is_at, process_token};
+use crate::atomic::{careful, is_at, process_token};
 use crate::folder::make_real_dir;
 
 /// Folder of the leases.
@@ -132,13 +130,10 @@ pub fn prune_turn(root: &Path, wait: bool) -> io::Result<Option<File>> {
     let lock = open(&dir.join(PRUNE), true)?;
     if wait {
         lock.lock()?;
-        return Ok(Some(lock));
+    } else if let Err(e) = lock.try_lock() {
+        return if matches!(e, TryLockError::WouldBlock) { Ok(None) } else { Err(e.into()) };
     }
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(e),
-    }
+    Ok(Some(lock))
 }
 
 /// Who has leases in a directory.
@@ -146,8 +141,8 @@ pub struct Census {
     dir: PathBuf,
     /// Whether other machines' locks are seen here.
     local: bool,
-    /// When each lease was last written, and whether its process lives.
-    leases: HashMap<String, (SystemTime, bool)>,
+    /// Whether the process of each lease lives.
+    leases: HashMap<String, bool>,
     /// The processes that are dead, whose leases are still there.
     pub dead: Vec<String>,
     /// What was used since then may be open somewhere.
@@ -182,7 +177,7 @@ impl Census {
             } else {
                 census.dead.push(name.clone());
             }
-            census.leases.insert(name, (modified, alive));
+            census.leases.insert(name, alive);
         }
         Ok(census)
     }
@@ -193,7 +188,7 @@ impl Census {
     pub fn is_dead(&self, token: &str, modified: SystemTime) -> bool {
         let old = !is_young(modified, SystemTime::now());
         match self.leases.get(token) {
-            Some((_, alive)) => !alive && (self.local || old),
+            Some(alive) => !alive && (self.local || old),
             // one that is there now was born after we looked
             None if is_token(token) => {
                 token != process_token() && (self.local || old) && !self.dir.join(token).exists()
@@ -227,8 +222,7 @@ fn is_young(t: SystemTime, now: SystemTime) -> bool {
 }
 
 fn open(path: &Path, create: bool) -> io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-    File::options().read(true).write(create).create(create).mode(0o644).custom_flags(flags).open(path)
+    careful().write(create).create(create).mode(0o644).open(path)
 }
 
 /// `<pid>-<nanoseconds in hex>`.

@@ -206,17 +206,7 @@ impl Uploader {
     /// Waits until every fresh upload was tried, but not past `deadline`, and not while the bucket
     /// takes nothing. Returns how many are still marked.
     pub fn drain(&self, deadline: Instant) -> usize {
-        let mut state = self.shared.lock();
-        while state.fresh_left > 0 || state.behind {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !self.shared.bucket.accepts_writes() {
-                break;
-            }
-            state = self.shared.changed.wait_timeout(state, left.min(LOOK)).expect("no holder panics").0;
-            // the bucket may take again what it did not, and tells nobody
-            self.shared.changed.notify_all();
-        }
-        drop(state);
+        drop(self.shared.wait_while(deadline, |state| state.fresh_left > 0 || state.behind));
         self.shared.numbers().len()
     }
 
@@ -238,18 +228,11 @@ impl Uploader {
     /// longer than a moment: it may take as long as its time-outs, and nothing is lost by leaving
     /// it. Call [`Self::drain`] first.
     pub fn stop(&self) {
-        let deadline = Instant::now() + LAST_MOMENT;
-        let mut state = self.shared.lock();
-        state.stopping = true;
+        self.shared.lock().stopping = true;
         self.shared.changed.notify_all();
-        while !state.busy.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !self.shared.bucket.accepts_writes() {
-                return;
-            }
-            state = self.shared.changed.wait_timeout(state, left.min(LOOK)).expect("no holder panics").0;
+        if !self.shared.wait_while(Instant::now() + LAST_MOMENT, |state| !state.busy.is_empty()).busy.is_empty() {
+            return;
         }
-        drop(state);
         for worker in self.workers.lock().expect("no holder panics").drain(..) {
             if worker.join().is_err() {
                 log::error!("an upload worker panicked");
@@ -331,6 +314,21 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
+    }
+
+    /// Waits while `busy`, but not past `deadline`, and not while the bucket takes nothing.
+    fn wait_while(&self, deadline: Instant, busy: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while busy(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.bucket.accepts_writes() {
+                break;
+            }
+            state = self.changed.wait_timeout(state, left.min(LOOK)).expect("no holder panics").0;
+            // the bucket may take again what it did not, and tells nobody
+            self.changed.notify_all();
+        }
+        state
     }
 
     fn job(&self, kind: &'static str, name: String, fresh: bool) -> Job {

@@ -102,7 +102,7 @@ impl Client {
         match &hit {
             Some(hit) => {
                 host.get_fault_hit.inc();
-                self.record(|usage| usage.hit(action, hit, true));
+                self.record(|usage| usage.used(action, hit, true));
             }
             None => {
                 host.get_fault_miss.inc();
@@ -123,7 +123,7 @@ impl Client {
         } else {
             host.get_local_hit.inc()
         }
-        self.record(|usage| usage.hit(action, hit, ahead));
+        self.record(|usage| usage.used(action, hit, ahead));
     }
 
     /// Gets `action` from behind the directory.
@@ -181,7 +181,7 @@ impl Client {
         }
         let mut usage = self.usage.lock().expect("no holder panics");
         for (action, hit) in self.streak.take_found() {
-            usage.hit(&action, &hit, true);
+            usage.used(&action, &hit, true);
         }
         let record = usage.take();
         drop(usage);
@@ -254,7 +254,7 @@ impl Put<'_> {
         };
         uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.enqueue(job));
         self.client.readahead.get().into_iter().for_each(|r| r.begin());
-        self.client.record(|usage| usage.put(&self.action, &hit, uploader.is_some()));
+        self.client.record(|usage| usage.used(&self.action, &hit, uploader.is_some()));
         Ok(hit)
     }
 }

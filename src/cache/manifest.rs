@@ -50,6 +50,7 @@ const HEADER: usize = 24;
 const FLAG_OLD: u8 = 1;
 const FLAG_SIGNED: u8 = 2;
 const OLD_SIGNATURE: usize = 32;
+/// Always set: an earlier version would not send an entry again that lacks it.
 const ASKED: u8 = 1;
 const KNOWN: u8 = 2;
 const INLINE: u8 = 4;
@@ -67,8 +68,6 @@ pub struct Entry {
     pub day: u16,
     /// How often in a row it was fetched ahead in vain.
     pub strikes: u8,
-    /// Whether `go` ever asked for it; some entries are only ever put, and need not be sent again.
-    pub asked: bool,
     /// Output and put time in nanoseconds, where a reader needs them before the entry is fetched:
     /// for inline bodies and for the classic layout.
     pub known: Option<(OutputId, i64)>,
@@ -100,8 +99,6 @@ pub struct Used {
     pub size: u64,
     /// When it was put, nanoseconds since 1970.
     pub time: i64,
-    /// Whether `go` asked for it, rather than only put it.
-    pub asked: bool,
     /// Whether the bucket has it or is about to; others are not listed anew.
     pub shared: bool,
 }
@@ -168,7 +165,7 @@ impl Manifest {
                 Some(&i) => self.entries[i].clone(),
                 None if u.shared => {
                     let size = u32::try_from(u.size).unwrap_or(u32::MAX);
-                    Entry { action: u.action, size, day: 0, strikes: 0, asked: false, known: None, inline: None }
+                    Entry { action: u.action, size, day: 0, strikes: 0, known: None, inline: None }
                 }
                 None => continue,
             };
@@ -211,7 +208,6 @@ impl Manifest {
     ) -> Entry {
         entry.day = today;
         entry.strikes = 0;
-        entry.asked |= u.asked;
         let same = entry.known.is_some_and(|(output, time)| output == u.output && time == u.time);
         if entry.inline.is_some() && !same {
             entry.inline = None;
@@ -249,8 +245,7 @@ impl Manifest {
         let mut raw = Vec::with_capacity(self.entries.len() * 48 + self.bodies.len() + 4);
         raw.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
         for e in &self.entries {
-            let flags =
-                (e.asked as u8 * ASKED) | (e.known.is_some() as u8 * KNOWN) | (self.inline(e).is_some() as u8 * INLINE);
+            let flags = ASKED | (e.known.is_some() as u8 * KNOWN) | (self.inline(e).is_some() as u8 * INLINE);
             raw.extend_from_slice(&e.action);
             raw.extend_from_slice(&[flags, e.strikes]);
             raw.extend_from_slice(&e.day.to_le_bytes());
@@ -335,7 +330,7 @@ impl Manifest {
             let size = at.varint()?;
             let known =
                 if flags & KNOWN != 0 { Some((OutputId(at.array()?), i64::from_le_bytes(at.array()?))) } else { None };
-            let mut entry = Entry { action, size, day, strikes, asked: flags & ASKED != 0, known, inline: None };
+            let mut entry = Entry { action, size, day, strikes, known, inline: None };
             if flags & INLINE != 0 {
                 if known.is_none() || u64::from(size) > INLINE_MAX {
                     return Err("an inline entry that cannot be one".into());
@@ -379,7 +374,7 @@ mod tests {
     use super::*;
 
     fn used(n: u8) -> Used {
-        Used { action: [n; 32], output: OutputId::of(&[n; 3]), size: 3, time: i64::from(n), asked: true, shared: true }
+        Used { action: [n; 32], output: OutputId::of(&[n; 3]), size: 3, time: i64::from(n), shared: true }
     }
 
     fn signer() -> Signer {

@@ -4,13 +4,12 @@
 //! Invariants: who writes adds what it wrote, under the file's lock; a walk sets it right. A file that
 //! cannot be read says that nothing is known. A symbolic link in its place is not followed.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
+use crate::atomic::careful;
 
 const SIZE: &str = "size";
 
@@ -51,10 +50,7 @@ impl Size {
 }
 
 fn update(root: &Path, change: impl FnOnce(&mut Size)) -> io::Result<Size> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut open = File::options();
-    open.read(true).write(true).create(true).mode(0o644).custom_flags(flags.bits() as i32);
-    let mut file = open.open(root.join(SIZE))?;
+    let mut file = careful().write(true).create(true).mode(0o644).open(root.join(SIZE))?;
     file.lock()?;
     let mut text = String::new();
     // damaged, it is as good as none

@@ -17,28 +17,22 @@ pub struct Usage {
 struct Slot {
     action: [u8; 32],
     used: Option<Used>,
-    asked: bool,
     /// The bucket said that it has no such entry, or will say so.
     absent: bool,
 }
 
 impl Usage {
-    /// `go` asked for `action` and was given `hit`. `shared` says that the bucket has it.
-    pub fn hit(&mut self, action: &ActionId, hit: &Hit, shared: bool) {
-        self.record(action, Some(hit), true, shared);
+    /// `go` put `hit` for `action`, or was given it. `shared` says that the bucket has it, or will.
+    pub fn used(&mut self, action: &ActionId, hit: &Hit, shared: bool) {
+        self.record(action, Some(hit), shared);
     }
 
     /// `go` asked for `action` and was given nothing: then it will likely put it, and keeps its
     /// place. `absent` says that the bucket was there to be asked.
     pub fn miss(&mut self, action: &ActionId, absent: bool) {
-        if let Some(slot) = self.record(action, None, true, false) {
+        if let Some(slot) = self.record(action, None, false) {
             slot.absent |= absent;
         }
-    }
-
-    /// `go` put `action`; `shared` says that it is uploaded.
-    pub fn put(&mut self, action: &ActionId, hit: &Hit, shared: bool) {
-        self.record(action, Some(hit), false, shared);
     }
 
     /// What was recorded, leaving nothing.
@@ -55,24 +49,21 @@ impl Usage {
         record
     }
 
-    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, asked: bool, shared: bool) -> Option<&mut Slot> {
+    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) -> Option<&mut Slot> {
         let id = manifest::listed_id(action)?;
         let i = match self.index.get(&id) {
             Some(&i) => i,
             None if self.slots.len() >= manifest::MAX_ENTRIES => return None,
             None => {
-                self.slots.push(Slot { action: id, used: None, asked: false, absent: false });
+                self.slots.push(Slot { action: id, used: None, absent: false });
                 self.index.insert(id, self.slots.len() - 1);
                 self.slots.len() - 1
             }
         };
         let slot = &mut self.slots[i];
-        slot.asked |= asked;
         if let Some(hit) = hit {
             let shared = shared || slot.used.as_ref().is_some_and(|u| u.shared);
-            let asked = slot.asked;
-            slot.used =
-                Some(Used { action: id, output: hit.output, size: hit.size, time: nanos(hit.time), asked, shared });
+            slot.used = Some(Used { action: id, output: hit.output, size: hit.size, time: nanos(hit.time), shared });
         }
         Some(slot)
     }
@@ -95,14 +86,14 @@ mod tests {
         let action = |n: u8| ActionId::new(&[n; 32]).unwrap();
         let mut usage = Usage::default();
         usage.miss(&action(1), true);
-        usage.hit(&action(2), &hit(2), true);
-        usage.put(&action(1), &hit(1), true);
-        usage.put(&action(3), &hit(3), true);
+        usage.used(&action(2), &hit(2), true);
+        usage.used(&action(1), &hit(1), true);
+        usage.used(&action(3), &hit(3), true);
         usage.miss(&action(4), true);
         usage.miss(&action(5), false);
         let record = usage.take();
-        let got: Vec<_> = record.used.iter().map(|u| (u.action[0], u.asked, u.shared)).collect();
-        assert_eq!(got, [(1, true, true), (2, true, true), (3, false, true)]);
+        let got: Vec<_> = record.used.iter().map(|u| (u.action[0], u.shared)).collect();
+        assert_eq!(got, [(1, true), (2, true), (3, true)]);
         assert_eq!(record.absent, [[4; 32]]);
         assert!(usage.take().is_empty());
     }

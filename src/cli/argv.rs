@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::flags::{ARGH_HELP, FLAGS, Flag, Mode};
+use super::flags::{FLAGS, Flag, Mode};
 use crate::error::Error;
 
 /// A command line put into order.
@@ -16,8 +16,10 @@ pub(super) struct Line {
     pub mode: Mode,
     /// Whether help was asked for with a flag.
     pub help: bool,
-    /// Flags as `--name value`, then the subcommand, `--`, and its words.
+    /// Flags as `--name value`.
     pub argv: Vec<String>,
+    /// The word that the subcommand takes; empty without one.
+    pub word: String,
     /// What `run` is to run, untouched.
     pub command: Vec<OsString>,
 }
@@ -74,16 +76,18 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
             check_mode(flag, mode)?;
         }
     }
-    let mut argv = Vec::new();
-    for (flag, value) in flags {
-        argv.extend([format!("--{}", flag.name), value]);
+    let (name, word) = (mode.name().unwrap_or_default(), words.pop());
+    let extra = words.pop().or_else(|| word.clone().filter(|_| mode.word().is_none()));
+    match (extra, mode.word()) {
+        (Some(extra), _) => Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\""))),
+        (None, Some(what)) if word.is_none() && mode != Mode::Help && !help => {
+            Err(Error::usage(format!("{name} needs {what}: see \"go-cache-plugin help {name}\"")))
+        }
+        _ => {
+            let argv = flags.into_iter().flat_map(|(flag, value)| [format!("--{}", flag.name), value]).collect();
+            Ok(Line { mode, help, argv, word: word.unwrap_or_default(), command })
+        }
     }
-    if let Some(name) = mode.name() {
-        let name = if mode == Mode::Help { ARGH_HELP } else { name };
-        argv.extend([name.to_string(), "--".to_string()]);
-        argv.append(&mut words);
-    }
-    Ok(Line { mode, help, argv, command })
 }
 
 /// Whether Go would take `arg` for a flag: a lone dash is a word.
@@ -197,12 +201,12 @@ mod tests {
     #[test]
     fn bools_fold_and_do_not_take_the_next_word() {
         assert_eq!(argv(&["--metrics=false"]), ["--metrics", "false"]);
-        assert_eq!(argv(&["--modproxy", "serve"]), ["--modproxy", "true", "serve", "--"]);
+        assert_eq!(argv(&["--modproxy", "serve"]), ["--modproxy", "true"]);
     }
 
     #[test]
     fn flags_stand_before_or_after_the_command_and_the_last_wins() {
-        let want = ["--prefix", "b", "serve", "--"];
+        let want = ["--prefix", "b"];
         assert_eq!(argv(&["--prefix=b", "serve"]), want);
         assert_eq!(argv(&["serve", "--prefix=b"]), want);
         assert_eq!(argv(&["--prefix=a", "serve", "-prefix", "b"]), want);
@@ -210,8 +214,9 @@ mod tests {
 
     #[test]
     fn words_after_two_dashes_are_words() {
-        assert_eq!(argv(&["connect", "--", "-v"]), ["connect", "--", "-v"]);
-        assert_eq!(argv(&["connect", "5930", "-v"]), ["--v", "true", "connect", "--", "5930"]);
+        let of = |args| line(args).map(|line| (line.argv.join(" "), line.word)).expect("parses");
+        assert_eq!(of(&["connect", "--", "-v"]), (String::new(), "-v".to_string()));
+        assert_eq!(of(&["connect", "5930", "-v"]), ("--v true".to_string(), "5930".to_string()));
     }
 
     #[test]
@@ -223,7 +228,7 @@ mod tests {
         ] {
             let line = line(args).expect("parses");
             assert_eq!(line.command, want);
-            assert_eq!(line.argv, ["--v", "true", "run", "--"]);
+            assert_eq!(line.argv, ["--v", "true"]);
         }
         use std::os::unix::ffi::OsStringExt;
         let raw = OsString::from_vec(vec![0xff]);

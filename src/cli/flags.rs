@@ -55,6 +55,16 @@ impl Mode {
         Mode::COMMANDS.iter().find(|(n, _)| *n == name).map(|(_, mode)| *mode)
     }
 
+    /// The word that it takes, as people call it.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Mode::Connect => Some("an address"),
+            Mode::Keygen => Some("a file"),
+            Mode::Help => Some("a topic"),
+            _ => None,
+        }
+    }
+
     /// The command's name; none for direct mode.
     pub fn name(self) -> Option<&'static str> {
         Mode::COMMANDS.iter().find(|(_, mode)| *mode == self).map(|(n, _)| *n)
@@ -158,8 +168,6 @@ macro_rules! flags {
         #[argh(help_triggers("--help"))]
         pub(super) struct Args {
             $( #[argh(option, long = $name, description = $help)] $field: Option<String>, )*
-            #[argh(subcommand)]
-            pub(super) command: Option<Command>,
         }
 
         /// What the flags and variables say, not yet validated.
@@ -269,45 +277,4 @@ flags! {
         "append the reverse proxy's authority to the system's certificate bundle";
     local: "local", "", None, "", Clear, CLEAR,
         "empty the local cache directory";
-}
-
-/// The subcommands, with the words that they take.
-#[derive(FromArgs, Debug)]
-#[argh(subcommand)]
-pub(super) enum Command {
-    Serve(ServeArgs),
-    Connect(ConnectArgs),
-    Run(RunArgs),
-    Status(StatusArgs),
-    Prune(PruneArgs),
-    Clear(ClearArgs),
-    Doctor(DoctorArgs),
-    Keygen(KeygenArgs),
-    Help(HelpArgs),
-    Version(VersionArgs),
-}
-
-/// How argh knows `help`, a name that it keeps for itself.
-pub(super) const ARGH_HELP: &str = "help-on";
-
-macro_rules! commands {
-    ($( $Args:ident $name:tt { $( $field:ident: [$($Type:tt)+] ),* } )*) => { $(
-        /// one command's words
-        #[derive(FromArgs, Debug)]
-        #[argh(subcommand, name = $name, help_triggers("--help"))]
-        pub(super) struct $Args { $( #[argh(positional)] pub(super) $field: $($Type)+, )* }
-    )* };
-}
-
-commands! {
-    ServeArgs "serve" {}
-    ConnectArgs "connect" { address: [String] }
-    RunArgs "run" {}
-    StatusArgs "status" {}
-    PruneArgs "prune" {}
-    ClearArgs "clear" {}
-    DoctorArgs "doctor" {}
-    KeygenArgs "keygen" { file: [String] }
-    HelpArgs "help-on" { topic: [Option<String>] }
-    VersionArgs "version" {}
 }

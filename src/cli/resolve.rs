@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::Environment;
-use super::flags::{Command, Given, Values};
+use super::flags::{Given, Mode, Values};
 use super::value;
 use crate::config::{
     BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, RunConfig,
@@ -28,16 +28,17 @@ const PENDING_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Makes the invocation, checking what concerns more than one value.
 pub(super) fn invocation(
-    command: Option<Command>,
+    mode: Mode,
+    word: String,
     values: Values,
-    words: Vec<OsString>,
+    command: Vec<OsString>,
     env: &Environment,
     cwd: &Path,
 ) -> Result<Invocation, Error> {
     let from = Resolver { values: &values, env, cwd };
-    Ok(match command {
-        None => Invocation::Direct(from.cache()?),
-        Some(Command::Serve(_)) => {
+    Ok(match mode {
+        Mode::Direct => Invocation::Direct(from.cache()?),
+        Mode::Serve => {
             let plugin = values.plugin.as_ref().ok_or_else(|| {
                 Error::usage("serve needs --plugin: a port such as 5930, or the path of a Unix socket")
             })?;
@@ -47,20 +48,20 @@ pub(super) fn invocation(
                 cache: from.cache()?,
             })
         }
-        Some(Command::Connect(args)) => Invocation::Connect(ConnectConfig {
-            addr: from.connect(&args.address)?,
+        Mode::Connect => Invocation::Connect(ConnectConfig {
+            addr: from.connect(&word)?,
             scope: from.scope()?,
             verbose: on(&values.verbose)?,
         }),
-        Some(Command::Run(_)) => {
-            if words.is_empty() {
+        Mode::Run => {
+            if command.is_empty() {
                 return Err(Error::usage("run needs a command, for example: go-cache-plugin run go build ./..."));
             }
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            Invocation::Run(RunConfig { http: from.http(Some(any_port))?, cache: from.cache()?, command: words })
+            Invocation::Run(RunConfig { http: from.http(Some(any_port))?, cache: from.cache()?, command })
         }
-        Some(Command::Status(_)) => Invocation::Status(from.cache()?),
-        Some(Command::Prune(_)) => {
+        Mode::Status => Invocation::Status(from.cache()?),
+        Mode::Prune => {
             // what the variables say of a bucket does not matter
             let cache = from.with_bucket(None)?;
             if cache.expiry.is_none() && cache.max_size.is_none() {
@@ -68,11 +69,11 @@ pub(super) fn invocation(
             }
             Invocation::Prune(cache)
         }
-        Some(Command::Clear(_)) => Invocation::Clear(from.clear()?),
-        Some(Command::Doctor(_)) => Invocation::Doctor(from.cache()?),
-        Some(Command::Keygen(args)) => Invocation::Keygen(cwd.join(args.file)),
-        Some(Command::Help(args)) => Invocation::Help(args.topic),
-        Some(Command::Version(_)) => Invocation::Version,
+        Mode::Clear => Invocation::Clear(from.clear()?),
+        Mode::Doctor => Invocation::Doctor(from.cache()?),
+        Mode::Keygen => Invocation::Keygen(cwd.join(word)),
+        Mode::Help => Invocation::Help(Some(word).filter(|topic| !topic.is_empty())),
+        Mode::Version => Invocation::Version,
     })
 }
 

@@ -132,7 +132,10 @@ impl Stack {
         // while the bucket is down, its own line has said so
         if left > 0 && bucket.available() {
             let why = bucket.write_trouble().map_or_else(String::new, |why| format!(" ({why})"));
-            log::warn!("{}", undone(left, &why));
+            log::warn!(
+                "{} not done yet{why}; what is left stays marked for the next start",
+                text::things(left as u64, "upload")
+            );
         }
     }
 
@@ -257,13 +260,6 @@ pub(super) fn above(report: &Report) -> String {
         text::bytes(report.in_use),
         text::bytes(report.owed)
     )
-}
-
-fn undone(n: usize, why: &str) -> String {
-    match n {
-        1 => format!("1 upload is not done yet{why}; it stays marked for the next start"),
-        _ => format!("{n} uploads are not done yet{why}; they stay marked for the next start"),
-    }
 }
 
 /// How exactly the time of last use must be kept for `expiry` to mean something.

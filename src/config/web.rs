@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use url::Url;
+
 use crate::text::percent_decode;
 
 /// A list of upstreams as in GOPROXY.
@@ -82,35 +84,28 @@ impl FromStr for UpstreamUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         let wrong = |why: &str| format!("{shown:?}: {why}");
-        if let Some(path) = text.strip_prefix("file://") {
-            let path = percent_decode(path).ok_or_else(|| wrong("malformed escapes"))?;
-            return if path.starts_with('/') {
-                Ok(UpstreamUrl::Dir(path.into()))
-            } else {
-                Err(wrong("write file:///dir"))
-            };
-        }
-        let (scheme, rest) = text
-            .split_once("://")
-            .filter(|(scheme, _)| matches!(*scheme, "https" | "http"))
+        let decode = |part| percent_decode(part).ok_or_else(|| wrong("malformed escapes"));
+        let plain = text.bytes().all(|b| b.is_ascii_graphic());
+        let url = Url::parse(text)
+            .ok()
+            .filter(|_| plain)
             .ok_or_else(|| wrong("an entry is a URL (https, http, file) or off"))?;
-        if rest.contains(['?', '#']) || !rest.bytes().all(|b| b.is_ascii_graphic()) {
+        if url.scheme() == "file" {
+            return url.to_file_path().map(UpstreamUrl::Dir).map_err(|()| wrong("write file:///dir"));
+        }
+        let Some(host) = url.host_str().filter(|_| matches!(url.scheme(), "https" | "http")) else {
+            return Err(wrong("an entry is a URL (https, http, file) or off"));
+        };
+        if url.query().or(url.fragment()).is_some() {
             return Err(wrong("not a plain URL"));
         }
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (login, place) = match authority.rsplit_once('@') {
-            Some((login, place)) => (Some(login.split_once(':').unwrap_or((login, ""))), place),
-            None => (None, authority),
+        let login = match (url.username(), url.password()) {
+            ("", None) => None,
+            (user, password) => Some((decode(user)?, decode(password.unwrap_or_default())?)),
         };
-        let port = |p: &str| p.bytes().all(|b| b.is_ascii_digit());
-        let host = place.rsplit_once(':').filter(|(_, p)| port(p)).map_or(place, |(host, _)| host);
-        if host.is_empty() {
-            return Err(wrong("there is no host in it"));
-        }
-        let decode = |part| percent_decode(part).ok_or_else(|| wrong("malformed escapes"));
-        let login = login.map(|(user, password)| Ok::<_, String>((decode(user)?, decode(password)?))).transpose()?;
-        let url = format!("{scheme}://{place}{}", path.trim_end_matches('/'));
-        Ok(UpstreamUrl::Web { url, host: host.to_ascii_lowercase(), login })
+        let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+        let shown = format!("{}://{host}{port}{}", url.scheme(), url.path().trim_end_matches('/'));
+        Ok(UpstreamUrl::Web { url: shown, host: host.to_string(), login })
     }
 }
 
@@ -230,7 +225,7 @@ mod tests {
     #[test]
     fn credentials_are_told_apart_and_not_shown() {
         let url: UpstreamUrl = "https://us%40er:pa%3Ass@A.example:8443/base/".parse().unwrap();
-        assert_eq!(format!("{url} {url:?}"), "https://A.example:8443/base https://A.example:8443/base");
+        assert_eq!(format!("{url} {url:?}"), "https://a.example:8443/base https://a.example:8443/base");
         let UpstreamUrl::Web { host, login, .. } = url else { panic!("no directory") };
         assert_eq!((host.as_str(), login), ("a.example", Some(("us@er".into(), "pa:ss".into()))));
     }

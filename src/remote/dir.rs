@@ -10,16 +10,14 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
-
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
-use crate::atomic::{TEMP_PREFIX, TempFile};
+use crate::atomic::{TEMP_PREFIX, TempFile, careful};
 
 /// Name of the lock file; begins like a temporary file, so that it is none of the keys.
 const LOCK: &str = ".tmp-lock";
@@ -128,7 +126,7 @@ impl Dir {
             return Ok(None);
         }
         // neither waits for the writer of a fifo, nor follows a link, put there meanwhile
-        let file = match nofollow().read(true).open(&path) {
+        let file = match careful().open(&path) {
             Err(e) if absent(&e) => return Ok(None),
             other => other.map_err(|e| self.at(&path, e))?,
         };
@@ -165,11 +163,11 @@ impl Dir {
     /// The lock of conditional puts, held until it is dropped.
     fn lock(&self) -> Result<File, RemoteError> {
         let path = self.root.join(LOCK);
-        if fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink()) {
-            return Err(is_link(&path));
+        if fs::symlink_metadata(&path).is_ok_and(|m| !m.is_file()) {
+            return Err(invalid(format!("{}: is no plain file, and in the place of the lock", path.display())));
         }
         fs::create_dir_all(&self.root)
-            .and_then(|()| nofollow().create(true).append(true).open(&path))
+            .and_then(|()| careful().create(true).append(true).open(&path))
             .and_then(|lock| lock.lock().map(|()| lock))
             .map_err(|e| self.at(&path, e))
     }
@@ -358,7 +356,7 @@ fn side_of(path: &Path) -> PathBuf {
 /// What stands beside the object in `path`.
 fn beside(path: &Path) -> Option<String> {
     let mut text = String::new();
-    let file = nofollow().read(true).open(side_of(path)).ok()?;
+    let file = careful().open(side_of(path)).ok()?;
     file.take(SIDE_LIMIT).read_to_string(&mut text).is_ok().then_some(text)
 }
 
@@ -367,12 +365,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(e) if absent(&e) => Ok(()),
         other => other,
     }
-}
-
-fn nofollow() -> fs::OpenOptions {
-    let mut options = File::options();
-    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-    options
 }
 
 fn old(modified: Option<SystemTime>) -> bool {

@@ -6,16 +6,13 @@
 //! older than [`KEPT`], or of the future, is void. The file is replaced whole and never written
 //! through a symbolic link; what cannot be read or written is only forgotten.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
-use sha2::{Digest, Sha256};
-
-use crate::atomic::TempFile;
+use crate::atomic::{self, careful};
+use crate::id::{OutputId, hex};
 
 /// How long it is believed.
 const KEPT: Duration = Duration::from_secs(60);
@@ -28,17 +25,14 @@ pub struct Memory(PathBuf);
 impl Memory {
     /// The file in `dir` for the bucket called `target` as the holder of `key_id` sees it.
     pub fn new(dir: &Path, target: &str, key_id: &str) -> Self {
-        let hash = Sha256::digest(format!("{target}\n{key_id}"));
-        let hex: String = hash[..8].iter().map(|b| format!("{b:02x}")).collect();
-        Memory(dir.join(format!("bucket-{hex}")))
+        let hash = OutputId::of(format!("{target}\n{key_id}").as_bytes());
+        Memory(dir.join(format!("bucket-{}", hex(&hash.0[..8]))))
     }
 
     /// Why reads and writes are off, each `None` where it is not known to be.
     pub fn load(&self) -> [Option<String>; 2] {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
         let mut text = String::new();
-        let read = File::options().read(true).custom_flags(flags).open(&self.0);
-        let _ = read.and_then(|file| file.take(4096).read_to_string(&mut text));
+        let _ = careful().open(&self.0).and_then(|file| file.take(4096).read_to_string(&mut text));
         SIDES.map(|side| parse(&text, side, SystemTime::now()))
     }
 
@@ -53,10 +47,7 @@ impl Memory {
             fs::remove_file(&self.0)
         } else {
             let _ = fs::create_dir(dir);
-            TempFile::create(dir).and_then(|mut temp| {
-                temp.file().write_all(text.as_bytes())?;
-                temp.persist(&self.0).map(drop)
-            })
+            atomic::write(&self.0, text.as_bytes())
         };
         if let Err(e) = done {
             log::debug!("{}: {e}", self.0.display());

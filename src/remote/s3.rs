@@ -14,11 +14,10 @@ mod sign;
 mod transport;
 mod xml;
 
-use std::io::{ErrorKind, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use sha2::{Digest, Sha256};
 use ureq::http::{HeaderName, HeaderValue};
 
 use self::address::{Address, Place};
@@ -30,6 +29,7 @@ use self::transport::{Answer, Limits, Options, Transport};
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::client::proxy_for;
 use crate::config::{AwsEnv, BucketName, Endpoint, Region};
+use crate::id::Hashing;
 use crate::metrics::Metrics;
 
 /// Longest page of a listing: a thousand keys of a kilobyte each, all of them escaped.
@@ -277,26 +277,13 @@ fn invalid(why: String) -> RemoteError {
 }
 
 fn sha256(body: &PutBody) -> std::io::Result<String> {
-    let digest = match body {
-        PutBody::Bytes(bytes) => Sha256::digest(bytes),
-        PutBody::File(_, len) => {
-            let (mut hasher, mut reader, mut buf, mut seen) = (Sha256::new(), body.reader(), vec![0; 64 * 1024], 0);
-            loop {
-                match reader.read(&mut buf)? {
-                    0 => break,
-                    n => {
-                        hasher.update(&buf[..n]);
-                        seen += n as u64;
-                    }
-                }
-            }
-            if seen != *len {
-                return Err(std::io::Error::other(format!("the file to send holds {seen} bytes instead of {len}")));
-            }
-            hasher.finalize()
-        }
-    };
-    Ok(sign::hex(&digest))
+    let mut hashed = Hashing::new(std::io::sink());
+    std::io::copy(&mut BufReader::with_capacity(64 * 1024, body.reader()), &mut hashed)?;
+    if hashed.len != body.len() {
+        let text = format!("the file to send holds {} bytes instead of {}", hashed.len, body.len());
+        return Err(std::io::Error::other(text));
+    }
+    Ok(hashed.hash().to_string())
 }
 
 #[cfg(test)]

@@ -15,9 +15,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest, Sha256};
-
 use super::Target;
+use crate::id::{OutputId, hex};
 use crate::lease::Census;
 
 /// Folder of the markers.
@@ -190,5 +189,5 @@ pub fn expire(root: &Path, age: Duration) -> io::Result<()> {
 
 /// How an earlier version named its folders after the bucket and prefix.
 fn legacy_tag(identity: &str) -> String {
-    Sha256::digest(identity.as_bytes())[..6].iter().map(|b| format!("{b:02x}")).collect()
+    hex(&OutputId::of(identity.as_bytes()).0[..6])
 }

@@ -55,7 +55,7 @@ fn close(s: Session) -> (Output, Duration) {
 
 /// The lines that speak of the bucket's state, not of the uploads that wait for it.
 fn about_the_bucket(out: &Output) -> Vec<&str> {
-    said(out).into_iter().filter(|line| line.contains("bucket ") && !line.contains("stay marked")).collect()
+    said(out).into_iter().filter(|line| line.contains("bucket ") && !line.contains("stays marked")).collect()
 }
 
 /// Panics unless one line speaks of the bucket, and says all of this.

@@ -221,7 +221,7 @@ mod tests {
         let entry = |i: usize| {
             let mut action = [0; 32];
             action[..8].copy_from_slice(&i.to_le_bytes());
-            Entry { action, size, day: 0, strikes: 0, asked: true, known: None, inline: None }
+            Entry { action, size, day: 0, strikes: 0, known: None, inline: None }
         };
         Manifest { entries: (0..n).map(entry).collect(), ..Manifest::default() }
     }

@@ -1,6 +1,6 @@
 //! Which hosts are proxied, and what a URL is called.
 
-use sha2::{Digest, Sha256};
+use crate::id::{OutputId, hex};
 
 use crate::config::ProxiedHost;
 
@@ -33,7 +33,7 @@ fn default_port(scheme: &str) -> &'static str {
 
 /// The first 12 digits of the SHA-256 of a URL, by which its answer is stored.
 pub fn cache_id(url: &str) -> String {
-    Sha256::digest(url.as_bytes())[..6].iter().map(|b| format!("{b:02x}")).collect()
+    hex(&OutputId::of(url.as_bytes()).0[..6])
 }
 
 #[cfg(test)]

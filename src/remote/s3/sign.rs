@@ -14,6 +14,7 @@ use ureq::http::{HeaderMap, HeaderValue};
 use url::Url;
 
 use super::keys::Keys;
+use crate::id::hex;
 
 /// SHA-256 of no bytes, the payload of requests without a body.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -77,15 +78,6 @@ fn secret(text: &str) -> Result<HeaderValue, String> {
         .map_err(|_| "the AWS credentials contain characters that no header can carry".to_string())?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut s, b| {
-        write!(s, "{b:02x}").expect("writing to a String");
-        s
-    })
 }
 
 #[cfg(test)]
