@@ -76,18 +76,16 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
             check_mode(flag, mode)?;
         }
     }
-    let (name, word) = (mode.name().unwrap_or_default(), words.pop());
-    let extra = words.pop().or_else(|| word.clone().filter(|_| mode.word().is_none()));
-    match (extra, mode.word()) {
-        (Some(extra), _) => Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\""))),
-        (None, Some(what)) if word.is_none() && mode != Mode::Help && !help => {
-            Err(Error::usage(format!("{name} needs {what}: see \"go-cache-plugin help {name}\"")))
-        }
-        _ => {
-            let argv = flags.into_iter().flat_map(|(flag, value)| [format!("--{}", flag.name), value]).collect();
-            Ok(Line { mode, help, argv, word: word.unwrap_or_default(), command })
-        }
+    let (name, what) = (mode.name().unwrap_or_default(), mode.word());
+    if let Some(extra) = words.get(usize::from(what.is_some())) {
+        return Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\"")));
     }
+    let word = words.pop();
+    if let Some(what) = what.filter(|_| word.is_none() && mode != Mode::Help && !help) {
+        return Err(Error::usage(format!("{name} needs {what}: see \"go-cache-plugin help {name}\"")));
+    }
+    let argv = flags.into_iter().flat_map(|(flag, value)| [format!("--{}", flag.name), value]).collect();
+    Ok(Line { mode, help, argv, word: word.unwrap_or_default(), command })
 }
 
 /// Whether Go would take `arg` for a flag: a lone dash is a word.

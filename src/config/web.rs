@@ -85,20 +85,13 @@ impl FromStr for UpstreamUrl {
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         let wrong = |why: &str| format!("{shown:?}: {why}");
         let decode = |part| percent_decode(part).ok_or_else(|| wrong("malformed escapes"));
-        let plain = text.bytes().all(|b| b.is_ascii_graphic());
-        let url = Url::parse(text)
-            .ok()
-            .filter(|_| plain)
-            .ok_or_else(|| wrong("an entry is a URL (https, http, file) or off"))?;
+        let no = || wrong("an entry is a plain URL (https, http, file) or off");
+        let plain = |url: &Url| text.bytes().all(|b| b.is_ascii_graphic()) && url.query().or(url.fragment()).is_none();
+        let url = Url::parse(text).ok().filter(plain).ok_or_else(no)?;
         if url.scheme() == "file" {
             return url.to_file_path().map(UpstreamUrl::Dir).map_err(|()| wrong("write file:///dir"));
         }
-        let Some(host) = url.host_str().filter(|_| matches!(url.scheme(), "https" | "http")) else {
-            return Err(wrong("an entry is a URL (https, http, file) or off"));
-        };
-        if url.query().or(url.fragment()).is_some() {
-            return Err(wrong("not a plain URL"));
-        }
+        let host = url.host_str().filter(|_| matches!(url.scheme(), "https" | "http")).ok_or_else(no)?;
         let login = match (url.username(), url.password()) {
             ("", None) => None,
             (user, password) => Some((decode(user)?, decode(password.unwrap_or_default())?)),

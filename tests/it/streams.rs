@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 
 use crate::support::env::{PATIENCE, TempDir, binary, poll, run, scrubbed};
+use crate::support::fault::{Fault, FaultProxy};
+use crate::support::s3::S3Server;
 
 /// What may be wrong with a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,13 +191,14 @@ fn the_next_run_removes_the_folder_of_one_that_was_killed_and_of_no_other() {
 #[test]
 fn a_signal_that_ends_run_takes_the_folder_along() {
     let dir = TempDir::new();
-    // a bucket that accepts and never answers: uploads go on after the command's end
-    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let endpoint = format!("http://{}", silent.local_addr().expect("the port bound"));
+    // a bucket that never answers puts: uploads go on after the command's end
+    let server = S3Server::in_process();
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.only("PUT");
+    proxy.set(Fault::BlackHole);
     let script = format!("{}; touch done", put_in_shell());
-    let args = ["run", "--bucket=some", "--region=r", "--s3-path-style", "--close-timeout=10m", "sh", "-c", &script];
-    let mut command = plugin(&dir, 2, Some(Wrong::Closed), &args);
-    command.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "s").env("GOCACHE_S3_ENDPOINT_URL", endpoint);
+    let mut command = plugin(&dir, 2, Some(Wrong::Closed), &["run", "--close-timeout=10m", "sh", "-c", &script]);
+    command.envs(server.env_through(&proxy.endpoint));
     let mut child = command.spawn().expect("it starts");
     poll("the command's end", || dir.join("done").exists().then_some(()));
     assert_eq!(folders(&dir).len(), 1);
