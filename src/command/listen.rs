@@ -182,6 +182,8 @@ impl Shared {
         let stack = stack.clone();
         let thread = thread::Builder::new().name(format!("session-{id}")).spawn(move || {
             serve(conn, output, &client, &options);
+            // `go` waits until the connection ends, and not for the manifest
+            shared.lock().open.get(&id).into_iter().for_each(|conn| shutdown(conn, Shutdown::Both));
             client.close(stack.close_deadline());
             shared.lock().open.remove(&id);
             shared.ended.notify_all();
