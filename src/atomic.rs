@@ -9,7 +9,8 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,6 +131,13 @@ pub fn careful() -> OpenOptions {
     options
 }
 
+/// What the plain file `path` holds, at most `limit` bytes of it.
+pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    careful().open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn made() -> MutexGuard<'static, Made> {
     MADE.lock().expect("no holder panics")
 }
@@ -141,11 +149,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     temp.persist(path).map(drop)
 }
 
-/// This process's name among all that ever use a directory: `<pid>-<start in nanoseconds, hex>`.
+/// This process's name among all that ever use a directory: `<pid>-<start and chance, hex>`.
 pub fn process_token() -> &'static str {
     static TOKEN: LazyLock<String> = LazyLock::new(|| {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        format!("{}-{nanos:x}", std::process::id())
+        // two containers may begin at one instant with one process id
+        format!("{}-{nanos:x}{:08x}", std::process::id(), RandomState::new().hash_one(()) as u32)
     });
     &TOKEN
 }

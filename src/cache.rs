@@ -27,7 +27,6 @@ use std::time::Duration;
 pub use crate::id;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
-use crate::repeat::Repeat;
 use crate::upload::Uploader;
 pub use action_source::{ACTION_KIND, ActionSource};
 pub use client::{Client, Put};
@@ -46,8 +45,6 @@ pub struct BuildCache {
     /// What tells others of our sessions.
     lease: Arc<Lease>,
     metrics: Arc<Metrics>,
-    /// Requests that failed for want of a working disk.
-    pub disk_trouble: Repeat,
 }
 
 /// The bucket behind the directory.
@@ -98,8 +95,7 @@ impl Tier {
 impl BuildCache {
     /// A cache over `disk` and, behind it, `tier`, whose sessions `lease` tells of.
     pub fn new(disk: Arc<DiskCache>, tier: Option<Tier>, lease: Arc<Lease>, metrics: Arc<Metrics>) -> Self {
-        let disk_trouble = Repeat::new("requests failed on the cache directory");
-        BuildCache { disk, tier, lease, metrics, disk_trouble }
+        BuildCache { disk, tier, lease, metrics }
     }
 
     /// The local directory.

@@ -22,6 +22,9 @@ pub const REVPROXY: &str = "revproxy";
 /// output without an action is waste.
 pub const FOLDERS: [&str; 4] = [ACTION, OUTPUT, MODULE, REVPROXY];
 
+/// What is in these only saves time: it is swept and cleared with the others, and not counted.
+pub const HINTS: [&str; 1] = ["recall"];
+
 /// What ends the name of a blob's sum, beside it.
 const SUM: &str = ".sum";
 
@@ -38,6 +41,9 @@ pub enum Held<'a> {
 
 /// Calls `each` for every plain file of ours in the shards of the folder `dir`.
 pub fn each_file(dir: &Path, mut each: impl FnMut(&DirEntry, Held)) -> io::Result<()> {
+    if !is_real_dir(dir) {
+        return Ok(());
+    }
     for shard in read_dir(dir)? {
         let shard = shard?;
         let is_shard = shard.file_name().to_str().is_some_and(|n| n.len() == 2 && is_id(n));
@@ -86,11 +92,16 @@ pub fn make_real_dir(dir: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(e),
     }
-    if fs::symlink_metadata(dir)?.is_dir() {
+    if is_real_dir(dir) {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a directory", dir.display())))
     }
+}
+
+/// Whether it is a directory, and no link to one.
+pub fn is_real_dir(dir: &Path) -> bool {
+    fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir())
 }
 
 fn read_dir(dir: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<DirEntry>>>> {

@@ -48,7 +48,7 @@ pub struct Lease {
     /// The folder of all leases.
     dir: PathBuf,
     /// None in a directory that cannot be written: then nothing is pruned either, but by others.
-    file: Option<File>,
+    file: Mutex<Option<File>>,
     granularity: Duration,
     /// Starts of the open sessions, by number.
     open: Mutex<(u64, HashMap<u64, SystemTime>)>,
@@ -62,8 +62,7 @@ impl Lease {
     /// kept to within `granularity`.
     pub fn take(root: &Path, granularity: Duration) -> Arc<Self> {
         let dir = root.join(LEASE);
-        let file = lock_own(&dir).inspect_err(|e| log::debug!("{}: no lease: {e}", dir.display())).ok();
-        let lease = Lease { dir, file, granularity, open: Mutex::default() };
+        let lease = Lease { dir, file: Mutex::default(), granularity, open: Mutex::default() };
         lease.write(&HashMap::new());
         Arc::new(lease)
     }
@@ -89,8 +88,14 @@ impl Lease {
         let since = since.map(|t| t.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
         // always as long, so that a reader never sees a part of two
         let text = since.map_or_else(|| " ".repeat(20), |t| format!("{t:20}"));
-        if let Some(Err(e)) = self.file.as_ref().map(|file| file.write_all_at(text.as_bytes(), 0)) {
-            log::warn!("{}: {e}; what is handed out may be pruned by others", self.dir.display());
+        let mut file = self.file.lock().expect("no holder panics");
+        // somebody may have emptied the directory
+        if !file.as_ref().is_some_and(|file| is_at(file, &self.dir.join(process_token()))) {
+            *file = lock_own(&self.dir).inspect_err(|e| log::debug!("{}: no lease: {e}", self.dir.display())).ok();
+        }
+        // one that says nothing spares everything
+        if let Some(Err(e)) = file.as_ref().map(|file| file.write_all_at(text.as_bytes(), 0)) {
+            log::debug!("{}: {e}", self.dir.display());
         }
     }
 
@@ -141,6 +146,8 @@ pub struct Census {
     dir: PathBuf,
     /// Whether other machines' locks are seen here.
     local: bool,
+    /// When we looked.
+    pub taken: SystemTime,
     /// Whether the process of each lease lives.
     leases: HashMap<String, bool>,
     /// The processes that are dead, whose leases are still there.
@@ -154,13 +161,13 @@ impl Census {
     pub fn take(root: &Path) -> io::Result<Census> {
         let dir = root.join(LEASE);
         let (leases, dead) = (HashMap::new(), Vec::new());
-        let mut census = Census { dir: dir.clone(), local: true, leases, dead, in_use_since: None };
+        let now = SystemTime::now();
+        let mut census = Census { dir: dir.clone(), local: true, taken: now, leases, dead, in_use_since: None };
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
             other => other?,
         };
         census.local = File::open(&dir).is_ok_and(is_local);
-        let now = SystemTime::now();
         for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
             if !is_token(&name) {
                 continue;
@@ -226,7 +233,7 @@ fn open(path: &Path, create: bool) -> io::Result<File> {
 }
 
 /// `<pid>-<nanoseconds in hex>`.
-fn is_token(name: &str) -> bool {
+pub fn is_token(name: &str) -> bool {
     let hex = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_hexdigit());
     name.split_once('-').is_some_and(|(pid, start)| pid.parse::<u32>().is_ok() && hex(start))
 }

@@ -201,7 +201,7 @@ fn get(client: &Client, action: &ActionId) -> Answer {
         }
         Err(e) => {
             metrics.get_errors.inc();
-            client.cache().disk_trouble.tell(format_args!("get of action {action}: {e}"));
+            client.cache().disk().trouble.tell(format_args!("get of action {action}: {e}"));
             Answer::Failed(format!("cache directory: {e}"))
         }
     }
@@ -249,7 +249,7 @@ impl Put {
         let disk = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::InvalidData => e.to_string(),
             _ => {
-                client.cache().disk_trouble.tell(format_args!("put of action {}: {e}", self.action));
+                client.cache().disk().trouble.tell(format_args!("put of action {}: {e}", self.action));
                 format!("cache directory: {e}")
             }
         };

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 
 use self::sums::Sums;
 use self::tally::{Event, Tally};
-use crate::atomic::TempFile;
+use crate::atomic::{TempFile, careful};
 use crate::id::{Hashing, OutputId, sharded, sharded_path, unhex};
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, Object, PutBody, RemoteError};
@@ -197,7 +197,7 @@ impl Place {
     /// The blob, if there is one and it is whole, and what is known of it.
     fn open(&self, digest: &str) -> io::Result<Option<(Blob, Claim)>> {
         let path = self.path(digest);
-        let mut file = match File::open(&path) {
+        let mut file = match careful().open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -249,8 +249,9 @@ impl Place {
             (_, Some(signed)) if (signed.hash, signed.size) != (claim.hash, got) => {
                 Err("these are not the bytes that were signed".to_string())
             }
-            (Some(len), None) if len != got => {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{got} of {len} bytes")));
+            // without a length, it may have been cut off
+            (len, None) if len != Some(got) => {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{got} of {len:?} bytes")));
             }
             _ => check(written(&mut bytes)?),
         };
@@ -264,12 +265,15 @@ impl Place {
 }
 
 impl Source for Place {
-    fn upload(&self, name: &str, bucket: &Bucket) -> Result<(), RemoteError> {
+    fn upload(&self, name: &str, value: Option<OutputId>, bucket: &Bucket) -> Result<(), RemoteError> {
         // a marker is a file that anyone could have made
         if unhex::<32>(name).is_none() {
             return Ok(());
         }
         let Some((blob, claim)) = self.open(name)? else { return Ok(()) };
+        if value.is_some_and(|value| value != claim.hash) {
+            return Ok(());
+        }
         let key = self.key(name);
         let signature = self.signer.sign_text(self.kind.name(), &key, &claim);
         let sent = bucket.put_signed(&key, &PutBody::File(Arc::new(blob.file), blob.len), None, signature.as_deref());
@@ -323,7 +327,7 @@ impl BlobWriter {
                 return Ok(Blob { modified: now, ..blob });
             }
         }
-        let job = uploader.as_ref().map(|uploader| uploader.mark(kind, &digest));
+        let job = uploader.as_ref().map(|uploader| uploader.mark(kind, &digest, claim.hash));
         let stored = written(&mut bytes).map(drop).and_then(|()| place.sums.persist(&path, bytes.to, claim));
         match stored {
             Ok(file) => {

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use crate::atomic::process_token;
 use crate::folder::make_real_dir;
+use crate::id::OutputId;
 use crate::lease::Census;
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, RemoteError};
@@ -43,9 +44,10 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How one kind of thing is uploaded.
 pub trait Source: Send + Sync {
-    /// Sends the thing called `name` to the bucket. `Ok` also where there is nothing left to send
-    /// (the local file is gone, or damaged): the marker goes. On an error it stays.
-    fn upload(&self, name: &str, bucket: &Bucket) -> Result<(), RemoteError>;
+    /// Sends the thing called `name` to the bucket, provided that it still is `value`. `Ok` also where
+    /// there is nothing left to send (the local file is gone, another, or damaged): the marker goes. On
+    /// an error it stays.
+    fn upload(&self, name: &str, value: Option<OutputId>, bucket: &Bucket) -> Result<(), RemoteError>;
 }
 
 /// What all uploads of a process have in common.
@@ -104,6 +106,7 @@ pub struct Job {
     number: u64,
     kind: &'static str,
     name: String,
+    value: Option<OutputId>,
     fresh: bool,
 }
 
@@ -141,18 +144,18 @@ impl Uploader {
     }
 
     /// Marks `name` (a plain file name) as waiting for upload. Call it before the thing itself
-    /// appears under its name. One that cannot be marked is uploaded all the same, unless we end.
-    pub fn mark(&self, kind: &'static str, name: &str) -> Job {
-        let job = self.shared.job(kind, name.to_string(), true);
+    /// appears under its name, with the hash of what it is to be. One that cannot be marked is uploaded all
+    /// the same, unless we end.
+    pub fn mark(&self, kind: &'static str, name: &str, value: OutputId) -> Job {
+        let job = self.shared.job(kind, name.to_string(), Some(value), true);
         let path = self.shared.path(job.number);
-        let marker = Marker::new(&self.shared.target, kind, name).encode();
+        let marker = Marker::new(&self.shared.target, kind, name, Some(value)).encode();
         let write = || File::create_new(&path)?.write_all(marker.as_bytes());
         let marked = match write() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => make_real_dir(&self.shared.dir).and_then(|()| write()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.shared.make_dir().and_then(|()| write()),
             other => other,
         };
         if let Err(e) = marked {
-            self.unmark(&job);
             let dir = self.shared.dir.display();
             self.shared.unmarked.tell(format_args!("{dir}: an upload cannot be marked, and is lost if it fails: {e}"));
         }
@@ -183,8 +186,9 @@ impl Uploader {
     pub fn adopt(&self, census: &Census) -> usize {
         let mut jobs = Vec::new();
         let taken = each(&self.shared.root, |found| {
-            if let Some(job) = self.shared.take_over(found, census) {
-                jobs.push(job);
+            // what does not fit in memory is left to the next who looks
+            if jobs.len() < QUEUE_LIMIT {
+                jobs.extend(self.shared.take_over(found, census));
             }
         });
         if let Err(e) = taken {
@@ -331,8 +335,12 @@ impl Shared {
         state
     }
 
-    fn job(&self, kind: &'static str, name: String, fresh: bool) -> Job {
-        Job { number: self.next.fetch_add(1, Ordering::Relaxed), kind, name, fresh }
+    fn job(&self, kind: &'static str, name: String, value: Option<OutputId>, fresh: bool) -> Job {
+        Job { number: self.next.fetch_add(1, Ordering::Relaxed), kind, name, value, fresh }
+    }
+
+    fn make_dir(&self) -> io::Result<()> {
+        make_real_dir(&self.root.join(PENDING)).and_then(|()| make_real_dir(&self.dir))
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -374,7 +382,7 @@ impl Shared {
     /// Sends one thing. `false` where the bucket was not asked, and may soon be.
     fn run(&self, job: &Job) -> bool {
         let Some(source) = self.source(job.kind) else { return true };
-        match source.1.upload(&job.name, &self.bucket) {
+        match source.1.upload(&job.name, job.value, &self.bucket) {
             Ok(()) => {
                 self.metrics.upload.done.inc();
                 let _ = fs::remove_file(self.path(job.number));
@@ -409,8 +417,14 @@ impl Shared {
             numbers.retain(|n| !state.known.contains(n));
         }
         let job = |number| {
-            let marker = Marker::read(&self.path(number)).ok()??;
-            Some(Job { number, kind: self.source(&marker.kind)?.0, name: marker.name, fresh: true })
+            let marker = Marker::read(&self.path(number))?;
+            Some(Job {
+                number,
+                kind: self.source(&marker.kind)?.0,
+                name: marker.name,
+                value: marker.value,
+                fresh: true,
+            })
         };
         numbers.into_iter().filter_map(job).collect()
     }
@@ -425,12 +439,12 @@ impl Shared {
         if !marker.is_for(&self.target) || !found.is_dead(census) {
             return None;
         }
-        make_real_dir(&self.dir).ok()?;
-        let job = self.job(kind, marker.name.clone(), false);
+        self.make_dir().ok()?;
+        let job = self.job(kind, marker.name.clone(), marker.value, false);
         // whoever renames it first has it; one of an earlier version says what is to be done in its name
         let to = self.path(job.number);
         if found.is_legacy() {
-            fs::write(&to, Marker::new(&self.target, kind, &marker.name).encode()).ok()?;
+            fs::write(&to, Marker::new(&self.target, kind, &marker.name, None).encode()).ok()?;
             fs::remove_file(&found.path).ok()?;
         } else {
             fs::rename(&found.path, &to).ok()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::disk::Hit;
 use super::entry;
 use super::fetch::Fetcher;
-use super::id::ActionId;
+use super::id::{ActionId, OutputId};
 use crate::config::Layout;
 use crate::remote::{Bucket, RemoteError};
 use crate::upload::Source;
@@ -30,30 +30,27 @@ impl ActionSource {
                 // on the root's file system, and outside of what is scanned for entries
                 let body = self.0.codec().encode(action, hit, self.0.disk().root())?;
                 bucket.put(&entry::single_key(action), &body)?;
-                host.put_s3_object.inc();
             }
             Layout::Classic => {
                 let key = entry::classic_output_key(&hit.output);
                 let (output, said, signature) = self.0.codec().encode_classic(action, hit)?;
-                if bucket.head(&key).is_some_and(|info| info.len == hit.size) {
-                    host.put_s3_found.inc();
-                } else {
-                    bucket.put(&key, &output)?;
-                    host.put_s3_object.inc();
-                }
+                // whatever is there: it may be damaged
+                bucket.put(&key, &output)?;
                 bucket.put_signed(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
             }
         }
+        host.put_s3_object.inc();
         host.put_s3_action.inc();
         Ok(())
     }
 }
 
 impl Source for ActionSource {
-    fn upload(&self, name: &str, bucket: &Bucket) -> Result<(), RemoteError> {
+    fn upload(&self, name: &str, value: Option<OutputId>, bucket: &Bucket) -> Result<(), RemoteError> {
         // what is gone or damaged, or was never a name of ours, has nothing to be uploaded
         let Some(action) = ActionId::from_hex(name) else { return Ok(()) };
-        let Some(hit) = self.0.disk().get(&action)? else { return Ok(()) };
+        let hit = self.0.disk().get(&action)?.filter(|hit| value.is_none_or(|value| value == hit.output));
+        let Some(hit) = hit else { return Ok(()) };
         match self.send(&action, &hit, bucket) {
             // damaged, and removed
             Err(RemoteError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => Ok(()),

@@ -242,7 +242,7 @@ impl Put<'_> {
             }
             tier.uploader.as_ref().filter(|_| !small)
         });
-        let job = uploader.map(|uploader| uploader.mark(ACTION_KIND, &self.action.to_string()));
+        let job = uploader.map(|uploader| uploader.mark(ACTION_KIND, &self.action.to_string(), written.output));
         let linked = cache.disk.link(&self.action, &written, SystemTime::now());
         let hit = linked.and_then(|hit| cache.disk.ensure(&mut written).map(|()| hit));
         let hit = match hit {

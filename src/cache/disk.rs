@@ -28,14 +28,15 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::id::{ActionId, OutputId, sharded_path};
-use crate::atomic::TempFile;
-use crate::folder::{ACTION, OUTPUT, make_real_dir};
+use crate::atomic::{TempFile, careful};
+use crate::folder::{ACTION, HINTS, OUTPUT, make_real_dir};
+use crate::repeat::Repeat;
 
 /// Directory of what was read of the actions, a file for each scope.
-pub const RECALL: &str = "recall";
+const RECALL: &str = HINTS[0];
 
 /// An action file is never longer than this.
-const ACTION_LEN: usize = 128;
+pub(super) const ACTION_LEN: usize = 128;
 
 /// The cache directory.
 pub struct DiskCache {
@@ -45,6 +46,8 @@ pub struct DiskCache {
     exactly: AtomicBool,
     action_shards: Shards,
     output_shards: Shards,
+    /// What requests fail on.
+    pub trouble: Repeat,
     /// Bytes of outputs taken in.
     added: AtomicU64,
     /// Held by who replaces an action of no use; shared by puts, whose actions are of use.
@@ -76,6 +79,7 @@ impl DiskCache {
             root: root.to_path_buf(),
             granularity: Duration::from_secs(3600),
             exactly: AtomicBool::new(false),
+            trouble: Repeat::new("requests failed on the cache directory"),
             added: AtomicU64::new(0),
             mending: RwLock::default(),
             action_shards: Shards::default(),
@@ -238,7 +242,7 @@ impl DiskCache {
     }
 
     fn read_action(&self, hex: &str) -> io::Result<Option<(OutputId, u64, SystemTime)>> {
-        let mut file = match File::open(sharded_path(&self.root, ACTION, hex)) {
+        let mut file = match careful().open(sharded_path(&self.root, ACTION, hex)) {
             Err(e) if is_absent(&e) => return Ok(None),
             other => other?,
         };
@@ -261,7 +265,7 @@ impl DiskCache {
     /// Keeps the time of last use, coarsely, so that most gets write nothing. Tells whether it wrote.
     fn touch(&self, path: &Path, meta: &fs::Metadata) -> bool {
         let stale = self.is_stale(meta);
-        if stale && let Ok(file) = File::open(path) {
+        if stale && let Ok(file) = careful().open(path) {
             // somebody else's file in a shared directory: then its owner's uses have to do
             let _ = file.set_modified(SystemTime::now());
         }
@@ -382,7 +386,9 @@ fn is_whole(meta: &fs::Metadata, size: u64) -> bool {
 
 /// Whether an error means that there is no such plain file.
 fn is_absent(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+    use rustix::io::Errno;
+    let e = Errno::from_io_error(e);
+    matches!(e, Some(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::AGAIN | Errno::NXIO))
 }
 
 fn invalid(why: String) -> io::Error {

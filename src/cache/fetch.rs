@@ -165,7 +165,9 @@ impl Fetcher {
             }
             // the bucket's own log tells of these
             DecodeError::Transfer(e) => log::debug!("fetching action {action}: {e}"),
-            DecodeError::Disk(e) => log::warn!("{}: storing an output: {e}", self.disk.root().display()),
+            DecodeError::Disk(e) => {
+                self.disk.trouble.tell(format_args!("{}: storing an output: {e}", self.disk.root().display()));
+            }
         }
     }
 }

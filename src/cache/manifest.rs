@@ -208,6 +208,10 @@ impl Manifest {
     ) -> Entry {
         entry.day = today;
         entry.strikes = 0;
+        // what this session neither made nor had from the bucket is not vouched for
+        if !u.shared {
+            return entry;
+        }
         let same = entry.known.is_some_and(|(output, time)| output == u.output && time == u.time);
         if entry.inline.is_some() && !same {
             entry.inline = None;

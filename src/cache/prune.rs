@@ -3,10 +3,10 @@
 //!
 //! Two walks: the first notes of every output and blob when it was last used and how large it is, 24
 //! bytes each, from which follows what goes; the second looks again at each and removes what was
-//! not used meanwhile. A third looks for actions whose output is gone.
+//! not used meanwhile, the actions first.
 //!
-//! Invariants: what a living session may have been told of stays, whatever the limits; so does what is
-//! marked for upload. Only names of ours are touched (see [`crate::folder`]). An action goes before its
+//! Invariants: what a living session may have been told of stays, whatever the limits, and so does
+//! what was used since we looked who lives, and what is marked for upload. Only names of ours are touched (see [`crate::folder`]). An action goes before its
 //! output. It may be killed at any instant.
 //!
 //! Clocks: an age counts from the later of last use and the time of [`STAMP`], when this program first
@@ -21,10 +21,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::disk::parse_action;
-use super::id::sharded_path;
-use crate::atomic::{TEMP_PREFIX, process_token, token_of};
-use crate::folder::{ACTION, FOLDERS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
+use super::disk::{ACTION_LEN, parse_action};
+use super::id::{OutputId, sharded_path};
+use crate::atomic::{TEMP_PREFIX, careful, process_token, read_small, token_of};
+use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
 use crate::upload;
 
@@ -34,6 +34,8 @@ pub const STAMP: &str = "opened";
 const JUMP: Duration = Duration::from_secs(180 * 86_400);
 /// Times further in the future are taken for now; uses less far in the past say nothing of the clock.
 const LATELY: Duration = Duration::from_secs(3600);
+/// How far the times of files lag behind the clock.
+const TICK: Duration = Duration::from_millis(10);
 
 /// How far to prune.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +82,6 @@ struct Use {
     /// Tells files of one instant apart.
     tie: u32,
     blob: bool,
-    /// It waits for upload.
-    owed: bool,
     size: u64,
 }
 
@@ -95,21 +95,20 @@ struct Rules {
     expired: Option<u64>,
     limits: Limits,
     /// Hashes of what waits for upload: a collision spares one file more.
-    owed: HashSet<u64>,
+    owed: HashSet<u32>,
 }
 
 /// Prunes the cache below `root`.
 pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report> {
-    let now = SystemTime::now();
-    upload::expire(root, limits.pending_expiry)?;
-    let keep = [limits.spare_since, census.in_use_since].into_iter().flatten().min();
+    let now = census.taken;
+    let keep = [now.checked_sub(TICK), limits.spare_since, census.in_use_since].into_iter().flatten().min();
     let mut rules = Rules {
         root: root.to_path_buf(),
         now,
-        keep: keep.map_or(u64::MAX, nanos),
+        keep: keep.map_or(0, nanos),
         expired: None,
         limits: *limits,
-        owed: owed(root)?,
+        owed: HashSet::new(),
     };
     let mut files = rules.survey(census)?;
     files.sort_unstable();
@@ -126,6 +125,8 @@ pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report
             "{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use"
         );
     }
+    upload::expire(root, limits.pending_expiry, opened.filter(|_| jumped.is_none()))?;
+    rules.owed = owed(root)?;
     let from = jumped.unwrap_or(now);
     let asked_for = limits.spare_since.is_none() || jumped.is_some();
     rules.expired = limits
@@ -157,7 +158,7 @@ impl Rules {
         for file in &files {
             if self.stays(file) {
                 report.in_use += if file.used >= self.keep { file.size } else { 0 };
-                report.owed += if file.owed { file.size } else { 0 };
+                report.owed += if self.owed.contains(&file.tie) { file.size } else { 0 };
             } else if over(left) {
                 left -= file.size;
                 cut = Some((file.used, file.tie));
@@ -174,9 +175,13 @@ impl Rules {
             if self.owed.contains(&hash(ACTION, name)) {
                 return;
             }
-            let output = fs::read(entry.path()).ok().and_then(|text| parse_action(&text)).map(|(id, _)| id.to_string());
-            let found = output.and_then(|id| self.look(&sharded_path(&self.root, OUTPUT, &id), OUTPUT, &id));
-            if found.is_none_or(|file| doomed(&file)) && fs::remove_file(entry.path()).is_ok() {
+            let useless = |path: &Path| {
+                let output = output_of(path).map(|id| id.to_string());
+                let found = output.and_then(|id| self.look(&sharded_path(&self.root, OUTPUT, &id), OUTPUT, &id));
+                found.is_none_or(|file| doomed(&file))
+            };
+            let path = entry.path();
+            if useless(&path) && remove(&path, name, useless) {
                 report.removed_actions += 1;
             }
         })?;
@@ -189,7 +194,9 @@ impl Rules {
                     // first, for without its blob it would stay for good
                     let _ = fs::remove_file(sum_of(&path));
                 }
-                if self.remove(&path, folder, name, &file) {
+                // whoever uses one notes that first and then looks whether it is still there
+                let used = |aside: &Path| fs::symlink_metadata(aside).and_then(|m| m.modified()).map_or(0, nanos);
+                if remove(&path, name, |aside| file.blob || used(aside) <= file.used) {
                     report.removed_files += 1;
                     report.removed_bytes += file.size;
                     report.files -= 1;
@@ -200,24 +207,8 @@ impl Rules {
         Ok(report)
     }
 
-    /// Removes a file unless it was used since we looked: whoever uses it notes that first and then
-    /// looks whether it is still there.
-    fn remove(&self, path: &Path, folder: &str, name: &str, seen: &Use) -> bool {
-        let aside = path.with_file_name(format!("{TEMP_PREFIX}{}-{name}", process_token()));
-        if fs::rename(path, &aside).is_err() {
-            return false;
-        }
-        let used = fs::symlink_metadata(&aside).and_then(|m| m.modified()).is_ok_and(|t| nanos(t) > seen.used);
-        if used && folder == OUTPUT {
-            // what was put there meanwhile is as good
-            let _ = fs::hard_link(&aside, path);
-        }
-        let _ = fs::remove_file(&aside);
-        !used
-    }
-
     fn stays(&self, file: &Use) -> bool {
-        file.used >= self.keep || file.owed
+        file.used >= self.keep || self.owed.contains(&file.tie)
     }
 
     fn has_expired(&self, file: &Use) -> bool {
@@ -234,11 +225,30 @@ impl Rules {
         if used.duration_since(self.now).is_ok_and(|ahead| ahead > LATELY) {
             used = self.now;
             // from now on it has an age
-            let _ = File::open(&keeper).and_then(|f| f.set_modified(used));
+            let _ = careful().open(&keeper).and_then(|f| f.set_modified(used));
         }
-        let hash = hash(folder, name);
-        Some(Use { used: nanos(used), tie: hash as u32, blob, owed: self.owed.contains(&hash), size: meta.len() })
+        Some(Use { used: nanos(used), tie: hash(folder, name), blob, size: meta.len() })
     }
+}
+
+/// Removes a file unless, out of everybody's reach, it turns out not to be `doomed` after all.
+fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> bool {
+    let aside = path.with_file_name(format!("{TEMP_PREFIX}{}-{name}", process_token()));
+    if fs::rename(path, &aside).is_err() {
+        return false;
+    }
+    let gone = doomed(&aside);
+    if !gone {
+        // what was put there meanwhile is as good
+        let _ = fs::hard_link(&aside, path);
+    }
+    let _ = fs::remove_file(&aside);
+    gone
+}
+
+/// What the action file `path` says its output is.
+fn output_of(path: &Path) -> Option<OutputId> {
+    parse_action(&read_small(path, ACTION_LEN as u64).ok()?).map(|(id, _)| id)
 }
 
 /// Removes what the dead have left: their temporary files, and then their leases. Only where there are
@@ -247,7 +257,7 @@ pub fn sweep(root: &Path, census: &Census) -> io::Result<()> {
     if census.dead.is_empty() {
         return Ok(());
     }
-    for folder in FOLDERS {
+    for folder in FOLDERS.iter().chain(&HINTS) {
         each_file(&root.join(folder), |entry, held| sweep_one(entry, held, census))?;
     }
     for dir in [root.to_path_buf(), root.join(LEASE)] {
@@ -282,15 +292,14 @@ pub fn stamp(root: &Path) -> io::Result<()> {
 }
 
 /// What waits for upload, with the outputs of actions, by their hashes.
-fn owed(root: &Path) -> io::Result<HashSet<u64>> {
+fn owed(root: &Path) -> io::Result<HashSet<u32>> {
     let mut owed = HashSet::new();
     upload::each(root, |found| {
         let Some(marker) = &found.marker else { return };
         owed.insert(hash(&marker.kind, &marker.name));
         if marker.kind == ACTION
             && is_id(&marker.name)
-            && let Ok(text) = fs::read(sharded_path(root, ACTION, &marker.name))
-            && let Some((output, _)) = parse_action(&text)
+            && let Some(output) = output_of(&sharded_path(root, ACTION, &marker.name))
         {
             owed.insert(hash(OUTPUT, &output.to_string()));
         }
@@ -298,8 +307,8 @@ fn owed(root: &Path) -> io::Result<HashSet<u64>> {
     Ok(owed)
 }
 
-fn hash(kind: &str, name: &str) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((kind, name))
+fn hash(kind: &str, name: &str) -> u32 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((kind, name)) as u32
 }
 
 fn nanos(t: SystemTime) -> u64 {

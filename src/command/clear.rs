@@ -12,7 +12,7 @@ use crate::cache::prune;
 use crate::cache::size::Size;
 use crate::config::{BucketConfig, ClearConfig};
 use crate::error::{Error, Exit};
-use crate::folder::{FOLDERS, Held, each_file, each_in};
+use crate::folder::{FOLDERS, HINTS, Held, each_file, each_in};
 use crate::lease::Census;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
@@ -30,7 +30,7 @@ fn local(root: &Path) -> Result<Exit, Error> {
     let failed = |e: io::Error| Error::failed(format!("{}: {e}", root.display()));
     let (mut files, mut bytes) = (0, 0);
     let census = Census::take(root).map_err(failed)?;
-    for folder in FOLDERS.into_iter().chain(names::HINTS) {
+    for folder in FOLDERS.into_iter().chain(HINTS) {
         each_file(&root.join(folder), |entry, held| {
             if matches!(held, Held::Temp(_)) {
                 return prune::sweep_one(entry, held, &census);

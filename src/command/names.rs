@@ -7,9 +7,6 @@ use std::path::Path;
 use crate::folder::{Held as File, each_file, is_id};
 use crate::upload;
 
-/// What is in these only saves time: it is cleared with the others, and not counted.
-pub const HINTS: [&str; 1] = ["recall"];
-
 /// What one folder holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {

@@ -57,9 +57,10 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
         }
     }
     let status = wait(command, &config.command[0], &child);
+    let deadline = stack.close_deadline();
     listener.stop(Instant::now() + GRACE);
     web.iter().for_each(Web::stop);
-    stack.drain(stack.close_deadline());
+    stack.drain(deadline);
     stack.last_words();
     stack.close();
     let status = status?;

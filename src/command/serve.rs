@@ -4,7 +4,7 @@
 //! prune, metrics. The close time-out counts once for sessions and once for uploads.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,9 +39,10 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     }
     log::info!("stopping; a second signal ends at once");
     web.iter().for_each(Web::announce_stop);
-    listener.stop(Instant::now() + config.cache.close_timeout);
+    let deadline = stack.close_deadline();
+    listener.stop(deadline);
     web.iter().for_each(Web::stop);
-    stack.drain(stack.close_deadline());
+    stack.drain(deadline);
     stack.last_words();
     stack.close();
     Ok(Exit::Success)

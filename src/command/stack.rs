@@ -141,7 +141,7 @@ impl Stack {
 
     /// Says what there is to say of the whole run.
     pub fn last_words(&self) {
-        self.cache.disk_trouble.end();
+        self.cache.disk().trouble.end();
         self.config.bucket.iter().for_each(|bucket| bucket.signer.end());
         self.bucket.iter().flat_map(|bucket| bucket.last_words()).for_each(|line| log::warn!("{line}"));
         if self.config.metrics {

@@ -196,19 +196,8 @@ mod tests {
         assert_eq!(list("off"), (Vec::new(), ListEnd::Off));
         assert_eq!(list("file:///a%20b").0, [("file:///a b".to_string(), false)]);
         for wrong in [
-            "",
-            " , ",
-            "direct",
-            "proxy.example",
-            "ftp://x",
-            "https://",
-            "https://u:secret@",
-            "https://u:secret%zz@h",
-            "http://h,nonsense",
-            "off,nonsense",
-            "file://relative",
-            "http://h/?q",
-            "http://h/a b",
+            "", " , ", "direct", "proxy.example", "ftp://x", "https://", "https://u:secret@", "https://u:secret%zz@h",
+            "http://h,nonsense", "off,nonsense", "file://relative", "http://h/?q", "http://h/a b",
         ] {
             let why = wrong.parse::<UpstreamList>().expect_err(wrong);
             assert!(!why.contains("secret") && !why.contains('\n'), "{why}");

@@ -311,6 +311,7 @@ impl Guard {
             self.metrics.latency.bucket_request.observe(from.elapsed());
             if let Err(e) = &outcome
                 && !matches!(kind, Kind::List)
+                && from.elapsed() < SLOW
                 && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
             {
                 counters.retries.inc();
@@ -329,6 +330,11 @@ impl Guard {
                     } else if !read_later {
                         self.record(kind.side(), key, from, Ok(()), false);
                     }
+                }
+                // whoever keeps a build waiting for a refusal is as bad as one who says nothing
+                Err(RemoteError::Status(500.., why)) if kind.side() == Side::Reads && took >= SLOW => {
+                    let e = io::Error::new(io::ErrorKind::TimedOut, format!("{} s for: {why}", took.as_secs()));
+                    self.record(kind.side(), key, from, Err(&e.into()), false);
                 }
                 Err(e) => self.record(kind.side(), key, from, Err(e), false),
             }

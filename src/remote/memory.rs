@@ -39,8 +39,9 @@ impl Memory {
     /// Keeps why each side is off as of now; nothing is kept where none is.
     pub fn save(&self, off: &[Option<String>; 2]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let line =
-            |(side, why): (&str, &Option<String>)| Some(format!("{side} {now} {}\n", why.as_ref()?.replace('\n', " ")));
+        let line = |(side, why): (&str, &Option<String>)| {
+            Some(format!("{side} {now} {:.500}\n", why.as_ref()?.replace('\n', " ")))
+        };
         let text: String = SIDES.into_iter().zip(off).filter_map(line).collect();
         let dir = self.0.parent().expect("it was joined");
         let done = if text.is_empty() {

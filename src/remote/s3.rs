@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use ureq::http::{HeaderName, HeaderValue};
 
 use self::address::{Address, Place};
-use self::answer::{Failed, absent, header, http_date, is_genuine};
+use self::answer::{Failed, absent, header, http_date, is_genuine, is_page};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
 use self::sign::{EMPTY_SHA256, SIGNATURE, sign};
@@ -102,9 +102,12 @@ impl S3 {
             let keys = self.keys()?;
             let place = self.place()?;
             let answer = self.send(op, &place, &keys)?;
-            let of_object = !op.key.is_empty() && op.method != "DELETE";
+            let conditional = op.headers.iter().any(|(name, _)| *name == IF_NONE_MATCH);
+            let genuine =
+                if op.method == "DELETE" { !is_page(&answer) } else { op.key.is_empty() || is_genuine(&answer) };
             match answer.status {
-                200..300 if of_object && !is_genuine(&answer) => {}
+                200..300 if !genuine => {}
+                304 if !conditional => {}
                 200..300 | 304 | 404 | 412 => return Ok(answer),
                 _ => {}
             }
@@ -170,6 +173,9 @@ impl S3 {
         }
         let mut text = String::new();
         answer.body.take(LIST_LIMIT).read_to_string(&mut text)?;
+        if !text.contains("<ListBucketResult") {
+            return Err(RemoteError::Status(200, "not a listing of S3's".into()));
+        }
         Ok(text)
     }
 }

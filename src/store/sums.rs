@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{TempFile, is_at};
+use crate::atomic::{TempFile, careful, is_at};
 use crate::folder::sum_of;
 use crate::id::Hashing;
 use crate::sign::{Claim, nanos};
@@ -80,7 +80,7 @@ impl Sums {
     /// Gives the finished `temp`, which is as `claim` says, the name `path`.
     pub(super) fn persist(&self, path: &Path, temp: TempFile, claim: Claim) -> io::Result<File> {
         // one without lines gets one here, to stand beside the new one
-        let before = match File::open(path) {
+        let before = match careful().open(path) {
             Ok(mut file) => self.check(path, &mut file)?,
             Err(_) => None,
         };

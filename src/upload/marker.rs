@@ -4,20 +4,23 @@
 //! pending/<token of the process>/<number, hex>:
 //! gcp-upload 1
 //! <endpoint, bucket, prefix, layout>
-//! <kind> <name> signed|unsigned
+//! <kind> <name> <hash of what it was when it was put, or any> signed|unsigned
 //! ```
 //!
 //! Its time of change is when the thing was put. An earlier version had `pending/<hash of bucket and
 //! prefix>-<pid>-<nanoseconds>/<kind>-<name>`, empty files beside a locked `.lock`; these are read too.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Target;
+use crate::atomic::{careful, read_small};
+use crate::folder::{is_id, is_real_dir};
 use crate::id::{OutputId, hex};
-use crate::lease::Census;
+use crate::lease::{Census, LEASE, is_token};
+use crate::text::things;
 
 /// Folder of the markers.
 pub const PENDING: &str = "pending";
@@ -37,6 +40,8 @@ pub struct Marker {
     pub kind: String,
     /// What it is called.
     pub name: String,
+    /// The hash of what it was when it was put; an earlier version did not say.
+    pub value: Option<OutputId>,
     /// Whether it is to be signed; an earlier version did not say.
     signed: Option<bool>,
 }
@@ -58,32 +63,34 @@ pub struct Found {
 
 impl Marker {
     /// The marker for the thing `name` of `kind`, bound for `target`.
-    pub fn new(target: &Target, kind: &str, name: &str) -> Self {
+    pub fn new(target: &Target, kind: &str, name: &str, value: Option<OutputId>) -> Self {
         let (kind, name) = (kind.to_string(), name.to_string());
-        Marker { target: target.name.clone(), kind, name, signed: Some(target.signed) }
+        Marker { target: target.name.clone(), kind, name, value, signed: Some(target.signed) }
     }
 
     /// The file's text.
     pub fn encode(&self) -> String {
         let signed = if self.signed == Some(true) { "signed" } else { "unsigned" };
-        format!("{MAGIC}\n{}\n{} {} {signed}\n", self.target, self.kind, self.name)
+        let value = self.value.map_or_else(|| "any".to_string(), |value| value.to_string());
+        format!("{MAGIC}\n{}\n{} {} {value} {signed}\n", self.target, self.kind, self.name)
     }
 
     fn decode(text: &str) -> Option<Self> {
         let (target, job) = text.strip_prefix(MAGIC)?.strip_prefix('\n')?.strip_suffix('\n')?.split_once('\n')?;
         let mut words = job.split(' ');
         let (kind, name) = (words.next()?.to_string(), words.next()?.to_string());
+        let value = OutputId::from_hex(words.next()?);
         let signed = match words.next()? {
             "signed" => true,
             "unsigned" => false,
             _ => return None,
         };
-        Some(Marker { target: target.to_string(), kind, name, signed: Some(signed) })
+        Some(Marker { target: target.to_string(), kind, name, value, signed: Some(signed) })
     }
 
     /// Reads a marker of this version.
-    pub fn read(path: &Path) -> io::Result<Option<Self>> {
-        text(path).map(|text| Self::decode(&text))
+    pub fn read(path: &Path) -> Option<Self> {
+        Self::decode(&text(path).ok()?)
     }
 
     /// Whether a process that sends to `target` sends what is asked for.
@@ -101,7 +108,7 @@ impl Found {
         match &self.token {
             Some(token) => census.is_dead(token, self.modified),
             // the lock of an earlier version's process
-            None => match File::open(self.path.with_file_name(LOCK)) {
+            None => match careful().open(self.path.with_file_name(LOCK)) {
                 Ok(lock) => lock.try_lock().is_ok(),
                 Err(e) => e.kind() == io::ErrorKind::NotFound,
             },
@@ -115,28 +122,29 @@ impl Found {
 }
 
 fn text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(LIMIT).read_to_string(&mut text)?;
-    Ok(text)
+    read_small(path, LIMIT).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Calls `each` for every marker below the cache directory `root`, whoever made it, in the order of each
 /// process's puts. Folders that are empty by then go.
 pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
-    let dirs = match fs::read_dir(root.join(PENDING)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for dir in dirs {
+    let pending = root.join(PENDING);
+    if !is_real_dir(&pending) {
+        return Ok(());
+    }
+    for dir in fs::read_dir(pending)? {
         let dir = dir?;
         let Ok(owner) = dir.file_name().into_string() else { continue };
-        if !dir.file_type()?.is_dir() {
-            continue;
-        }
         let mut parts = owner.split('-');
         let (first, legacy) = (parts.next().unwrap_or_default(), parts.count() == 2);
-        let names = fs::read_dir(dir.path())?.flatten().filter_map(|e| e.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        if !(legacy || is_token(&owner)) || !is_real_dir(&dir.path()) {
+            continue;
+        }
+        // one that is gone by now has been dealt with
+        let names = fs::read_dir(dir.path()).into_iter().flatten().flatten();
+        let names = names.filter_map(|e| e.file_name().into_string().ok());
+        let ours = |name: &String| if legacy { !name.starts_with('.') } else { name.len() == 12 && is_id(name) };
+        let mut names: Vec<String> = names.filter(ours).collect();
         names.sort_unstable();
         for name in names {
             let path = dir.path().join(&name);
@@ -147,7 +155,7 @@ pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
                 let (target, signed) = (first.to_string(), None);
                 found.marker = name.split_once('-').map(|(kind, name)| {
                     let (kind, name) = (kind.to_string(), name.to_string());
-                    Marker { target, kind, name, signed }
+                    Marker { target, kind, name, value: None, signed }
                 });
             } else if let Ok(text) = text(&found.path) {
                 (found.marker, found.cut) = (Marker::decode(&text), !text.ends_with('\n'));
@@ -156,20 +164,24 @@ pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
         }
         if legacy && fs::read_dir(dir.path()).is_ok_and(|left| left.count() == 1) {
             let lock = dir.path().join(LOCK);
-            if File::open(&lock).is_ok_and(|l| l.try_lock().is_ok()) {
+            if careful().open(&lock).is_ok_and(|l| l.try_lock().is_ok()) {
                 let _ = fs::remove_file(lock);
             }
         }
-        // one that holds something, or is in use, stays
-        if owner != crate::atomic::process_token() {
+        // one that holds something stays, and so does that of a process that is not yet swept
+        if !root.join(LEASE).join(&owner).exists() {
             let _ = fs::remove_dir(dir.path());
         }
     }
     Ok(())
 }
 
-/// Drops the markers that have waited for longer than `age`, with a line that says how many.
-pub fn expire(root: &Path, age: Duration) -> io::Result<()> {
+/// Drops the markers that have waited for longer than `age`, with a line that says how many; none before
+/// the directory was `ours` for that long by the same clock.
+pub fn expire(root: &Path, age: Duration, ours: Option<Duration>) -> io::Result<()> {
+    if ours.is_none_or(|ours| ours <= age) {
+        return Ok(());
+    }
     let (now, mut dropped) = (SystemTime::now(), 0u64);
     each(root, |found| {
         // a time in the future is no age
@@ -179,10 +191,8 @@ pub fn expire(root: &Path, age: Duration) -> io::Result<()> {
     })?;
     if dropped > 0 {
         let hours = age.as_secs() / 3600;
-        log::warn!(
-            "{}: {dropped} uploads were given up that had waited for more than {hours} h (--pending-expiry)",
-            root.display()
-        );
+        let (root, dropped) = (root.display(), things(dropped, "upload"));
+        log::warn!("{root}: {dropped} given up after more than {hours} h (--pending-expiry)");
     }
     Ok(())
 }

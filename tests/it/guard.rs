@@ -149,6 +149,13 @@ fn a_page_that_says_200_acknowledges_nothing() {
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(about_the_bucket(&out).len() <= 2, "{}", out.describe());
     assert_eq!((metrics(&out)["upload"]["done"].as_u64(), entries(&server)), (Some(0), 0), "{}", out.describe());
+    let clear = |code| {
+        let args = ["clear", "--bucket=bucket", "--prefix=pr"];
+        let plugin = Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).args(args);
+        let out = plugin.output().code(code);
+        assert!(code == 0 || out.stdout.is_empty() && out.stderr.lines().count() == 1, "{}", out.describe());
+    };
+    clear(1);
     proxy.set(Fault::None);
     forget(&dir);
     let s = session(&dir, &server, &proxy, &[]);

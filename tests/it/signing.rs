@@ -140,6 +140,29 @@ fn what_counts_is_what_a_known_key_signed() {
 }
 
 #[test]
+fn what_others_brought_is_not_signed_by_passing_through() {
+    let (keys, bodies) = (TempDir::new(), bodies());
+    let (sign, verify) = keygen(&keys, "ours");
+    let store = Store::dir();
+    fill(&store, &["--scope=s", &sign], &bodies);
+    let machine = Machine::new();
+    let mut s = crate::support::script::Session::start(Plugin::new(&machine.0));
+    (0..6).for_each(|n| drop(s.client.put(&action(n), format!("evil {n}").as_bytes())));
+    s.end().quiet();
+    let mut s = machine.session(&store, &["--scope=s", &sign]);
+    (0..6).for_each(|n| drop(s.client.get(&action(n)).expect("a hit")));
+    s.client.put(&action(7), b"ours");
+    s.end();
+    let mut s = Machine::new().session(&store, &["--scope=s", &verify]);
+    for (n, body) in (0..).zip(&bodies) {
+        holds(&s.client.get(&action(n)).expect("a hit"), body);
+    }
+    holds(&s.client.get(&action(7)).expect("a hit"), b"ours");
+    let out = s.end();
+    assert!(said(&out).is_empty(), "{}", out.describe());
+}
+
+#[test]
 fn a_key_on_a_bucket_of_unsigned_entries_is_two_lines_and_mends_it() {
     let (keys, store) = (TempDir::new(), Store::dir());
     let (sign, verify) = keygen(&keys, "key");

@@ -162,9 +162,80 @@ fn markers_that_waited_too_long_go_with_a_line() {
     File::open(&all[0]).unwrap().set_modified(SystemTime::now() - 8 * DAY).unwrap();
     // a clock that was ahead when it was made is no age
     File::open(&all[1]).unwrap().set_modified(SystemTime::now() + 8 * DAY).unwrap();
-    let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
+    let prune = || Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
+    // a directory that is younger than that knows nothing of such ages
+    prune().quiet();
+    assert_eq!(markers(&dir).len(), 4);
+    let opened = || File::open(dir.join("cache/opened")).unwrap();
+    opened().set_modified(SystemTime::now() - 8 * DAY).unwrap();
+    let out = prune();
     assert!(out.stderr.contains("1 upload") && out.stderr.contains("--pending-expiry"), "{}", out.describe());
     assert_eq!(markers(&dir).len(), 3);
+    // where everything is as old, it is the clock that moved
+    age(&dir.join("cache"), 300 * DAY);
+    assert!(prune().stderr.contains("clock"));
+    assert_eq!(markers(&dir).len(), 3);
+}
+
+#[test]
+fn only_what_was_put_is_sent_in_its_name() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let bodies = bodies(3, 2000);
+    let proxy = owed(&dir, &server, &bodies);
+    // another value in the directory, which nobody put by way of us
+    let of = |n: u32| dir.join("cache/action").join(&key(n)[3..]);
+    fs::copy(of(1), of(0)).unwrap();
+    // one that is put again, without a bucket, is not what was marked either
+    let mut s = Session::start(Plugin::new(&dir));
+    s.client.put(&action(2), b"local");
+    s.end().quiet();
+    heal(&dir, &server.env_through(&proxy.endpoint), &[]);
+    assert_eq!((0..3).map(|n| server.keys().contains(&key(n))).collect::<Vec<_>>(), [false, true, false]);
+}
+
+#[test]
+fn what_is_no_plain_file_holds_up_nobody() {
+    let (dir, bodies) = (TempDir::new(), bodies(5, 2000));
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    s.end().quiet();
+    let action = |n: u32| dir.join("cache/action").join(&key(n)[3..]);
+    let fifo = |path: &Path| {
+        let _ = fs::remove_file(path);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR).unwrap();
+    };
+    fifo(&action(0));
+    fs::rename(action(1), dir.join("elsewhere")).unwrap();
+    symlink(dir.join("elsewhere"), action(1)).unwrap();
+    fs::remove_file(action(2)).unwrap();
+    fs::create_dir(action(2)).unwrap();
+    let id = output_id(&bodies[3]);
+    fifo(&dir.join("cache/output").join(&id[..2]).join(&id));
+    fifo(&dir.join("cache/opened"));
+    fs::create_dir_all(dir.join("cache/pending/1-a")).unwrap();
+    fifo(&dir.join("cache/pending/1-a/000000000000"));
+    let store = format!("--bucket=file://{}", dir.dir("bucket").display());
+    let mut s = Session::start(Plugin::new(&dir).args([&store, "--max-cache-size=5k", "--no-readahead"]));
+    assert_eq!((0..5).filter(|n| s.client.get(&crate::support::script::action(*n)).is_some()).count(), 1);
+    s.end();
+    Plugin::new(&dir).args(["prune", "--max-cache-size=1", "--expiry=1h"]).output().ok();
+}
+
+#[test]
+fn a_directory_emptied_under_a_server_has_its_lease_again() {
+    let (dir, bodies, port) = (TempDir::new(), bodies(2, 4000), free_port());
+    let mut server = Plugin::new(&dir).args(["serve", &format!("--plugin={port}")]).spawn();
+    Client::tcp(port).greeting();
+    fs::remove_dir_all(dir.join("cache")).unwrap();
+    let mut client = Client::tcp(port);
+    client.greeting();
+    let hit = client.put(&action(0), &bodies[0]);
+    let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
+    assert!(out.stdout.contains("removed 0 ") && out.stdout.contains("may be in use"), "{}", out.describe());
+    assert_eq!(fs::read(hit).unwrap(), bodies[0]);
+    client.close();
+    server.signal(rustix::process::Signal::TERM);
+    server.wait().ok();
 }
 
 #[test]
@@ -239,6 +310,8 @@ fn a_server_without_sessions_spares_nothing() {
         let leases = fs::read_dir(dir.join("cache/lease")).unwrap().flatten();
         leases.filter_map(|l| fs::read_to_string(l.path()).ok()).all(|text| text.trim().is_empty()).then_some(())
     });
+    // what was used at the very moment stays
+    std::thread::sleep(Duration::from_millis(20));
     let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
     assert!(out.stdout.contains("removed 1 "), "{}", out.describe());
     server.signal(rustix::process::Signal::TERM);

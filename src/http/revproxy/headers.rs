@@ -11,16 +11,8 @@ pub type Headers = Vec<(String, String)>;
 /// Meant for the next hop only (RFC 9110, 7.6.1), or naming how a body is framed, which the
 /// server and the HTTP client each say for themselves.
 const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+    "connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+    "te", "trailer", "transfer-encoding", "upgrade",
 ];
 
 /// Every value of `name`, whatever its case.

@@ -24,19 +24,8 @@ pub type Sample = [u64; COLUMNS.len()];
 /// were; bytes served from it and stored in it; nanoseconds that gets waited for the bucket; uploads
 /// waiting and under way; 1 while the bucket is left alone because it failed; the cache's size.
 pub const COLUMNS: [&str; 13] = [
-    "millis",
-    "gets",
-    "get_hits",
-    "modules",
-    "module_hits",
-    "proxied",
-    "proxied_hits",
-    "served_bytes",
-    "stored_bytes",
-    "wait_nanos",
-    "queue",
-    "left_alone",
-    "cache_bytes",
+    "millis", "gets", "get_hits", "modules", "module_hits", "proxied", "proxied_hits", "served_bytes", "stored_bytes",
+    "wait_nanos", "queue", "left_alone", "cache_bytes",
 ];
 
 /// A sample of this moment.

@@ -91,9 +91,13 @@ impl Failed {
 /// Whether a success with an object, or its acknowledgement, is S3's: those have an entity tag, and
 /// are no page.
 pub fn is_genuine(answer: &Answer) -> bool {
+    !is_page(answer) && header(&answer.headers, "etag").is_some_and(|tag| !tag.is_empty())
+}
+
+/// Whether it is a page, of somebody else's or with an error.
+pub fn is_page(answer: &Answer) -> bool {
     let kind = header(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
-    let page = ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page));
-    !page && header(&answer.headers, "etag").is_some_and(|tag| !tag.is_empty())
+    ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
 }
 
 /// A 404: no object, or no bucket.

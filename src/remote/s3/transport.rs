@@ -103,13 +103,14 @@ impl Transport {
         }
         let answer = match body {
             None => agent.run(request.body(()).map_err(io::Error::other)?),
-            Some((_, reader)) => {
+            Some((len, reader)) => {
                 let body = SendBody::from_owned_reader(Sending { inner: reader, pace: Pace::default(), left: None });
                 let request = request.body(body).map_err(io::Error::other)?;
-                // storing takes its time: an upload may wait three times as long for its answer
-                let patient = agent.configure_request(request);
-                let patient = patient.timeout_recv_response(Some(3 * self.limits.answer));
-                agent.run(patient.timeout_per_read(Some(3 * self.limits.answer)).build())
+                // storing takes its time: a second more for each MiB, up to thrice as long
+                let storing = self.limits.answer + Duration::from_secs(len >> 20);
+                let patience = Some(storing.min(3 * self.limits.answer));
+                let patient = agent.configure_request(request).timeout_recv_response(patience);
+                agent.run(patient.timeout_per_read(patience).build())
             }
         };
         let answer = answer.map_err(plain)?;
