@@ -42,26 +42,18 @@ impl TempFile {
     /// Creates a temporary file in `dir`, mode 0644. `NotFound` when `dir` is not there.
     pub fn create(dir: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        loop {
-            let n = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = dir.join(format!("{TEMP_PREFIX}{}-{n}", process_token()));
-            let mut made = made();
-            if made.closed {
-                return Err(io::Error::other("this process is at its end"));
-            }
-            made.paths.insert(path.clone());
-            drop(made);
-            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path) {
-                Ok(file) => return Ok(TempFile { file: Some(file), path }),
-                Err(e) => {
-                    self::made().paths.remove(&path);
-                    // another pid namespace on the same directory
-                    if e.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(e);
-                    }
-                }
-            }
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!("{TEMP_PREFIX}{}-{n}", process_token()));
+        let mut made = made();
+        if made.closed {
+            return Err(io::Error::other("this process is at its end"));
         }
+        made.paths.insert(path.clone());
+        drop(made);
+        // from now on, dropped, it goes
+        let mut temp = TempFile { file: None, path };
+        temp.file = Some(OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&temp.path)?);
+        Ok(temp)
     }
 
     /// The open file, for writing and for reading back.

@@ -133,7 +133,7 @@ groups! {
         get_fault_hit: "Gets that the local directory missed and the bucket answered.",
         get_fault_miss: "Gets that missed in the bucket too.",
         put_skip_small: "Outputs not uploaded because they are smaller than --min-upload-size.",
-        put_s3_found: "Uploads skipped because the bucket had the object.",
+        put_s3_found: "Always 0: every upload is sent, since what the bucket has may be damaged.",
         put_s3_action: "Actions written to the bucket.",
         put_s3_object: "Outputs written to the bucket.",
         put_s3_error: "Uploads that failed.",

@@ -306,8 +306,7 @@ impl BlobWriter {
     }
 
     /// Bytes so far.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
-    pub fn len(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.bytes.len
     }
 

@@ -417,14 +417,8 @@ impl Shared {
             numbers.retain(|n| !state.known.contains(n));
         }
         let job = |number| {
-            let marker = Marker::read(&self.path(number))?;
-            Some(Job {
-                number,
-                kind: self.source(&marker.kind)?.0,
-                name: marker.name,
-                value: marker.value,
-                fresh: true,
-            })
+            let Marker { kind, name, value, .. } = Marker::read(&self.path(number))?;
+            Some(Job { number, kind: self.source(&kind)?.0, name, value, fresh: true })
         };
         numbers.into_iter().filter_map(job).collect()
     }

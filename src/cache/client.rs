@@ -107,7 +107,7 @@ impl Client {
             None => {
                 host.get_fault_miss.inc();
                 // a bucket that cannot be asked says nothing of what it has
-                let absent = tier.fetcher.bucket().available();
+                let absent = tier.fetcher.bucket.available();
                 self.record(|usage| usage.miss(action, absent));
             }
         }
@@ -131,7 +131,7 @@ impl Client {
         let Turn::Ours(turn) = turn else { return None };
         let listed = !matches!(advice, Advice::Unlisted | Advice::Absent);
         let doubtful = matches!(advice, Advice::Absent) || !listed && self.streak.is_long();
-        if doubtful && tier.fetcher.bucket().available() {
+        if doubtful && tier.fetcher.bucket.available() {
             self.cache.metrics.bucket.unwaited.inc();
             drop(turn);
             tier.background.ask(&tier.fetcher, *action, &self.streak);
@@ -155,7 +155,7 @@ impl Client {
         match &fetched {
             _ if listed => {}
             // a bucket that cannot be asked says nothing of what it has
-            None if !tier.fetcher.bucket().available() => {}
+            None if !tier.fetcher.bucket.available() => {}
             None => self.streak.miss(),
             Some(_) => self.streak.hit(),
         }

@@ -20,11 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Fetches entries of one bucket.
 pub struct Fetcher {
-    bucket: Arc<Bucket>,
-    layout: Layout,
-    codec: Codec,
-    disk: Arc<DiskCache>,
-    metrics: Arc<Metrics>,
+    /// The bucket.
+    pub bucket: Arc<Bucket>,
+    /// The layout of its entries.
+    pub layout: Layout,
+    /// Their codec.
+    pub codec: Codec,
+    /// Where they are fetched to.
+    pub disk: Arc<DiskCache>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     flights: Arc<Flights<ActionId>>,
 }
 
@@ -45,31 +50,6 @@ impl Fetcher {
     /// Fetches from `bucket`, laid out as `layout`, into `disk`.
     pub fn new(bucket: Arc<Bucket>, layout: Layout, codec: Codec, disk: Arc<DiskCache>, metrics: Arc<Metrics>) -> Self {
         Fetcher { bucket, layout, codec, disk, metrics, flights: Arc::default() }
-    }
-
-    /// The bucket.
-    pub fn bucket(&self) -> &Arc<Bucket> {
-        &self.bucket
-    }
-
-    /// The layout of its entries.
-    pub fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    /// The codec of its entries.
-    pub fn codec(&self) -> &Codec {
-        &self.codec
-    }
-
-    /// Where entries are fetched to.
-    pub fn disk(&self) -> &Arc<DiskCache> {
-        &self.disk
-    }
-
-    /// What is counted.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
     }
 
     /// Waits for whoever is fetching `action`, and takes the turn where nobody is.

@@ -24,14 +24,14 @@ pub fn save(tier: &Tier, left: Vec<Left>, mut record: Record) {
 
 fn save_one(tier: &Tier, left: Left, record: &Record) {
     let fetcher = &tier.fetcher;
-    let bucket = fetcher.bucket();
+    let bucket = &fetcher.bucket;
     if record.is_empty() || !bucket.accepts_writes() {
         return;
     }
     let key = &left.key;
     let today = today();
-    let know = fetcher.layout() == Layout::Classic;
-    let body = |output: &_| fs::read(fetcher.disk().output_path(output)).ok();
+    let know = fetcher.layout == Layout::Classic;
+    let body = |output: &_| fs::read(fetcher.disk.output_path(output)).ok();
     // nothing, where this session changes nothing
     let merged = |mut manifest: Manifest| manifest.merge(record, &left.wasted, today, know, body).then_some(manifest);
     // most sessions change nothing, and need not ask
@@ -58,13 +58,13 @@ fn save_one(tier: &Tier, left: Left, record: &Record) {
             Loading::Failed => return,
         };
         let Some(manifest) = manifest else { return };
-        let stored = match manifest.encode(key, fetcher.codec().signer()) {
+        let stored = match manifest.encode(key, fetcher.codec.signer()) {
             Ok(stored) => stored,
             Err(e) => return log::warn!("packing the manifest: {e}"),
         };
         let stored = PutBody::Bytes(stored.into());
         match bucket.put_if(key, &stored, Some(etag.as_deref().unwrap_or_default())) {
-            Ok(()) => return fetcher.metrics().readahead.manifest_saves.inc(),
+            Ok(()) => return fetcher.metrics.readahead.manifest_saves.inc(),
             Err(RemoteError::Precondition) => continue,
             Err(e) => return log::debug!("writing the manifest: {e}"),
         }

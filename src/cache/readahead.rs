@@ -163,7 +163,7 @@ impl Readahead {
             let advice = if loaded.absent.contains(&id) { Advice::Absent } else { Advice::Unlisted };
             return (advice, false);
         };
-        let metrics = self.shared.fetcher.metrics();
+        let metrics = &self.shared.fetcher.metrics;
         let used = loaded.window.ask(i as usize);
         let first = used.is_some();
         if let Some(bytes) = used {
@@ -264,7 +264,7 @@ impl Shared {
     fn take_in(&self, key: &str, loading: Loading) -> Option<Loaded> {
         match loading {
             Loading::Found(manifest, etag, stored) => {
-                let metrics = &self.fetcher.metrics().readahead;
+                let metrics = &self.fetcher.metrics.readahead;
                 metrics.manifest_loads.inc();
                 metrics.manifest_entries.add(manifest.entries.len() as u64);
                 log::debug!("{key}: {} entries, {stored} bytes", manifest.entries.len());
@@ -274,7 +274,7 @@ impl Shared {
                 Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
             }
             Loading::Bad(_, why) => {
-                let (bucket, signer) = (self.fetcher.bucket().target(), self.fetcher.codec().signer());
+                let (bucket, signer) = (self.fetcher.bucket.target(), self.fetcher.codec.signer());
                 signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }
@@ -286,7 +286,7 @@ impl Shared {
     fn fetch_ahead(self: &Arc<Self>) {
         let mut state = self.lock();
         // one that is left alone is asked again when a get moves the window
-        if state.closing || !self.fetcher.bucket().available() {
+        if state.closing || !self.fetcher.bucket.available() {
             return;
         }
         let Phase::Loaded(loaded) = &mut state.phase else { return };
@@ -307,11 +307,11 @@ impl Shared {
         let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
         let action = ActionId::new(&entry.action);
         let moved = action.and_then(|action| self.fetcher.fetch_ahead(&action, known, |_| ()));
-        let metrics = &self.fetcher.metrics().readahead;
+        let metrics = &self.fetcher.metrics.readahead;
         metrics.fetched.add(u64::from(moved.is_some()));
         metrics.fetched_bytes.add(moved.unwrap_or(0));
         if let Phase::Loaded(loaded) = &mut self.lock().phase {
-            if moved.is_none() && !self.fetcher.bucket().available() {
+            if moved.is_none() && !self.fetcher.bucket.available() {
                 loaded.window.give_back(i);
             } else if loaded.window.done(i, moved) {
                 metrics.used_bytes.add(moved.unwrap_or(0));

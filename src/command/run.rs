@@ -23,8 +23,10 @@ use super::listen::Listener;
 use super::stack::Stack;
 use super::web::Web;
 use super::{scope, signals, summary};
+use crate::atomic::{careful, process_token};
 use crate::config::{PluginAddr, RunConfig};
 use crate::error::{Error, Exit};
+use crate::lease::is_token;
 
 /// How long sessions may outlive the command: its children that go on in the background are not
 /// waited for.
@@ -146,6 +148,8 @@ struct PrivateDir {
 /// What the directories' names begin with; a process id, a dash and a number follow.
 const DIR_PREFIX: &str = "go-cache-plugin-";
 const LOCK: &str = "lock";
+/// For so long a lock may not be taken yet.
+const NEWBORN: Duration = Duration::from_secs(1);
 
 impl PrivateDir {
     fn new() -> Result<Self, Error> {
@@ -153,19 +157,13 @@ impl PrivateDir {
         let failed =
             |e| Error::failed(format!("{}: {e}; set TMPDIR to a directory that can be written", base.display()));
         sweep(&base);
-        for n in 0..1000 {
-            let path = base.join(format!("{DIR_PREFIX}{}-{n}", process::id()));
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                made => made.map_err(failed)?,
-            }
-            let lock = File::create_new(path.join(LOCK)).map_err(failed)?;
-            // a sweep that was faster has removed it
-            if lock.try_lock().is_ok() && lock.metadata().map_err(failed)?.nlink() > 0 {
-                return Ok(PrivateDir { path, _lock: lock });
-            }
-        }
-        Err(failed(io::ErrorKind::AlreadyExists.into()))
+        // short, for so must a socket's path be
+        let path =
+            base.join(format!("{DIR_PREFIX}{}-{}", process::id(), &process_token()[process_token().len() - 8..]));
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        let lock = File::create_new(path.join(LOCK)).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(PrivateDir { path, _lock: lock })
     }
 }
 
@@ -177,18 +175,18 @@ impl Drop for PrivateDir {
 
 /// Removes what runs that were killed have left in `base`.
 fn sweep(base: &Path) {
-    let ours = |name: &str| {
-        let (pid, n) = name.strip_prefix(DIR_PREFIX)?.split_once('-')?;
-        pid.parse::<u32>().ok().zip(n.parse::<u32>().ok())
-    };
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().and_then(ours).is_none()
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if !name.strip_prefix(DIR_PREFIX).is_some_and(is_token)
             || !entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw())
         {
             continue;
         }
-        // one without a lock is just being made
-        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        // one without a lock is just being made, and so is one whose lock nobody has had the time to take
+        let Ok(lock) = careful().open(entry.path().join(LOCK)) else { continue };
+        if !lock.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > NEWBORN)) {
+            continue;
+        }
         if lock.try_lock().is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }

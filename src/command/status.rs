@@ -4,9 +4,9 @@
 use std::fmt::{Display, Write as _};
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::names;
+use crate::atomic::process_token;
 use crate::config::{BucketConfig, BucketLocation, Config};
 use crate::error::{Error, Exit};
 use crate::folder::FOLDERS;
@@ -68,8 +68,7 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
         findings.push(Finding { mark, what, text: format!("{target}: {text}") });
         mark != Mark::Fail
     };
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let (key, body) = (format!("doctor/{}-{nanos}", std::process::id()), format!("probe {nanos}"));
+    let (key, body) = (format!("doctor/{}", process_token()), format!("probe {}", process_token()));
     let is_dir = matches!(config.location, BucketLocation::Dir(_));
     // some tell that there is no bucket in answers to listings alone
     let read = match (bucket.ask(&key, None), bucket.list(&key, &mut |_| {})) {

@@ -157,7 +157,7 @@ fn a_reader_that_leaves_is_no_failure_and_a_full_stdout_is_one() {
 fn the_next_run_removes_the_folder_of_one_that_was_killed_and_of_no_other() {
     let dir = TempDir::new();
     let start = |name: &str| {
-        let script = format!("touch {name}; while [ ! -e end ]; do sleep 0.01; done");
+        let script = format!("touch {name}; while [ -e {name} ] && [ ! -e end ]; do sleep 0.01; done");
         let child = plugin(&dir, 2, None, &["run", "sh", "-c", &script]).spawn().expect("it starts");
         poll("the command's start", || dir.join(name).exists().then_some(()));
         child
@@ -175,6 +175,8 @@ fn the_next_run_removes_the_folder_of_one_that_was_killed_and_of_no_other() {
     let outside = dir.dir("outside");
     fs::write(outside.join("lock"), "").expect("writable");
     std::os::unix::fs::symlink(&outside, dir.join("tmp/go-cache-plugin-79-7")).expect("a link");
+    // a moment old, one may not have its lock yet
+    std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(code_of(plugin(&dir, 2, None, &["run", "true"])), Some(0));
     let mut left = folders(&dir);
     left.sort();

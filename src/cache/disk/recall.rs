@@ -1,7 +1,8 @@
 //! What the action files said when they were last read, so that most need not be read again.
 //!
 //! Looking a directory's state up costs a tenth of opening, reading and closing a file in it, and
-//! says that all its files are what they were: action files are only ever renamed into place.
+//! says that all its files are what they were: action files are only ever renamed into place. Without
+//! it the toolchain bench's row "our processor time by the build's, warm" is a fifth higher.
 //!
 //! Invariants: what was learnt about an action holds while its shard directory is the same inode
 //! with the same time of change; it is learnt only when that time was, before anything was read, so

@@ -23,8 +23,8 @@ pub enum Loading {
 /// Reads the manifest under `key`, unless it still has the tag `known`. One of our own prefix that
 /// cannot be used does not hide the main one's.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
-    match take(fetcher, key, fetcher.bucket().ask(key, known)) {
-        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket().ask_main(key)).0 {
+    match take(fetcher, key, fetcher.bucket.ask(key, known)) {
+        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket.ask_main(key)).0 {
             // what is written replaces the bad one
             Loading::Found(manifest, _, len) => Loading::Found(manifest, etag.unwrap_or_default(), len),
             _ => Loading::Bad(etag, why),
@@ -47,7 +47,7 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
         log::debug!("reading the manifest: {e}");
         return (Loading::Failed, own_prefix);
     }
-    let signer = fetcher.codec().signer();
+    let signer = fetcher.codec.signer();
     let decoded = if stored.len() as u64 > manifest::MAX_STORED {
         Err(format!("longer than {} bytes", manifest::MAX_STORED).into())
     } else {
@@ -56,7 +56,7 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
     let loading = match decoded {
         Ok(manifest) => Loading::Found(manifest, etag.unwrap_or_default(), stored.len() as u64),
         Err(e) => {
-            fetcher.metrics().readahead.manifest_bad.inc();
+            fetcher.metrics.readahead.manifest_bad.inc();
             Loading::Bad(etag, e.to_string())
         }
     };

@@ -90,7 +90,7 @@ impl OnDisk {
 
 impl Keeper for OnDisk {
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.writer.len() + bytes.len() as u64 > MAX_STORED {
+        if self.writer.size() + bytes.len() as u64 > MAX_STORED {
             return Err(io::Error::other("too large"));
         }
         self.writer.write_all(bytes)

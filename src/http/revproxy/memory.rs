@@ -113,11 +113,6 @@ impl Memory {
         self.lock().take_out(key);
     }
 
-    #[cfg(test)]
-    fn bytes(&self) -> usize {
-        self.lock().bytes
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
@@ -154,7 +149,7 @@ mod tests {
         for key in ["a", "c", "d", "e"] {
             assert!(m.get(key, &vec![]).is_some(), "{key}");
         }
-        assert_eq!(m.bytes(), 4 * (1_900 + OVERHEAD));
+        assert_eq!(m.lock().bytes, 4 * (1_900 + OVERHEAD));
     }
 
     #[test]
@@ -163,14 +158,14 @@ mod tests {
         for n in 0..100 {
             m.put("same", answer(n * 10));
             m.put(&format!("k{n}"), answer(700));
-            assert!(m.bytes() <= 10_000);
+            assert!(m.lock().bytes <= 10_000);
         }
         assert!(!m.put("same", answer(2_501)), "more than a quarter");
         assert!(m.get("same", &vec![]).is_none(), "what was there is outdated");
         for n in 0..100 {
             m.remove(&format!("k{n}"));
         }
-        assert_eq!(m.bytes(), 0);
+        assert_eq!(m.lock().bytes, 0);
         assert!(m.lock().order.is_empty());
     }
 

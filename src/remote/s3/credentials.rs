@@ -194,5 +194,4 @@ fn from_profile(env: &AwsEnv, profile: &Profile) -> Result<Option<Keys>, Credent
 }
 
 #[cfg(test)]
-#[path = "credentials_tests.rs"]
 mod tests;
