@@ -19,6 +19,24 @@
 //! [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
 //! [`flight`], [`id`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
 //!
+//! # The cache directory
+//!
+//! Each fact has one file, and what can be derived from others has none.
+//!
+//! | what | where | module |
+//! |---|---|---|
+//! | actions, outputs, module and proxy blobs | `action`, `output`, `module`, `revproxy`, in 256 shards | `folder`, `cache::disk`, [`store`] |
+//! | when something was last used | the mtime of an output, of a blob's `.sum` | the same |
+//! | who is alive, and what may be open | `lease/<token>`, locked | `lease` |
+//! | what is owed to the bucket | `pending/<token>/<n>` | [`upload`] |
+//! | how large it is, and when it was last walked | `size`, and its mtime | `cache::size` |
+//! | since when it is ours | the mtime of `opened` | `cache::prune` |
+//! | what was learnt of a bucket in the last minute | `lease/bucket-<hash>` | [`remote`] |
+//! | what saves a read | `recall/<xx>/<scope>` | `cache::disk` |
+//!
+//! What the dead leave is known by its token (a temporary file's name, a marker's folder) and by the
+//! lease of that token, which nobody holds. `cache::prune` removes all that goes by age or size.
+//!
 //! # Log
 //!
 //! Everything goes to stderr, through `log`. A healthy run without flags writes nothing.

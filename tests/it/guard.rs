@@ -121,7 +121,7 @@ fn codes_that_speak_of_credentials_turn_it_off_at_once() {
 #[test]
 fn answers_that_can_never_work_turn_it_off_after_ten() {
     let (server, proxy) = filled();
-    for fault in [301, 400, 405, 501].map(Fault::Status).into_iter().chain([200, 404, 302].map(Fault::Page)) {
+    for fault in [301, 304, 400, 405, 501].map(Fault::Status).into_iter().chain([200, 404, 302].map(Fault::Page)) {
         proxy.set(fault.clone());
         let before = proxy.requests();
         let dir = TempDir::new();

@@ -97,7 +97,8 @@ pub fn is_genuine(answer: &Answer) -> bool {
 /// Whether it is a page, of somebody else's or with an error.
 pub fn is_page(answer: &Answer) -> bool {
     let kind = header(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
-    ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
+    // where there is no content, its type says nothing
+    answer.len != Some(0) && ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
 }
 
 /// A 404: no object, or no bucket.
