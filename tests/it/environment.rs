@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::support::env::{Plugin, TempDir};
+use crate::support::origin::self_signed;
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, noise};
 
@@ -109,15 +110,8 @@ fn requests_to_the_bucket_go_through_the_proxy() {
 
 #[test]
 fn https_goes_through_its_proxy_and_trusts_the_named_file() {
-    let made = rcgen::generate_simple_self_signed(vec!["bucket.test".to_string()]).expect("a certificate");
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has them")
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
-        .expect("key and certificate belong together");
-    let (config, asked) = (Arc::new(config), Arc::new(Mutex::new(Vec::new())));
+    let (config, pem) = self_signed(&["bucket.test"]);
+    let asked = Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
     let proxy = ForwardProxy::start(move |client| {
         let connection = ServerConnection::new(config.clone()).expect("the configuration is complete");
@@ -143,7 +137,7 @@ fn https_goes_through_its_proxy_and_trusts_the_named_file() {
         }
     });
     let (dir, server) = (TempDir::new(), S3Server::in_process());
-    let file = dir.write("ca.pem", &made.cert.pem());
+    let file = dir.write("ca.pem", &pem);
     let plugin = Plugin::new(&dir).envs(&server.env_through("https://bucket.test"));
     // HTTP_PROXY is not for https
     let plugin =

@@ -28,18 +28,10 @@ impl Origin {
 
     /// A TLS server for 127.0.0.1 and localhost, and the file with the certificate to trust.
     pub fn https(dir: &Path, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> (Self, PathBuf) {
-        let names = vec!["localhost".to_string(), "127.0.0.1".to_string()];
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let (config, pem) = self_signed(&["localhost", "127.0.0.1"]);
         let path = dir.join("origin.pem");
-        std::fs::write(&path, made.cert.pem()).expect("a certificate file");
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the provider has them")
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key.into())
-            .expect("key and certificate belong together");
-        (Self::start(Some(Arc::new(config)), Arc::new(answer)), path)
+        std::fs::write(&path, pem).expect("a certificate file");
+        (Self::start(Some(config), Arc::new(answer)), path)
     }
 
     fn start(tls: Option<Arc<ServerConfig>>, answer: Arc<Answer>) -> Self {
@@ -123,4 +115,18 @@ fn serve(mut stream: impl Read + Write, answer: &Answer, log: &Mutex<Vec<String>
 pub fn answer(headers: &str, body: &str) -> Vec<u8> {
     let lines: String = headers.lines().map(|l| format!("{}\r\n", l.trim())).collect();
     format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// What a TLS server called `names` needs, and its certificate in PEM form, to be trusted.
+pub fn self_signed(names: &[&str]) -> (Arc<ServerConfig>, String) {
+    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("key and certificate belong together");
+    (Arc::new(config), made.cert.pem())
 }
