@@ -125,8 +125,7 @@ pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report
             "{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use"
         );
     }
-    upload::expire(root, limits.pending_expiry, opened.filter(|_| jumped.is_none()))?;
-    rules.owed = owed(root)?;
+    rules.owed = owed(root, limits.pending_expiry, opened.filter(|_| jumped.is_none()))?;
     let from = jumped.unwrap_or(now);
     let asked_for = limits.spare_since.is_none() || jumped.is_some();
     rules.expired = limits
@@ -291,10 +290,10 @@ pub fn stamp(root: &Path) -> io::Result<()> {
     }
 }
 
-/// What waits for upload, with the outputs of actions, by their hashes.
-fn owed(root: &Path) -> io::Result<HashSet<u32>> {
+/// What waits for upload, with the outputs of actions, by their hashes; what waits for too long goes.
+fn owed(root: &Path, age: Duration, ours: Option<Duration>) -> io::Result<HashSet<u32>> {
     let mut owed = HashSet::new();
-    upload::each(root, |found| {
+    upload::expire(root, age, ours, |found| {
         let Some(marker) = &found.marker else { return };
         owed.insert(hash(&marker.kind, &marker.name));
         if marker.kind == ACTION

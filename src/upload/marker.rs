@@ -176,17 +176,18 @@ pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
     Ok(())
 }
 
-/// Drops the markers that have waited for longer than `age`, with a line that says how many; none before
-/// the directory was `ours` for that long by the same clock.
-pub fn expire(root: &Path, age: Duration, ours: Option<Duration>) -> io::Result<()> {
-    if ours.is_none_or(|ours| ours <= age) {
-        return Ok(());
-    }
+/// Drops the markers that have waited for longer than `age`, with a line that says how many, and calls
+/// `left` for the others; none goes before the directory was `ours` for that long by the same clock.
+pub fn expire(root: &Path, age: Duration, ours: Option<Duration>, mut left: impl FnMut(&Found)) -> io::Result<()> {
     let (now, mut dropped) = (SystemTime::now(), 0u64);
+    let known = ours.is_some_and(|ours| ours > age);
     each(root, |found| {
         // a time in the future is no age
-        if now.duration_since(found.modified).is_ok_and(|waited| waited > age) && fs::remove_file(&found.path).is_ok() {
+        let expired = known && now.duration_since(found.modified).is_ok_and(|waited| waited > age);
+        if expired && fs::remove_file(&found.path).is_ok() {
             dropped += 1;
+        } else {
+            left(found);
         }
     })?;
     if dropped > 0 {
