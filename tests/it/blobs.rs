@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use go_cache_plugin::cache::id::OutputId;
-use go_cache_plugin::sign::{Claim, Signer, nanos, private_key};
+use go_cache_plugin::sign::{Claim, nanos};
 use rustix::process::Signal;
 
-use super::signing::keygen;
+use super::bucket::sharded;
+use super::signing::{keygen, signer};
 use crate::support::env::{Output, Plugin, Running, TempDir, free_port, poll};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::origin::{Origin, answer};
@@ -251,8 +252,7 @@ impl Signed {
     }
 
     fn key(name: &str) -> String {
-        let digest = OutputId::of(name.as_bytes()).to_string();
-        format!("module/{}/{digest}", &digest[..2])
+        sharded("module", &OutputId::of(name.as_bytes()).to_string())
     }
 
     fn path(&self, name: &str, end: &str) -> PathBuf {
@@ -278,10 +278,6 @@ fn forged_blobs_in_the_bucket_reach_nobody_who_verifies() {
     }
     let (good, text) = (fs::read(signed.path(MOD, "")).unwrap(), fs::read_to_string(signed.path(MOD, ".sig")).unwrap());
     let foreign = keygen(&signed.keys, "foreign").0;
-    let signer = |flag: &str| {
-        let text = fs::read_to_string(flag.strip_prefix("--signing-key-file=").unwrap()).unwrap();
-        Signer::new(private_key(&text).ok(), Vec::new(), false)
-    };
     let claim = Claim { hash: OutputId::of(forged), size: forged.len() as u64, time: nanos(SystemTime::now()) };
     let by_another = signer(&foreign).sign_text("module", &Signed::key(MOD), &claim).unwrap();
     let other_kind = signer(&signed.sign).sign_text("revproxy", &Signed::key(MOD), &claim).unwrap();
@@ -355,8 +351,7 @@ fn forged_proxied_answers_in_the_bucket_reach_nobody_who_verifies() {
 #[test]
 fn an_old_list_does_not_turn_time_back() {
     let signed = Signed::new();
-    let signer =
-        Signer::new(private_key(&fs::read_to_string(signed.keys.join("key")).unwrap()).ok(), Vec::new(), false);
+    let signer = signer(&signed.sign);
     let at = |name: &str, days: u64| {
         let body = fs::read(signed.path(name, "")).unwrap();
         let time = nanos(SystemTime::now() - Duration::from_secs(days * 86_400));

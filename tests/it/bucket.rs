@@ -20,7 +20,7 @@ pub(super) enum Store {
 
 impl Store {
     pub(super) fn both() -> [Store; 2] {
-        [Store::S3(Box::new(S3Server::in_process())), Store::Dir(TempDir::new())]
+        [Store::S3(Box::new(S3Server::start())), Store::dir()]
     }
 
     pub(super) fn dir() -> Store {
@@ -123,7 +123,7 @@ pub(super) fn manifest_key(scope: &str) -> String {
 }
 
 /// Bodies of all sizes and kinds.
-fn bodies() -> Vec<Vec<u8>> {
+pub(super) fn bodies() -> Vec<Vec<u8>> {
     vec![vec![], b"x".to_vec(), vec![b'a'; 5000], noise(1, 4097), noise(2, 300_000), vec![0; 2_000_000]]
 }
 

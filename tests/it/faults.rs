@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::bucket::single;
 use crate::support::client::Client;
 use crate::support::env::{Output, Plugin, Running, TempDir, binary, free_port, poll, scrubbed};
 use crate::support::fault::{Fault, FaultProxy};
@@ -112,14 +113,9 @@ fn a_few_failures_cost_nothing() {
             server.delete(key);
         }
         assert_eq!(server.keys().len(), SHARED + OWN);
-        let own: Vec<String> = (SHARED..SHARED + OWN).map(|n| key(n as u32)).collect();
+        let own: Vec<String> = (SHARED..SHARED + OWN).map(|n| single(n as u32)).collect();
         own.iter().for_each(|key| server.delete(key));
     }
-}
-
-fn key(n: u32) -> String {
-    let id = crate::support::script::hex(&action(n));
-    format!("v1/{}/{id}", &id[..2])
 }
 
 #[test]

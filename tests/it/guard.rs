@@ -7,23 +7,18 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::bucket::single;
 use crate::support::client::Client;
 use crate::support::env::{Output, Plugin, Running, TempDir, binary, free_port, poll, scrubbed};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
-use crate::support::script::{Session, action, hex, holds, metrics, noise, said};
+use crate::support::script::{Session, action, holds, metrics, noise, said};
 
 /// How many entries the buckets of these tests hold.
 const ENTRIES: usize = 20;
 
 fn bodies(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|n| noise(n as u64 + 1, 3000)).collect()
-}
-
-/// The key of action `n`.
-fn key(n: usize) -> String {
-    let id = hex(&action(n as u32));
-    format!("v1/{}/{id}", &id[..2])
 }
 
 /// How many entries lie in the bucket.
@@ -149,13 +144,9 @@ fn a_page_that_says_200_acknowledges_nothing() {
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(about_the_bucket(&out).len() <= 2, "{}", out.describe());
     assert_eq!((metrics(&out)["upload"]["done"].as_u64(), entries(&server)), (Some(0), 0), "{}", out.describe());
-    let clear = |code| {
-        let args = ["clear", "--bucket=bucket", "--prefix=pr"];
-        let plugin = Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).args(args);
-        let out = plugin.output().code(code);
-        assert!(code == 0 || out.stdout.is_empty() && out.stderr.lines().count() == 1, "{}", out.describe());
-    };
-    clear(1);
+    let clear = Plugin::new(&dir).args(["clear", "--bucket=bucket", "--prefix=pr"]);
+    let out = clear.envs(&server.env_through(&proxy.endpoint)).output().code(1);
+    assert!(out.stdout.is_empty() && out.stderr.lines().count() == 1, "{}", out.describe());
     proxy.set(Fault::None);
     forget(&dir);
     let s = session(&dir, &server, &proxy, &[]);
@@ -281,7 +272,7 @@ fn a_fifo_at_a_key_is_a_miss() {
     let dir = TempDir::new();
     let bucket = dir.dir("bucket");
     for n in 0..3 {
-        let path = bucket.join(key(n));
+        let path = bucket.join(single(n));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
     }
@@ -291,7 +282,7 @@ fn a_fifo_at_a_key_is_a_miss() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     s.put_all(&bodies(3));
     s.end().quiet();
-    assert!((0..3).all(|n| bucket.join(key(n)).is_file()), "puts take their places");
+    assert!((0..3).all(|n| bucket.join(single(n)).is_file()), "puts take their places");
 }
 
 #[test]

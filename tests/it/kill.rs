@@ -24,7 +24,7 @@ use crate::support::client::{get_request, put_request};
 use crate::support::env::{Plugin, Running, TempDir};
 use crate::support::fault::FaultProxy;
 use crate::support::s3::S3Server;
-use crate::support::script::{Dice, Session, action, hex, noise, said};
+use crate::support::script::{Dice, Session, action, files, hex, noise, said};
 
 /// Requests in flight at most.
 const WINDOW: usize = 24;
@@ -35,46 +35,43 @@ const HEALING: Duration = Duration::from_secs(60);
 
 #[test]
 fn kills_with_a_bucket_that_fails_one_request_in_ten() {
-    let server = S3Server::in_process();
-    let proxy = FaultProxy::start(&server.endpoint);
-    let bucket = server.root().join(&server.bucket);
-    let mut trial = Trial::new(server.env_through(&proxy.endpoint), bucket, 1);
-    proxy.fail_one_in(10, trial.seed);
-    trial.rounds(false);
-    proxy.fail_one_in(0, 0);
-    trial.verdict();
+    through_a_proxy(false, 1);
 }
 
 #[test]
 fn kills_with_a_directory_bucket() {
-    let dir = TempDir::new();
-    let mut trial = Trial::new(directory(&dir), dir.path().to_path_buf(), 2);
-    trial.rounds(false);
-    trial.verdict();
+    in_a_directory(false, 2);
 }
 
 #[test]
 fn kills_while_the_same_actions_get_new_values() {
-    let server = S3Server::in_process();
-    let proxy = FaultProxy::start(&server.endpoint);
-    let bucket = server.root().join(&server.bucket);
-    let mut trial = Trial::new(server.env_through(&proxy.endpoint), bucket, 3);
-    proxy.fail_one_in(10, trial.seed);
-    trial.rounds(true);
-    proxy.fail_one_in(0, 0);
-    trial.verdict();
+    through_a_proxy(true, 3);
 }
 
 #[test]
 fn kills_while_the_same_actions_get_new_values_in_a_directory_bucket() {
-    let dir = TempDir::new();
-    let mut trial = Trial::new(directory(&dir), dir.path().to_path_buf(), 4);
-    trial.rounds(true);
+    in_a_directory(true, 4);
+}
+
+/// Rounds with a server that fails one request in ten; `again`: actions are put with several values.
+fn through_a_proxy(again: bool, salt: u64) {
+    let server = S3Server::in_process();
+    let proxy = FaultProxy::start(&server.endpoint);
+    let bucket = server.root().join(&server.bucket);
+    let mut trial = Trial::new(server.env_through(&proxy.endpoint), bucket, salt);
+    proxy.fail_one_in(10, trial.seed);
+    trial.rounds(again);
+    proxy.fail_one_in(0, 0);
     trial.verdict();
 }
 
-fn directory(dir: &TempDir) -> Vec<(String, String)> {
-    vec![("GOCACHE_S3_BUCKET".into(), format!("file://{}", dir.path().display()))]
+/// As [`through_a_proxy`], with a directory, which does not fail.
+fn in_a_directory(again: bool, salt: u64) {
+    let dir = TempDir::new();
+    let vars = vec![("GOCACHE_S3_BUCKET".into(), format!("file://{}", dir.path().display()))];
+    let mut trial = Trial::new(vars, dir.path().to_path_buf(), salt);
+    trial.rounds(again);
+    trial.verdict();
 }
 
 /// A value that an action was put with.
@@ -408,18 +405,6 @@ fn check(path: &Path, size: u64, output: &str) -> Result<(), String> {
 
 fn said_by(child: &mut Running) -> Vec<String> {
     child.stderr().lines().map(str::to_string).collect()
-}
-
-/// All files below `dir`.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files(&entry.path())),
-            _ => found.push(entry.path()),
-        }
-    }
-    found
 }
 
 /// A number from the environment.

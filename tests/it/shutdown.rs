@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::bucket::single;
 use crate::support::client::Client;
 use crate::support::env::{Plugin, Running, TempDir, free_port, poll};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
-use crate::support::script::{Session, action, hex, holds, noise};
+use crate::support::script::{Session, action, holds, noise};
 
 /// Whether the directory bucket `dir` has the entry of action `n`.
 fn uploaded(dir: &Path, n: u32) -> bool {
-    let id = hex(&action(n));
-    dir.join("v1").join(&id[..2]).join(id).is_file()
+    dir.join(single(n)).is_file()
 }
 
 fn bodies(count: usize) -> Vec<Vec<u8>> {

@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64_simd::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 
-use crate::support::env::{PATIENCE, TempDir, binary, poll, run, scrubbed};
+use crate::support::env::{TempDir, binary, poll, run, scrubbed};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
 
@@ -49,23 +49,27 @@ fn plugin(dir: &TempDir, fd: u8, wrong: Option<Wrong>, args: &[&str]) -> Command
     command
 }
 
-/// Waits for the end; the exit code, none where a signal ended it.
-fn code(mut child: Child) -> Option<i32> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().expect("the child is ours") {
-            return status.code();
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            panic!("still running after {PATIENCE:?}");
-        }
-        std::thread::sleep(Duration::from_millis(2));
+/// A child, killed when dropped.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-fn code_of(mut command: Command) -> Option<i32> {
-    code(command.spawn().expect("it starts"))
+fn start(mut command: Command) -> Ends {
+    Ends(command.spawn().expect("it starts"))
+}
+
+/// Waits for the end; the exit code, none where a signal ended it.
+fn code(mut child: Ends) -> Option<i32> {
+    poll("its end", || child.0.try_wait().expect("the child is ours")).code()
+}
+
+fn code_of(command: Command) -> Option<i32> {
+    code(start(command))
 }
 
 /// The socket folders of `run` below the test's TMPDIR.
@@ -124,18 +128,19 @@ fn a_session_and_a_server_survive_their_stderr() {
         // the bucket is a file, so that there is something to warn of
         let bucket = format!("--bucket=file://{}", dir.write("bucket", "").display());
         let args = ["serve", "-v", "--metrics", "--debug=7", "--close-timeout=0", &plugin_flag, &bucket];
-        let server = plugin(&dir, 2, Some(wrong), &args).spawn().expect("it starts");
+        let server = start(plugin(&dir, 2, Some(wrong), &args));
         poll("the server's socket", || socket.exists().then_some(()));
         let client = plugin(&dir, 2, Some(wrong), &["connect", &socket.display().to_string()]);
         assert_eq!(code_of(client), Some(0), "connect, {wrong:?}");
         let mut direct = plugin(&dir, 2, Some(wrong), &["-v", "--metrics", "--debug=7", "--close-timeout=0", &bucket]);
-        let mut direct = direct.stdin(Stdio::piped()).spawn().expect("it starts");
-        let mut stdin = direct.stdin.take().expect("piped");
+        direct.stdin(Stdio::piped());
+        let mut direct = start(direct);
+        let mut stdin = direct.0.stdin.take().expect("piped");
         let id = STANDARD.encode_to_string([7; 32]);
         writeln!(stdin, r#"{{"ID":1,"Command":"get","ActionID":"{id}"}}"#).expect("it reads");
         writeln!(stdin, r#"{{"ID":2,"Command":"close"}}"#).expect("it reads");
         assert_eq!(code(direct), Some(0), "direct mode, {wrong:?}");
-        kill_process(Pid::from_child(&server), Signal::TERM).expect("it runs");
+        kill_process(Pid::from_child(&server.0), Signal::TERM).expect("it runs");
         assert_eq!(code(server), Some(0), "serve, {wrong:?}");
     }
 }
@@ -156,18 +161,17 @@ fn a_reader_that_leaves_is_no_failure_and_a_full_stdout_is_one() {
 #[test]
 fn the_next_run_removes_the_folder_of_one_that_was_killed_and_of_no_other() {
     let dir = TempDir::new();
-    let start = |name: &str| {
+    let start_named = |name: &str| {
         let script = format!("touch {name}; while [ -e {name} ] && [ ! -e end ]; do sleep 0.01; done");
-        let child = plugin(&dir, 2, None, &["run", "sh", "-c", &script]).spawn().expect("it starts");
+        let child = start(plugin(&dir, 2, None, &["run", "sh", "-c", &script]));
         poll("the command's start", || dir.join(name).exists().then_some(()));
         child
     };
-    let alive = start("one");
+    let alive = start_named("one");
     let [of_alive] = &folders(&dir)[..] else { panic!("{:?}", folders(&dir)) };
-    let mut killed = start("two");
+    let killed = start_named("two");
     assert_eq!(folders(&dir).len(), 2);
-    killed.kill().expect("it runs");
-    killed.wait().expect("the child is ours");
+    drop(killed);
     for other in ["go-cache-plugin-7-x", "go-cache-plugin-it-7-7", "go-cache-plugin-77-7"] {
         dir.dir(&format!("tmp/{other}"));
     }
@@ -201,12 +205,12 @@ fn a_signal_that_ends_run_takes_the_folder_along() {
     let script = format!("{}; touch done", put_in_shell());
     let mut command = plugin(&dir, 2, Some(Wrong::Closed), &["run", "--close-timeout=10m", "sh", "-c", &script]);
     command.envs(server.env_through(&proxy.endpoint));
-    let mut child = command.spawn().expect("it starts");
+    let mut child = start(command);
     poll("the command's end", || dir.join("done").exists().then_some(()));
     assert_eq!(folders(&dir).len(), 1);
     let status = poll("its end", || {
-        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-        child.try_wait().expect("the child is ours")
+        let _ = kill_process(Pid::from_child(&child.0), Signal::TERM);
+        child.0.try_wait().expect("the child is ours")
     });
     assert_eq!(status.code(), Some(128 + 15));
     assert!(folders(&dir).is_empty(), "{:?}", folders(&dir));

@@ -2,18 +2,19 @@
 //! test is an attack that once succeeded, or a cousin of one.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::support::client::Client;
+use super::bucket::single;
+use crate::support::client::{Client, put_request};
 use crate::support::env::{Output, Plugin, Running, TempDir, free_port, may_mount, mount, poll};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
-use crate::support::script::{Session, action, hex, holds, local, metrics, noise, output_id, said};
+use crate::support::script::{Session, action, files, hex, holds, local, metrics, noise, output_id, said};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -21,35 +22,16 @@ fn bodies(count: usize, len: usize) -> Vec<Vec<u8>> {
     (0..count).map(|n| noise(n as u64 + 1, len)).collect()
 }
 
-/// The single layout's key of the `n`-th action.
-fn key(n: u32) -> String {
-    let id = hex(&action(n));
-    format!("v1/{}/{id}", &id[..2])
-}
-
 /// How many of the first `count` actions the server has.
 fn arrived(server: &S3Server, count: usize) -> usize {
     let keys = server.keys();
-    (0..count as u32).filter(|n| keys.contains(&key(*n))).count()
+    (0..count as u32).filter(|n| keys.contains(&single(*n))).count()
 }
 
 /// Every marker below the cache directory.
 fn markers(dir: &TempDir) -> Vec<PathBuf> {
     let dirs = fs::read_dir(dir.join("cache/pending")).into_iter().flatten().flatten();
     dirs.filter_map(|d| fs::read_dir(d.path()).ok()).flatten().flatten().map(|e| e.path()).collect()
-}
-
-/// Every file below `dir`.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            found.extend(files(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
 }
 
 fn temps(dir: &TempDir) -> Vec<PathBuf> {
@@ -184,14 +166,14 @@ fn only_what_was_put_is_sent_in_its_name() {
     let bodies = bodies(3, 2000);
     let proxy = owed(&dir, &server, &bodies);
     // another value in the directory, which nobody put by way of us
-    let of = |n: u32| dir.join("cache/action").join(&key(n)[3..]);
+    let of = |n: u32| dir.join("cache/action").join(&single(n)[3..]);
     fs::copy(of(1), of(0)).unwrap();
     // one that is put again, without a bucket, is not what was marked either
     let mut s = Session::start(Plugin::new(&dir));
     s.client.put(&action(2), b"local");
     s.end().quiet();
     heal(&dir, &server.env_through(&proxy.endpoint), &[]);
-    assert_eq!((0..3).map(|n| server.keys().contains(&key(n))).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!((0..3).map(|n| server.keys().contains(&single(n))).collect::<Vec<_>>(), [false, true, false]);
 }
 
 #[test]
@@ -200,7 +182,7 @@ fn what_is_no_plain_file_holds_up_nobody() {
     let mut s = Session::start(Plugin::new(&dir));
     s.put_all(&bodies);
     s.end().quiet();
-    let action = |n: u32| dir.join("cache/action").join(&key(n)[3..]);
+    let action = |n: u32| dir.join("cache/action").join(&single(n)[3..]);
     let fifo = |path: &Path| {
         let _ = fs::remove_file(path);
         rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR).unwrap();
@@ -325,14 +307,17 @@ fn a_put_is_there_when_it_is_answered() {
     let body = noise(1, 300_000);
     let mut s = Session::start(Plugin::new(&dir));
     for n in 0..20 {
-        // whatever happens to the directory between the body and the answer
-        let id = s.client.send_put(&action(n), &body);
-        let out = Plugin::new(&dir).args(["clear", "--local"]).output();
-        assert!(out.status.success(), "{}", out.describe());
+        // whatever happens to the directory while the body comes in
+        let id = s.client.id();
+        let request = put_request(id, &action(n), &Sha256::digest(&body), &body);
+        let (first, rest) = request.split_at(request.len() / 2);
+        s.client.raw(first);
+        Plugin::new(&dir).args(["clear", "--local"]).output().ok();
+        s.client.raw(rest);
         let answer = s.client.wait(id);
-        assert!(answer["Err"].is_string() || answer["DiskPath"].is_string(), "{answer}");
-        if answer["DiskPath"].is_string() && Path::new(answer["DiskPath"].as_str().unwrap()).exists() {
-            assert_eq!(fs::read(answer["DiskPath"].as_str().unwrap()).unwrap(), body);
+        match answer["DiskPath"].as_str() {
+            Some(path) => assert!(fs::read(path).unwrap() == body, "{answer}"),
+            None => assert!(answer["Err"].is_string(), "{answer}"),
         }
     }
     s.end();
@@ -518,17 +503,9 @@ fn sessions_that_end_in_the_middle_leave_no_temporary_files() {
         s.child.signal(rustix::process::Signal::TERM);
         s.child.wait();
         assert_eq!(temps(&dir), [] as [PathBuf; 0]);
-        assert_eq!(
-            fs::read_dir(dir.join("cache/lease"))
-                .unwrap()
-                .flatten()
-                .filter(|e| {
-                    e.file_name().to_string_lossy().contains('-')
-                        && !e.file_name().to_string_lossy().starts_with("bucket-")
-                })
-                .count(),
-            0
-        );
+        let leases = files(&dir.join("cache/lease")).into_iter();
+        let names = leases.map(|p| p.file_name().unwrap().to_string_lossy().into_owned());
+        assert_eq!(names.filter(|n| n.contains('-') && !n.starts_with("bucket-")).count(), 0);
     }
 }
 
@@ -538,13 +515,8 @@ fn what_the_killed_leave_is_swept_and_what_the_living_have_is_not() {
     let mut dead = Session::start(Plugin::new(&dir));
     let mut live = Session::start(Plugin::new(&dir));
     // both in the middle of a large body
-    let start = |s: &mut Session, n: u32| {
-        let line = json!({ "ID": 50, "Command": "put", "ActionID": base64(&action(n)),
-            "OutputID": base64(&action(n + 1)), "BodySize": 3_000_000 });
-        s.client.raw(format!("{line}\n\"{}", "A".repeat(2_000_000)).as_bytes());
-    };
-    start(&mut dead, 1);
-    start(&mut live, 10);
+    half_a_put(&mut dead.client, 1, 3_000_000, 2_000_000);
+    half_a_put(&mut live.client, 10, 3_000_000, 2_000_000);
     poll("two temporary files", || (temps(&dir).len() == 2).then_some(()));
     dead.child.signal(rustix::process::Signal::KILL);
     dead.child.wait();
@@ -562,6 +534,13 @@ fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
+/// Sends a put of `size` bytes as far as `sent` characters of its body.
+fn half_a_put(client: &mut Client, n: u32, size: usize, sent: usize) {
+    let id = |n| base64(&action(n));
+    let line = json!({ "ID": 50, "Command": "put", "ActionID": id(n), "OutputID": id(n + 1), "BodySize": size });
+    client.raw(format!("{line}\n\"{}", "A".repeat(sent)).as_bytes());
+}
+
 #[test]
 fn what_the_bucket_has_lost_comes_back_with_the_next_put() {
     let server = S3Server::in_process();
@@ -575,7 +554,7 @@ fn what_the_bucket_has_lost_comes_back_with_the_next_put() {
         s.put_all(&bodies);
         s.end().quiet();
         assert_eq!(arrived(&server, 4), 4, "round {round}");
-        (0..4).for_each(|n| server.delete(&key(n)));
+        (0..4).for_each(|n| server.delete(&single(n)));
     }
 }
 
@@ -631,19 +610,14 @@ fn what_another_machine_may_hold_is_left_alone_for_a_day() {
     let proxy = owed(&dir, &server, &bodies(3, 2000));
     let vars = server.env_through(&proxy.endpoint);
     let mut killed = Session::start(Plugin::new(&dir));
-    killed.client.raw(b"{\"ID\":1,\"Command\":\"put\",\"ActionID\":\"AAAA\",\"OutputID\":\"");
-    killed
-        .client
-        .raw(format!("{}\",\"BodySize\":9000000}}\n\"{}", base64(&action(1)), "A".repeat(2_000_000)).as_bytes());
+    half_a_put(&mut killed.client, 1, 9_000_000, 2_000_000);
     poll("a temporary file", || (temps(&dir).len() == 1).then_some(()));
     killed.child.signal(rustix::process::Signal::KILL);
     killed.child.wait();
-    let run = || {
-        let s = Session::start(Plugin::new(&dir).envs(&vars));
-        std::thread::sleep(Duration::from_secs(2));
-        s.end()
-    };
-    run();
+    let s = Session::start(Plugin::new(&dir).envs(&vars));
+    // nothing may happen, for as long as it would take
+    std::thread::sleep(Duration::from_secs(2));
+    s.end();
     assert_eq!((markers(&dir).len(), temps(&dir).len(), arrived(&server, 3)), (3, 1, 0));
     for command in ["status", "doctor"] {
         let out = Plugin::new(&dir).arg(command).output();
@@ -652,7 +626,7 @@ fn what_another_machine_may_hold_is_left_alone_for_a_day() {
     age(&dir.join("cache/pending"), 2 * DAY);
     age(&dir.join("cache/lease"), 2 * DAY);
     temps(&dir).iter().for_each(|t| File::open(t).unwrap().set_modified(SystemTime::now() - 2 * DAY).unwrap());
-    run();
+    heal(&dir, &vars, &[]);
     assert_eq!((markers(&dir).len(), temps(&dir).len(), arrived(&server, 3)), (0, 0, 3));
 }
 
@@ -665,9 +639,7 @@ fn clients_that_stop_in_a_body_hold_up_nobody() {
         .map(|n| {
             let mut client = Client::tcp(port);
             client.greeting();
-            let line = json!({ "ID": 1, "Command": "put", "ActionID": base64(&action(n)),
-                "OutputID": base64(&action(n)), "BodySize": 8_000_000 });
-            client.raw(format!("{line}\n\"{}", "A".repeat(700_000)).as_bytes());
+            half_a_put(&mut client, n, 8_000_000, 700_000);
             client
         })
         .collect();
@@ -734,5 +706,5 @@ fn pruning_is_not_waited_for() {
     let begin = Instant::now();
     Session::start(Plugin::new(&dir).arg("--max-cache-size=1")).end().quiet();
     assert!(begin.elapsed() < Duration::from_secs(20));
-    (&lock).flush().unwrap();
+    drop(lock);
 }

@@ -111,11 +111,6 @@ impl S3Server {
         }
     }
 
-    /// Whether the server runs in this process, so that it can be stopped and its log read.
-    pub fn is_local(&self) -> bool {
-        self.local.is_some()
-    }
-
     /// Variables for a child process that is to use this bucket.
     pub fn env(&self) -> Vec<(String, String)> {
         [

@@ -146,3 +146,16 @@ pub fn time(text: &str) -> SystemTime {
     let nanos: u32 = format!("{fraction:0<9}").parse().expect("digits");
     SystemTime::UNIX_EPOCH + Duration::new(seconds as u64, nanos)
 }
+
+/// Every file below `dir`.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
