@@ -8,36 +8,28 @@ use crate::cli::{FLAGS, Flag, Mode, PROGRAM, Section};
 /// A page of help.
 struct Topic {
     name: &'static str,
-    /// A command whose `--help` shows this page; empty for none.
-    command: &'static str,
     summary: &'static str,
     text: &'static str,
     /// The flags listed below the text.
     sections: &'static [Section],
 }
 
-const fn topic(
-    name: &'static str,
-    command: &'static str,
-    summary: &'static str,
-    text: &'static str,
-    sections: &'static [Section],
-) -> Topic {
-    Topic { name, command, summary, text, sections }
+const fn topic(name: &'static str, summary: &'static str, text: &'static str, sections: &'static [Section]) -> Topic {
+    Topic { name, summary, text, sections }
 }
 
 const TOPICS: &[Topic] = &[
-    topic("configure", "", "flags, how they are written, and all of them", CONFIGURE, ALL_SECTIONS),
-    topic("environment", "", "variables that stand in for flags", ENVIRONMENT, &[]),
-    topic("direct-mode", "", "the cache as a child of each go command", DIRECT, &[]),
-    topic("serve-mode", "serve", "one cache process for many go commands", SERVE, &[Section::Listen]),
-    topic("run", "run", "the cache for one command and its children", RUN, &[Section::ModProxy]),
-    topic("bucket", "", "sharing through S3 or a directory; trust; layouts", BUCKET, &[Section::Bucket]),
-    topic("readahead", "", "how a far bucket is made fast", READAHEAD, &[]),
-    topic("module-proxy", "", "a caching Go module proxy", MODULE_PROXY, &[Section::ModProxy]),
-    topic("reverse-proxy", "", "a caching proxy for chosen hosts", REVERSE_PROXY, &[Section::RevProxy]),
-    topic("debug", "", "logs, metrics and the status pages", DEBUG, &[Section::Log]),
-    topic("maintenance", "", "status, prune, clear and doctor", MAINTENANCE, &[Section::Clear]),
+    topic("configure", "flags, how they are written, and all of them", CONFIGURE, ALL_SECTIONS),
+    topic("environment", "variables that stand in for flags", ENVIRONMENT, &[]),
+    topic("direct-mode", "the cache as a child of each go command", DIRECT, &[]),
+    topic("serve-mode", "one cache process for many go commands", SERVE, &[Section::Listen]),
+    topic("run", "the cache for one command and its children", RUN, &[Section::ModProxy]),
+    topic("bucket", "sharing through S3 or a directory; trust; layouts", BUCKET, &[Section::Bucket]),
+    topic("readahead", "how a far bucket is made fast", READAHEAD, &[]),
+    topic("module-proxy", "a caching Go module proxy", MODULE_PROXY, &[Section::ModProxy]),
+    topic("reverse-proxy", "a caching proxy for chosen hosts", REVERSE_PROXY, &[Section::RevProxy]),
+    topic("debug", "logs, metrics and the status pages", DEBUG, &[Section::Log]),
+    topic("maintenance", "status, prune, clear and doctor", MAINTENANCE, &[Section::Clear]),
 ];
 
 const ALL_SECTIONS: &[Section] = &[
@@ -54,13 +46,12 @@ const ALL_SECTIONS: &[Section] = &[
 pub fn page(word: Option<&str>) -> Result<String, String> {
     let name = match word {
         None | Some("help" | "version") => return Ok(overview()),
-        Some("connect") => "serve-mode",
+        Some("serve" | "connect") => "serve-mode",
         Some("keygen") => "bucket",
         Some("status" | "prune" | "clear" | "doctor") => "maintenance",
         Some(word) => word,
     };
-    let of_name = |t: &&Topic| t.name == name || (!t.command.is_empty() && t.command == name);
-    let Some(topic) = TOPICS.iter().find(of_name) else {
+    let Some(topic) = TOPICS.iter().find(|topic| topic.name == name) else {
         let names: Vec<&str> = TOPICS.iter().map(|t| t.name).collect();
         return Err(format!("no help on {name:?}: the topics are {}", names.join(", ")));
     };

@@ -78,9 +78,8 @@ impl Handler for Router {
         let reply = self.route(request);
         let took = begin.elapsed();
         let len = match &reply.body {
-            Body::File(_, n) => *n,
-            Body::Bytes(b) => b.len() as u64,
-            _ => 0,
+            Body::Stream(..) => 0,
+            body => body.length().unwrap_or(0),
         };
         if module && self.debug_modproxy {
             log::info!(target: "request", "E {method} {path} {} {len} bytes, {took:?}", reply.status);

@@ -89,6 +89,18 @@ pub enum Body {
     Takeover(Taker),
 }
 
+impl Body {
+    /// Its length, where it is known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Body::Empty | Body::Takeover(_) => Some(0),
+            Body::Bytes(bytes) => Some(bytes.len() as u64),
+            Body::File(_, len) => Some(*len),
+            Body::Stream(_, len) => *len,
+        }
+    }
+}
+
 /// What a handler answers.
 pub struct Reply {
     /// Status code.

@@ -31,7 +31,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::atomic::{TEMP_PREFIX, TempFile};
+use crate::atomic::{self, TEMP_PREFIX};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long the authority's certificate is valid.
@@ -112,7 +112,7 @@ impl Authority {
         }
         let cert = authority_params(now).self_signed(&self.key).map_err(io::Error::other)?;
         let end = Timestamp::try_from(now + AUTHORITY_LIFE).map_err(io::Error::other)?;
-        replace(&self.cert_path, format!("{ENDS}{end:.0}\n{}", cert.pem()).as_bytes())
+        atomic::write(&self.cert_path, format!("{ENDS}{end:.0}\n{}", cert.pem()).as_bytes())
             .map_err(|e| at(&self.cert_path, e))?;
         log::info!(
             "{}: made a certificate authority for the reverse proxy; let its clients trust this file",
@@ -207,14 +207,6 @@ fn make_key(path: &Path) -> io::Result<KeyPair> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => load_key(File::open(path)?),
         Err(e) => Err(e),
     }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut temp = TempFile::create(dir)?;
-    temp.file().write_all(bytes)?;
-    temp.persist(path)?;
-    Ok(())
 }
 
 fn at(path: &Path, e: io::Error) -> io::Error {

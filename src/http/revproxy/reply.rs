@@ -148,12 +148,7 @@ pub fn merge(stored: &Headers, news: Headers) -> Headers {
 
 /// Length of a reply's body, where it is known.
 pub fn body_len(reply: &Reply) -> Option<u64> {
-    match &reply.body {
-        Body::File(_, n) => Some(*n),
-        Body::Bytes(b) => Some(b.len() as u64),
-        Body::Stream(_, len) => *len,
-        Body::Empty | Body::Takeover(_) => None,
-    }
+    reply.body.length().filter(|_| !matches!(reply.body, Body::Empty | Body::Takeover(_)))
 }
 
 #[cfg(test)]

@@ -19,12 +19,7 @@ pub(super) struct Framed {
 /// Sends an answer; whether the connection may be kept. After an error the connection has to end,
 /// visibly short of the answer's end.
 pub(super) fn send(to: &mut impl Stream, reply: Reply, framed: Framed) -> io::Result<bool> {
-    let length = match &reply.body {
-        Body::Empty | Body::Takeover(_) => Some(0),
-        Body::Bytes(b) => Some(b.len() as u64),
-        Body::File(_, n) => Some(*n),
-        Body::Stream(_, n) => *n,
-    };
+    let length = reply.body.length();
     let no_body = matches!(reply.status, 100..=199 | 204 | 304);
     let framing = match length {
         _ if no_body => Framing::None,
