@@ -130,6 +130,11 @@ pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// As [`read_small`], where it is text.
+pub fn read_text(path: &Path, limit: u64) -> Option<String> {
+    String::from_utf8(read_small(path, limit).ok()?).ok()
+}
+
 fn made() -> MutexGuard<'static, Made> {
     MADE.lock().expect("no holder panics")
 }

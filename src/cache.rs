@@ -28,7 +28,7 @@ pub use crate::id;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::upload::Uploader;
-pub use action_source::{ACTION_KIND, ActionSource};
+pub use action_source::ActionSource;
 pub use client::{Client, Put};
 use disk::DiskCache;
 use fetch::Fetcher;

@@ -23,7 +23,10 @@ pub const REVPROXY: &str = "revproxy";
 pub const FOLDERS: [&str; 4] = [ACTION, OUTPUT, MODULE, REVPROXY];
 
 /// What is in these only saves time: it is swept and cleared with the others, and not counted.
-pub const HINTS: [&str; 1] = ["recall"];
+pub const HINTS: [&str; 1] = [RECALL];
+
+/// What was read of the actions, a file for each scope.
+pub const RECALL: &str = "recall";
 
 /// What ends the name of a blob's sum, beside it.
 const SUM: &str = ".sum";

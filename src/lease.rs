@@ -150,8 +150,6 @@ pub struct Census {
     pub taken: SystemTime,
     /// Whether the process of each lease lives.
     leases: HashMap<String, bool>,
-    /// The processes that are dead, whose leases are still there.
-    pub dead: Vec<String>,
     /// What was used since then may be open somewhere.
     pub in_use_since: Option<SystemTime>,
 }
@@ -160,9 +158,9 @@ impl Census {
     /// Looks at all leases below `root`.
     pub fn take(root: &Path) -> io::Result<Census> {
         let dir = root.join(LEASE);
-        let (leases, dead) = (HashMap::new(), Vec::new());
         let now = SystemTime::now();
-        let mut census = Census { dir: dir.clone(), local: true, taken: now, leases, dead, in_use_since: None };
+        let mut census =
+            Census { dir: dir.clone(), local: true, taken: now, leases: HashMap::new(), in_use_since: None };
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
             other => other?,
@@ -181,8 +179,6 @@ impl Census {
             if alive {
                 let since = since(&file).map(|t| if t > now { UNIX_EPOCH } else { t });
                 census.in_use_since = [census.in_use_since, since].into_iter().flatten().min();
-            } else {
-                census.dead.push(name.clone());
             }
             census.leases.insert(name, alive);
         }
@@ -204,9 +200,14 @@ impl Census {
         }
     }
 
+    /// The processes that are dead, whose leases are still there.
+    pub fn dead(&self) -> impl Iterator<Item = &str> {
+        self.leases.iter().filter(|(_, alive)| !**alive).map(|(token, _)| token.as_str())
+    }
+
     /// Forgets the dead, of whom nothing is left.
     pub fn bury(&self) {
-        for token in &self.dead {
+        for token in self.dead() {
             let _ = fs::remove_file(self.dir.join(token));
         }
     }

@@ -99,8 +99,6 @@ pub trait Remote: Send + Sync {
     /// Opens the object `key`; `Ok(None)` when there is none. `known_etag` makes it conditional:
     /// [`RemoteError::NotModified`] when the object still has that tag.
     fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError>;
-    /// Tells whether `key` is there, and its length.
-    fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError>;
     /// Stores `body` under `key`, replacing what was there. With `if_match`, only where the
     /// object still has that tag (`Some("")`: only where there is none), else
     /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it. `beside`, a line of

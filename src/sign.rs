@@ -34,7 +34,7 @@ pub const MUTABLE_FOR: Duration = Duration::from_secs(30 * 86_400);
 const SKEW: Duration = Duration::from_secs(86_400);
 
 /// Why something was refused that carries no signature.
-pub const UNSIGNED: &str = "it is not signed";
+const UNSIGNED: &str = "it is not signed";
 const WRONG: &str = "its signature is wrong, or by another key";
 const OUTDATED: &str = "it can change, and was signed too long ago";
 

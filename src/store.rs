@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use self::sums::Sums;
 use self::tally::{Event, Tally};
 use crate::atomic::{TempFile, careful};
+use crate::folder::{MODULE, REVPROXY};
 use crate::id::{Hashing, OutputId, sharded, sharded_path, unhex};
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, Object, PutBody, RemoteError};
@@ -39,8 +40,8 @@ impl Kind {
     /// The directory's name, which is also the first part of a bucket key.
     fn name(self) -> &'static str {
         match self {
-            Kind::Module => "module",
-            Kind::RevProxy => "revproxy",
+            Kind::Module => MODULE,
+            Kind::RevProxy => REVPROXY,
         }
     }
 }
@@ -170,11 +171,6 @@ impl BlobStore {
         }
         place.tally.count(Event::BucketMiss);
         None
-    }
-
-    /// Says how many blobs were damaged on disk, where it were several. Call it at the very end.
-    pub fn end(&self) {
-        self.place.damaged.end();
     }
 
     /// Begins a blob called `name`. Dropping the writer leaves nothing behind.
@@ -326,17 +322,17 @@ impl BlobWriter {
                 return Ok(Blob { modified: now, ..blob });
             }
         }
-        let job = uploader.as_ref().map(|uploader| uploader.mark(kind, &digest, claim.hash));
-        let stored = written(&mut bytes).map(drop).and_then(|()| place.sums.persist(&path, bytes.to, claim));
+        let stored = Uploader::storing(uploader.as_ref(), kind, &digest, claim.hash, || {
+            written(&mut bytes)?;
+            place.sums.persist(&path, bytes.to, claim)
+        });
         match stored {
             Ok(file) => {
                 place.tally.count(Event::Stored(claim.size));
-                uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.enqueue(job));
                 Ok(Blob { file, len: claim.size, modified: now, origin: Origin::Local })
             }
             Err(e) => {
                 place.tally.count(Event::PutError);
-                uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.unmark(&job));
                 Err(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
             }
         }

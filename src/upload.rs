@@ -102,7 +102,7 @@ struct State {
 
 /// One thing to send: what a marker of ours says, and the number that is its file's name.
 #[derive(Debug)]
-pub struct Job {
+struct Job {
     number: u64,
     kind: &'static str,
     name: String,
@@ -143,10 +143,29 @@ impl Uploader {
         self.shared.sources.lock().expect("no holder panics").push((kind, source));
     }
 
-    /// Marks `name` (a plain file name) as waiting for upload. Call it before the thing itself
+    /// Stores what `uploader`, if there is one, is to send, called `name` (a plain file name) and with the
+    /// hash `value`: marked before, queued after, unmarked where it was not stored.
+    pub fn storing<T>(
+        uploader: Option<&Arc<Self>>,
+        kind: &'static str,
+        name: &str,
+        value: OutputId,
+        store: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let job = uploader.map(|uploader| (uploader, uploader.mark(kind, name, value)));
+        let stored = store();
+        match (job, &stored) {
+            (Some((uploader, job)), Ok(_)) => uploader.enqueue(job),
+            (Some((uploader, job)), Err(_)) => uploader.unmark(&job),
+            (None, _) => {}
+        }
+        stored
+    }
+
+    /// Marks `name` as waiting for upload. Call it before the thing itself
     /// appears under its name, with the hash of what it is to be. One that cannot be marked is uploaded all
     /// the same, unless we end.
-    pub fn mark(&self, kind: &'static str, name: &str, value: OutputId) -> Job {
+    fn mark(&self, kind: &'static str, name: &str, value: OutputId) -> Job {
         let job = self.shared.job(kind, name.to_string(), Some(value), true);
         let path = self.shared.path(job.number);
         let marker = Marker::new(&self.shared.target, kind, name, Some(value)).encode();
@@ -163,12 +182,12 @@ impl Uploader {
     }
 
     /// Removes the mark of what was not stored after all.
-    pub fn unmark(&self, job: &Job) {
+    fn unmark(&self, job: &Job) {
         let _ = fs::remove_file(self.shared.path(job.number));
     }
 
     /// Queues the upload of something marked and stored.
-    pub fn enqueue(&self, job: Job) {
+    fn enqueue(&self, job: Job) {
         self.shared.metrics.upload.queued.inc();
         let start = {
             let mut state = self.shared.lock();
@@ -182,8 +201,8 @@ impl Uploader {
     }
 
     /// Takes over what the dead have left marked for this very target, and queues it behind
-    /// everything fresh. Returns how many uploads that is.
-    pub fn adopt(&self, census: &Census) -> usize {
+    /// everything fresh.
+    pub fn adopt(&self, census: &Census) {
         let mut jobs = Vec::new();
         let taken = each(&self.shared.root, |found| {
             // what does not fit in memory is left to the next who looks
@@ -204,7 +223,6 @@ impl Uploader {
         for _ in 0..found.min(self.limit) {
             self.start_worker();
         }
-        found
     }
 
     /// Waits until every fresh upload was tried, but not past `deadline`, and not while the bucket
@@ -217,9 +235,12 @@ impl Uploader {
     /// Tries again what has failed and stayed marked, where the bucket takes it and nothing else is
     /// to do.
     pub fn retry(&self) {
+        if !self.shared.dir.exists() {
+            return;
+        }
         {
             let mut state = self.shared.lock();
-            if !state.known.is_empty() || state.stopping || !self.shared.dir.exists() {
+            if !state.known.is_empty() || state.stopping {
                 return;
             }
             state.behind = true;

@@ -11,9 +11,6 @@ use crate::config::Layout;
 use crate::remote::{Bucket, RemoteError};
 use crate::upload::Source;
 
-/// The upload queue's name for actions.
-pub const ACTION_KIND: &str = "action";
-
 /// Uploads actions with their outputs.
 pub struct ActionSource(Arc<Fetcher>);
 

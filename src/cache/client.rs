@@ -7,15 +7,17 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
-use super::action_source::ACTION_KIND;
 use super::disk::{Hit, OutputWriter};
 use super::fetch::Turn;
 use super::haste::Streak;
 use super::id::{ActionId, OutputId};
 use super::readahead::{Advice, Readahead};
 use super::usage::Usage;
-use super::{BuildCache, Tier, manifests};
+use super::{BuildCache, Tier, entry, manifests};
+use crate::folder::ACTION;
 use crate::lease::Open;
+use crate::sign::{Claim, nanos};
+use crate::upload::Uploader;
 
 /// One session's view of the cache. Dropped without [`Client::close`], it leaves no trace in the
 /// manifest.
@@ -139,7 +141,8 @@ impl Client {
         }
         let known = match advice {
             Advice::Inline(output, time, body) => {
-                if let Ok(hit) = self.store(action, output, &body, time) {
+                let claim = Claim { hash: output, size: body.len() as u64, time: nanos(time) };
+                if let Ok(hit) = entry::store(action, &claim, &mut &body[..], &self.cache.disk) {
                     self.cache.metrics.readahead.used.inc();
                     self.cache.metrics.readahead.inline_used.inc();
                     return Some(hit);
@@ -199,12 +202,6 @@ impl Client {
         }
     }
 
-    fn store(&self, action: &ActionId, output: OutputId, body: &[u8], time: SystemTime) -> io::Result<Hit> {
-        let mut writer = self.cache.disk.write_output(output, body.len() as u64)?;
-        writer.write_all(body)?;
-        self.cache.disk.fill(action, &writer.commit()?, time)
-    }
-
     /// Notes what the manifest should know, where there is one.
     fn record(&self, note: impl FnOnce(&mut Usage)) {
         if self.readahead.get().is_some() {
@@ -242,17 +239,10 @@ impl Put<'_> {
             }
             tier.uploader.as_ref().filter(|_| !small)
         });
-        let job = uploader.map(|uploader| uploader.mark(ACTION_KIND, &self.action.to_string(), written.output));
-        let linked = cache.disk.link(&self.action, &written, SystemTime::now());
-        let hit = linked.and_then(|hit| cache.disk.ensure(&mut written).map(|()| hit));
-        let hit = match hit {
-            Ok(hit) => hit,
-            Err(e) => {
-                uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.unmark(&job));
-                return Err(e);
-            }
-        };
-        uploader.zip(job).into_iter().for_each(|(uploader, job)| uploader.enqueue(job));
+        let hit = Uploader::storing(uploader, ACTION, &self.action.to_string(), written.output, || {
+            let hit = cache.disk.link(&self.action, &written, SystemTime::now())?;
+            cache.disk.ensure(&mut written).map(|()| hit)
+        })?;
         self.client.readahead.get().into_iter().for_each(|r| r.begin());
         self.client.record(|usage| usage.used(&self.action, &hit, uploader.is_some()));
         Ok(hit)

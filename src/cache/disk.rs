@@ -29,11 +29,8 @@ use sha2::{Digest, Sha256};
 
 use super::id::{ActionId, OutputId, sharded_path};
 use crate::atomic::{TempFile, careful};
-use crate::folder::{ACTION, HINTS, OUTPUT, make_real_dir};
+use crate::folder::{ACTION, OUTPUT, RECALL, make_real_dir};
 use crate::repeat::Repeat;
-
-/// Directory of what was read of the actions, a file for each scope.
-const RECALL: &str = HINTS[0];
 
 /// An action file is never longer than this.
 pub(super) const ACTION_LEN: usize = 128;

@@ -174,16 +174,12 @@ impl Codec {
 
     /// Takes a `single` object into the disk cache. Also returns how many bytes were moved.
     pub fn decode(&self, action: &ActionId, object: Object, disk: &DiskCache) -> Result<(Hit, u64), DecodeError> {
-        let mut body = Wire { inner: object.body, read: 0, failed: None };
+        let mut body = Wire::new(object.body);
         let result = self.decode_body(action, object.len, object.own_prefix, &mut body, disk);
         if let Err(DecodeError::Untrusted(_)) = result {
             let _ = io::copy(&mut body.by_ref().take(DRAIN), &mut io::sink());
         }
-        match (result, body.failed) {
-            // whatever it looked like to the decoder, the transfer is to blame
-            (Err(_), Some(e)) => Err(DecodeError::Transfer(e)),
-            (result, _) => Ok((result?, body.read)),
-        }
+        body.outcome(result)
     }
 
     fn decode_body(
@@ -312,7 +308,12 @@ fn copy_whole(hit: &Hit, file: &mut File, to: &mut impl Write) -> io::Result<u64
 }
 
 /// Takes an output's bytes into the disk cache, and links the action to it.
-fn store(action: &ActionId, claim: &Claim, from: &mut impl Read, disk: &DiskCache) -> Result<Hit, DecodeError> {
+pub(super) fn store(
+    action: &ActionId,
+    claim: &Claim,
+    from: &mut impl Read,
+    disk: &DiskCache,
+) -> Result<Hit, DecodeError> {
     let mut writer = disk.write_output(claim.hash, claim.size).map_err(DecodeError::Disk)?;
     copy(from, &mut writer, claim.size)?;
     let written = writer.commit().map_err(write_error)?;
@@ -338,12 +339,9 @@ pub fn decode_classic_output(
     if signed_size.is_some_and(|signed| signed != size) {
         return Err(corrupt("an output of another length than its action's"));
     }
-    let mut body = Wire { inner: object.body, read: 0, failed: None };
+    let mut body = Wire::new(object.body);
     let result = store(action, &Claim { hash: output, size, time: nanos(time) }, &mut body, disk);
-    match (result, body.failed) {
-        (Err(_), Some(e)) => Err(DecodeError::Transfer(e)),
-        (result, _) => Ok((result?, body.read)),
-    }
+    body.outcome(result)
 }
 
 /// The body as it comes in: remembers a failed read, which the decoders above would blur.
@@ -351,6 +349,21 @@ struct Wire {
     inner: Box<dyn Read + Send>,
     read: u64,
     failed: Option<io::Error>,
+}
+
+impl Wire {
+    fn new(inner: Box<dyn Read + Send>) -> Self {
+        Wire { inner, read: 0, failed: None }
+    }
+
+    /// What came of it, and how many bytes were moved. Whatever a broken transfer looked like to the
+    /// decoder, the transfer is to blame.
+    fn outcome(self, result: Result<Hit, DecodeError>) -> Result<(Hit, u64), DecodeError> {
+        match (result, self.failed) {
+            (Err(_), Some(e)) => Err(DecodeError::Transfer(e)),
+            (result, _) => Ok((result?, self.read)),
+        }
+    }
 }
 
 impl Read for Wire {

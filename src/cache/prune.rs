@@ -253,7 +253,7 @@ fn output_of(path: &Path) -> Option<OutputId> {
 /// Removes what the dead have left: their temporary files, and then their leases. Only where there are
 /// such leases are the folders walked.
 pub fn sweep(root: &Path, census: &Census) -> io::Result<()> {
-    if census.dead.is_empty() {
+    if census.dead().next().is_none() {
         return Ok(());
     }
     for folder in FOLDERS.iter().chain(&HINTS) {

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{careful, read_small};
+use crate::atomic::{careful, read_text};
 
 const SIZE: &str = "size";
 
@@ -25,8 +25,7 @@ pub struct Size {
 impl Size {
     /// The bytes that are known of the directory `root`; none where that cannot be read.
     pub fn read(root: &Path) -> u64 {
-        let text = read_small(&root.join(SIZE), 64).ok().and_then(|text| String::from_utf8(text).ok());
-        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        read_text(&root.join(SIZE), 64).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Adds `bytes` to what is known of the directory `root`, and returns it.

@@ -13,10 +13,11 @@ use crate::cache::entry::Codec;
 use crate::cache::fetch::Fetcher;
 use crate::cache::prune::{self, Limits, Report};
 use crate::cache::size::Size;
-use crate::cache::{ACTION_KIND, ActionSource, BuildCache, Tier};
+use crate::cache::{ActionSource, BuildCache, Tier};
 use crate::config::{BucketLocation, Config, Layout};
 use crate::error::Error;
 
+use crate::folder::ACTION;
 use crate::lease::{Census, LEASE, Lease, prune_turn};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
@@ -77,7 +78,7 @@ impl Stack {
             if opened.writable() {
                 let target = target(shared, &opened);
                 let queue = Uploader::new(opened.clone(), target, dir, config.upload_concurrency, metrics.clone());
-                queue.register(ACTION_KIND, Arc::new(ActionSource::new(fetcher.clone())));
+                queue.register(ACTION, Arc::new(ActionSource::new(fetcher.clone())));
                 uploader = Some(Arc::new(queue));
             }
             tier = Some(Tier::new(fetcher, uploader.clone(), config.min_upload_size, config.readahead));
@@ -114,7 +115,7 @@ impl Stack {
     pub fn adopt(&self) {
         if let Some(uploader) = &self.uploader {
             match Census::take(&self.config.cache_dir) {
-                Ok(census) => drop(uploader.adopt(&census)),
+                Ok(census) => uploader.adopt(&census),
                 Err(e) => log::warn!("{}: cannot look for unfinished uploads: {e}", self.config.cache_dir.display()),
             }
         }
@@ -155,7 +156,7 @@ impl Stack {
             uploader.stop();
         }
         self.cache.disk().save_recall();
-        self.tidy();
+        self.tidy(Census::take(&self.config.cache_dir));
         atomic::abandon();
         self.lease.give_back();
     }
@@ -163,20 +164,21 @@ impl Stack {
     /// What a running server does now and then: finishes uploads, its own that have failed and
     /// those of dead processes, sweeps, and prunes what nobody has used for a while.
     pub fn maintain(&self) {
-        self.adopt();
+        let census = Census::take(&self.config.cache_dir);
         if let Some(uploader) = &self.uploader {
+            census.iter().for_each(|census| uploader.adopt(census));
             uploader.retry();
         }
-        self.tidy();
+        self.tidy(census);
     }
 
     /// Sweeps what the dead have left, and prunes where that is due.
-    fn tidy(&self) {
+    fn tidy(&self, census: std::io::Result<Census>) {
         let Config { cache_dir, .. } = &self.config;
-        let tidied = Census::take(cache_dir).and_then(|census| {
+        let tidied = census.and_then(|census| {
             prune::sweep(cache_dir, &census)?;
             if let Some(bucket) = &self.bucket {
-                bucket.sweep(&|token| census.dead.iter().any(|dead| dead == token));
+                bucket.sweep(&|token| census.dead().any(|dead| dead == token));
             }
             self.prune(&census)
         });

@@ -97,12 +97,6 @@ impl Bucket {
         outcome
     }
 
-    /// Tells whether `key` is there under the prefix that puts go to. Failures are `None`.
-    pub fn head(&self, key: &str) -> Option<ObjectInfo> {
-        let key = join(self.policy.target(), key);
-        self.guard.attempt(Kind::Get, &key, |remote| remote.head(&key), |_| None).ok()?
-    }
-
     /// Stores `body` under `key`; `Ok` is the bucket's acknowledgement of these very bytes.
     pub fn put(&self, key: &str, body: &PutBody) -> Result<(), RemoteError> {
         self.put_if(key, body, None)

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
-use crate::atomic::{TEMP_PREFIX, TempFile, careful};
+use crate::atomic::{TEMP_PREFIX, TempFile, careful, read_text, token_of};
 
 /// Name of the lock file; begins like a temporary file, so that it is none of the keys.
 const LOCK: &str = ".tmp-lock";
@@ -177,7 +177,7 @@ impl Dir {
         let entries = fs::read_dir(self.root.join(TEMP_FOLDER)).into_iter().flatten().flatten();
         let ours = |entry: fs::DirEntry| {
             let name = entry.file_name();
-            let (token, _) = name.to_str()?.strip_prefix(TEMP_PREFIX)?.rsplit_once('-')?;
+            let token = token_of(name.to_str()?).filter(|token| !token.is_empty())?;
             Some((entry.path(), token.to_string(), entry.metadata().and_then(|m| m.modified()).ok()))
         };
         entries.filter_map(ours).collect()
@@ -238,12 +238,6 @@ impl Remote for Dir {
         // a file is replaced, never written to: what is open keeps its length
         let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at: 0, block, used: 0 });
         Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body }))
-    }
-
-    fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
-        let name = key.to_string();
-        let found = self.bounded(LIMIT, move |dir| dir.path(&name))?.1.filter(Metadata::is_file);
-        Ok(found.map(|m| ObjectInfo { key: key.to_string(), len: m.len(), modified: m.modified().ok() }))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
@@ -355,9 +349,7 @@ fn side_of(path: &Path) -> PathBuf {
 
 /// What stands beside the object in `path`.
 fn beside(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    let file = careful().open(side_of(path)).ok()?;
-    file.take(SIDE_LIMIT).read_to_string(&mut text).is_ok().then_some(text)
+    read_text(&side_of(path), SIDE_LIMIT)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -441,9 +433,9 @@ mod tests {
         }
         fs::write(dir.root.join("a/.tmp-1-2"), "half").unwrap();
         assert_eq!(read(&dir, "a/c/d").unwrap(), b"a/c/d");
-        assert_eq!(dir.head("a/b").unwrap().unwrap().len, 3);
-        assert!(dir.head("a").unwrap().is_none(), "a directory is no object");
-        assert!(dir.head("ab/c").unwrap().is_none(), "nor is what would lie below a file");
+        assert_eq!(dir.get("a/b", None).unwrap().unwrap().len, Some(3));
+        assert!(dir.get("a", None).unwrap().is_none(), "a directory is no object");
+        assert!(dir.get("ab/c", None).unwrap().is_none(), "nor is what would lie below a file");
         assert_eq!(keys(&dir, ""), ["a/b=3", "a/c/d=5", "ab=2"]);
         assert_eq!(keys(&dir, "a/c"), ["a/c/d=5"]);
         assert_eq!(keys(&dir, "ab"), ["ab=2"]);
@@ -516,7 +508,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, dir.root.join("fifo"), rustix::fs::Mode::RWXU).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.root.join("socket")).unwrap();
         for key in ["fifo", "socket"] {
-            assert!(read(&dir, key).is_none() && dir.head(key).unwrap().is_none(), "{key}");
+            assert!(read(&dir, key).is_none() && dir.get(key, None).unwrap().is_none(), "{key}");
             dir.put(key, &bytes(b"x"), None, None).unwrap();
             assert_eq!(read(&dir, key).unwrap(), b"x");
         }

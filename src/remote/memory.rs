@@ -7,11 +7,10 @@
 //! through a symbolic link; what cannot be read or written is only forgotten.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{self, careful};
+use crate::atomic::{self, read_text};
 use crate::id::{OutputId, hex};
 
 /// How long it is believed.
@@ -31,8 +30,7 @@ impl Memory {
 
     /// Why reads and writes are off, each `None` where it is not known to be.
     pub fn load(&self) -> [Option<String>; 2] {
-        let mut text = String::new();
-        let _ = careful().open(&self.0).and_then(|file| file.take(4096).read_to_string(&mut text));
+        let text = read_text(&self.0, 4096).unwrap_or_default();
         SIDES.map(|side| parse(&text, side, SystemTime::now()))
     }
 

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use ureq::http::{HeaderName, HeaderValue};
 
 use self::address::{Address, Place};
-use self::answer::{Failed, absent, header, http_date, is_genuine, is_page};
+use self::answer::{Failed, absent, header, is_genuine, is_page};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
 use self::sign::{EMPTY_SHA256, SIGNATURE, sign};
@@ -201,16 +201,6 @@ impl Remote for S3 {
             }
             _ => absent(answer),
         }
-    }
-
-    fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RemoteError> {
-        let answer = self.request(&Op::new("HEAD", key))?;
-        if answer.status != 200 {
-            return absent(answer);
-        }
-        let len = header(&answer.headers, "content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
-        let modified = header(&answer.headers, "last-modified").as_deref().and_then(http_date);
-        Ok(Some(ObjectInfo { key: key.to_string(), len, modified }))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {

@@ -9,13 +9,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{TempFile, careful, is_at};
+use crate::atomic::{self, TempFile, careful, is_at, read_text};
 use crate::folder::sum_of;
 use crate::id::Hashing;
 use crate::sign::{Claim, nanos};
@@ -85,9 +85,7 @@ impl Sums {
             Err(_) => None,
         };
         write(path, claim, before)?;
-        let file = temp.persist(path)?;
-        self.remember(path, &file.metadata()?, claim);
-        Ok(file)
+        temp.persist(path)
     }
 
     /// Takes note that a file is whole, unless another change so soon might not show.
@@ -106,12 +104,8 @@ impl Sums {
 
 /// Replaces the lines of `path`.
 fn write(path: &Path, claim: Claim, before: Option<Claim>) -> io::Result<()> {
-    let mut sum = TempFile::create(path.parent().expect("a blob lies in a folder"))?;
-    writeln!(sum.file(), "{claim}")?;
-    if let Some(before) = before {
-        writeln!(sum.file(), "{before}")?;
-    }
-    sum.persist(&sum_of(path)).map(drop)
+    let before = before.map_or_else(String::new, |before| format!("{before}\n"));
+    atomic::write(&sum_of(path), format!("{claim}\n{before}").as_bytes())
 }
 
 fn state(meta: &fs::Metadata) -> State {
@@ -120,11 +114,7 @@ fn state(meta: &fs::Metadata) -> State {
 
 /// The lines in a `.sum` file; none where there is no such file, or nothing that we wrote.
 fn read(path: &Path) -> Vec<Claim> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(LIMIT).read_to_string(&mut text));
-    if read.is_err() {
-        return Vec::new();
-    }
+    let text = read_text(path, LIMIT).unwrap_or_default();
     text.lines().filter_map(Claim::parse).map(|(claim, _)| claim).collect()
 }
 
@@ -134,7 +124,7 @@ fn used(path: &Path) -> bool {
     let now = SystemTime::now();
     if matches!(meta.modified().map(|t| now.duration_since(t)), Ok(Ok(age)) if age > USE_GRANULARITY) {
         // somebody else's file in a shared directory: then its owner's uses have to do
-        let _ = File::open(path).and_then(|file| file.set_modified(now));
+        let _ = careful().open(path).and_then(|file| file.set_modified(now));
     }
     true
 }

@@ -1,7 +1,6 @@
 //! What answers that carry no object say: statuses, error codes, hints.
 
 use std::io::Read;
-use std::time::SystemTime;
 
 use ureq::http::HeaderMap;
 
@@ -121,11 +120,6 @@ fn one_line(text: &str) -> String {
     text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A time as Last-Modified has it.
-pub fn http_date(text: &str) -> Option<SystemTime> {
-    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::address::Address;
@@ -150,12 +144,5 @@ mod tests {
         assert_eq!(failed(400, text).region_hint(&place).as_deref(), Some("eu-west-1"));
         assert_eq!(failed(500, text).region_hint(&place), None);
         assert_eq!(failed(400, &text.replace("eu-west-1", "us-east-1")).region_hint(&place), None);
-    }
-
-    #[test]
-    fn dates_of_answers_are_read() {
-        let t = http_date("Wed, 21 Oct 2015 07:28:00 GMT").unwrap();
-        assert_eq!(t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_445_412_480);
-        assert_eq!(http_date("yesterday"), None);
     }
 }

@@ -117,7 +117,7 @@ impl Transport {
         let (head, body) = answer.into_parts();
         // ureq does not tell an empty body from one of unknown length
         let empty = || head.headers.get("content-length").is_some_and(|l| l == "0").then_some(0);
-        let len = if method == "HEAD" { Some(0) } else { body.content_length().or_else(empty) };
+        let len = body.content_length().or_else(empty);
         let mut inner: Box<dyn Read + Send> = Box::new(body.into_reader());
         if len == Some(0) {
             // nobody will read this, and it is what returns the connection to the pool
