@@ -366,6 +366,8 @@ fn what_was_read_before_is_not_believed_once_it_has_changed() {
     fs::write(act(39), "rubbish").unwrap();
     assert_eq!(early.get_all(&bodies), if recalls { 40 } else { 39 });
     fs::write(act(39), text).unwrap();
+    // the empty one and another
+    fs::remove_file(out(0)).unwrap();
     fs::remove_file(out(1)).unwrap();
     File::options().write(true).open(out(2)).unwrap().set_len(99).unwrap();
     fs::remove_file(act(3)).unwrap();
@@ -373,13 +375,17 @@ fn what_was_read_before_is_not_believed_once_it_has_changed() {
     other.client.put(&action(4), b"another");
     // those who knew the old ones, in memory and from the file, see the new
     for s in [&mut early, &mut other] {
-        for n in [1, 2, 3] {
+        for n in [0, 1, 2, 3] {
             assert!(s.client.get(&action(n)).is_none(), "action {n}");
         }
         holds(&s.client.get(&action(4)).expect("a hit"), b"another");
-        for n in (0..40).filter(|n| ![1, 2, 3, 4].contains(n)) {
+        for n in (0..40).filter(|n| ![0, 1, 2, 3, 4].contains(n)) {
             holds(&s.client.get(&action(n)).expect("a hit"), &bodies[n as usize]);
         }
+    }
+    other.client.put(&action(0), b"");
+    for s in [&mut early, &mut other] {
+        holds(&s.client.get(&action(0)).expect("a hit"), b"");
     }
     early.end().quiet();
     other.end().quiet();

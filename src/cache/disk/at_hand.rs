@@ -10,7 +10,9 @@
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Mutex;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, fcntl_dupfd_cloexec, preadv2};
@@ -26,6 +28,9 @@ pub struct AtHand {
     outputs: OwnedFd,
     /// `None` where a process may open few files.
     recall: Option<Recall>,
+    /// The empty output, which one get in two or three is answered with. Held open, it says by itself
+    /// whether it is still in its place: else the row "our process's CPU" is 4 % worse.
+    empty: Mutex<Option<File>>,
 }
 
 impl AtHand {
@@ -40,7 +45,7 @@ impl AtHand {
         // Room for a descriptor a shard, in a process that may have thrice as many more. To make it
         // later, when there are other threads, the kernel waits for milliseconds.
         let room = fcntl_dupfd_cloexec(&actions, 4 * SHARDS as i32 - 1).is_ok();
-        Some(AtHand { actions, outputs, recall: room.then(Recall::default) })
+        Some(AtHand { actions, outputs, recall: room.then(Recall::default), empty: Mutex::default() })
     }
 
     /// What was learnt of the actions.
@@ -57,8 +62,15 @@ impl AtHand {
             None => read()?,
         };
         let hex = known.output.to_string();
-        let output = File::from(lookup_sharded(&self.outputs, &hex, OFlags::PATH)?);
-        whole(&output.metadata().ok()?, known.size).then_some((known, hex))
+        let look_up = || Some(File::from(lookup_sharded(&self.outputs, &hex, OFlags::PATH)?));
+        let meta = if known.size == 0 {
+            let mut empty = self.empty.lock().expect("no holder panics");
+            let held = empty.as_ref().and_then(|file| file.metadata().ok()).filter(|meta| meta.nlink() > 0);
+            held.or_else(|| empty.insert(look_up()?).metadata().ok())
+        } else {
+            look_up()?.metadata().ok()
+        };
+        whole(&meta?, known.size).then_some((known, hex))
     }
 
     fn read(&self, action: &ActionId) -> Option<Known> {
