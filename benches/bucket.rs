@@ -5,6 +5,11 @@
 //! ratios are taken within a round. The S3 server runs in a process of its own and shares the CPUs
 //! with the build; what it costs is in the table.
 //!
+//! `--rows tarball` (`build`, `tarball`; both by default): what to measure. The rows `tarball` have the
+//! same bandwidth for both sides, beside builds from Go's own cache, packed by `tar -I zstd`, that
+//! is fetched by one request and unpacked while it arrives. `--kubernetes v1.37.0` adds kube-apiserver
+//! to them; with its cold builds that takes 25 minutes.
+//!
 //! `--against PATH`: beside another build of the program, taking turns. `--signed`: the builds from
 //! cold and from afar alone, with signatures beside the same without.
 
@@ -22,7 +27,7 @@ use support::plugin::Watch;
 use support::s3::S3;
 use support::setup::{Outcome, Setup};
 use support::table::{self, Bound, Samples, Turns, measured, paired, row, section};
-use support::{Result, bodies, turns};
+use support::{Result, bodies, tarball, turns};
 
 fn main() -> ExitCode {
     support::main(bench)
@@ -38,12 +43,19 @@ const MIB: f64 = (1 << 20) as f64;
 const SCOPE: &str = "--scope=bench";
 
 fn bench(args: &Args) -> Result<()> {
-    args.check(&["rtt", "packages", "runs", "slow-runs", "cold-runs", "against", "signed"])?;
+    args.check(&["rtt", "packages", "runs", "slow-runs", "cold-runs", "rows", "kubernetes", "against", "signed"])?;
     let rtts = args.text("rtt", "0,20,50").split(',').map(str::parse).collect::<std::result::Result<Vec<u64>, _>>();
     let packages: Vec<&str> = args.text("packages", "std,cmd").split(',').collect();
     let go = Go::find()?;
     let mut bench =
         Bench { at: Setup { native: go.scratch.join("native"), go, s3: S3::start()?, build: packages.clone() } };
+    if args.text("rows", "build,tarball").split(',').any(|rows| rows == "tarball") {
+        bench.tarballs(args)?;
+        bench.at.build = packages.clone();
+    }
+    if !args.text("rows", "build,tarball").split(',').any(|rows| rows == "build") {
+        return Ok(());
+    }
     section(&format!("bucket: go build {}", packages.join(" ")));
     bench.cold(args.number("cold-runs", 1)?)?;
     let runs = args.number("runs", 3)?;
@@ -63,7 +75,102 @@ struct Bench<'a> {
     at: Setup<'a>,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// A fresh machine beside the tarball, for each program.
+    fn tarballs(&mut self, args: &'a Args) -> Result<()> {
+        let runs = args.number("runs", 3)?;
+        let home = self.at.go.dir.clone();
+        section("bucket: a fresh machine by the tarball of GOCACHE");
+        let (small, packages) = (tarball::small_program(&self.at)?, args.text("packages", "std,cmd"));
+        self.beside_tarball("vet", vec!["./..."], small, runs)?;
+        self.beside_tarball("build", packages.split(',').collect(), home.clone(), runs)?;
+        let kubernetes = args.text("kubernetes", "");
+        if !kubernetes.is_empty() {
+            let dir = tarball::kubernetes(&self.at, kubernetes)?;
+            self.beside_tarball("build", vec!["-o=/dev/null", "./cmd/kube-apiserver"], dir, 1)?;
+        }
+        (self.at.go.dir, self.at.go.verb) = (home, "build");
+        Ok(())
+    }
+
+    fn beside_tarball(
+        &mut self,
+        verb: &'static str,
+        words: Vec<&'a str>,
+        dir: std::path::PathBuf,
+        runs: usize,
+    ) -> Result<()> {
+        (self.at.go.verb, self.at.go.dir, self.at.build) = (verb, dir, words);
+        self.at.go.scratch.fresh("native")?;
+        self.at.native()?;
+        turns::each(0, || {
+            self.at.s3.clear()?;
+            let dir = self.at.go.scratch.fresh(turns::own("local"))?;
+            self.at.ours(&dir, 0, &[SCOPE], Watch::Plain)?;
+            self.at.s3.save()
+        })?;
+        let url = tarball::pack(&mut self.at)?;
+        let what = format!("go {verb} {}", self.at.build.join(" "));
+        let mut warm = Samples::default();
+        for _ in 0..runs {
+            warm.push_time(self.at.native()?.wall);
+        }
+        measured(&format!("{what}: Go's own cache, warm"), &warm, "s", "", f64::NAN, Bound::Free);
+        for (rtt, bandwidth) in [(0, GIGABIT), (20, GIGABIT), (50, GIGABIT), (20, GIGABIT / 10)] {
+            let what = format!("{what}: {rtt} ms, {} Mbit/s", bandwidth * 8 / 1_000_000);
+            let bound = if rtt == 0 || bandwidth < GIGABIT { Bound::Free } else { Bound::Most(0.5) };
+            self.against_tarball(&what, &url, rtt, bandwidth, runs, bound)?;
+        }
+        if verb == "build" && self.at.build.iter().all(|word| !word.starts_with('-')) {
+            let change = Change::plan(&self.at.go, &self.at.native, &self.at.build, 0.05)?;
+            change.apply(0)?;
+            // somebody has built the change before, but the tarball is of the day before
+            turns::each(0, || {
+                self.at.s3.restore()?;
+                let dir = self.at.local();
+                self.at.ours(&dir, 0, &[SCOPE], Watch::Plain)?;
+                self.at.s3.save()
+            })?;
+            let what = format!("{what}: 20 ms, a tarball without {} of {} packages", change.rebuilt, change.of);
+            self.against_tarball(&what, &url, 20, GIGABIT, runs, Bound::Most(0.4))?;
+        }
+        Ok(())
+    }
+
+    fn against_tarball(
+        &mut self,
+        what: &str,
+        url: &str,
+        rtt: u64,
+        bandwidth: u64,
+        runs: usize,
+        bound: Bound,
+    ) -> Result<()> {
+        let (mut ours, mut theirs, mut outcomes) = (Samples::default(), Samples::default(), Turns::default());
+        self.at.s3.bandwidth(bandwidth)?;
+        for i in 0..runs {
+            theirs.push_time(tarball::build(&mut self.at, url, rtt)?);
+            turns::each(i, || {
+                let o = self.at.fresh(rtt, &[SCOPE], Watch::Plain)?;
+                ours.push_time(o.wall);
+                outcomes.push(o);
+                Ok(())
+            })?;
+        }
+        self.at.s3.bandwidth(0)?;
+        paired(what, &ours, &theirs, bound);
+        let (requests, gets) = (outcomes.map(|o| o.server.requests() as f64), outcomes.map(Outcome::gets));
+        let base = format!("{} gets", gets.median());
+        measured("— S3 requests per get", &requests, "", &base, requests.by(&gets).median(), Bound::Most(0.2));
+        let raw = outcomes.map(|o| o.report.metric("gocache_server", "get_hit_bytes"));
+        let down = outcomes.map(|o| o.server.get("sent") as f64);
+        let share = down.by(&raw).median();
+        measured("— bytes moved by raw outputs", &down, "MB", &raw.show("MB"), share, Bound::Most(0.27));
+        let peak = outcomes.map(|o| o.report.peak_memory as f64);
+        measured("— resident memory; ratio: MiB", &peak, "MiB", "", peak.quantile(1.0) / MIB, Bound::Most(48.0));
+        Ok(())
+    }
+
     /// Builds from nothing, which fills the native cache, our local cache, and the bucket.
     fn cold(&mut self, runs: usize) -> Result<()> {
         let (mut ours, mut native, mut after) = (Samples::default(), Samples::default(), Samples::default());

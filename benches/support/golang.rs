@@ -18,6 +18,10 @@ pub struct Go {
     pub root: PathBuf,
     /// Where the benches write.
     pub scratch: Scratch,
+    /// Where `go` is started.
+    pub dir: PathBuf,
+    /// What it is told to do with packages: `build`, `vet`.
+    pub verb: &'static str,
 }
 
 /// Where a build keeps its outputs.
@@ -70,7 +74,7 @@ impl Go {
             }
             fs::write(done, "")?;
         }
-        Ok(Go { root, scratch })
+        Ok(Go { root, dir: scratch.join("home"), scratch, verb: "build" })
     }
 
     /// `go` with nothing of the caller's environment but the PATH.
@@ -78,7 +82,7 @@ impl Go {
         let mut go = Command::new(self.root.join("bin/go"));
         let home = self.scratch.join("home");
         go.env_clear()
-            .current_dir(&home)
+            .current_dir(&self.dir)
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("GOROOT", &self.root)
             .env("GOCACHE", gocache)
@@ -124,7 +128,7 @@ impl Go {
                 go
             }
         };
-        go.arg("build").args(packages).stdout(Stdio::null());
+        go.arg(self.verb).args(packages).stdout(Stdio::null());
         rustix::fs::sync();
         let cpu = plugin::children_cpu();
         let start = Instant::now();
@@ -132,7 +136,7 @@ impl Go {
         let wall = start.elapsed();
         let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
         if !out.status.success() {
-            return Err(format!("go build {}: {}\n{stderr}", packages.join(" "), out.status).into());
+            return Err(format!("go {} {}: {}\n{stderr}", self.verb, packages.join(" "), out.status).into());
         }
         let report = match cache {
             Cache::Watched(..) => Some(plugin::read_report(&report)?),

@@ -17,6 +17,7 @@ pub mod setup;
 pub mod shim;
 pub mod sigv4;
 pub mod table;
+pub mod tarball;
 pub mod turns;
 pub mod wire;
 

@@ -87,6 +87,12 @@ impl S3 {
         self.say(&format!("classic {BUCKET} {}", cache.display())).map(drop)
     }
 
+    /// Serves the file `tarball` to anybody, and tells where.
+    pub fn tarball(&mut self, tarball: &Path) -> Result<String> {
+        self.say(&format!("tarball {}", tarball.display()))?;
+        Ok(format!("http://127.0.0.1:{}{}", self.port, s3server::TARBALL))
+    }
+
     /// Number and bytes of the objects whose key starts with `prefix`.
     pub fn size(&mut self, prefix: &str) -> Result<(u64, u64)> {
         let v: Value = serde_json::from_str(&self.say(&format!("size {BUCKET}/{prefix}"))?)?;

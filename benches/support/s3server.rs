@@ -23,6 +23,9 @@ use super::wire::{CHUNK, Reply, Request, decode, parse, read_some};
 /// The hidden argument that makes a bench this server.
 pub const SERVE: &str = "--serve-s3";
 
+/// Where the tarball is, for requests without a signature.
+pub const TARBALL: &str = "/tarball";
+
 const HEAD_LIMIT: usize = 64 << 10;
 
 type Objects = BTreeMap<String, Object>;
@@ -40,6 +43,8 @@ struct Server {
     /// Buckets as they were, by name.
     saved: RwLock<BTreeMap<String, Objects>>,
     shim: Shim,
+    /// What anybody may get at [`TARBALL`].
+    tarball: RwLock<Arc<[u8]>>,
     /// Every request is answered with 503.
     failing: AtomicBool,
     counters: Counters,
@@ -129,7 +134,7 @@ fn now() -> u64 {
 impl Server {
     fn control(&self, line: &str) -> io::Result<String> {
         // a path stands last and may have spaces
-        let words: Vec<&str> = line.splitn(3, ' ').collect();
+        let words: Vec<&str> = line.splitn(if line.starts_with("tarball") { 2 } else { 3 }, ' ').collect();
         let number = |s: &str| s.parse::<u64>().map_err(io::Error::other);
         match words[..] {
             ["rtt", micros] => self.shim.set_round_trip(number(micros)?),
@@ -145,6 +150,7 @@ impl Server {
                 let saved = self.saved.read().expect("no holder panics");
                 *self.lock_objects() = saved.get(name).ok_or_else(|| io::Error::other("nothing saved"))?.clone();
             }
+            ["tarball", path] => *self.tarball.write().expect("no holder panics") = fs::read(path)?.into(),
             ["classic", bucket, dir] => self.load_classic(Path::new(dir), bucket)?,
             ["size", prefix] => {
                 let objects = self.lock_objects();
@@ -256,6 +262,9 @@ impl Server {
         };
         counter.fetch_add(1, Relaxed);
         c.manifest.fetch_add(request.target.contains("/manifest/").into(), Relaxed);
+        if request.target == TARBALL {
+            return Reply::bytes(200, None, self.tarball.read().expect("no holder panics").clone());
+        }
         if self.failing.load(Relaxed) {
             return Reply::error(503, "ServiceUnavailable");
         }
@@ -276,7 +285,7 @@ impl Server {
             "PUT" => self.put(request, key),
             "DELETE" => {
                 self.lock_objects().remove(&key);
-                Reply { status: 204, etag: None, body: Arc::default(), xml: false }
+                Reply::bytes(204, None, Arc::default())
             }
             _ => match self.objects.read().expect("no holder panics").get(&key) {
                 None => {
@@ -284,9 +293,9 @@ impl Server {
                     Reply::error(404, "NoSuchKey")
                 }
                 Some(o) if request.header("if-none-match") == Some(&o.etag) => {
-                    Reply { status: 304, etag: Some(o.etag.clone()), body: Arc::default(), xml: false }
+                    Reply::bytes(304, Some(o.etag.clone()), Arc::default())
                 }
-                Some(o) => Reply { status: 200, etag: Some(o.etag.clone()), body: o.body.clone(), xml: false },
+                Some(o) => Reply::bytes(200, Some(o.etag.clone()), o.body.clone()).ranged(request.header("range")),
             },
         }
     }
@@ -303,7 +312,7 @@ impl Server {
         }
         let etag = self.store(key, request.body.clone());
         self.counters.last_put.fetch_max(now(), Relaxed);
-        Reply { status: 200, etag: Some(etag), body: Arc::default(), xml: false }
+        Reply::bytes(200, Some(etag), Arc::default())
     }
 
     fn list(&self, request: &Request) -> Reply {
@@ -343,8 +352,15 @@ impl Server {
         if let Some(etag) = &reply.etag {
             let _ = write!(out, "ETag: {etag}\r\n");
         }
-        let _ = write!(out, "Content-Length: {}\r\n\r\n", reply.body.len());
-        let body: &[u8] = if request.method == "HEAD" || reply.status == 304 { &[] } else { &reply.body };
+        let mut body = &reply.body[..];
+        if let Some(part) = &reply.part {
+            let _ = write!(out, "Content-Range: bytes {}-{}/{}\r\n", part.start, part.end - 1, body.len());
+            body = &body[part.clone()];
+        }
+        let _ = write!(out, "Content-Length: {}\r\n\r\n", body.len());
+        if request.method == "HEAD" || reply.status == 304 {
+            body = &[];
+        }
         let mut first = out.into_bytes();
         let early = body.len().min(CHUNK);
         first.extend_from_slice(&body[..early]);

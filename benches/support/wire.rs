@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What is read and written at a time.
@@ -34,13 +35,36 @@ pub struct Reply {
     pub status: u16,
     pub etag: Option<String>,
     pub body: Arc<[u8]>,
+    /// What of the body is sent, when it is not all.
+    pub part: Option<Range<usize>>,
     pub xml: bool,
 }
 
 impl Reply {
+    /// A body of bytes.
+    pub fn bytes(status: u16, etag: Option<String>, body: Arc<[u8]>) -> Self {
+        Reply { status, etag, body, part: None, xml: false }
+    }
+
+    /// The part of it that a `Range` header asks for (`bytes=FIRST-LAST`, `bytes=FIRST-`).
+    pub fn ranged(mut self, range: Option<&str>) -> Self {
+        let asked = range.and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
+        if let Some((first, last)) = asked
+            && let Ok(first) = first.parse::<usize>()
+        {
+            if first >= self.body.len() {
+                return Self::error(416, "InvalidRange");
+            }
+            let end = last.parse::<usize>().map_or(self.body.len(), |last| self.body.len().min(last + 1));
+            self.part = Some(first..end.max(first));
+            self.status = 206;
+        }
+        self
+    }
+
     /// An XML document.
     pub fn xml(status: u16, text: String) -> Self {
-        Reply { status, etag: None, body: text.into_bytes().into(), xml: true }
+        Reply { status, etag: None, body: text.into_bytes().into(), part: None, xml: true }
     }
 
     /// An S3 error.
