@@ -5,7 +5,7 @@
 //! ratios are taken within a round. The S3 server runs in a process of its own and shares the CPUs
 //! with the build; what it costs is in the table.
 //!
-//! `--rows tarball` (`build`, `tarball`; both by default): what to measure. The rows `tarball` have the
+//! `--rows tarball` (`build`, `flight`, `tarball`; all by default): what to measure. The rows `tarball` have the
 //! same bandwidth for both sides, beside builds from Go's own cache, packed by `tar -I zstd`, that
 //! is fetched by one request and unpacked while it arrives. `--kubernetes v1.37.0` adds kube-apiserver
 //! to them; with its cold builds that takes 25 minutes.
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use support::args::Args;
 use support::change::Change;
-use support::client::Client;
+use support::client::{Client, put_request};
 use support::golang::{Cache, Go};
 use support::plugin::Watch;
 use support::s3::S3;
@@ -49,11 +49,15 @@ fn bench(args: &Args) -> Result<()> {
     let go = Go::find()?;
     let mut bench =
         Bench { at: Setup { native: go.scratch.join("native"), go, s3: S3::start()?, build: packages.clone() } };
-    if args.text("rows", "build,tarball").split(',').any(|rows| rows == "tarball") {
+    let wanted = |rows: &str| args.text("rows", "build,flight,tarball").split(',').any(|wanted| wanted == rows);
+    if wanted("flight") {
+        bench.in_flight(args.number("runs", 3)?)?;
+    }
+    if wanted("tarball") {
         bench.tarballs(args)?;
         bench.at.build = packages.clone();
     }
-    if !args.text("rows", "build,tarball").split(',').any(|rows| rows == "build") {
+    if !wanted("build") {
         return Ok(());
     }
     section(&format!("bucket: go build {}", packages.join(" ")));
@@ -76,6 +80,64 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
+    /// Gets in flight as from a machine with many cores, with and without a manifest.
+    fn in_flight(&mut self, runs: usize) -> Result<()> {
+        const ACTIONS: usize = 4000;
+        section(&format!("bucket: {ACTIONS} gets, {USUAL} ms away"));
+        let puts: Vec<bodies::Put> = bodies::session(ACTIONS, 60_000_000).collect();
+        let actions: Vec<[u8; 32]> = puts.iter().map(|put| put.action).collect();
+        self.at.s3.round_trip(Duration::ZERO)?;
+        let flags = |at: &Setup, dir: &std::path::Path| {
+            let mut flags = vec![format!("--cache-dir={}", dir.display()), SCOPE.to_string()];
+            flags.extend(at.s3.flags());
+            flags
+        };
+        turns::each(0, || {
+            self.at.s3.clear()?;
+            let dir = self.at.go.scratch.fresh(turns::own("local"))?;
+            let mut client = Client::start(&flags(&self.at, &dir))?;
+            for (id, put) in (1..).zip(&puts) {
+                client.replay(&put_request(id, &put.action, &put.output, &put.body), 1)?;
+            }
+            client.close()?;
+            self.at.s3.save()
+        })?;
+        for (how, more) in [("without a manifest", Some("--no-readahead")), ("with one", None)] {
+            let [mut few, mut many, mut late] = [const { Turns(vec![], vec![]) }; 3];
+            for i in 0..runs {
+                turns::each(i, || {
+                    for window in [4, 64] {
+                        self.at.s3.restore()?;
+                        let dir = self.at.go.scratch.fresh(turns::own("fresh"))?;
+                        let mut flags = flags(&self.at, &dir);
+                        flags.extend(more.map(String::from));
+                        self.at.s3.round_trip(Duration::from_millis(USUAL))?;
+                        let mut client = Client::start(&flags)?;
+                        let (all, mut took) = client.in_flight(&actions, window)?;
+                        client.close()?;
+                        took.sort();
+                        let (all, p99) = (ACTIONS as f64 / all.as_secs_f64(), took[ACTIONS * 99 / 100]);
+                        table::progress(&format!("  {window} in flight, {how}: {all:.0}/s, p99 {p99:.2?}"));
+                        if window == 64 {
+                            many.push(all);
+                            late.push(p99.as_secs_f64() * 1e3);
+                        } else {
+                            few.push(all);
+                        }
+                    }
+                    Ok(())
+                })?;
+            }
+            let least = Bound::Least(if more.is_some() { 8.0 } else { 1.0 });
+            let what = format!("{how}: 64 gets in flight by 4");
+            measured(&what, &many, "/s", &few.show("/s"), many.by(&few).median(), least);
+            let p99 = Turns(late.0.iter().map(|ms| ms / 1e3).collect(), late.1.iter().map(|ms| ms / 1e3).collect());
+            let bound = if more.is_some() { Bound::Most(250.0) } else { Bound::Free };
+            measured("— 99th percentile, ms", &p99, "ms", "", late.median(), bound);
+        }
+        Ok(())
+    }
+
     /// A fresh machine beside the tarball, for each program.
     fn tarballs(&mut self, args: &'a Args) -> Result<()> {
         let runs = args.number("runs", 3)?;

@@ -60,6 +60,40 @@ impl Client {
         })
     }
 
+    /// Asks for `actions` with `window` gets in flight; how long all took, and each.
+    pub fn in_flight(&mut self, actions: &[[u8; 32]], window: usize) -> Result<(Duration, Vec<Duration>)> {
+        let begin = Instant::now();
+        let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
+        let (answered, room) = std::sync::mpsc::channel();
+        let mut took = vec![Duration::ZERO; actions.len()];
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(move || {
+                let mut sent = Vec::with_capacity(actions.len());
+                for (id, action) in (1..).zip(actions) {
+                    if sent.len() >= window && room.recv().is_err() {
+                        break;
+                    }
+                    sent.push(begin.elapsed());
+                    stdin.write_all(&get_request(id, action)).and_then(|()| stdin.flush())?;
+                }
+                std::io::Result::Ok(sent)
+            });
+            let mut line = String::new();
+            for _ in actions {
+                line.clear();
+                stdout.read_line(&mut line)?;
+                let answer: Value = serde_json::from_str(&line)?;
+                let id = answer["ID"].as_u64().filter(|_| answer["DiskPath"].is_string());
+                took[id.ok_or_else(|| format!("the program answered {line}"))? as usize - 1] = begin.elapsed();
+                let _ = answered.send(());
+            }
+            let all = begin.elapsed();
+            let sent = sender.join().map_err(|_| "the sender panicked")??;
+            took.iter_mut().zip(sent).for_each(|(took, sent)| *took -= sent);
+            Ok((all, took))
+        })
+    }
+
     /// Asks for an action and waits for the answer.
     pub fn get(&mut self, action: &[u8]) -> Result<Value> {
         self.last_id += 1;

@@ -209,7 +209,7 @@ flags! {
         "at close, prune what is unused for longer; 0 for never; modules and proxied bodies only if given";
     max_cache_size: "max-cache-size", "GOCACHE_MAX_CACHE_SIZE", Some("SIZE"), "no limit", Cache, ALL,
         "at close, prune the least recently used until the local cache is this small";
-    concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 8", Cache, ALL,
+    concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 64", Cache, ALL,
         "requests that one session works on at a time";
     body_memory: "body-memory", "GOCACHE_BODY_MEMORY", Some("SIZE"), "256MiB", Cache, ALL,
         "memory for put bodies in flight";

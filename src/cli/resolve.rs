@@ -139,7 +139,7 @@ impl Resolver<'_> {
             expiry: age(&v.expiry, EXPIRY)?,
             expiry_given: v.expiry.is_some(),
             max_size: v.max_cache_size.as_ref().map(size).transpose()?.filter(|n| *n > 0),
-            concurrency: count(&v.concurrency, (cpus * 4).max(8))?,
+            concurrency: count(&v.concurrency, (cpus * 4).max(64))?,
             upload_concurrency: count(&v.upload_concurrency, 16)?,
             verbose: on(&v.verbose)?,
             debug: self.debug()?,
