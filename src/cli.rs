@@ -136,6 +136,7 @@ mod tests {
                 ("s3-endpoint-url" | "upstream", _) => "http://h",
                 ("http", _) => "127.0.0.1:0",
                 ("signing-key-file" | "verify-key-file", _) => continue, // they must be there
+                ("http-tls-cert" | "http-tls-key", _) => continue,       // they need each other
                 (_, None) => "false",
                 (_, Some("DURATION")) => "0",
                 (_, Some("SIZE")) => "5MiB",
@@ -144,7 +145,7 @@ mod tests {
             let arg = format!("{}={value}", flag.spelling());
             let base = match flag.modes.first() {
                 Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy"][..],
-                Some(Mode::Clear) => continue,
+                Some(Mode::Clear | Mode::Keygen) => continue,
                 _ => &[],
             };
             let args: Vec<&str> = base.iter().copied().chain([arg.as_str()]).collect();

@@ -26,6 +26,7 @@ use std::io::{self, Write};
 
 use crate::config::{DebugMask, Invocation};
 use crate::error::{Error, Exit};
+use crate::text;
 
 /// Does what the command line asks for.
 pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
@@ -33,6 +34,7 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
         Invocation::Help(word) => help::execute(word.as_deref()),
         Invocation::Version => version::execute(),
         Invocation::Keygen(file) => keygen::execute(&file),
+        Invocation::Token(name) => keygen::token(&name),
         Invocation::Direct(config) => {
             logging::init(config.verbose, config.debug);
             direct::execute(&config)
@@ -67,7 +69,7 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
 
 /// Writes one line to stderr. One that is closed or full changes nothing: the work goes on.
 pub fn say(line: impl Display) {
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = io::stderr().write_all(text::without_secrets(&format!("{line}\n")).as_bytes());
 }
 
 /// Writes what was asked for to stdout, which no protocol uses in these commands. A reader that

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
-pub use web::{ListEnd, ProxiedHost, SumDatabase, UpstreamList, UpstreamUrl};
+pub use web::{AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, UpstreamList, UpstreamUrl};
 
 /// What one command line asks for.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub enum Invocation {
     Version,
     /// `keygen FILE`: the absolute path of the private key's file to make.
     Keygen(PathBuf),
+    /// `keygen --token NAME`: the name that the token is to have.
+    Token(String),
 }
 
 /// What `serve` needs.
@@ -252,12 +254,14 @@ pub enum ConnectAddr {
 pub struct HttpConfig {
     /// Where to listen. Default: none, no HTTP.
     pub addr: SocketAddr,
+    /// Who may ask. Default: this machine; the others for public modules.
+    pub access: AccessConfig,
     /// The module proxy, under /mod/. Default: none.
     pub mod_proxy: Option<ModProxyConfig>,
     /// Hosts of the reverse proxy. Default: none.
     pub rev_proxy: Vec<ProxiedHost>,
-    /// Append the interception authority to the system's bundle. Default: false.
-    pub install_ca: bool,
+    /// The reverse proxy's authority. Default: none where there is no reverse proxy.
+    pub authority: Option<AuthorityConfig>,
 }
 
 /// The module proxy.

@@ -23,6 +23,7 @@ const TOPICS: &[Topic] = &[
     topic("environment", "variables that stand in for flags", ENVIRONMENT, &[]),
     topic("direct-mode", "the cache as a child of each go command", DIRECT, &[]),
     topic("serve-mode", "one cache process for many go commands", SERVE, &[Section::Listen]),
+    topic("http", "who may ask the HTTP server: names, tokens, TLS", HTTP, &[Section::Access, Section::Keygen]),
     topic("run", "the cache for one command and its children", RUN, &[Section::ModProxy]),
     topic("bucket", "sharing through S3 or a directory; trust; layouts", BUCKET, &[Section::Bucket]),
     topic("readahead", "how a far bucket is made fast", READAHEAD, &[]),
@@ -37,9 +38,11 @@ const ALL_SECTIONS: &[Section] = &[
     Section::Bucket,
     Section::Log,
     Section::Listen,
+    Section::Access,
     Section::ModProxy,
     Section::RevProxy,
     Section::Clear,
+    Section::Keygen,
 ];
 
 /// The page on `word`, a topic or a command, or the overview. The error names the topics.
@@ -89,6 +92,8 @@ fn title(section: Section) -> &'static str {
         Section::ModProxy => "Module proxy",
         Section::RevProxy => "Reverse proxy",
         Section::Clear => "Clear",
+        Section::Access => "Who may ask over HTTP",
+        Section::Keygen => "Tokens",
     }
 }
 
@@ -130,6 +135,8 @@ const ENVIRONMENT: &str = include_str!("help/environment.txt");
 const DIRECT: &str = include_str!("help/direct.txt");
 
 const SERVE: &str = include_str!("help/serve.txt");
+
+const HTTP: &str = include_str!("help/http.txt");
 
 const RUN: &str = include_str!("help/run.txt");
 

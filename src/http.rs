@@ -1,12 +1,14 @@
 //! The HTTP side: routing from a request to the handler that answers it.
 //!
-//! Invariants: clients on other machines get /mod/ and /healthz and nothing else; no decision
-//! depends on the Host header; the path is matched as it was sent, so that no escape leads around
-//! these rules.
+//! Invariants: what a request may do is decided in [`auth`] before anything else is done with it, and
+//! only health is told to whoever asks; the path is matched as it was sent, so that no escape leads
+//! around these rules.
 
+pub(crate) mod auth;
 mod depot;
 pub(crate) mod exchange;
 pub(crate) mod modproxy;
+pub(crate) mod places;
 pub(crate) mod revproxy;
 pub(crate) mod server;
 mod socket;
@@ -17,17 +19,20 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::auth::Guard;
 use self::exchange::{Body, Handler, Reply, Request, Target};
 use crate::metrics::Metrics;
 
-/// Who answers what. What is not there is 404, or 403 for clients on other machines.
+/// Who answers what. What is not there is 404, or 401 or 403 for who may not see the status.
 #[derive(Default)]
 pub struct Router {
+    /// Says what a request may do.
+    pub guard: Arc<Guard>,
     /// /mod/
     pub modproxy: Option<Arc<dyn Handler>>,
     /// Requests to a proxy: absolute URLs and CONNECT.
     pub revproxy: Option<Arc<dyn Handler>>,
-    /// /debug/, /metrics and /healthz
+    /// /debug/, /metrics, /healthz and /readyz
     pub status: Option<Arc<dyn Handler>>,
     /// Log begin and end of each request to /mod/.
     pub debug_modproxy: bool,
@@ -36,11 +41,18 @@ pub struct Router {
 }
 
 impl Router {
-    fn route(&self, request: Request) -> Reply {
-        let local = request.is_local();
-        let handler = if request.target != Target::Origin {
-            if !local {
-                return Reply::text(403, "this proxy serves its own machine only\n");
+    fn route(&self, mut request: Request) -> Reply {
+        let proxied = request.target != Target::Origin;
+        if proxied || !matches!(request.path.as_str(), "/healthz" | "/readyz") {
+            request.access = match self.guard.judge(&request) {
+                Ok(access) => access,
+                Err(reply) => return reply,
+            };
+        }
+        let access = request.access;
+        let handler = if proxied {
+            if !access.proxy {
+                return access.refusal(true, "this proxy");
             }
             let Some(revproxy) = &self.revproxy else {
                 return Reply::text(502, "this server is no proxy: --revproxy is not set\n");
@@ -50,8 +62,8 @@ impl Router {
             let path = request.path.as_str();
             let handler = match path {
                 _ if path.starts_with("/mod/") => &self.modproxy,
-                "/healthz" => &self.status,
-                _ if !local => return Reply::text(403, "only /mod/ is served to other machines\n"),
+                "/healthz" | "/readyz" => &self.status,
+                _ if !access.debug => return access.refusal(false, "this page"),
                 "/" | "/debug" => return Reply::text(302, "see /debug/\n").header("Location", "/debug/"),
                 "/metrics" => &self.status,
                 _ if path.starts_with("/debug/") => &self.status,
@@ -115,6 +127,7 @@ mod tests {
             modproxy: named("mod"),
             revproxy: named("rev"),
             status: named("status"),
+            guard: Arc::default(),
             debug_modproxy: true,
             metrics: None,
         }

@@ -6,9 +6,11 @@
 mod histogram;
 mod recent;
 mod report;
+mod upstreams;
 
 pub use histogram::{BOUNDS_MICROS, Histogram, Snapshot};
 pub use recent::{Recent, RecentRequest};
+pub use upstreams::{Call, Upstream, Upstreams};
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,6 +106,8 @@ macro_rules! groups {
             pub latency: Latencies,
             /// The latest requests.
             pub recent: Recent,
+            /// The servers that were asked.
+            pub upstreams: Upstreams,
         }
 
         impl Metrics {

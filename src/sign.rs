@@ -224,11 +224,17 @@ pub fn from_nanos(nanos: i64) -> SystemTime {
 
 /// Makes a pair of keys: the texts of the private and the public key's file.
 pub fn generate() -> Result<(String, String), String> {
-    let mut seed = [0; 32];
-    SystemRandom::new().fill(&mut seed).map_err(|_| "the system has no random numbers to give".to_string())?;
+    let seed = random::<32>()?;
     let pair = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed has 32 bytes");
     let line = |prefix: &str, bytes: &[u8]| format!("{prefix}{}\n", hex(bytes));
     Ok((line(PRIVATE, &seed), line(PUBLIC, pair.public_key().as_ref())))
+}
+
+/// Bytes that nobody can guess.
+pub fn random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| "the system has no random numbers to give".to_string())
 }
 
 #[cfg(test)]

@@ -62,9 +62,46 @@ pub fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok().filter(|s| !s.contains('\0'))
 }
 
+/// A text with the user, the password, the query and the fragment of every URL in it left out.
+pub fn without_secrets(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out += before;
+        let host = after.find(|c: char| matches!(c, '/' | '?' | '#') || c.is_whitespace()).unwrap_or(after.len());
+        let url = &after[after[..host].rfind('@').map_or(0, |user| user + 1)..];
+        let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '|' | '"' | '\'' | '<' | '>' | ')');
+        let (url, after) = url.split_at(url.find(ends).unwrap_or(url.len()));
+        let shown = url.split(['?', '#']).next().unwrap_or_default();
+        out += shown;
+        // what comes before the reason in a line is no part of it
+        out += if shown.len() < url.len() && url.ends_with(':') { ":" } else { "" };
+        rest = after;
+    }
+    out + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_shown_without_secrets() {
+        for (text, shown) in [
+            (
+                "--upstream=https://u:p@w@a.example/x@y,http://b.example|https://t@c.example",
+                "--upstream=https://a.example/x@y,http://b.example|https://c.example",
+            ),
+            ("serve ?a=b", "serve ?a=b"),
+            ("https://u:p,'w)@h/x?a,b https://i", "https://h/x,b https://i"),
+            ("https://a:b@", "https://"),
+            ("GET https://h/x?sig=1/2@3: refused", "GET https://h/x: refused"),
+            ("\"https://u:p@h?q\" (https://h/#f)", "\"https://h\" (https://h/)"),
+            ("https://h/x: no https://i/y?z", "https://h/x: no https://i/y"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+    }
 
     #[test]
     fn numbers_for_people() {

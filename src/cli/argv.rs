@@ -81,7 +81,9 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
         return Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\"")));
     }
     let word = words.pop();
-    if let Some(what) = what.filter(|_| word.is_none() && mode != Mode::Help && !help) {
+    // a token has a name without one
+    let optional = mode == Mode::Help || flags.iter().any(|(flag, _)| flag.name == "token");
+    if let Some(what) = what.filter(|_| word.is_none() && !optional && !help) {
         return Err(Error::usage(format!("{name} needs {what}: see \"go-cache-plugin help {name}\"")));
     }
     let argv = flags.into_iter().flat_map(|(flag, value)| [format!("--{}", flag.name), value]).collect();

@@ -59,7 +59,7 @@ impl Mode {
     pub fn word(self) -> Option<&'static str> {
         match self {
             Mode::Connect => Some("an address"),
-            Mode::Keygen => Some("a file"),
+            Mode::Keygen => Some("a file, or with --token a name"),
             Mode::Help => Some("a topic"),
             _ => None,
         }
@@ -82,12 +82,16 @@ pub enum Section {
     Log,
     /// Where clients connect.
     Listen,
+    /// Who may ask over HTTP.
+    Access,
     /// The module proxy.
     ModProxy,
     /// The reverse proxy.
     RevProxy,
     /// What `clear` empties.
     Clear,
+    /// What `keygen` makes.
+    Keygen,
 }
 
 /// One flag.
@@ -154,6 +158,7 @@ const ALL: &[Mode] = &[];
 const SERVE: &[Mode] = &[Mode::Serve];
 const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
 const CLEAR: &[Mode] = &[Mode::Clear];
+const KEYGEN: &[Mode] = &[Mode::Keygen];
 
 macro_rules! flags {
     ($( $field:ident: $name:tt, $variable:tt, $value:expr, $default:tt, $section:ident, $modes:ident, $help:tt; )*) => {
@@ -259,6 +264,14 @@ flags! {
         "port on 127.0.0.1, or path of a Unix socket, for plugin clients (required)";
     http: "http", "GOCACHE_HTTP", Some("HOST:PORT"), "none; 127.0.0.1:0 for run --modproxy", Listen, HTTP,
         "address of the HTTP server";
+    http_host: "http-host", "GOCACHE_HTTP_HOST", Some("NAME..."), "none", Access, SERVE,
+        "a name under which clients ask the HTTP server, beside addresses, localhost, this machine's name and that of --http";
+    http_auth_file: "http-auth-file", "GOCACHE_HTTP_AUTH_FILE", Some("FILE"), "none: this machine may do all", Access, SERVE,
+        "tokens, each a line of name, role and SHA-256, that open private modules and, by role, /debug/ and the proxy; read again on SIGHUP";
+    http_tls_cert: "http-tls-cert", "GOCACHE_HTTP_TLS_CERT", Some("FILE"), "none: http", Access, SERVE,
+        "certificates in PEM form, the server's own first, to serve https with; read again on SIGHUP";
+    http_tls_key: "http-tls-key", "GOCACHE_HTTP_TLS_KEY", Some("FILE"), "none", Access, SERVE,
+        "private key of --http-tls-cert in PEM form";
     modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", ModProxy, HTTP,
         "serve a Go module proxy under /mod/";
     sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", ModProxy, HTTP,
@@ -275,6 +288,12 @@ flags! {
         "comma-separated hosts to reverse-proxy (needs --http)";
     install_ca: "install-ca", "GOCACHE_INSTALL_CA", None, "false", RevProxy, SERVE,
         "append the reverse proxy's authority to the system's certificate bundle";
+    ca_dir: "ca-dir", "GOCACHE_CA_DIR", Some("DIR"), "go-cache-plugin in the user's state folder", RevProxy, SERVE,
+        "directory of the reverse proxy's authority and its key, outside of the cache directory";
+    ca_domains: "ca-domains", "GOCACHE_CA_DOMAINS", Some("NAMES"), "the hosts of --revproxy", RevProxy, SERVE,
+        "comma-separated domains and addresses that the authority may sign for";
+    token: "token", "", None, "", Keygen, KEYGEN,
+        "make a token for --http-auth-file instead of a pair of keys; the word is then its name";
     local: "local", "", None, "", Clear, CLEAR,
         "empty the local cache directory";
 }

@@ -71,10 +71,19 @@ pub(super) fn invocation(
         }
         Mode::Clear => Invocation::Clear(from.clear()?),
         Mode::Doctor => Invocation::Doctor(from.cache()?),
+        Mode::Keygen if on(&values.token)? => Invocation::Token(token_name(word)?),
         Mode::Keygen => Invocation::Keygen(cwd.join(word)),
         Mode::Help => Invocation::Help(Some(word).filter(|topic| !topic.is_empty())),
         Mode::Version => Invocation::Version,
     })
+}
+
+/// The name of a token: one word of a line.
+fn token_name(word: String) -> Result<String, Error> {
+    if word.starts_with('#') || word.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Error::usage(format!("keygen --token {word:?}: not a name: write one word")));
+    }
+    Ok(if word.is_empty() { "client".to_string() } else { word })
 }
 
 /// A bool, false unless given.
@@ -153,19 +162,25 @@ impl Resolver<'_> {
     }
 
     fn cache_dir(&self) -> Result<PathBuf, Error> {
-        if let Some(given) = &self.values.cache_dir {
+        self.user_dir(&self.values.cache_dir, "cache", "XDG_CACHE_HOME", ".cache")
+    }
+
+    /// The directory that `--<kind>-dir` gives, else ours in the user's folder: `variable`, or `folder`
+    /// in the home directory.
+    fn user_dir(&self, given: &Option<Given>, kind: &str, variable: &str, folder: &str) -> Result<PathBuf, Error> {
+        if let Some(given) = given {
             if given.text.is_empty() {
                 return Err(given.error("not a directory"));
             }
             return Ok(self.cwd.join(&given.text));
         }
         let absolute = |name| self.variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+        let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(folder)));
         let dir = base.map(|base| base.join("go-cache-plugin")).ok_or_else(|| {
-            Error::usage("no cache directory: neither XDG_CACHE_HOME nor HOME is set, so give --cache-dir")
+            Error::usage(format!("no {kind} directory: neither {variable} nor HOME is set, so give --{kind}-dir"))
         })?;
         if dir.to_str().is_none() {
-            return Err(Error::usage(format!("cache directory {dir:?}: not valid UTF-8, so give --cache-dir")));
+            return Err(Error::usage(format!("{kind} directory {dir:?}: not valid UTF-8, so give --{kind}-dir")));
         }
         Ok(dir)
     }

@@ -41,14 +41,15 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     let (stop, stopped) = (end.clone(), stack.clone());
     let greeted = || {
         // no later than the first request could come, and no sooner than the greeting is out
-        let handlers = signals::first_then_exit(move || {
+        let stop_now = move || {
             if stop() {
                 stopped.close();
                 // the reader is blocked on stdin and cannot be joined
                 std::process::exit(0);
             }
             // else the session was first, and answers the close that it was asked for
-        });
+        };
+        let handlers = signals::first_then_exit(stop_now, None);
         if let Err(e) = handlers {
             log::warn!("{e}");
         }

@@ -1,4 +1,4 @@
-//! `keygen`: makes a pair of keys, the private one's file and `.pub` beside it.
+//! `keygen`: makes a pair of keys, the private one's file and `.pub` beside it; or a token.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
+use crate::id::{OutputId, hex};
 use crate::sign;
 
 /// Writes both files, or none; neither is written over.
@@ -23,6 +24,16 @@ pub(super) fn execute(private: &Path) -> Result<Exit, Error> {
         "{}: the private key, for --signing-key-file; keep it secret\n{}: the public key, for --verify-key-file\n",
         private.display(),
         public.display()
+    ))
+}
+
+/// Prints a new token, and its line for the file of `--http-auth-file`.
+pub(super) fn token(name: &str) -> Result<Exit, Error> {
+    let token = hex(&sign::random::<32>().map_err(Error::failed)?);
+    super::print(&format!(
+        "{token}\n# above, the token: keep it secret; below, its line for --http-auth-file. Its role may be modules,\n\
+         # debug (/debug/ too), proxy (the reverse proxy too) or admin (all)\n{name} modules {}\n",
+        OutputId::of(token.as_bytes())
     ))
 }
 

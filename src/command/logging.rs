@@ -1,5 +1,7 @@
 //! Where log lines go: stderr, `go-cache-plugin: text`, below warnings with their level.
 //!
+//! No line shows the query or the password of a URL, whatever it was made of.
+//!
 //! Warnings and errors always; info and debug with `-v`; lines of the target [`REQUEST`], one at
 //! begin and end of each request, with `--debug` (which requests, their makers decide by the mask).
 
@@ -9,6 +11,7 @@ use log::{Level, LevelFilter};
 
 use crate::cli::PROGRAM;
 use crate::config::DebugMask;
+use crate::text::without_secrets;
 
 /// Target of the lines that `--debug` asks for, logged at level info.
 pub const REQUEST: &str = "request";
@@ -19,10 +22,13 @@ pub(super) fn init(verbose: bool, debug: DebugMask) {
     let general = if verbose { LevelFilter::Debug } else { LevelFilter::Warn };
     let requests = if debug == DebugMask::default() { LevelFilter::Off } else { LevelFilter::Info };
     builder.filter_level(LevelFilter::Warn).filter_module("go_cache_plugin", general).filter_module(REQUEST, requests);
-    builder.format(|out, record| match record.level() {
-        Level::Error | Level::Warn => writeln!(out, "{PROGRAM}: {}", record.args()),
-        _ if record.target() == REQUEST => writeln!(out, "{PROGRAM}: {}", record.args()),
-        level => writeln!(out, "{PROGRAM}: {}: {}", level.as_str().to_ascii_lowercase(), record.args()),
+    builder.format(|out, record| {
+        let line = without_secrets(&record.args().to_string());
+        match record.level() {
+            Level::Error | Level::Warn => writeln!(out, "{PROGRAM}: {line}"),
+            _ if record.target() == REQUEST => writeln!(out, "{PROGRAM}: {line}"),
+            level => writeln!(out, "{PROGRAM}: {}: {line}", level.as_str().to_ascii_lowercase()),
+        }
     });
     // a test in this process may have set one up before
     let _ = builder.try_init();

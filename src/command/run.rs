@@ -21,10 +21,10 @@ use signal_hook::consts::SIGINT;
 
 use super::listen::Listener;
 use super::stack::Stack;
-use super::web::Web;
+use super::web::{Gate, Web};
 use super::{scope, signals, summary};
 use crate::atomic::{careful, process_token};
-use crate::config::{PluginAddr, RunConfig};
+use crate::config::{HttpConfig, PluginAddr, RunConfig};
 use crate::error::{Error, Exit};
 use crate::lease::is_token;
 
@@ -46,7 +46,8 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     stack.cache.disk().recall(&scope);
     let listener = Arc::new(Listener::start(&socket, &stack, Some(scope))?);
     let sessions = listener.clone();
-    let web = config.http.as_ref().map(|http| Web::start(http, &stack, move || sessions.sessions())).transpose()?;
+    let serve = |http: &HttpConfig| Web::start(http, Gate::open(&http.access)?, &stack, move || sessions.sessions());
+    let web = config.http.as_ref().map(serve).transpose()?;
     stack.adopt();
     let mut command = Command::new(&config.command[0]);
     command.args(&config.command[1..]);

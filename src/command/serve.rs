@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::listen::Listener;
 use super::signals;
 use super::stack::Stack;
-use super::web::Web;
+use super::web::{Gate, Web};
 use crate::config::ServeConfig;
 use crate::error::{Error, Exit};
 
@@ -23,12 +23,16 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     raise_file_limit();
     let (sender, stop) = bounded::<()>(1);
-    signals::first_then_exit(move || drop(sender))?;
+    let gate = config.http.as_ref().map(|http| Gate::open(&http.access)).transpose()?;
+    let reload = gate.clone().filter(Gate::has_files);
+    let reload = reload.map(|gate| Box::new(move || gate.reload()) as Box<dyn Fn() + Send>);
+    signals::first_then_exit(move || drop(sender), reload)?;
     let stack = Arc::new(Stack::open(&config.cache)?);
     let listener = Arc::new(Listener::start(&config.plugin, &stack, config.cache.scope.clone())?);
     log::info!("serving plugin clients at {}", listener.address());
     let sessions = listener.clone();
-    let web = config.http.as_ref().map(|http| Web::start(http, &stack, move || sessions.sessions())).transpose()?;
+    let web = config.http.as_ref().zip(gate);
+    let web = web.map(|(http, gate)| Web::start(http, gate, &stack, move || sessions.sessions())).transpose()?;
     if let Some(web) = &web {
         log::info!("serving HTTP at {}", web.address());
     }

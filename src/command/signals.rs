@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once. A SIGHUP
+//! that somebody sends, rather than a terminal that goes away, may mean something else.
 
 use std::io;
 use std::thread;
@@ -35,16 +36,23 @@ pub fn each(mut each: impl FnMut(Caught) + Send + 'static) -> Result<(), Error> 
 }
 
 /// Calls `first` at the first signal; the second ends the process with the code that a shell gives
-/// to one that a signal ended.
-pub fn first_then_exit(first: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+/// to one that a signal ended. A SIGHUP that was sent calls `reload` instead, where there is one.
+pub fn first_then_exit(
+    first: impl FnOnce() + Send + 'static,
+    reload: Option<Box<dyn Fn() + Send>>,
+) -> Result<(), Error> {
     let mut first = Some(first);
-    each(move |caught| match first.take() {
-        Some(first) => {
+    each(move |caught| match (first.take(), &reload) {
+        (Some(kept), Some(reload)) if caught.signal == SIGHUP && !caught.from_terminal => {
+            reload();
+            first = Some(kept);
+        }
+        (Some(first), _) => {
             // the end may take a while, and the second signal must be heard meanwhile
             if let Err(e) = thread::Builder::new().name("stop".into()).spawn(first) {
                 log::error!("cannot start the stop thread: {e}");
             }
         }
-        None => std::process::exit(128 + caught.signal),
+        (None, _) => std::process::exit(128 + caught.signal),
     })
 }

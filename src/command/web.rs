@@ -8,16 +8,63 @@ use std::time::SystemTime;
 
 use super::stack::Stack;
 use crate::cli::PROGRAM;
-use crate::config::HttpConfig;
+use crate::config::{AccessConfig, AuthorityConfig, HttpConfig};
 use crate::error::Error;
 use crate::http::Router;
+use crate::http::auth::Guard;
 use crate::http::exchange::Handler;
 use crate::http::modproxy::ModProxy;
+use crate::http::places::Places;
 use crate::http::revproxy::RevProxy;
-use crate::http::server::{Server, ServerLimits};
+use crate::http::server::{Open, Server, ServerLimits};
 use crate::http::status::{Sources, Status};
-use crate::http::tls::{Authority, Installed, system_bundle};
+use crate::http::tls::{Authority, Identity, Installed, system_bundle};
 use crate::store::{BlobStore, Kind};
+
+/// Who may ask, and as whom the server answers: what is read from files, and may be read anew.
+#[derive(Clone)]
+pub struct Gate {
+    guard: Arc<Guard>,
+    identity: Option<Arc<Identity>>,
+    tokens: bool,
+}
+
+impl Gate {
+    /// Reads the files.
+    pub fn open(config: &AccessConfig) -> Result<Self, Error> {
+        let guard = Guard::new(config).map_err(|why| Error::failed(format!("--http-auth-file {why}")))?;
+        let identity = config.tls.as_ref().map(|(cert, key)| Identity::load(cert, key).map(Arc::new)).transpose();
+        let identity = identity.map_err(|why| Error::failed(format!("--http-tls-cert: {why}")))?;
+        Ok(Gate { guard: Arc::new(guard), identity, tokens: config.auth_file.is_some() })
+    }
+
+    /// Whether there is something to read anew.
+    pub fn has_files(&self) -> bool {
+        self.tokens || self.identity.is_some()
+    }
+
+    /// Reads the files anew.
+    pub fn reload(&self) {
+        self.guard.reload();
+        self.identity.iter().for_each(|identity| identity.reload());
+    }
+
+    /// What others can do at an address where they can come in, and nobody may have meant them to.
+    fn warn(&self, addr: SocketAddr) {
+        let lacks = match (self.identity.is_some(), self.tokens) {
+            (true, true) => return,
+            (false, true) => "tokens and modules cross the network in clear (--http-tls-cert)",
+            (true, false) => "whoever reaches it is served public modules, and nothing else (--http-auth-file)",
+            (false, false) => {
+                "whoever reaches it is served public modules, in clear, and nothing else \
+                 (--http-auth-file, --http-tls-cert)"
+            }
+        };
+        if !addr.ip().to_canonical().is_loopback() {
+            log::warn!("--http {addr} is open to other machines: {lacks}");
+        }
+    }
+}
 
 /// A running HTTP server.
 pub struct Web {
@@ -26,14 +73,21 @@ pub struct Web {
 }
 
 impl Web {
-    /// Binds the address and starts to answer. `sessions` counts the plugin clients.
+    /// Binds the address and starts to answer who `gate` lets in. `sessions` counts the plugin clients.
     pub fn start(
         config: &HttpConfig,
+        gate: Gate,
         stack: &Stack,
         sessions: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let stopping = Arc::new(AtomicBool::new(false));
+        gate.warn(config.addr);
+        let open = Open::new(ServerLimits::default());
+        // the other connections are for what need not wait
+        let waiting = Places::new(open.limits.max_waiting);
         let status = Status::new(Sources {
+            open: open.clone(),
+            waiting: waiting.clone(),
             metrics: stack.metrics.clone(),
             cache_dir: stack.config().cache_dir.clone(),
             bucket: stack.bucket.clone(),
@@ -46,18 +100,19 @@ impl Web {
         let status = status.map_err(|e| Error::failed(format!("starting the status page: {e}")))?;
         let mut router = Router {
             status: Some(Arc::new(status)),
+            guard: gate.guard.clone(),
             debug_modproxy: stack.config().debug.mod_proxy(),
             metrics: Some(stack.metrics.clone()),
             ..Router::default()
         };
         if let Some(modproxy) = &config.mod_proxy {
-            let proxy = ModProxy::new(modproxy, blobs(Kind::Module, stack), stack.metrics.clone());
+            let proxy = ModProxy::new(modproxy, blobs(Kind::Module, stack), waiting.clone(), stack.metrics.clone());
             router.modproxy = Some(Arc::new(proxy.map_err(|e| Error::usage(format!("module proxy: {e}")))?));
         }
-        if !config.rev_proxy.is_empty() {
-            router.revproxy = Some(reverse_proxy(config, stack)?);
+        if let Some(authority) = &config.authority {
+            router.revproxy = Some(reverse_proxy(config, authority, &gate, waiting, stack)?);
         }
-        let server = Server::start(config.addr, ServerLimits::default(), Arc::new(router))
+        let server = Server::start(config.addr, open, gate.identity, Arc::new(router))
             .map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
         Ok(Web { server, stopping })
     }
@@ -86,13 +141,28 @@ fn blobs(kind: Kind, stack: &Stack) -> Arc<BlobStore> {
     Arc::new(BlobStore::new(kind, &config.cache_dir, bucket, uploader, signer, metrics))
 }
 
-fn reverse_proxy(config: &HttpConfig, stack: &Stack) -> Result<Arc<dyn Handler>, Error> {
+fn reverse_proxy(
+    config: &HttpConfig,
+    ca: &AuthorityConfig,
+    gate: &Gate,
+    waiting: Arc<Places>,
+    stack: &Stack,
+) -> Result<Arc<dyn Handler>, Error> {
     let failed = |e| Error::failed(format!("reverse proxy: {e}"));
-    let authority = Authority::open(&stack.config().cache_dir, SystemTime::now()).map_err(failed)?;
+    let cache_dir = &stack.config().cache_dir;
+    let replaced = Authority::leave_cache(&ca.dir, cache_dir).map_err(failed)?;
+    let authority = Authority::open(ca, SystemTime::now()).map_err(failed)?;
     let cert = authority.cert_path().display().to_string();
     // said without -v too: HTTPS through the proxy works for nobody who does not know it
-    super::say(format_args!("{PROGRAM}: clients of the reverse proxy have to trust {cert}"));
-    if config.install_ca {
+    let old = format!("; the authority in {} is removed, trust it no more", cache_dir.display());
+    let others = "; other machines may not use it without --http-auth-file";
+    let alone = gate.tokens || config.addr.ip().to_canonical().is_loopback();
+    super::say(format_args!(
+        "{PROGRAM}: clients of the reverse proxy have to trust {cert}{}{}",
+        if replaced { &old } else { "" },
+        if alone { "" } else { others },
+    ));
+    if ca.install {
         let bundle = system_bundle()
             .ok_or_else(|| Error::failed("--install-ca: this system has no certificate bundle that we know"))?;
         let installed = authority.install_into(&bundle).map_err(|e| Error::failed(format!("--install-ca: {e}")))?;
@@ -101,5 +171,5 @@ fn reverse_proxy(config: &HttpConfig, stack: &Stack) -> Result<Arc<dyn Handler>,
         }
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());
-    Ok(Arc::new(RevProxy::new(&config.rev_proxy, blobs, authority, stack.metrics.clone(), debug)))
+    Ok(Arc::new(RevProxy::new(&config.rev_proxy, blobs, authority, waiting, stack.metrics.clone(), debug)))
 }

@@ -2,6 +2,7 @@
 //! password.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -143,6 +144,38 @@ impl FromStr for SumDatabase {
     }
 }
 
+/// Who may ask the HTTP server, and over what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessConfig {
+    /// Names under which it is asked, in lower case, beside addresses, loopback's and the machine's:
+    /// the host of `--http`, then those of `--http-host`. Default: none.
+    pub hosts: Vec<String>,
+    /// The file of tokens. Default: none, who asks from this machine may do all.
+    pub auth_file: Option<PathBuf>,
+    /// PEM files with the certificates and the key to serve https with. Default: none, http.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// The authority that signs for the hosts whose TLS the reverse proxy ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityConfig {
+    /// Its directory, absolute. Default: `go-cache-plugin` in the user's state folder.
+    pub dir: PathBuf,
+    /// Domains (each with all below it) and addresses that it may sign for, in lower case, without
+    /// brackets; never empty. Default: the hosts of the reverse proxy.
+    pub domains: Vec<String>,
+    /// Append it to the system's bundle. Default: false.
+    pub install: bool,
+}
+
+impl AuthorityConfig {
+    /// Whether `host`, a name in lower case or an address, is one of the domains or below one.
+    pub fn covers(&self, host: &str) -> bool {
+        let below = |domain: &str| host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+        self.domains.iter().any(|domain| host == domain || host.parse::<IpAddr>().is_err() && below(domain))
+    }
+}
+
 /// A host of the reverse proxy: `host`, on any port, or `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxiedHost {
@@ -152,6 +185,16 @@ pub struct ProxiedHost {
 }
 
 impl ProxiedHost {
+    /// The host alone: a name, or an address without brackets.
+    pub fn bare(&self) -> &str {
+        self.name.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Whether a port was said.
+    pub fn has_port(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Whether `port` of `host`, in lower case, is this one.
     pub fn is(&self, host: &str, port: u16) -> bool {
         self.name == host.trim_end_matches('.') && self.port.is_none_or(|p| p == port)

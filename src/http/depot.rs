@@ -11,6 +11,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::places::{Place, Places};
 use super::upstream::{FetchError, Fetcher, Upstream, Upstreams};
 use crate::flight::Flights;
 use crate::metrics::Metrics;
@@ -26,6 +27,7 @@ pub struct Depot {
     pub(super) upstreams: Upstreams,
     fetcher: Fetcher,
     metrics: Arc<Metrics>,
+    waiting: Arc<Places>,
     offline: bool,
     ttl: Duration,
     flights: Arc<Flights<String, Result<(), FetchError>>>,
@@ -62,12 +64,13 @@ pub enum Source<'a> {
 }
 
 impl Depot {
-    /// Rules between `store` and `upstreams`.
+    /// Rules between `store` and `upstreams`. Requests that wait for them take a place of `waiting`.
     pub fn new(
         store: Arc<BlobStore>,
         upstreams: Upstreams,
         offline: bool,
         ttl: Duration,
+        waiting: Arc<Places>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Depot {
@@ -75,6 +78,7 @@ impl Depot {
             upstreams,
             fetcher: Fetcher::default(),
             metrics,
+            waiting,
             offline,
             ttl,
             flights: Arc::default(),
@@ -103,21 +107,32 @@ impl Depot {
             Some(blob) if self.suffices(wanted, &blob) => return Ok(blob),
             _ => {}
         }
+        let _place = self.place()?;
         self.flights.once(&wanted.name.to_string(), || self.refresh(wanted))?;
         self.store.reopen(wanted.name).ok_or_else(|| FetchError::Failed(500, "removed while it was served".into()))
     }
 
     /// Fetches `path` from `upstream` past the store.
     pub fn ask(&self, upstream: &Upstream, path: &str, to: &mut dyn Write) -> Result<u64, FetchError> {
+        let _place = self.place()?;
         let got = self.fetch_timed(upstream, path, 1 << 20, to);
         self.note(&got);
         got
     }
 
+    /// A place for a request that may have to wait: what waits leaves room for what does not.
+    fn place(&self) -> Result<Place, FetchError> {
+        self.waiting.take().ok_or_else(|| FetchError::Failed(503, "too many requests wait for upstreams".into()))
+    }
+
     fn fetch_timed(&self, upstream: &Upstream, path: &str, limit: u64, to: &mut dyn Write) -> Result<u64, FetchError> {
         self.metrics.modcache.upstream_requests.inc();
         let begin = Instant::now();
+        let mut call = self.metrics.upstreams.begin(&upstream.to_string());
         let got = self.fetcher.get(upstream, path, limit, to);
+        if let Err(FetchError::Failed(_, why)) = &got {
+            call.failed(why);
+        }
         self.metrics.latency.upstream_request.observe(begin.elapsed());
         got
     }

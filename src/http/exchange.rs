@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use tiny_http::{HTTPVersion, Response, StatusCode};
 pub use tiny_http::{Header, HeaderField, Method};
 
+use super::auth::Access;
 use super::socket::Socket;
 
 /// Answers requests. Called from many threads at once; the request's body has to be read, as far as
@@ -53,6 +54,8 @@ pub struct Request {
     pub headers: Vec<Header>,
     /// Where the client is; `None` inside an intercepted CONNECT, whose peer was checked before.
     pub peer: Option<SocketAddr>,
+    /// What it may do, as far as somebody has judged that.
+    pub access: Access,
     /// The body: length-limited by Content-Length or decoded from chunks, empty without either.
     pub body: Box<dyn Read + Send>,
     /// Length of the body where the client promised one.
@@ -63,11 +66,6 @@ impl Request {
     /// The value of the first header of that name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|h| h.field.as_str().as_str().eq_ignore_ascii_case(name)).map(|h| h.value.as_str())
-    }
-
-    /// Whether the client is on this machine.
-    pub fn is_local(&self) -> bool {
-        self.peer.is_none_or(|p| p.ip().to_canonical().is_loopback())
     }
 }
 
@@ -230,6 +228,7 @@ mod tests {
                 query,
                 headers: Vec::new(),
                 peer: None,
+                access: Access::ALL,
                 body: Box::new(io::empty()),
                 body_len: None,
             }

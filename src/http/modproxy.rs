@@ -17,8 +17,10 @@ use serde::Deserialize;
 use self::path::{ModFile, ModPath};
 use self::reply::{Caching, refusal, reply, text};
 use self::sumdb::SumDb;
+use super::auth::Access;
 use super::depot::{Depot, Source, Wanted};
 use super::exchange::{Handler, Method, Reply, Request};
+use super::places::Places;
 use super::upstream::Upstreams;
 use crate::config::ModProxyConfig;
 use crate::metrics::Metrics;
@@ -38,16 +40,21 @@ pub struct ModProxy {
 }
 
 impl ModProxy {
-    /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. The error is one line for
-    /// people.
-    pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
+    /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. Requests that wait for upstreams
+    /// take a place of `waiting`. The error is one line for people.
+    pub fn new(
+        config: &ModProxyConfig,
+        store: Arc<BlobStore>,
+        waiting: Arc<Places>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
         let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
-        let depot = Depot::new(store, upstreams, config.offline, config.ttl, metrics.clone());
+        let depot = Depot::new(store, upstreams, config.offline, config.ttl, waiting, metrics.clone());
         Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb), private: config.private.clone(), metrics })
     }
 
     /// Answers for a path below /mod/, as it was sent.
-    fn answer(&self, sent: &str) -> Reply {
+    fn answer(&self, sent: &str, access: Access) -> Reply {
         let Some(path) = path::decode(sent) else {
             self.metrics.modcache.path_error.inc();
             return refusal(400, "bad request: malformed escapes or bytes that no module path has\n");
@@ -57,7 +64,7 @@ impl ModProxy {
             return self.sumdb.answer(&self.depot, &path, rest, &private, &self.metrics);
         }
         match ModPath::parse(&path) {
-            Ok(wanted) => self.module(&path, &wanted),
+            Ok(wanted) => self.module(&path, &wanted, access),
             Err(why) => {
                 self.metrics.modcache.path_error.inc();
                 refusal(404, format!("not found: {why}\n"))
@@ -65,8 +72,11 @@ impl ModProxy {
         }
     }
 
-    fn module(&self, name: &str, wanted: &ModPath) -> Reply {
+    fn module(&self, name: &str, wanted: &ModPath, access: Access) -> Reply {
         let private = path::matches_prefix(&self.private, &wanted.module);
+        if private && !access.private_modules {
+            return access.refusal(false, "a private module");
+        }
         let (content_type, limit) = match &wanted.file {
             ModFile::List => ("text/plain; charset=utf-8", MAX_LIST),
             ModFile::Latest | ModFile::Info(_) => ("application/json", MAX_INFO),
@@ -93,7 +103,7 @@ impl Handler for ModProxy {
             return refusal(405, "the module proxy answers GET and HEAD\n").header("Allow", "GET, HEAD");
         }
         match request.path.strip_prefix("/mod/") {
-            Some(path) => self.answer(path),
+            Some(path) => self.answer(path, request.access),
             None => refusal(404, "not found: the module proxy is below /mod/\n"),
         }
     }

@@ -29,14 +29,15 @@ use self::headers::Headers;
 use self::memory::{Answer, Memory};
 use self::policy::{Keep, Terms};
 use self::reply::{Outcome, Tags};
-use self::tunnel::Places;
 use self::unkept::Unkept;
 use super::exchange::{Handler, Method, Reply, Request, Target};
+use super::places::Places;
 use super::tls::Authority;
 use crate::config::ProxiedHost;
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::store::BlobStore;
+use crate::text;
 
 /// Bytes of answers kept in memory.
 const MEMORY: usize = 10 << 20;
@@ -60,17 +61,20 @@ struct Inner {
     unkept: Unkept,
     forwarder: Forwarder,
     tunnels: Arc<Places>,
+    waiting: Arc<Places>,
     metrics: Arc<Metrics>,
     debug: bool,
 }
 
 impl RevProxy {
     /// A proxy for `hosts` that keeps answers in `store` and speaks TLS as
-    /// `authority` lets it. `debug` logs begin and end of each request.
+    /// `authority` lets it. Requests that wait for their targets take one of the places of `waiting`.
+    /// `debug` logs begin and end of each request.
     pub fn new(
         hosts: &[ProxiedHost],
         store: Arc<BlobStore>,
         authority: Authority,
+        waiting: Arc<Places>,
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Self {
@@ -82,7 +86,8 @@ impl RevProxy {
             flights: Arc::default(),
             unkept: Unkept::default(),
             forwarder: Forwarder::new(metrics.clone()),
-            tunnels: Places::new(connect::MAX_TUNNELS),
+            tunnels: Places::new(connect::MAX_TUNNELS.min(waiting.state().1 / 2)),
+            waiting,
             metrics,
             debug,
         }))
@@ -92,10 +97,7 @@ impl RevProxy {
 impl Handler for RevProxy {
     fn handle(&self, request: Request) -> Reply {
         match &request.target {
-            Target::Authority(authority) => {
-                let authority = authority.clone();
-                self.connect(&authority, &request)
-            }
+            Target::Authority(authority) => self.connect(authority),
             Target::Absolute(scheme, host) => {
                 let (scheme, host) = (scheme.clone(), host.clone());
                 self.0.proxy(request, &scheme, &host)
@@ -148,18 +150,23 @@ impl Inner {
                 let reply = Reply::text(504, "not in the cache\n");
                 return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
             }
-            if terms.store && method == "GET" && !self.unkept.contains(url) {
-                match self.flights.join(&url.to_string(), Some(PATIENCE)) {
-                    Role::Lead(role) => leader = Some(role),
-                    Role::Landed(_) => match self.look_up(url, &headers, &terms, false) {
-                        Ok(found) => return found,
-                        Err(old) => stale = old,
-                    },
-                    Role::Late => {}
-                }
+        }
+        let Some(place) = self.waiting.take() else {
+            return (Reply::text(503, "too many requests wait for their servers\n"), Outcome::Uncached);
+        };
+        if terms.lookup && terms.store && method == "GET" && !self.unkept.contains(url) {
+            match self.flights.join(&url.to_string(), Some(PATIENCE)) {
+                Role::Lead(role) => leader = Some(role),
+                Role::Landed(_) => match self.look_up(url, &headers, &terms, false) {
+                    Ok(found) => return found,
+                    Err(old) => stale = old,
+                },
+                Role::Late => {}
             }
         }
-        self.forward(request, method, url, headers, &terms, stale.filter(|_| method == "GET"), leader)
+        let stale = stale.filter(|_| method == "GET");
+        let (reply, outcome) = self.forward(request, method, url, headers, &terms, stale, leader);
+        (place.hold(reply), outcome)
     }
 
     /// An answer that is kept and may be used; else the one in memory that went stale, if any.
@@ -215,7 +222,7 @@ impl Inner {
             Ok(forwarded) => forwarded,
             Err(Failed(status, why)) => {
                 log::debug!("{method} {url}: {why}");
-                let reply = Reply::text(status, format!("{url}: {why}\n"));
+                let reply = Reply::text(status, text::without_secrets(&format!("{url}: {why}\n")));
                 return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
             }
         };

@@ -20,11 +20,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::exchange::Handler;
-use super::socket::{Open, Socket};
+use super::socket::{Secured, Socket};
+use super::tls::Identity;
 
 pub use self::conn::serve;
 pub use self::head::Context;
-pub use super::socket::{ServerLimits, ServerState};
+pub use super::socket::{Open, ServerLimits};
 
 /// Stack of a connection's thread: TLS to an upstream is the deepest that happens on one. Untouched
 /// pages cost nothing.
@@ -41,8 +42,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `addr` and answers with `handler`; port 0 takes a free one.
-    pub fn start(addr: SocketAddr, limits: ServerLimits, handler: Arc<dyn Handler>) -> io::Result<Server> {
+    /// Listens on `addr` and answers with `handler`, over TLS as `identity` where there is one; port 0
+    /// takes a free one. Connections are those of `open`.
+    pub fn start(
+        addr: SocketAddr,
+        open: Arc<Open>,
+        identity: Option<Arc<Identity>>,
+        handler: Arc<dyn Handler>,
+    ) -> io::Result<Server> {
         let listener = TcpListener::bind(addr).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::AddrInUse => "; another program listens there: stop it or choose another port",
@@ -52,20 +59,16 @@ impl Server {
             };
             io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}{hint}"))
         })?;
-        let (addr, listener, open) = (listener.local_addr()?, Arc::new(listener), Open::new(limits));
+        let (addr, listener) = (listener.local_addr()?, Arc::new(listener));
         let (accepting, admitting) = (listener.clone(), open.clone());
-        let acceptor = spawn("http-accept".into(), move || accept(&admitting, &accepting, &handler))?;
+        let service = Service { identity, handler };
+        let acceptor = spawn("http-accept".into(), move || accept(&admitting, &accepting, &Arc::new(service)))?;
         Ok(Server { addr, open, running: Mutex::new(Some((listener, acceptor))) })
     }
 
     /// Where it listens, the port chosen if it was 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
-    }
-
-    /// How it is doing.
-    pub fn state(&self) -> ServerState {
-        self.open.state()
     }
 
     /// Stops accepting, closes idle connections, lets answers under way finish within the grace
@@ -78,7 +81,7 @@ impl Server {
         let threads = join(acceptor).unwrap_or_default();
         let grace = self.open.limits.grace;
         if !self.open.wait_closed(grace) {
-            log::warn!("{} HTTP connections were cut off: not done within {grace:?}", self.state().open);
+            log::warn!("{} HTTP connections were cut off: not done within {grace:?}", self.open.state().open);
             self.open.cut_off();
         }
         if self.open.wait_closed(Duration::from_secs(2)) {
@@ -97,15 +100,35 @@ impl Drop for Server {
     }
 }
 
+/// What clients are served, and as whom.
+struct Service {
+    identity: Option<Arc<Identity>>,
+    handler: Arc<dyn Handler>,
+}
+
+impl Service {
+    /// Serves one connection to its end.
+    fn serve(&self, socket: Socket, peer: SocketAddr) {
+        let context = Context { peer: Some(peer), origin: None };
+        match &self.identity {
+            None => serve(socket, &*self.handler, &context),
+            Some(identity) => match Secured::accept(socket, identity.config()) {
+                Ok(secured) => serve(secured, &*self.handler, &context),
+                Err(e) => log::debug!("handshake with {peer}: {e}"),
+            },
+        }
+    }
+}
+
 /// Accepts until the server stops, each connection as soon as there is room; their threads.
-fn accept(open: &Arc<Open>, listener: &TcpListener, handler: &Arc<dyn Handler>) -> Threads {
+fn accept(open: &Arc<Open>, listener: &TcpListener, service: &Arc<Service>) -> Threads {
     let (mut threads, mut troubled) = (Threads::new(), false);
     let admit = |(tcp, peer)| {
-        let (entry, handler) = (open.admit(tcp)?, handler.clone());
+        let (entry, service) = (open.admit(tcp)?, service.clone());
         spawn(format!("http-{}", entry.id), move || {
             // an error says that the client is gone already
             if let Ok(socket) = Socket::new(entry) {
-                serve(socket, &*handler, &Context { peer: Some(peer), origin: None });
+                service.serve(socket, peer);
             }
         })
     };

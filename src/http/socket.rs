@@ -4,6 +4,7 @@
 //! so that nothing above it (TLS) lets a client that drips live on.
 
 mod open;
+mod secured;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,7 +13,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use self::open::State;
-pub use self::open::{Entry, Open, ServerLimits, ServerState};
+pub use self::open::{Entry, Open, ServerLimits};
+pub use self::secured::Secured;
 
 /// Bytes a second at which a body is not too slow, in either direction, whatever its length.
 pub const FLOOR: u64 = 1 << 10;
@@ -22,6 +24,9 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// What requests are served over: a socket, or TLS over one.
 pub trait Stream: Read + Write + Send + Sized {
+    /// Whether it is a bare socket, which can be taken over.
+    const BARE: bool = false;
+
     /// The socket below.
     fn socket(&mut self) -> &mut Socket;
 
@@ -176,6 +181,8 @@ impl Write for Socket {
 }
 
 impl Stream for Socket {
+    const BARE: bool = true;
+
     fn socket(&mut self) -> &mut Socket {
         self
     }

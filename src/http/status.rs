@@ -1,19 +1,17 @@
 //! How the program is doing: a page for people at `/debug/`, the reference program's
-//! `/debug/vars`, Prometheus text at `/metrics` and `/debug/varz`, and `/healthz`.
+//! `/debug/vars`, Prometheus text at `/metrics` and `/debug/varz`, `/healthz` and `/readyz`.
 //!
 //! Invariants: everything here only reads; a request costs no more than reading the counters, one
-//! small lock and an hour's samples; the page is three files that a script fills from
-//! `/debug/status.json`, nothing on it comes from elsewhere, and what requests asked for appears on
-//! it as text only. `/healthz` may be asked from anywhere; for the rest the router lets only this
-//! machine in, and a Host header that names a stranger is refused here, so that a web page cannot
-//! read it by way of a rebound name.
+//! small lock and an hour's samples; nothing here waits for an upstream, a bucket or the disk that
+//! `/readyz` tells of, which a thread tries now and then. The page is three files that a script fills
+//! from `/debug/status.json`, nothing on it comes from elsewhere, and what requests asked for appears
+//! on it as text only. `/healthz` and `/readyz` are for everybody and name nothing.
 
 mod gauges;
 mod prometheus;
 mod samples;
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +21,8 @@ use serde_json::json;
 
 use self::samples::Samples;
 use super::exchange::{Body, Handler, Method, Reply, Request};
+use super::places::Places;
+use super::socket::Open;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 use crate::upload::Uploader;
@@ -41,6 +41,10 @@ pub struct Sources {
     pub bucket: Option<Arc<Bucket>>,
     /// The upload queue, if there is a bucket.
     pub uploader: Option<Arc<Uploader>>,
+    /// The HTTP connections.
+    pub open: Arc<Open>,
+    /// Those of them that wait for upstreams.
+    pub waiting: Arc<Places>,
     /// How many plugin clients are connected.
     pub sessions: Box<dyn Fn() -> usize + Send + Sync>,
     /// Set when the program begins to stop.
@@ -95,15 +99,55 @@ impl Status {
             json!({ "ago_seconds": ago, "kind": r.kind, "what": r.what, "outcome": r.outcome, "bytes": r.bytes,
                     "seconds": r.took.as_secs_f64() })
         });
+        let upstreams = metrics.upstreams.list().into_iter().map(|(name, u)| {
+            let last = u.last_error.as_ref();
+            json!({ "name": name, "requests": u.requests, "errors": u.errors, "failing": u.failing,
+                    "pace_seconds": (u.requests > 0).then_some(u.pace.as_secs_f64()), "waiting": u.waiting.len(),
+                    "waiting_seconds": u.waiting.first().map(|begun| begun.elapsed().as_secs()),
+                    "last_error": last.map(|(_, why)| why), "error_ago_seconds": last.map(|(at, _)| at.elapsed().as_secs()) })
+        });
+        let upstreams: Vec<_> = upstreams.collect();
         let mut all = gauges::expvar(&self.sources);
         all["page"] = json!({
             "directory": cache_dir.display().to_string(),
             "bucket": bucket.as_ref().map(|b| b.target()),
             "columns": samples::COLUMNS,
             "samples": samples,
+            "upstreams": upstreams,
             "recent": recent.collect::<Vec<_>>(),
         });
         all
+    }
+}
+
+impl Status {
+    /// Whether this server should be sent requests: 503 while it stops, or its disk takes nothing. What
+    /// fails beyond that is said, but what is kept is served all the same.
+    fn ready(&self) -> Reply {
+        let Sources { stopping, bucket, metrics, .. } = &*self.sources;
+        let stopping = stopping.load(Ordering::Relaxed);
+        let disk = self.samples.disk();
+        let bucket = match bucket.as_ref().map(|bucket| bucket.available()) {
+            None => "none",
+            Some(true) => "in use",
+            Some(false) => "left alone, because it failed",
+        };
+        let upstreams = metrics.upstreams.list();
+        let failing = upstreams.values().filter(|upstream| upstream.failing > 0).count();
+        let fine = !stopping && disk.is_ok();
+        let first = if fine {
+            "ready"
+        } else if stopping {
+            "stopping"
+        } else {
+            "not ready"
+        };
+        let text = format!(
+            "{first}\ndisk: {}\nbucket: {bucket}\nupstreams: {failing} of {} failing\n",
+            disk.err().unwrap_or("writable"),
+            upstreams.len()
+        );
+        Reply::text(if fine { 200 } else { 503 }, text)
     }
 }
 
@@ -112,31 +156,17 @@ impl Handler for Status {
         if !matches!(request.method, Method::Get | Method::Head) {
             return Reply::text(405, "only GET and HEAD\n").header("Allow", "GET, HEAD");
         }
-        let reply = if request.path == "/healthz" {
-            match self.sources.stopping.load(Ordering::Relaxed) {
-                false => Reply::text(200, "ok\n"),
-                true => Reply::text(503, "stopping\n"),
-            }
-        } else if !request.header("Host").is_none_or(names_this_machine) {
-            Reply::text(421, "the status is shown under localhost or an address only\n")
-        } else {
-            self.get(&request.path)
+        let reply = match request.path.as_str() {
+            "/healthz" if self.sources.stopping.load(Ordering::Relaxed) => Reply::text(503, "stopping\n"),
+            "/healthz" => Reply::text(200, "ok\n"),
+            "/readyz" => self.ready(),
+            path => self.get(path),
         };
         reply
             .header("Cache-Control", "no-store")
             .header("X-Content-Type-Options", "nosniff")
             .header("Referrer-Policy", "no-referrer")
     }
-}
-
-/// Whether a Host header is an address, or a name that always means this machine.
-fn names_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 /// A text of that media type.

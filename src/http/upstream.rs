@@ -19,6 +19,7 @@ use ureq::Proxy;
 pub use self::list::Upstreams;
 use crate::client::{self, Client};
 use crate::config::UpstreamUrl;
+use crate::text;
 
 /// The proxies that everyone shares: they own no private modules, so they are never asked for any.
 const PUBLIC: [&str; 1] = ["proxy.golang.org"];
@@ -104,7 +105,9 @@ impl Fetcher {
     /// GETs `path` (escaped, without a leading slash) below `upstream`, at most `limit` bytes of
     /// it, into `to`.
     pub fn get(&self, upstream: &Upstream, path: &str, limit: u64, to: &mut dyn Write) -> Result<u64, FetchError> {
-        let failed = |status, why: &dyn fmt::Display| FetchError::Failed(status, format!("{upstream}/{path}: {why}"));
+        let failed = |status, why: &dyn fmt::Display| {
+            FetchError::Failed(status, text::without_secrets(&format!("{upstream}/{path}: {why}")))
+        };
         let (mut body, promised): (Box<dyn Read>, _) = match &upstream.url {
             UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {
                 Ok(file) => {

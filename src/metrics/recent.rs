@@ -1,12 +1,15 @@
 //! The latest requests of every kind, for people who look at the status page.
 //!
 //! Off until someone can look: then a push costs a short lock and one small allocation, before
-//! that one atomic load. Bounded in number and in the length of each text.
+//! that one atomic load. Bounded in number and in the length of each text; no text holds a query or a
+//! password.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+
+use crate::text;
 
 /// Requests kept.
 const KEEP: usize = 50;
@@ -55,7 +58,7 @@ impl Recent {
         if !self.on.load(Ordering::Relaxed) {
             return;
         }
-        let mut what = what();
+        let mut what = text::without_secrets(&what());
         if what.len() > MAX_TEXT {
             what.truncate(what.floor_char_boundary(MAX_TEXT));
             what.push('…');

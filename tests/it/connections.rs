@@ -168,7 +168,12 @@ fn drip(mut socket: TcpStream, bytes: &[u8]) -> io::Result<usize> {
 /// A TLS client for example.com that trusts the server's authority.
 fn tls(dir: &TempDir) -> ClientConnection {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&fs::read(dir.join("cache/ca.pem")).unwrap()).unwrap()).unwrap();
+    roots
+        .add(
+            CertificateDer::from_pem_slice(&fs::read(dir.join(".local/state/go-cache-plugin/ca.pem")).unwrap())
+                .unwrap(),
+        )
+        .unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -23,3 +23,4 @@ mod streams;
 mod support;
 mod toolchain;
 mod truth;
+mod web;

@@ -30,7 +30,7 @@ impl Proxy {
             .arg(format!("--revproxy={hosts}"));
         let child = more(plugin).spawn();
         poll("the proxy", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Proxy { child, port, ca: dir.join("cache/ca.pem").display().to_string() }
+        Proxy { child, port, ca: dir.join(".local/state/go-cache-plugin/ca.pem").display().to_string() }
     }
 
     /// Curl through the proxy; its exit code, and head and body.

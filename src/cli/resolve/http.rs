@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Resolver, bare_host, duration, on};
 use crate::cli::flags::Given;
 use crate::cli::value;
-use crate::config::{HttpConfig, ModProxyConfig, ProxiedHost};
+use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig, ProxiedHost};
 use crate::error::Error;
 
 impl Resolver<'_> {
@@ -15,12 +15,7 @@ impl Resolver<'_> {
     pub(super) fn http(&self, fallback: Option<SocketAddr>) -> Result<Option<HttpConfig>, Error> {
         let v = self.values;
         let modproxy = on(&v.modproxy)?;
-        let rev_proxy: Vec<ProxiedHost> = match &v.revproxy {
-            None => Vec::new(),
-            Some(given) => {
-                items(&given.text).map(|h| h.parse().map_err(|why| given.error(why))).collect::<Result<_, _>>()?
-            }
-        };
+        let rev_proxy = hosts(&v.revproxy)?;
         let install_ca = on(&v.install_ca)?;
         if !modproxy {
             for given in [&v.upstream, &v.mod_private, &v.mod_ttl, &v.offline].into_iter().flatten() {
@@ -33,7 +28,15 @@ impl Resolver<'_> {
             return Err(Error::usage("--install-ca needs --revproxy"));
         }
         let mod_proxy = modproxy.then(|| self.mod_proxy()).transpose()?;
-        let addr = match v.http.as_ref().filter(|g| !g.text.is_empty()) {
+        let given = v.http.as_ref().filter(|g| !g.text.is_empty());
+        if given.is_none() {
+            for given in [&v.http_host, &v.http_auth_file, &v.http_tls_cert, &v.http_tls_key].into_iter().flatten() {
+                if given.on_line {
+                    return Err(Error::usage(format!("{} needs --http", given.from)));
+                }
+            }
+        }
+        let addr = match given {
             Some(given) => http_addr(given)?,
             None => match fallback {
                 Some(addr) if modproxy => addr,
@@ -46,7 +49,50 @@ impl Resolver<'_> {
                 _ => return Ok(None),
             },
         };
-        Ok(Some(HttpConfig { addr, mod_proxy, rev_proxy, install_ca }))
+        let authority = (!rev_proxy.is_empty()).then(|| self.authority(&rev_proxy, install_ca)).transpose()?;
+        Ok(Some(HttpConfig { addr, access: self.access(given)?, mod_proxy, rev_proxy, authority }))
+    }
+
+    /// Who may ask; `http` is the address to listen on as it was given.
+    fn access(&self, http: Option<&Given>) -> Result<AccessConfig, Error> {
+        let v = self.values;
+        let mut names = Vec::new();
+        if let Some(given) = &v.http_host {
+            for name in given.text.split(['\0', ',']).map(str::trim).filter(|name| !name.is_empty()) {
+                let host = name.parse::<ProxiedHost>().ok().filter(|host| !host.has_port());
+                let host = host.ok_or_else(|| given.error("write the name of a host, without a port"))?;
+                names.push(host.bare().to_string());
+            }
+        }
+        let of_http = http.and_then(|given| Some(given.text.rsplit_once(':')?.0.to_ascii_lowercase()));
+        let file = |given: &Option<Given>| {
+            given.as_ref().filter(|g| !g.text.is_empty()).map(|given| self.cwd.join(&given.text))
+        };
+        let tls = match (file(&v.http_tls_cert), file(&v.http_tls_key)) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err(Error::usage("--http-tls-cert and --http-tls-key need each other")),
+        };
+        Ok(AccessConfig { hosts: of_http.into_iter().chain(names).collect(), auth_file: file(&v.http_auth_file), tls })
+    }
+
+    fn authority(&self, proxied: &[ProxiedHost], install: bool) -> Result<AuthorityConfig, Error> {
+        let v = self.values;
+        let given = hosts(&v.ca_domains)?;
+        if let Some(given) = v.ca_domains.as_ref().filter(|_| given.iter().any(ProxiedHost::has_port)) {
+            return Err(given.error("a domain has no port"));
+        }
+        let from = if given.is_empty() { proxied } else { &given };
+        let domains = from.iter().map(|host| host.bare().to_string()).collect();
+        let dir = self.user_dir(&v.ca_dir, "ca", "XDG_STATE_HOME", ".local/state")?;
+        let authority = AuthorityConfig { dir, domains, install };
+        match proxied.iter().find(|host| !authority.covers(host.bare())) {
+            Some(host) => Err(Error::usage(format!(
+                "--revproxy {:?}: outside of --ca-domains, so nobody would believe its certificate: add it there",
+                host.bare()
+            ))),
+            None => Ok(authority),
+        }
     }
 
     fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
@@ -70,6 +116,12 @@ impl Resolver<'_> {
             netrc,
         })
     }
+}
+
+/// The hosts of a comma-separated list.
+fn hosts(given: &Option<Given>) -> Result<Vec<ProxiedHost>, Error> {
+    let Some(given) = given else { return Ok(Vec::new()) };
+    items(&given.text).map(|host| host.parse().map_err(|why| given.error(why))).collect()
 }
 
 /// The items of a comma-separated list, without blanks and empty ones.

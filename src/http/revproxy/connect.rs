@@ -5,22 +5,17 @@
 use std::io;
 use std::time::SystemTime;
 
-use super::tunnel::{self, Secured};
-use super::{Inner, RevProxy, hosts};
+use super::{Inner, RevProxy, hosts, tunnel};
 use crate::http::exchange::{Body, Reply, Request, Target};
 use crate::http::server::{Context, serve};
+use crate::http::socket::Secured;
 
 /// Tunnels at a time.
 pub(super) const MAX_TUNNELS: usize = 128;
 
 impl RevProxy {
     /// The answer to a CONNECT.
-    pub(super) fn connect(&self, authority: &str, request: &Request) -> Reply {
-        let counters = &self.0.metrics.proxyconn;
-        if !request.is_local() {
-            counters.refused.inc();
-            return Reply::text(403, "CONNECT is for this machine only\n");
-        }
+    pub(super) fn connect(&self, authority: &str) -> Reply {
         if hosts::listed(&self.0.hosts, "https", authority) {
             self.intercept(authority)
         } else {
@@ -58,7 +53,7 @@ impl RevProxy {
         let metrics = self.0.metrics.clone();
         let Some(place) = self.0.tunnels.take() else {
             metrics.proxyconn.refused.inc();
-            return Reply::text(503, format!("{MAX_TUNNELS} tunnels are open already\n"));
+            return Reply::text(503, "too many tunnels are open already\n");
         };
         let target = match tunnel::dial(authority) {
             Ok(target) => target,

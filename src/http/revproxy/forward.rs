@@ -69,6 +69,8 @@ impl Forwarder {
     ) -> Result<Forwarded, Failed> {
         let agent = self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
         let begin = Instant::now();
+        let mut call =
+            self.metrics.upstreams.begin(url.split_inclusive('/').take(3).collect::<String>().trim_end_matches('/'));
         self.metrics.revcache.req_forward.inc();
         let answer = match body {
             Some(_) => send_once(agent, method, url, request, body),
@@ -78,7 +80,13 @@ impl Forwarder {
             },
         };
         self.metrics.latency.upstream_request.observe(begin.elapsed());
-        answer.map(|a| forwarded(method, a)).map_err(|e| failed(&e))
+        let answer = answer.map(|a| forwarded(method, a)).map_err(|e| failed(&e));
+        match &answer {
+            Ok(answer) if answer.status >= 500 => call.failed(&format!("status {}", answer.status)),
+            Ok(_) => {}
+            Err(Failed(_, why)) => call.failed(why),
+        }
+        answer
     }
 }
 

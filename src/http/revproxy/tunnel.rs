@@ -1,98 +1,18 @@
-//! The streams of CONNECT: TLS towards the client, and bytes carried both ways.
+//! Tunnels: bytes carried both ways.
 //!
 //! Invariant: a tunnel ends when both directions have ended, one breaks, or nothing has moved for
 //! [`IDLE`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-
-use crate::http::socket::{Socket, Stream, is_pause};
+use crate::http::socket::{Socket, is_pause};
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// TLS towards the client.
-pub struct Secured(StreamOwned<ServerConnection, Socket>);
-
-impl Secured {
-    /// Shakes hands with the client, who has as long for it as for a head.
-    pub fn accept(mut socket: Socket, config: Arc<ServerConfig>) -> io::Result<Self> {
-        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        socket.await_head(true);
-        let mut stream = StreamOwned::new(connection, socket);
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock)?;
-        }
-        Ok(Secured(stream))
-    }
-}
-
-impl Read for Secured {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.0.read(buf) {
-            // many clients leave without a word
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(0),
-            other => other,
-        }
-    }
-}
-
-impl Write for Secured {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Stream for Secured {
-    fn socket(&mut self) -> &mut Socket {
-        &mut self.0.sock
-    }
-    fn end(&mut self, broken: bool) {
-        if !broken {
-            self.0.conn.send_close_notify();
-            let _ = self.0.flush(); // the client may be gone
-            self.0.sock.end(false);
-        }
-    }
-}
-
-/// A bounded number of places.
-pub struct Places {
-    taken: AtomicUsize,
-    limit: usize,
-}
-
-/// One of them, until it is dropped.
-pub struct Place(Arc<Places>);
-
-impl Places {
-    /// `limit` free places.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Places { taken: AtomicUsize::new(0), limit })
-    }
-
-    /// Takes a place, if one is free.
-    pub fn take(self: &Arc<Self>) -> Option<Place> {
-        let more = |n| (n < self.limit).then_some(n + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place(self.clone()))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Connects to `authority`, `host:port`, trying its addresses in turn.
 pub fn dial(authority: &str) -> io::Result<TcpStream> {
@@ -177,18 +97,4 @@ fn carry(early: &[u8], mut from: &TcpStream, mut to: &TcpStream, clock: &Clock) 
         }
     }
     Err(io::Error::new(ErrorKind::TimedOut, "nothing has moved for too long"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_bounded_and_given_back() {
-        let places = Places::new(2);
-        let (a, b) = (places.take(), places.take());
-        assert!(a.is_some() && b.is_some() && places.take().is_none());
-        drop(a);
-        assert!(places.take().is_some());
-    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::answer::{self, Framed};
 use super::body::{BodyReader, Wire};
 use super::head::{self, BodyLength, Context, Head, Refused};
+use crate::http::auth::Access;
 use crate::http::exchange::{Body, Framing, Handler, Method, Persistence, Reply, Request, Taker, head_bytes};
 use crate::http::socket::Stream;
 
@@ -73,19 +74,19 @@ fn turn<S: Stream + 'static>(shared: &Shared<S>, handler: &dyn Handler, context:
         _ => Box::new(BodyReader { wire: shared.clone(), turn }),
     };
     let Head { method, target, path, query, headers, .. } = head;
-    let mut reply =
-        handler.handle(Request { method, target, path, query, headers, peer: context.peer, body, body_len });
+    let (peer, access) = (context.peer, Access::default());
+    let mut reply = handler.handle(Request { method, target, path, query, headers, peer, access, body, body_len });
 
     let mut wire = lock(shared);
     framed.keep &= wire.finish() && !connect && !wire.stream.socket().is_stopping();
     wire.stream.socket().pace();
     if let Body::Takeover(taker) = reply.body {
-        if connect && context.origin.is_none() {
+        if connect && S::BARE {
             let head = head_bytes(200, &reply.headers, Framing::None, Persistence::Implied);
             wire.stream.write_all(&head)?;
             return Ok(Next::TakeOver(taker));
         }
-        reply = Reply::text(501, "connections are handed over for CONNECT alone, and once\n");
+        reply = Reply::text(501, "CONNECT is answered outside of TLS only\n");
     }
     let keep = answer::send(&mut wire.stream, reply, framed)?;
     Ok(if keep { Next::Request } else { Next::Close })

@@ -16,6 +16,9 @@ pub struct ServerLimits {
     /// Connections at a time, a thread each. Default: 1,024, or half the files that the process may
     /// open.
     pub max_connections: usize,
+    /// Requests that may wait for upstreams at a time; each may need two more files. Default: 512, or an
+    /// eighth of the files.
+    pub max_waiting: usize,
     /// How long a connection may wait between requests. Default: 60 s.
     pub idle_timeout: Duration,
     /// How long a head may take from its first byte, and a TLS handshake in all. Default: 10 s.
@@ -31,9 +34,10 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let half = files.map_or(usize::MAX, |n| usize::try_from(n / 2).unwrap_or(usize::MAX));
+        let files = files.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         ServerLimits {
-            max_connections: half.clamp(16, 1024),
+            max_connections: (files / 2).clamp(16, 1024),
+            max_waiting: (files / 8).clamp(4, 512),
             idle_timeout: Duration::from_secs(60),
             head_timeout: Duration::from_secs(10),
             io_timeout: Duration::from_secs(30),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::Sources;
 use crate::cache::size::Size;
+use crate::text;
 
 /// A value that is not counted: it may fall, or comes from elsewhere.
 pub struct Gauge {
@@ -26,7 +27,8 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     let started = sources.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let available = sources.bucket.as_ref().map(|b| b.available());
-    let disk = rustix::fs::statvfs(&sources.cache_dir).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+    let disk = rustix::fs::statvfs(&sources.cache_dir).ok();
+    let disk = disk.map(|s| (s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)));
     // where the system has no /proc, nothing is said
     let process = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
@@ -34,13 +36,21 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
     };
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let files = fs::read_dir("/proc/self/fd").ok().map(|d| d.count());
+    let (waiting, waiting_most) = sources.waiting.state();
+    let (http, http_most) = (sources.open.state(), sources.open.limits.max_connections);
     let help_available = "1 while requests are sent to the bucket, 0 while it is left alone.";
     [
         ("gocache_sessions", "Plugin clients connected.", json!((sources.sessions)())),
         ("gocache_upload_waiting", "Uploads waiting in memory.", json!(queue.waiting)),
         ("gocache_upload_busy", "Uploads under way.", json!(queue.busy)),
         ("gocache_cache_bytes", "Size of the cache directory, about.", json!(Size::read(&sources.cache_dir))),
-        ("gocache_disk_free_bytes", "Free space on the cache directory's disk.", json!(disk)),
+        ("gocache_http_connections", "HTTP connections open.", json!(http.open)),
+        ("gocache_http_connections_max", "HTTP connections that may be open.", json!(http_most)),
+        ("gocache_http_idle", "HTTP connections without a whole request.", json!(http.waiting)),
+        ("gocache_http_waiting", "HTTP requests that wait for upstreams.", json!(waiting)),
+        ("gocache_http_waiting_max", "HTTP requests that may wait for upstreams.", json!(waiting_most)),
+        ("gocache_disk_bytes", "Size of the cache directory's disk.", json!(disk.map(|d| d.1))),
+        ("gocache_disk_free_bytes", "Free space on the cache directory's disk.", json!(disk.map(|d| d.0))),
         ("gocache_stopping", "1 while the program stops.", json!(sources.stopping.load(Ordering::Relaxed))),
         ("gocache_bucket_available", help_available, json!(available)),
         ("process_start_time_seconds", "When the program started, in seconds since 1970.", json!(started)),
@@ -62,41 +72,9 @@ pub fn expvar(sources: &Sources) -> Value {
     status.insert("version".to_string(), env!("CARGO_PKG_VERSION").into());
     status.insert("uptime_seconds".to_string(), sources.started.elapsed().unwrap_or_default().as_secs_f64().into());
     let mut vars = sources.metrics.to_json();
-    vars["cmdline"] = sources.cmdline.iter().map(|arg| without_password(arg)).collect();
+    vars["cmdline"] = sources.cmdline.iter().map(|arg| text::without_secrets(arg)).collect();
     // what a reader of Go's expvar looks for and can be told here
     vars["memstats"] = json!({ "Sys": status["process_resident_memory_bytes"] });
     vars["status"] = status.into();
     vars
-}
-
-/// An argument with the user and password of every URL in it left out.
-fn without_password(arg: &str) -> String {
-    let mut out = String::new();
-    let mut rest = arg;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out += before;
-        let end =
-            after.find(|c: char| matches!(c, '/' | '?' | '#' | ',' | '|') || c.is_whitespace()).unwrap_or(after.len());
-        rest = match after[..end].rfind('@') {
-            Some(user) => &after[user + 1..],
-            None => after,
-        };
-    }
-    out + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_in_urls_are_not_shown() {
-        assert_eq!(
-            without_password("--upstream=https://u:p@w@a.example/x@y,http://b.example|https://t@c.example"),
-            "--upstream=https://a.example/x@y,http://b.example|https://c.example"
-        );
-        assert_eq!(without_password("serve"), "serve");
-        assert_eq!(without_password("https://a:b@"), "https://");
-    }
 }

@@ -206,16 +206,18 @@ function figures(s, d) {
   text('bucket', s.page.bucket ?? 'none, local only');
 }
 
-// Rows of a table, each a list of texts; drawn anew only when they change.
+// Rows of a table, each a list of texts; drawn anew only when they change. Those that are marked
+// stand out.
 const shown = {};
-function rows(id, list, classes) {
+function rows(id, list, classes, marked = []) {
   const same = JSON.stringify(list);
   if (shown[id] === same) return;
   shown[id] = same;
   at(id).replaceChildren();
-  for (const cells of list) {
+  for (const [n, cells] of list.entries()) {
     const row = make('tr', '', '', at(id));
     cells.forEach((cell, i) => make('td', classes[i], cell, row));
+    if (marked[n]) row.dataset.mood = 'warn';
   }
   const none = at(`no-${id}`);
   if (none) none.hidden = list.length > 0;
@@ -224,16 +226,32 @@ function rows(id, list, classes) {
 
 function tables(s) {
   const seconds = n => known(n, duration);
+  const ago = n => n < 1 ? 'now' : n < 60 ? `${n} s ago` : `${duration(n)} ago`;
   const latency = Object.entries(OPERATIONS).map(([name, title]) => [title, s.latency[name]]);
   rows('latency', latency.map(([title, l]) =>
     [title, count(l.count), seconds(l.p50_seconds), seconds(l.p99_seconds)]), ['', 'n', 'n', 'n']);
+  const state = s.status;
+  const full = [
+    ['HTTP connections', state.http_connections, state.http_connections_max, count],
+    ['Waiting for upstreams', state.http_waiting, state.http_waiting_max, count],
+    ['Open files', state.process_open_fds, state.process_max_fds, count],
+    ['Disk', state.disk_bytes === null ? null : state.disk_bytes - state.disk_free_bytes, state.disk_bytes, bytes],
+  ];
+  const isFull = full.map(([, used, of]) => of > 0 && used / of >= 0.9);
+  rows('full', full.map(([title, used, of, write]) => [title, known(used, write), known(of, write), percent(used, of)])
+    .concat([['Upload queue', count(state.upload_waiting + state.upload_busy), '–', '–']]),
+  ['', 'n', 'n', 'n'], isFull);
+  const servers = s.page.upstreams.sort((a, b) => b.failing - a.failing || b.waiting - a.waiting);
+  rows('upstreams', servers.map(u => [u.name, count(u.requests), count(u.errors), seconds(u.pace_seconds),
+    u.waiting ? `${count(u.waiting)} for ${duration(u.waiting_seconds)}` : '–',
+    u.last_error === null ? '–' : `${u.last_error} (${ago(u.error_ago_seconds)})`]),
+  ['u0', 'u1 n', 'u2 n', 'u3 n', 'u4', 'u5'], servers.map(u => u.failing > 0 || u.waiting_seconds > 5));
   const words = name => name.replaceAll('_', ' ').replace(/^./, c => c.toUpperCase());
   // of counters, by their names
   const bad = /error|failed|rejected|corrupt|_bad|refused|opened|stale/;
   const errors = Object.entries(s).flatMap(([group, counters]) => Object.entries(counters)
     .filter(([name, n]) => bad.test(name) && n > 0).map(([name, n]) => [words(group), words(name), count(n)]));
   rows('errors', errors, ['', '', 'n']);
-  const ago = n => n < 1 ? 'now' : n < 60 ? `${n} s ago` : `${duration(n)} ago`;
   rows('recent', s.page.recent.map(r =>
     [ago(r.ago_seconds), r.kind, r.what, r.outcome, known(r.bytes, bytes), duration(r.seconds)]), ['c0', 'c1', 'c2', 'c3', 'c4', 'c5']);
 }

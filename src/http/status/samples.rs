@@ -1,13 +1,16 @@
-//! The last hour, sample by sample, and the thread that records them.
+//! The last hour, sample by sample, and the thread that records them and tries the disk.
 
 use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::Sources;
+use crate::atomic::TempFile;
 use crate::cache::size::Size;
 use crate::metrics::Metrics;
 
@@ -52,6 +55,8 @@ pub fn take(sources: &Sources) -> Sample {
 /// The samples so far.
 pub struct Samples {
     ring: Arc<Mutex<VecDeque<Sample>>>,
+    /// When the disk was last tried, and whether it took what was written.
+    tried: Arc<Mutex<Option<(Instant, bool)>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -61,8 +66,18 @@ impl Samples {
     pub fn start(sources: Arc<Sources>) -> std::io::Result<Self> {
         let ring = Arc::new(Mutex::new(VecDeque::new()));
         let (stop, stopped) = bounded(0);
-        let shared = ring.clone();
+        let tried = Arc::new(Mutex::new(None));
+        let (shared, trying) = (ring.clone(), tried.clone());
+        let mut troubled = false;
         let record = move || loop {
+            let outcome = try_disk(&sources.cache_dir);
+            *trying.lock().expect("no holder panics") = Some((Instant::now(), outcome.is_ok()));
+            if let Err(e) = &outcome
+                && !troubled
+            {
+                log::warn!("{}: nothing can be written: {e}", sources.cache_dir.display());
+            }
+            troubled = outcome.is_err();
             let sample = take(&sources);
             let mut ring = lock(&shared);
             if ring.len() == KEEP {
@@ -75,7 +90,17 @@ impl Samples {
             }
         };
         let thread = std::thread::Builder::new().name("status".to_string()).stack_size(256 << 10).spawn(record)?;
-        Ok(Samples { ring, stop: Some(stop), thread: Some(thread) })
+        Ok(Samples { ring, tried, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Whether the disk takes what is written, or why not.
+    pub fn disk(&self) -> Result<(), &'static str> {
+        match *self.tried.lock().expect("no holder panics") {
+            None => Err("not tried yet"),
+            Some((_, false)) => Err("takes nothing"),
+            Some((at, true)) if at.elapsed() > 3 * INTERVAL => Err("does not answer"),
+            Some((_, true)) => Ok(()),
+        }
     }
 
     /// The samples, the oldest first.
@@ -91,6 +116,11 @@ impl Drop for Samples {
             log::error!("the status thread panicked");
         }
     }
+}
+
+/// Writes as much as makes the disk find room for it.
+fn try_disk(dir: &Path) -> io::Result<()> {
+    TempFile::create(dir)?.file().write_all(&[0; 4096])
 }
 
 fn lock(ring: &Mutex<VecDeque<Sample>>) -> MutexGuard<'_, VecDeque<Sample>> {

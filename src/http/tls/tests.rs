@@ -22,6 +22,14 @@ impl Drop for Dir {
     }
 }
 
+fn config(dir: &Dir, domains: &[&str]) -> AuthorityConfig {
+    AuthorityConfig { dir: dir.0.clone(), domains: domains.iter().map(|d| d.to_string()).collect(), install: false }
+}
+
+fn open(dir: &Dir, now: SystemTime) -> io::Result<Authority> {
+    Authority::open(&config(dir, &["example.com", "127.0.0.1", "::1"]), now)
+}
+
 /// Shakes hands in memory; the client trusts `ca` alone.
 fn handshake(ca: &[u8], server: Arc<ServerConfig>, name: &str) -> Result<(), rustls::Error> {
     let mut roots = RootCertStore::empty();
@@ -51,7 +59,7 @@ fn handshake(ca: &[u8], server: Arc<ServerConfig>, name: &str) -> Result<(), rus
 fn clients_that_trust_the_authority_accept_its_hosts() {
     let dir = Dir::new("accept");
     let now = SystemTime::now();
-    let authority = Authority::open(&dir.0, now).unwrap();
+    let authority = open(&dir, now).unwrap();
     let ca = fs::read(authority.cert_path()).unwrap();
     for (host, name) in [("example.com", "example.com"), ("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
         handshake(&ca, authority.server_config(host, now).unwrap(), name).unwrap();
@@ -60,7 +68,7 @@ fn clients_that_trust_the_authority_accept_its_hosts() {
     let long = format!("{}.example.com", "a".repeat(63));
     handshake(&ca, authority.server_config(&long, now).unwrap(), &long).unwrap();
     let other = Dir::new("accept-other");
-    let stranger = Authority::open(&other.0, now).unwrap();
+    let stranger = open(&other, now).unwrap();
     handshake(&ca, stranger.server_config("example.com", now).unwrap(), "example.com").unwrap_err();
 }
 
@@ -68,21 +76,21 @@ fn clients_that_trust_the_authority_accept_its_hosts() {
 fn the_key_is_private_and_kept() {
     let dir = Dir::new("kept");
     let now = SystemTime::now();
-    let first = Authority::open(&dir.0, now).unwrap();
+    let first = open(&dir, now).unwrap();
     let key = dir.0.join("ca-key.pem");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     let (key_text, cert) = (fs::read(&key).unwrap(), fs::read(first.cert_path()).unwrap());
-    let again = Authority::open(&dir.0, now + DAY).unwrap();
+    let again = open(&dir, now + DAY).unwrap();
     assert_eq!(fs::read(&key).unwrap(), key_text);
     assert_eq!(fs::read(again.cert_path()).unwrap(), cert);
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2, "no temporary file stays");
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    let e = Authority::open(&dir.0, now).map(|_| ()).unwrap_err().to_string();
+    let e = open(&dir, now).map(|_| ()).unwrap_err().to_string();
     assert!(e.contains("ca-key.pem") && e.contains("644"), "{e}");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&key, "junk").unwrap();
-    let e = Authority::open(&dir.0, now).map(|_| ()).unwrap_err().to_string();
+    let e = open(&dir, now).map(|_| ()).unwrap_err().to_string();
     assert!(e.contains("ca-key.pem") && e.contains("remove it"), "{e}");
 }
 
@@ -90,7 +98,7 @@ fn the_key_is_private_and_kept() {
 fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
     let dir = Dir::new("renew");
     let long_ago = SystemTime::now() - (AUTHORITY_LIFE - AUTHORITY_RENEW + DAY);
-    let old = Authority::open(&dir.0, long_ago).unwrap();
+    let old = open(&dir, long_ago).unwrap();
     let old_ca = fs::read(old.cert_path()).unwrap();
     // a running server renews when it next signs
     let now = SystemTime::now();
@@ -102,31 +110,81 @@ fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
     }
     // a certificate that is damaged or of another key is made anew, too
     fs::write(old.cert_path(), "junk").unwrap();
-    Authority::open(&dir.0, now).unwrap();
+    open(&dir, now).unwrap();
     assert!(CertificateDer::from_pem_slice(&fs::read(old.cert_path()).unwrap()).is_ok());
     // so is one whose end is not told or has come near, and one that was cut off
     let whole = fs::read_to_string(old.cert_path()).unwrap();
-    let (line, pem) = whole.split_once('\n').unwrap();
-    assert!(line.starts_with(ENDS) && pem.starts_with("-----BEGIN CERTIFICATE-----"), "{whole}");
+    let (line, rest) = whole.split_once('\n').unwrap();
+    assert!(line.starts_with(ENDS) && rest.starts_with("# for example.com, 127.0.0.1, ::1\n-----BEGIN"), "{whole}");
+    let pem = rest.split_once('\n').unwrap().1;
     let soon = Timestamp::try_from(now + AUTHORITY_RENEW - DAY).unwrap();
-    for bad in [pem.to_string(), format!("{ENDS}{soon}\n{pem}"), whole[..whole.len() / 2].to_string()] {
+    for bad in [
+        pem.to_string(),
+        format!("{ENDS}{soon}\n{rest}"),
+        whole.replace("127.0.0.1", "127.0.0.2"),
+        whole[..whole.len() / 2].to_string(),
+    ] {
         fs::write(old.cert_path(), &bad).unwrap();
-        Authority::open(&dir.0, now).unwrap();
+        open(&dir, now).unwrap();
         let mended = fs::read_to_string(old.cert_path()).unwrap();
         assert!(mended != bad && mended.starts_with(line), "{mended}");
         handshake(mended.as_bytes(), config.clone(), "example.com").unwrap();
     }
     let other = Dir::new("renew-other");
-    fs::copy(Authority::open(&other.0, now).unwrap().cert_path(), old.cert_path()).unwrap();
-    let mended = Authority::open(&dir.0, now).unwrap();
-    handshake(&fs::read(old.cert_path()).unwrap(), mended.server_config("a", now).unwrap(), "a").unwrap();
+    fs::copy(open(&other, now).unwrap().cert_path(), old.cert_path()).unwrap();
+    let mended = open(&dir, now).unwrap();
+    let config = mended.server_config("example.com", now).unwrap();
+    handshake(&fs::read(old.cert_path()).unwrap(), config, "example.com").unwrap();
+}
+
+#[test]
+fn nobody_believes_the_authority_beyond_its_domains() {
+    let now = SystemTime::now();
+    for (domains, yes, no) in [
+        (
+            &["example.com"][..],
+            &["example.com", "a.example.com"][..],
+            &["example.org", "myexample.com", "10.0.0.1", "::1"][..],
+        ),
+        (&["10.0.0.1"], &["10.0.0.1"], &["10.0.0.2", "example.com", "::1", "invalid.example"]),
+        (&["::1", "a.example"], &["::1", "a.example"], &["::2", "127.0.0.1", "b.example"]),
+    ] {
+        let dir = Dir::new("domains");
+        let authority = Authority::open(&config(&dir, domains), now).unwrap();
+        let ca = fs::read(authority.cert_path()).unwrap();
+        let hand = |host: &str| handshake(&ca, authority.server_config(host, now).unwrap(), host);
+        for host in yes {
+            hand(host).unwrap_or_else(|e| panic!("{domains:?} {host}: {e}"));
+        }
+        for host in no {
+            hand(host).map(|()| panic!("{domains:?}: {host}")).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_ours_alone_is_refused_and_one_in_the_cache_too() {
+    let (dir, cache) = (Dir::new("open"), Dir::new("cache"));
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o777)).unwrap();
+    let e = open(&dir, SystemTime::now()).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("777") && e.contains("--ca-dir"), "{e}");
+    fs::write(cache.0.join("ca.pem"), "somebody's").unwrap();
+    assert!(!Authority::leave_cache(&dir.0, &cache.0).unwrap());
+    fs::write(cache.0.join("ca-key.pem"), "old").unwrap();
+    assert!(Authority::leave_cache(&dir.0, &cache.0).unwrap());
+    assert_eq!(fs::read_dir(&cache.0).unwrap().count(), 0);
+    std::os::unix::fs::symlink(&cache.0, dir.0.join("link")).unwrap();
+    for inside in [cache.0.clone(), cache.0.join("a/b"), dir.0.join("link/c"), dir.0.join("link")] {
+        let e = Authority::leave_cache(&inside, &cache.0).unwrap_err().to_string();
+        assert!(e.contains("in the cache directory"), "{}: {e}", inside.display());
+    }
 }
 
 #[test]
 fn host_certificates_are_reused_renewed_and_bounded() {
     let dir = Dir::new("hosts");
     let now = SystemTime::now();
-    let a = Authority::open(&dir.0, now).unwrap();
+    let a = open(&dir, now).unwrap();
     let first = a.server_config("example.com", now).unwrap();
     assert!(Arc::ptr_eq(&first, &a.server_config("example.com", now + HOST_LIFE / 3).unwrap()));
     assert!(!Arc::ptr_eq(&first, &a.server_config("example.com", now + HOST_LIFE / 2).unwrap()));
@@ -141,7 +199,7 @@ fn host_certificates_are_reused_renewed_and_bounded() {
 fn several_that_start_at_once_agree_on_one_key() {
     let dir = Dir::new("race");
     let keys: Vec<_> = std::thread::scope(|s| {
-        let open = || Authority::open(&dir.0, SystemTime::now()).unwrap().key.serialize_pem();
+        let open = || open(&dir, SystemTime::now()).unwrap().key.serialize_pem();
         let threads: Vec<_> = (0..8).map(|_| s.spawn(open)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
@@ -151,7 +209,7 @@ fn several_that_start_at_once_agree_on_one_key() {
 #[test]
 fn installing_appends_once() {
     let dir = Dir::new("install");
-    let a = Authority::open(&dir.0, SystemTime::now()).unwrap();
+    let a = open(&dir, SystemTime::now()).unwrap();
     let bundle = dir.0.join("bundle.pem");
     fs::write(&bundle, "# no newline at the end").unwrap();
     assert_eq!(a.install_into(&bundle).unwrap(), Installed::Now);
