@@ -70,13 +70,14 @@ pub fn without_secrets(text: &str) -> String {
         out += before;
         let host = after.find(|c: char| matches!(c, '/' | '?' | '#') || c.is_whitespace()).unwrap_or(after.len());
         let url = &after[after[..host].rfind('@').map_or(0, |user| user + 1)..];
-        let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '|' | '"' | '\'' | '<' | '>' | ')');
-        let (url, after) = url.split_at(url.find(ends).unwrap_or(url.len()));
-        let shown = url.split(['?', '#']).next().unwrap_or_default();
-        out += shown;
-        // what comes before the reason in a line is no part of it
-        out += if shown.len() < url.len() && url.ends_with(':') { ":" } else { "" };
-        rest = after;
+        let (word, after) = url.split_at(url.find(char::is_whitespace).unwrap_or(url.len()));
+        rest = url;
+        if let Some(query) = word.find(['?', '#']).filter(|at| !word[..*at].contains("://")) {
+            out += &word[..query];
+            // what comes before the reason in a line is no part of it
+            out += if word.ends_with(':') { ":" } else { "" };
+            rest = after;
+        }
     }
     out + rest
 }
@@ -93,10 +94,11 @@ mod tests {
                 "--upstream=https://a.example/x@y,http://b.example|https://c.example",
             ),
             ("serve ?a=b", "serve ?a=b"),
-            ("https://u:p,'w)@h/x?a,b https://i", "https://h/x,b https://i"),
+            ("https://u:p,'w)@h/x?a,b https://i", "https://h/x https://i"),
             ("https://a:b@", "https://"),
             ("GET https://h/x?sig=1/2@3: refused", "GET https://h/x: refused"),
-            ("\"https://u:p@h?q\" (https://h/#f)", "\"https://h\" (https://h/)"),
+            ("(https://h/?a=(b),'c\"<d>|e, https://u@i/#f", "(https://h/ https://i/"),
+            ("https://a/x,https://u:p@b/y?q,https://u:p@c: x", "https://a/x,https://b/y: x"),
             ("https://h/x: no https://i/y?z", "https://h/x: no https://i/y"),
         ] {
             assert_eq!(without_secrets(text), shown);

@@ -83,7 +83,8 @@ impl Forwarder {
         let answer = answer.map(|a| forwarded(method, a)).map_err(|e| failed(&e));
         match &answer {
             Ok(answer) if answer.status >= 500 => call.failed(&format!("status {}", answer.status)),
-            Ok(_) => {}
+            // what cannot be sent is not the target's fault
+            Ok(_) | Err(Failed(400, _)) => {}
             Err(Failed(_, why)) => call.failed(why),
         }
         answer
