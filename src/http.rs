@@ -8,7 +8,6 @@ pub(crate) mod auth;
 mod depot;
 pub(crate) mod exchange;
 pub(crate) mod modproxy;
-pub(crate) mod places;
 pub(crate) mod revproxy;
 pub(crate) mod server;
 mod socket;

@@ -6,7 +6,7 @@
 //!         ◀── session::writer ◀────────────── answers, any order ◀─────────────┘             │ miss
 //!                                                                    manifest ▶ readahead ──▶ Bucket: S3 · directory
 //!                                                           pending markers ▶ upload queue ──▶    ▲
-//! HTTP client ──▶ http (accept loop, tiny_http types) ─▶ modproxy · sumdb · revproxy · status ──▶ BlobStore ┘
+//! HTTP client ──▶ http (a thread each, `auth`) ────────▶ modproxy · sumdb · revproxy · status ──▶ BlobStore ┘
 //! ```
 //!
 //! Dependencies point one way, from the top of this picture to the bottom. `command/*` constructs
@@ -17,7 +17,7 @@
 //! `fetch`, `readahead` and `manifest` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it), [`http`] and [`store`] (the proxies), last
 //! [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
-//! [`flight`], [`id`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
+//! [`flight`], [`id`], [`places`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
 //!
 //! # The cache directory
 //!
@@ -63,6 +63,7 @@ mod http;
 pub mod id;
 mod lease;
 pub mod metrics;
+pub mod places;
 pub mod pool;
 pub mod protocol;
 pub mod remote;

@@ -13,8 +13,11 @@ pub use recent::{Recent, RecentRequest};
 pub use upstreams::{Call, Upstream, Upstreams};
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::places::Places;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -108,6 +111,9 @@ macro_rules! groups {
             pub recent: Recent,
             /// The servers that were asked.
             pub upstreams: Upstreams,
+            /// Requests that wait for them: each holds a connection, and some have to be left for what is
+            /// answered at once.
+            pub waiting: Arc<Places>,
         }
 
         impl Metrics {

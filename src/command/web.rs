@@ -14,7 +14,6 @@ use crate::http::Router;
 use crate::http::auth::Guard;
 use crate::http::exchange::Handler;
 use crate::http::modproxy::ModProxy;
-use crate::http::places::Places;
 use crate::http::revproxy::RevProxy;
 use crate::http::server::{Open, Server, ServerLimits};
 use crate::http::status::{Sources, Status};
@@ -83,11 +82,9 @@ impl Web {
         let stopping = Arc::new(AtomicBool::new(false));
         gate.warn(config.addr);
         let open = Open::new(ServerLimits::default());
-        // the other connections are for what need not wait
-        let waiting = Places::new(open.limits.max_waiting);
+        stack.metrics.waiting.set_limit(open.limits.max_waiting);
         let status = Status::new(Sources {
             open: open.clone(),
-            waiting: waiting.clone(),
             metrics: stack.metrics.clone(),
             cache_dir: stack.config().cache_dir.clone(),
             bucket: stack.bucket.clone(),
@@ -106,11 +103,11 @@ impl Web {
             ..Router::default()
         };
         if let Some(modproxy) = &config.mod_proxy {
-            let proxy = ModProxy::new(modproxy, blobs(Kind::Module, stack), waiting.clone(), stack.metrics.clone());
+            let proxy = ModProxy::new(modproxy, blobs(Kind::Module, stack), stack.metrics.clone());
             router.modproxy = Some(Arc::new(proxy.map_err(|e| Error::usage(format!("module proxy: {e}")))?));
         }
         if let Some(authority) = &config.authority {
-            router.revproxy = Some(reverse_proxy(config, authority, &gate, waiting, stack)?);
+            router.revproxy = Some(reverse_proxy(config, authority, &gate, stack)?);
         }
         let server = Server::start(config.addr, open, gate.identity, Arc::new(router))
             .map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
@@ -145,7 +142,6 @@ fn reverse_proxy(
     config: &HttpConfig,
     ca: &AuthorityConfig,
     gate: &Gate,
-    waiting: Arc<Places>,
     stack: &Stack,
 ) -> Result<Arc<dyn Handler>, Error> {
     let failed = |e| Error::failed(format!("reverse proxy: {e}"));
@@ -171,5 +167,5 @@ fn reverse_proxy(
         }
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());
-    Ok(Arc::new(RevProxy::new(&config.rev_proxy, blobs, authority, waiting, stack.metrics.clone(), debug)))
+    Ok(Arc::new(RevProxy::new(&config.rev_proxy, blobs, authority, stack.metrics.clone(), debug)))
 }

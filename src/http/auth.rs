@@ -135,7 +135,7 @@ impl Guard {
 fn is_local(request: &Request) -> bool {
     let forwards = |name: &str| {
         let name = name.to_ascii_lowercase();
-        name.starts_with("x-forwarded") || matches!(name.as_str(), "forwarded" | "via" | "x-real-ip" | "true-client-ip")
+        name.contains("forwarded") || name.ends_with("-ip") || name == "via"
     };
     request.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
         && !request.headers.iter().any(|header| forwards(header.field.as_str().as_str()))
@@ -247,6 +247,7 @@ mod tests {
             "x-FORWARDED-host: a",
             "X-Real-IP: 1",
             "Via: 1.1 a",
+            "CF-Connecting-IP: 1",
             "Forwarded:",
         ] {
             assert_eq!(guard.judge(&request("127.0.0.1", &[header])).ok(), Some(Access::default()), "{header}");

@@ -11,10 +11,10 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::places::{Place, Places};
 use super::upstream::{FetchError, Fetcher, Upstream, Upstreams};
 use crate::flight::Flights;
 use crate::metrics::Metrics;
+use crate::places::Place;
 use crate::store::{Blob, BlobStore, BlobWriter};
 
 /// After a time-out, answers that may be served stale are, for so long, without asking again: a
@@ -27,7 +27,6 @@ pub struct Depot {
     pub(super) upstreams: Upstreams,
     fetcher: Fetcher,
     metrics: Arc<Metrics>,
-    waiting: Arc<Places>,
     offline: bool,
     ttl: Duration,
     flights: Arc<Flights<String, Result<(), FetchError>>>,
@@ -64,13 +63,12 @@ pub enum Source<'a> {
 }
 
 impl Depot {
-    /// Rules between `store` and `upstreams`. Requests that wait for them take a place of `waiting`.
+    /// Rules between `store` and `upstreams`.
     pub fn new(
         store: Arc<BlobStore>,
         upstreams: Upstreams,
         offline: bool,
         ttl: Duration,
-        waiting: Arc<Places>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Depot {
@@ -78,7 +76,6 @@ impl Depot {
             upstreams,
             fetcher: Fetcher::default(),
             metrics,
-            waiting,
             offline,
             ttl,
             flights: Arc::default(),
@@ -122,7 +119,10 @@ impl Depot {
 
     /// A place for a request that may have to wait: what waits leaves room for what does not.
     fn place(&self) -> Result<Place, FetchError> {
-        self.waiting.take().ok_or_else(|| FetchError::Failed(503, "too many requests wait for upstreams".into()))
+        self.metrics
+            .waiting
+            .take()
+            .ok_or_else(|| FetchError::Failed(503, "too many requests wait for upstreams".into()))
     }
 
     fn fetch_timed(&self, upstream: &Upstream, path: &str, limit: u64, to: &mut dyn Write) -> Result<u64, FetchError> {

@@ -125,10 +125,26 @@ impl Reply {
         self.headers.push((name.to_string(), value.into()));
         self
     }
+    /// The reply, whose body keeps `held` for as long as it comes from elsewhere.
+    pub fn holding(mut self, held: impl Send + 'static) -> Self {
+        if let Body::Stream(stream, len) = self.body {
+            self.body = Body::Stream(Box::new(Holding(stream, held)), len);
+        }
+        self
+    }
     /// Sets the body.
     pub fn body(mut self, body: Body) -> Self {
         self.body = body;
         self
+    }
+}
+
+/// A body, and what goes with it.
+struct Holding<T>(Box<dyn Read + Send>, T);
+
+impl<T> Read for Holding<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
     }
 }
 

@@ -20,7 +20,6 @@ use self::sumdb::SumDb;
 use super::auth::Access;
 use super::depot::{Depot, Source, Wanted};
 use super::exchange::{Handler, Method, Reply, Request};
-use super::places::Places;
 use super::upstream::Upstreams;
 use crate::config::ModProxyConfig;
 use crate::metrics::Metrics;
@@ -40,16 +39,11 @@ pub struct ModProxy {
 }
 
 impl ModProxy {
-    /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. Requests that wait for upstreams
-    /// take a place of `waiting`. The error is one line for people.
-    pub fn new(
-        config: &ModProxyConfig,
-        store: Arc<BlobStore>,
-        waiting: Arc<Places>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, String> {
+    /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. The error is one line for
+    /// people.
+    pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
         let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
-        let depot = Depot::new(store, upstreams, config.offline, config.ttl, waiting, metrics.clone());
+        let depot = Depot::new(store, upstreams, config.offline, config.ttl, metrics.clone());
         Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb), private: config.private.clone(), metrics })
     }
 

@@ -31,11 +31,11 @@ use self::policy::{Keep, Terms};
 use self::reply::{Outcome, Tags};
 use self::unkept::Unkept;
 use super::exchange::{Handler, Method, Reply, Request, Target};
-use super::places::Places;
 use super::tls::Authority;
 use crate::config::ProxiedHost;
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::store::BlobStore;
 use crate::text;
 
@@ -61,23 +61,22 @@ struct Inner {
     unkept: Unkept,
     forwarder: Forwarder,
     tunnels: Arc<Places>,
-    waiting: Arc<Places>,
     metrics: Arc<Metrics>,
     debug: bool,
 }
 
 impl RevProxy {
     /// A proxy for `hosts` that keeps answers in `store` and speaks TLS as
-    /// `authority` lets it. Requests that wait for their targets take one of the places of `waiting`.
-    /// `debug` logs begin and end of each request.
+    /// `authority` lets it. `debug` logs begin and end of each request.
     pub fn new(
         hosts: &[ProxiedHost],
         store: Arc<BlobStore>,
         authority: Authority,
-        waiting: Arc<Places>,
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Self {
+        let tunnels = Arc::new(Places::default());
+        tunnels.set_limit(connect::MAX_TUNNELS.min(metrics.waiting.state().1 / 2));
         RevProxy(Arc::new(Inner {
             hosts: hosts.to_vec(),
             store,
@@ -86,8 +85,7 @@ impl RevProxy {
             flights: Arc::default(),
             unkept: Unkept::default(),
             forwarder: Forwarder::new(metrics.clone()),
-            tunnels: Places::new(connect::MAX_TUNNELS.min(waiting.state().1 / 2)),
-            waiting,
+            tunnels,
             metrics,
             debug,
         }))
@@ -151,7 +149,7 @@ impl Inner {
                 return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
             }
         }
-        let Some(place) = self.waiting.take() else {
+        let Some(place) = self.metrics.waiting.take() else {
             return (Reply::text(503, "too many requests wait for their servers\n"), Outcome::Uncached);
         };
         if terms.lookup && terms.store && method == "GET" && !self.unkept.contains(url) {
@@ -166,7 +164,7 @@ impl Inner {
         }
         let stale = stale.filter(|_| method == "GET");
         let (reply, outcome) = self.forward(request, method, url, headers, &terms, stale, leader);
-        (place.hold(reply), outcome)
+        (reply.holding(place), outcome)
     }
 
     /// An answer that is kept and may be used; else the one in memory that went stale, if any.

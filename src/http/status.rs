@@ -21,7 +21,6 @@ use serde_json::json;
 
 use self::samples::Samples;
 use super::exchange::{Body, Handler, Method, Reply, Request};
-use super::places::Places;
 use super::socket::Open;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
@@ -43,8 +42,6 @@ pub struct Sources {
     pub uploader: Option<Arc<Uploader>>,
     /// The HTTP connections.
     pub open: Arc<Open>,
-    /// Those of them that wait for upstreams.
-    pub waiting: Arc<Places>,
     /// How many plugin clients are connected.
     pub sessions: Box<dyn Fn() -> usize + Send + Sync>,
     /// Set when the program begins to stop.

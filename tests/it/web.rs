@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
+use serde_json::json;
+
+use crate::support::browser::{self, Browser};
 use crate::support::env::{Plugin, Running, TempDir, binary, free_port, poll, run, scrubbed};
 use crate::support::origin::{Origin, answer, self_signed};
 use crate::support::upstream::{Tree, Upstream};
@@ -360,6 +363,54 @@ fn a_client_that_drips_over_tls_is_ended() {
     server.stop();
 }
 
+#[test]
+fn the_page_says_what_fails_and_what_is_full_in_a_real_browser() {
+    if browser::excused() {
+        return;
+    }
+    let dir = TempDir::new();
+    let (stuck, held) = Hung::start();
+    let gone = free_port();
+    let hosts = format!("--revproxy={},127.0.0.1:{gone},a-very-long-name-that-nobody-has.invalid", stuck.addr);
+    let server = Server::start(&dir, &[&hosts]);
+    for host in [format!("127.0.0.1:{gone}"), "a-very-long-name-that-nobody-has.invalid".into()] {
+        server.expect(502, &format!("http://{host}/x/%3Cimg%20src=x%20onerror=alert(1)%3E?s3cr3t"), &[LOCAL]);
+    }
+    let mut waits = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    write!(waits, "GET http://{}/ HTTP/1.1\r\nHost: localhost\r\n\r\n", stuck.addr).unwrap();
+    let mut page = Browser::start();
+    let mut colours = Vec::new();
+    for width in [400, 1400] {
+        for dark in [false, true] {
+            page.dark(dark);
+            page.open(&format!("http://127.0.0.1:{}/debug/", server.port), width);
+            page.wait("document.getElementById('upstreams').rows.length === 3");
+            let widths = page.eval("[document.documentElement.scrollWidth, window.innerWidth]");
+            assert_eq!(widths, json!([width, width]), "dark: {dark}");
+            let text = page.eval("document.getElementById('upstreams').innerText").to_string();
+            for want in [&format!("127.0.0.1:{gone}"), "Connection refused", "a-very-long-name", "1 for "] {
+                assert!(text.contains(want), "{text}");
+            }
+            let failing = "document.querySelectorAll('#upstreams [data-mood=warn]').length >= 2";
+            assert_eq!(page.eval(failing), json!(true));
+            let full = page.eval("document.getElementById('full').innerText").to_string();
+            for want in ["HTTP connections", "Waiting for upstreams", "Open files", "Disk", "Upload queue"] {
+                assert!(full.contains(want), "{full}");
+            }
+            let all = page.eval("document.body.innerText + document.body.innerHTML").to_string();
+            assert!(!all.contains("s3cr3t"), "{all}");
+            colours.push(
+                page.eval("getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"),
+            );
+        }
+    }
+    assert!(colours[0] == colours[2] && colours[1] == colours[3] && colours[0] != colours[1], "{colours:?}");
+    assert!(page.complaints.is_empty(), "{:#?}", page.complaints);
+    drop(waits);
+    held.lock().unwrap().clear();
+    server.stop();
+}
+
 /// A server that takes requests and never answers.
 struct Hung {
     addr: SocketAddr,
@@ -492,11 +543,14 @@ fn queries_and_passwords_are_shown_nowhere() {
     let upstream = format!("--upstream=http://someone:s3cr3t-upstream@127.0.0.1:{gone}");
     let hosts = format!("--revproxy={},127.0.0.1:{gone}", origin.host());
     let server = Server::start(&dir, &[&upstream, "--modproxy", "-v", "--debug=7", &hosts]);
-    let secret = "a=(b),'<c>|\"&X-Amz-Signature=s3cr3t-query";
+    let secret = "a=(b),'c'&X-Amz-Signature=s3cr3t-query";
     for path in ["kept", "break", "junk", "fails"] {
         let got = server.get(&format!("http://{}/{path}?{secret}", origin.host()), &[LOCAL]);
         assert!(!got.body.contains("s3cr3t"), "{}", got.body);
     }
+    // what cannot be sent on is no exception
+    let got = server.expect(400, &format!("http://127.0.0.1:{gone}/x?a=<b>,\"|{secret}"), &[LOCAL]);
+    assert!(!got.body.contains("s3cr3t"), "{}", got.body);
     let got = server.expect(502, &format!("http://127.0.0.1:{gone}/x?{secret}"), &[LOCAL]);
     assert!(got.body.contains("/x") && !got.body.contains("s3cr3t"), "{}", got.body);
     let got = server.get(&format!("{PUBLIC}?{secret}"), &[LOCAL]);

@@ -36,7 +36,7 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
     };
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let files = fs::read_dir("/proc/self/fd").ok().map(|d| d.count());
-    let (waiting, waiting_most) = sources.waiting.state();
+    let (waiting, waiting_most) = sources.metrics.waiting.state();
     let (http, http_most) = (sources.open.state(), sources.open.limits.max_connections);
     let help_available = "1 while requests are sent to the bucket, 0 while it is left alone.";
     [

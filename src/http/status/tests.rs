@@ -15,7 +15,6 @@ fn status(metrics: &Arc<Metrics>) -> (Status, Arc<AtomicBool>) {
         bucket: None,
         uploader: None,
         open: Open::new(crate::http::server::ServerLimits::default()),
-        waiting: Places::new(7),
         sessions: Box::new(|| 2),
         stopping: stopping.clone(),
         started: SystemTime::now(),

@@ -65,6 +65,13 @@ impl Browser {
         }
     }
 
+    /// Says which colours its user likes.
+    pub fn dark(&mut self, on: bool) {
+        let scheme = if on { "dark" } else { "light" };
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.call("Emulation.setEmulatedMedia", json!({"features": features}));
+    }
+
     /// Lets pages run scripts, or not, from the next one on.
     pub fn scripts(&mut self, on: bool) {
         self.call("Emulation.setScriptExecutionDisabled", json!({"value": !on}));
