@@ -178,7 +178,7 @@ fn download(dir: &Path, go_mod: &str, proxy: &str) -> Result<Duration> {
 fn fetch(addr: SocketAddr, path: &str) -> Result<Duration> {
     let begin = Instant::now();
     let mut socket = TcpStream::connect(addr)?;
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut piece = vec![0; 256 << 10];
     let n = socket.read(&mut piece)?;
     if !piece[..n].starts_with(b"HTTP/1.1 200") {
@@ -196,7 +196,7 @@ struct Load {
 
 /// Asks for one small file again and again over keep-alive connections.
 fn hammer(addr: SocketAddr, path: &str, time: Duration) -> Result<Load> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let begin = Instant::now();
     let client = || -> std::io::Result<Vec<f64>> {
         let mut socket = TcpStream::connect(addr)?;

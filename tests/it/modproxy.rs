@@ -490,7 +490,7 @@ fn requests_that_are_none_touch_neither_disk_nor_upstream() {
         let mut socket = std::net::TcpStream::connect(proxy.addr).unwrap();
         io::Write::write_all(
             &mut socket,
-            format!("GET /mod/{path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes(),
+            format!("GET /mod/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
         )
         .unwrap();
         let mut got = String::new();
