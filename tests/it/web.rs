@@ -450,7 +450,10 @@ fn beside(hung: usize) {
             socket
         })
         .collect();
-    poll("the requests upstream", || (held.lock().unwrap().len() >= hung).then_some(()));
+    let status =
+        || -> serde_json::Value { serde_json::from_str(&server.get("/debug/status.json", &[LOCAL]).body).unwrap() };
+    poll("the requests that wait", || (status()["status"]["http_waiting"] == hung).then_some(()));
+    assert!(!held.lock().unwrap().is_empty());
     for path in ["/healthz", "/readyz", PUBLIC, "/debug/", "/debug/status.json", "/metrics"] {
         let mut took: Vec<_> = (0..20)
             .map(|_| {
@@ -463,7 +466,7 @@ fn beside(hung: usize) {
         // others use the machine too: the slowest of them are not about us
         assert!(took[10] < Duration::from_millis(50), "{path} beside {hung}: {took:?}");
     }
-    let status: serde_json::Value = serde_json::from_str(&server.get("/debug/status.json", &[LOCAL]).body).unwrap();
+    let status = status();
     assert_eq!(status["status"]["http_waiting"], hung, "{}", status["status"]);
     let waiting: u64 =
         status["page"]["upstreams"].as_array().unwrap().iter().map(|u| u["waiting"].as_u64().unwrap()).sum();
