@@ -2,7 +2,7 @@
 //!
 //! Invariants: a put is answered once its output and action are in the directory; before the
 //! action appears, a marker names it for the upload queue. A get is answered from the directory,
-//! from the manifest's inline bodies, or from the bucket, in that order; what comes from the
+//! from the scope's packs, or from the entry itself in the bucket, in that order; what comes from the
 //! bucket passes through the directory. Trouble with the bucket is never an error here.
 
 mod action_source;
@@ -14,6 +14,8 @@ pub mod fetch;
 mod haste;
 pub mod manifest;
 mod manifests;
+pub mod pack;
+mod packing;
 pub mod prune;
 pub mod readahead;
 pub mod size;
@@ -76,7 +78,8 @@ impl Tier {
         }
     }
 
-    fn readahead(&self, scope: &str) -> Arc<Readahead> {
+    /// The readahead of a scope, which is shared. Each who has it leaves by [`Readahead::close`].
+    pub fn readahead(&self, scope: &str) -> Arc<Readahead> {
         let mut scopes = self.scopes.lock().expect("no holder panics");
         scopes.retain(|_, r| r.strong_count() > 0);
         if let Some(shared) = scopes.get(scope).and_then(Weak::upgrade)
@@ -101,6 +104,11 @@ impl BuildCache {
     /// The local directory.
     pub fn disk(&self) -> &Arc<DiskCache> {
         &self.disk
+    }
+
+    /// The bucket behind it.
+    pub fn tier(&self) -> Option<&Tier> {
+        self.tier.as_ref()
     }
 
     /// What is counted.

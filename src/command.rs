@@ -11,6 +11,7 @@ mod listen;
 mod logging;
 mod names;
 mod prune;
+mod pull;
 mod run;
 mod scope;
 mod serve;
@@ -58,6 +59,10 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
         Invocation::Prune(cache) => {
             logging::init(cache.verbose, cache.debug);
             prune::execute(&cache)
+        }
+        Invocation::Pull(cache) => {
+            logging::init(cache.verbose, cache.debug);
+            pull::execute(&cache)
         }
         Invocation::Clear(clear) => {
             logging::init(clear.verbose, DebugMask::default());

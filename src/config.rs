@@ -28,6 +28,8 @@ pub enum Invocation {
     Status(Config),
     /// `prune`: applies `expiry` and `max_size` to the local cache now; at least one of them says something.
     Prune(Config),
+    /// `pull`: fetches what a scope's builds used; there is a bucket.
+    Pull(Config),
     /// `clear`: empties the local cache, or our names under a prefix of the bucket.
     Clear(ClearConfig),
     /// `doctor`: tries everything that the program depends on.

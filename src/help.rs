@@ -51,6 +51,7 @@ pub fn page(word: Option<&str>) -> Result<String, String> {
         None | Some("help" | "version") => return Ok(overview()),
         Some("serve" | "connect") => "serve-mode",
         Some("keygen") => "bucket",
+        Some("pull") => "readahead",
         Some("status" | "prune" | "clear" | "doctor") => "maintenance",
         Some(word) => word,
     };

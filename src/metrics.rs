@@ -154,12 +154,13 @@ groups! {
         manifest_bad: "Manifests ignored because they are damaged, unsigned or from a newer version.",
         manifest_entries: "Entries listed in the manifests loaded.",
         manifest_saves: "Manifests written to the bucket.",
-        fetched: "Entries fetched ahead.",
-        fetched_bytes: "Bytes moved to fetch entries ahead.",
-        used: "Entries fetched ahead, or inline in a manifest, that a get then used.",
+        fetched: "Entries fetched ahead by themselves.",
+        fetched_bytes: "Bytes moved to fetch entries and packs.",
+        used: "Entries fetched ahead, by themselves or in packs, that a get then used.",
         used_bytes: "Bytes moved for fetched entries that a get then used.",
-        inline_used: "Gets answered from a body inline in the manifest.",
-        waited: "Gets that waited for a fetch already in flight.",
+        packed: "Entries taken out of packs.",
+        pack_saves: "Packs written to the bucket.",
+        waited: "Gets that waited for a fetch of an entry already in flight.",
     }
     /// Traffic with the bucket.
     bucket: BucketMetrics = "bucket" {

@@ -13,10 +13,9 @@ use super::haste::Streak;
 use super::id::{ActionId, OutputId};
 use super::readahead::{Advice, Readahead};
 use super::usage::Usage;
-use super::{BuildCache, Tier, entry, manifests};
+use super::{BuildCache, Tier, manifests};
 use crate::folder::ACTION;
 use crate::lease::Open;
-use crate::sign::{Claim, nanos};
 use crate::upload::Uploader;
 
 /// One session's view of the cache. Dropped without [`Client::close`], it leaves no trace in the
@@ -96,7 +95,7 @@ impl Client {
         }
         let mut advice = Advice::Unlisted;
         if let Some(r) = self.readahead.get() {
-            advice = r.note(action, false).0;
+            advice = r.note(action).0;
             r.begin();
         }
         let hit = self.fault(tier, action, advice, turn);
@@ -108,9 +107,7 @@ impl Client {
             }
             None => {
                 host.get_fault_miss.inc();
-                // a bucket that cannot be asked says nothing of what it has
-                let absent = tier.fetcher.bucket.available();
-                self.record(|usage| usage.miss(action, absent));
+                self.record(|usage| usage.miss(action));
             }
         }
         Ok(hit)
@@ -118,7 +115,7 @@ impl Client {
 
     /// Counts what the directory had.
     fn local_hit(&self, action: &ActionId, hit: &Hit) {
-        let ahead = self.readahead.get().is_some_and(|r| r.note(action, true).1);
+        let ahead = self.readahead.get().is_some_and(|r| r.note(action).1);
         let host = &self.cache.metrics.host;
         if ahead {
             host.get_fault_hit.inc()
@@ -131,29 +128,27 @@ impl Client {
     /// Gets `action` from behind the directory.
     fn fault(&self, tier: &Tier, action: &ActionId, advice: Advice, turn: Turn) -> Option<Hit> {
         let Turn::Ours(turn) = turn else { return None };
-        let listed = !matches!(advice, Advice::Unlisted | Advice::Absent);
-        let doubtful = matches!(advice, Advice::Absent) || !listed && self.streak.is_long();
-        if doubtful && tier.fetcher.bucket.available() {
+        let listed = !matches!(advice, Advice::Unlisted);
+        if !listed && self.streak.is_long() && tier.fetcher.bucket.available() {
             self.cache.metrics.bucket.unwaited.inc();
             drop(turn);
             tier.background.ask(&tier.fetcher, *action, &self.streak);
             return None;
         }
-        let known = match advice {
-            Advice::Inline(output, time, body) => {
-                let claim = Claim { hash: output, size: body.len() as u64, time: nanos(time) };
-                if let Ok(hit) = entry::store(action, &claim, &mut &body[..], &self.cache.disk) {
-                    self.cache.metrics.readahead.used.inc();
-                    self.cache.metrics.readahead.inline_used.inc();
+        let mut start = Instant::now();
+        let mut said = None;
+        if let Advice::Listed { known, piece } = advice {
+            said = known;
+            if let Some((readahead, piece)) = self.readahead.get().zip(piece) {
+                readahead.bring(piece);
+                self.cache.metrics.bucket.wait_nanos.add_nanos(start.elapsed());
+                if let Ok(Some(hit)) = self.cache.disk.get(action) {
                     return Some(hit);
                 }
-                Some((output, time)) // damaged in the manifest
+                start = Instant::now();
             }
-            Advice::Listed(known) => known,
-            Advice::Unlisted | Advice::Absent => None,
-        };
-        let start = Instant::now();
-        let fetched = tier.fetcher.fetch(&turn, action, known);
+        }
+        let fetched = tier.fetcher.fetch(&turn, action, said);
         self.cache.metrics.bucket.wait_nanos.add_nanos(start.elapsed());
         match &fetched {
             _ if listed => {}
@@ -173,8 +168,8 @@ impl Client {
     }
 
     /// Writes what this session used into its scope's manifest, and the fleet's where that is the
-    /// scope's first. Call it when the session has ended; it asks the bucket twice at most for each,
-    /// unless others write at the same time, and returns at `deadline` whatever the bucket does.
+    /// scope's first, and the small ones into packs. Call it when the session has ended and its uploads were
+    /// tried; it returns at `deadline` whatever the bucket does.
     pub fn close(&self, deadline: Instant) {
         let open = self.open.lock().expect("no holder panics").take();
         let Some(readahead) = self.readahead.get().filter(|_| open.is_some()) else { return };
@@ -186,12 +181,12 @@ impl Client {
         for (action, hit) in self.streak.take_found() {
             usage.used(&action, &hit, true);
         }
-        let record = usage.take();
+        let used = usage.take();
         drop(usage);
         let (cache, (done, wait)) = (self.cache.clone(), bounded::<()>(1));
         let save = move || {
             if let Some(tier) = &cache.tier {
-                manifests::save(tier, left, record);
+                manifests::save(tier, left, &used);
             }
             drop(done);
         };

@@ -1,14 +1,19 @@
 //! Taking numbers and byte strings off the front of a file of ours.
 
-/// The bytes still to be parsed.
-pub struct Cursor<'a>(pub &'a [u8]);
+use std::io::Read;
 
-impl Cursor<'_> {
+/// The bytes still to be parsed.
+pub struct Cursor<R>(pub R);
+
+impl<R: Read> Cursor<R> {
     /// The next `N` bytes.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (head, rest) = self.0.split_first_chunk().ok_or("it is cut off")?;
-        self.0 = rest;
-        Ok(*head)
+        let mut bytes = [0; N];
+        self.0.read_exact(&mut bytes).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => "it is cut off".into(),
+            _ => e.to_string(),
+        })?;
+        Ok(bytes)
     }
 
     /// The next four, little-endian.
@@ -28,4 +33,13 @@ impl Cursor<'_> {
         }
         Err("a size out of range".into())
     }
+}
+
+/// Appends what [`Cursor::varint`] reads.
+pub fn push_varint(to: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        to.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    to.push(value as u8);
 }

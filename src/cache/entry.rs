@@ -411,7 +411,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-fn compress(raw: &[u8], level: i32) -> io::Result<Vec<u8>> {
+pub(super) fn compress(raw: &[u8], level: i32) -> io::Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.as_ref().is_none_or(|(at, _)| *at != level) {
             *slot = Some((level, zstd::bulk::Compressor::new(level)?));
@@ -420,7 +420,7 @@ fn compress(raw: &[u8], level: i32) -> io::Result<Vec<u8>> {
     })
 }
 
-fn decompress(packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
+pub(super) fn decompress(packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Some(zstd::bulk::Decompressor::new()?);

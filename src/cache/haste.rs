@@ -5,7 +5,6 @@
 //! the next one hits is so small that waiting costs more than a needless compilation now and then:
 //! the get is answered as a miss at once, and the bucket is asked in the background all the same.
 //! The first find there ends the haste, and the output is in the local directory for the next get.
-//! The same goes, from the first, for what the scope's builds are known to ask for in vain.
 //!
 //! Invariants: still at most one request a get; a get of a listed entry always waits; requests in
 //! the background are bounded, and what exceeds the bound is not asked.

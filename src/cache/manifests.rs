@@ -1,10 +1,12 @@
-//! Saving what a session used in its scope's manifest.
+//! Saving what a session used in its scope's manifest, and the small outputs in its packs.
 
-use std::fs;
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Tier;
-use super::manifest::{self, Manifest, Record};
+use super::manifest::{self, Manifest, Used};
+use super::packing;
 use super::readahead::{self, Left, Loading};
 use crate::config::Layout;
 use crate::remote::{PutBody, RemoteError};
@@ -12,44 +14,47 @@ use crate::remote::{PutBody, RemoteError};
 /// Attempts to write a manifest that others keep changing.
 const SAVE_ATTEMPTS: usize = 4;
 
-/// Merges `record` into the manifests that `left` names and writes those that it changes.
+/// Merges what was `used` into the manifests that `left` names and writes those that it changes enough.
 /// Failures cost the next build some speed and are only logged.
-pub fn save(tier: &Tier, left: Vec<Left>, mut record: Record) {
-    for left in left {
-        save_one(tier, left, &record);
-        // the first is the scope's own; what its builds ask for in vain means nothing to others
-        record.absent.clear();
+pub fn save(tier: &Tier, left: Vec<Left>, used: &[Used]) {
+    for left in left.into_iter().filter(|_| !used.is_empty()) {
+        save_one(tier, left, used);
     }
 }
 
-fn save_one(tier: &Tier, left: Left, record: &Record) {
+fn save_one(tier: &Tier, left: Left, used: &[Used]) {
     let fetcher = &tier.fetcher;
     let bucket = &fetcher.bucket;
-    if record.is_empty() || !bucket.accepts_writes() {
+    if !bucket.accepts_writes() {
         return;
     }
     let key = &left.key;
     let today = today();
     let know = fetcher.layout == Layout::Classic;
-    let body = |output: &_| fs::read(fetcher.disk.output_path(output)).ok();
-    // nothing, where this session changes nothing
-    let merged = |mut manifest: Manifest| manifest.merge(record, &left.wasted, today, know, body).then_some(manifest);
-    // most sessions change nothing, and need not ask
+    // nothing, where this session changes little
+    let misplaced: HashSet<&[u8; 32]> = left.misplaced.iter().collect();
+    let merged = |mut manifest: Manifest| {
+        let wrong = manifest.entries.iter_mut().filter(|entry| misplaced.contains(&entry.action));
+        wrong.for_each(|entry| entry.place = None);
+        manifest.merge(used, &left.wasted, today, know).then_some(manifest)
+    };
+    // most sessions do not, and need not ask
     let mut ours = None;
-    if let Some((base, _)) = &left.base {
-        ours = merged(Manifest::clone(base));
+    if let Some(base) = &left.base {
+        ours = merged(base.manifest.clone());
         if ours.is_none() {
             return;
         }
     }
+    let sent = Mutex::default();
     for _ in 0..SAVE_ATTEMPTS {
         // others may have written since we loaded it: merge with what is there now
-        let known = left.base.as_ref().map(|(_, etag)| etag.as_str()).filter(|etag| !etag.is_empty());
+        let known = left.base.as_ref().map(|base| base.etag.as_str()).filter(|etag| !etag.is_empty());
         let (manifest, etag) = match readahead::read(fetcher, key, known) {
-            Loading::Found(manifest, etag, _) => (merged(manifest), Some(etag)),
+            Loading::Found(found) => (merged(found.manifest), Some(found.etag)),
             Loading::Unchanged => {
-                let (base, etag) = left.base.as_ref().expect("only what was loaded can be unchanged");
-                (ours.take().or_else(|| merged(Manifest::clone(base))), Some(etag.clone()))
+                let base = left.base.as_ref().expect("only what was loaded can be unchanged");
+                (ours.take().or_else(|| merged(base.manifest.clone())), Some(base.etag.clone()))
             }
             // one that cannot be used is replaced
             Loading::Bad(_, why) if why == manifest::NEWER => return,
@@ -57,14 +62,21 @@ fn save_one(tier: &Tier, left: Left, record: &Record) {
             Loading::None => (merged(Manifest::default()), None),
             Loading::Failed => return,
         };
-        let Some(manifest) = manifest else { return };
-        let stored = match manifest.encode(key, fetcher.codec.signer()) {
-            Ok(stored) => stored,
+        let Some(mut manifest) = manifest else { return };
+        let before = manifest.packs.clone();
+        let frames = packing::pack(&mut manifest, fetcher, key, &sent);
+        let stored = match manifest.encode(&frames, key, fetcher.codec.signer()) {
+            Ok(stored) => PutBody::Bytes(stored.into()),
             Err(e) => return log::warn!("packing the manifest: {e}"),
         };
-        let stored = PutBody::Bytes(stored.into());
         match bucket.put_if(key, &stored, Some(etag.as_deref().unwrap_or_default())) {
-            Ok(()) => return fetcher.metrics.readahead.manifest_saves.inc(),
+            Ok(()) => {
+                fetcher.metrics.readahead.manifest_saves.inc();
+                let sent = sent.into_inner().unwrap_or_default();
+                let ours = before.into_iter().filter(|pack| !pack.main).map(|pack| pack.id).chain(sent);
+                let named = |id: &_| manifest.packs.iter().any(|pack| pack.id == *id);
+                return packing::remove(bucket, key, ours.filter(|id| !named(id)));
+            }
             Err(RemoteError::Precondition) => continue,
             Err(e) => return log::debug!("writing the manifest: {e}"),
         }

@@ -1,33 +1,37 @@
 //! Fetching ahead of `go`: the reason that a far bucket is fast.
 //!
 //! The scope's manifest is loaded in the background at the first get that the local directory
-//! misses. From then on every get moves a window over the recorded order, and the fetchers, one pool
-//! for all scopes of a process, bring what lies in it into the disk cache, where the get then finds it. A scope that has no manifest
+//! misses; the frames behind its index are unpacked into the disk cache while they arrive. From then on
+//! every get moves a window over the recorded order, and the fetchers, one pool for all scopes of a
+//! process, bring what lies in it, runs of frames and large entries, into the disk cache, where the get
+//! then finds it. A scope that has no manifest
 //! yet goes by the fleet's, to which every new scope's first build is added: what they have in
 //! common, the standard library before all, is then fetched ahead all the same.
 //!
 //! Invariants: gets never wait for the manifest nor for a fetcher's turn, only for a fetch of the
-//! very action they ask for. The bytes fetched and not used are at most those used and
-//! `SPECULATION`, the manifest itself included, so that a small build in a large scope moves
-//! little. The window starts at `WINDOW_MIN` entries, grows by one with each fetched entry that
-//! is used (it doubles while all are), and halves when `go` leaves the recorded order. Memory: the
-//! manifest's bounds, some 50 bytes of state and index an entry, and one entry in flight for each
-//! of the fetchers.
+//! very frame or action they ask for; a frame that fails leaves its entries to be fetched by themselves.
+//! Bytes fetched and not used are bounded (see `window`), the index included, so that a small build in a
+//! large scope moves little. Memory: the manifest's bounds, some 60 bytes of state and index an entry,
+//! and one entry or frame in flight for each of the fetchers.
 
+mod frames;
+mod pull;
 mod stored;
 mod window;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::fetch::Fetcher;
 use super::id::{ActionId, OutputId};
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Entry, Manifest};
 use crate::pool::Pool;
 use crate::sign::from_nanos;
+pub use pull::Pulled;
+use stored::Found;
 pub use stored::{Loading, read};
-use window::Window;
+use window::{Claim, Window};
 
 /// Fetches ahead at a time, for all scopes of a process.
 const FETCHERS: usize = 24;
@@ -46,6 +50,8 @@ const FLEET: &str = "";
 
 /// Gets remembered until the manifest is there.
 const EARLY: usize = 16;
+/// How long a get waits for another's fetch of its frame.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is known of an action that a get asks for.
 #[derive(Debug)]
@@ -53,11 +59,12 @@ pub enum Advice {
     /// Nothing: ask the bucket.
     Unlisted,
     /// The bucket should have it.
-    Listed(Option<(OutputId, SystemTime)>),
-    /// Builds of this scope ask for it in vain.
-    Absent,
-    /// Here is its body.
-    Inline(OutputId, SystemTime, Vec<u8>),
+    Listed {
+        /// Its output and put time, where they are listed.
+        known: Option<(OutputId, SystemTime)>,
+        /// What to [`Readahead::bring`], where it is in a pack.
+        piece: Option<usize>,
+    },
 }
 
 /// Readahead for one scope.
@@ -72,6 +79,8 @@ struct Shared {
     fetcher: Arc<Fetcher>,
     fetchers: Fetchers,
     state: Mutex<State>,
+    /// A piece was fetched, or the manifest was loaded.
+    landed: Condvar,
 }
 
 #[derive(Default)]
@@ -82,6 +91,8 @@ struct State {
     users: usize,
     /// The bucket says that the scope has no manifest.
     new_scope: bool,
+    /// Everything is to be fetched, whether or not it is asked for.
+    whole: bool,
     /// What was asked for last, while the manifest is not there yet.
     early: VecDeque<[u8; 32]>,
 }
@@ -91,34 +102,47 @@ enum Phase {
     #[default]
     Idle,
     Loading,
-    /// There is none, or it cannot be used.
-    Without,
+    /// There is none, or it cannot be used; the reason, where the bucket did not say so itself.
+    Without(Option<String>),
     Loaded(Box<Loaded>),
 }
 
 struct Loaded {
-    key: String,
-    manifest: Arc<Manifest>,
-    etag: String,
+    listed: Arc<Listed>,
     index: HashMap<[u8; 32], u32>,
-    absent: HashSet<[u8; 32]>,
     window: Window,
+    /// Packs that the bucket does not have, or not in parts.
+    lost: HashSet<u32>,
+    /// Entries that are not where the manifest says.
+    misplaced: Vec<u32>,
+}
+
+/// A manifest as it was loaded.
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// What it says.
+    pub manifest: Manifest,
+    /// Its tag.
+    pub etag: String,
 }
 
 /// What a readahead leaves for one of the manifests that come after it.
 pub struct Left {
     /// The manifest's key.
     pub key: String,
-    /// What was loaded, and its tag.
-    pub base: Option<(Arc<Manifest>, String)>,
+    /// What was loaded.
+    pub base: Option<Arc<Listed>>,
     /// Entries fetched and not used.
     pub wasted: Vec<[u8; 32]>,
+    /// Entries that are not where the manifest says.
+    pub misplaced: Vec<[u8; 32]>,
 }
 
 impl Readahead {
     /// Readahead for `scope` through `fetcher`. Nothing is asked of the bucket yet.
     pub fn new(fetcher: Arc<Fetcher>, fetchers: Fetchers, scope: &str) -> Self {
-        let shared = Shared { fetcher, fetchers, state: Mutex::default() };
+        let shared = Shared { fetcher, fetchers, state: Mutex::default(), landed: Condvar::new() };
         Readahead { shared: Arc::new(shared), key: manifest_key(scope), started: Instant::now() }
     }
 
@@ -146,10 +170,9 @@ impl Readahead {
         self.shared.submit(move || shared.load(&key));
     }
 
-    /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it.
-    /// `local` says that the disk cache has it. The flag returned tells that it was fetched ahead
-    /// or inline and is used for the first time.
-    pub fn note(&self, action: &ActionId, local: bool) -> (Advice, bool) {
+    /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it. The
+    /// flag returned tells that it was fetched ahead and is used for the first time.
+    pub fn note(&self, action: &ActionId) -> (Advice, bool) {
         let Some(id) = manifest::listed_id(action) else { return (Advice::Unlisted, false) };
         let mut state = self.shared.lock();
         if matches!(state.phase, Phase::Idle | Phase::Loading) {
@@ -159,25 +182,36 @@ impl Readahead {
             state.early.push_back(id);
         }
         let Phase::Loaded(loaded) = &mut state.phase else { return (Advice::Unlisted, false) };
-        let Some(&i) = loaded.index.get(&id) else {
-            let advice = if loaded.absent.contains(&id) { Advice::Absent } else { Advice::Unlisted };
-            return (advice, false);
-        };
-        let metrics = &self.shared.fetcher.metrics;
+        let Some(&i) = loaded.index.get(&id) else { return (Advice::Unlisted, false) };
         let used = loaded.window.ask(i as usize);
-        let first = used.is_some();
-        if let Some(bytes) = used {
-            metrics.readahead.used.inc();
-            metrics.readahead.used_bytes.add(bytes);
-        }
-        let manifest = loaded.manifest.clone();
+        let piece = loaded.window.piece_in_pack(i as usize);
+        let known = known(&loaded.listed.manifest.entries[i as usize]);
         drop(state);
+        used.iter().for_each(|bytes| self.shared.count_used(1, *bytes));
         self.shared.fetch_ahead();
-        let entry = &manifest.entries[i as usize];
-        let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
-        match (known, manifest.inline(entry)) {
-            (Some((output, time)), Some(body)) if !local => (Advice::Inline(output, time, body.to_vec()), true),
-            _ => (Advice::Listed(known), first),
+        (Advice::Listed { known, piece }, used.is_some())
+    }
+
+    /// Fetches a frame, or waits for who does. What is in it is in the directory then, if all went well.
+    pub fn bring(&self, piece: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.shared.lock();
+        while let Phase::Loaded(loaded) = &mut state.phase {
+            match loaded.window.claim(piece) {
+                Claim::Ours => {
+                    let listed = loaded.listed.clone();
+                    drop(state);
+                    return self.shared.fetch_frames(&listed, &[piece]);
+                }
+                Claim::Over => return,
+                Claim::Flying => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return;
+                    }
+                    state = self.shared.landed.wait_timeout(state, left).expect("no holder panics").0;
+                }
+            }
         }
     }
 
@@ -217,12 +251,13 @@ impl State {
         let fleet = self.new_scope.then(|| manifest_key(FLEET));
         let keys = [Some(key.to_string()), fleet].into_iter().flatten();
         keys.map(|key| match &self.phase {
-            Phase::Loaded(loaded) if loaded.key == key => {
-                let unused = loaded.window.wasted().filter(|_| wasted);
-                let wasted = unused.map(|i| loaded.manifest.entries[i].action).collect();
-                Left { key, base: Some((loaded.manifest.clone(), loaded.etag.clone())), wasted }
+            Phase::Loaded(loaded) if loaded.listed.key == key => {
+                let action = |i: usize| loaded.listed.manifest.entries[i].action;
+                let wasted = loaded.window.wasted().filter(|_| wasted).map(action).collect();
+                let misplaced = loaded.misplaced.iter().map(|i| action(*i as usize)).collect();
+                Left { key, base: Some(loaded.listed.clone()), wasted, misplaced }
             }
-            _ => Left { key, base: None, wasted: Vec::new() },
+            _ => Left { key, base: None, wasted: Vec::new(), misplaced: Vec::new() },
         })
         .collect()
     }
@@ -232,57 +267,74 @@ fn manifest_key(scope: &str) -> String {
     format!("manifest/{}", OutputId::of(scope.as_bytes()))
 }
 
+/// What is listed of an entry's value.
+fn known(entry: &Entry) -> Option<(OutputId, SystemTime)> {
+    entry.known.map(|(output, time)| (output, from_nanos(time)))
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
 
     fn load(self: &Arc<Self>, key: &str) {
-        let (loaded, new_scope) = match read(&self.fetcher, key, None) {
-            Loading::None => {
-                let fleet = manifest_key(FLEET);
-                (self.take_in(&fleet, read(&self.fetcher, &fleet, None)), true)
-            }
-            loading => (self.take_in(key, loading), false),
-        };
-        let mut state = self.lock();
-        state.new_scope = new_scope;
-        let early = std::mem::take(&mut state.early);
-        let Some(mut loaded) = loaded else {
-            state.phase = Phase::Without;
-            return;
-        };
-        // the window opens around them without waiting for the next
-        for i in early.iter().filter_map(|id| loaded.index.get(id)) {
-            loaded.window.ask(*i as usize);
+        let mut loading = read(&self.fetcher, key, None);
+        let mut key = key.to_string();
+        let new_scope = matches!(loading, Loading::None);
+        if new_scope && !self.lock().whole {
+            key = manifest_key(FLEET);
+            loading = read(&self.fetcher, &key, None);
         }
-        state.phase = Phase::Loaded(Box::new(loaded));
-        drop(state);
-        self.fetch_ahead();
-    }
-
-    fn take_in(&self, key: &str, loading: Loading) -> Option<Loaded> {
-        match loading {
-            Loading::Found(manifest, etag, stored) => {
-                let metrics = &self.fetcher.metrics.readahead;
-                metrics.manifest_loads.inc();
-                metrics.manifest_entries.add(manifest.entries.len() as u64);
-                log::debug!("{key}: {} entries, {stored} bytes", manifest.entries.len());
-                let index = manifest.entries.iter().enumerate().map(|(i, e)| (e.action, i as u32)).collect();
-                let absent = manifest.absent.actions().copied().collect();
-                let window = Window::new(&manifest, stored);
-                Some(Loaded { key: key.to_string(), manifest: Arc::new(manifest), etag, index, absent, window })
-            }
+        let without = match loading {
+            Loading::Found(found) => return self.take_in(key, *found, new_scope),
             Loading::Bad(_, why) => {
                 let (bucket, signer) = (self.fetcher.bucket.target(), self.fetcher.codec.signer());
                 signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }
-            Loading::Unchanged | Loading::None | Loading::Failed => None,
-        }
+            Loading::Failed => Some(self.fetcher.bucket.target()),
+            Loading::Unchanged | Loading::None => None,
+        };
+        let mut state = self.lock();
+        state.new_scope = new_scope;
+        state.early.clear();
+        state.phase = Phase::Without(without);
+        self.landed.notify_all();
     }
 
-    /// Hands what the window has room for to the fetchers.
+    fn take_in(self: &Arc<Self>, key: String, found: Found, new_scope: bool) {
+        let Found { manifest, etag, len, frames } = found;
+        let metrics = &self.fetcher.metrics.readahead;
+        metrics.manifest_loads.inc();
+        metrics.manifest_entries.add(manifest.entries.len() as u64);
+        log::debug!("{key}: {} entries in {} frames, {len} bytes", manifest.entries.len(), manifest.frames.len());
+        let index: HashMap<_, _> = manifest.entries.iter().enumerate().map(|(i, e)| (e.action, i as u32)).collect();
+        let mut window = Window::new(&manifest, len);
+        let first = window.first(&manifest);
+        let listed = Arc::new(Listed { key, manifest, etag });
+        let mut state = self.lock();
+        state.new_scope = new_scope;
+        if state.whole {
+            window.open();
+        }
+        // the window opens around them without waiting for the next
+        for i in std::mem::take(&mut state.early).iter().filter_map(|id| index.get(id)) {
+            window.ask(*i as usize);
+        }
+        state.phase = Phase::Loaded(Box::new(Loaded {
+            listed: listed.clone(),
+            index,
+            window,
+            lost: HashSet::new(),
+            misplaced: Vec::new(),
+        }));
+        self.landed.notify_all();
+        drop(state);
+        self.fetch_ahead();
+        self.take_frames(&listed, &first, Some(frames));
+    }
+
+    /// Hands what the window has room for to the fetchers: entries by themselves, frames in runs.
     fn fetch_ahead(self: &Arc<Self>) {
         let mut state = self.lock();
         // one that is left alone is asked again when a get moves the window
@@ -290,35 +342,69 @@ impl Shared {
             return;
         }
         let Phase::Loaded(loaded) = &mut state.phase else { return };
-        let next: Vec<usize> = std::iter::from_fn(|| loaded.window.next()).collect();
-        let manifest = loaded.manifest.clone();
+        if !loaded.window.is_due() {
+            return;
+        }
+        let next: Vec<(usize, Option<u32>)> =
+            std::iter::from_fn(|| loaded.window.next().map(|p| (p, loaded.window.frame(p)))).collect();
+        let listed = loaded.listed.clone();
         drop(state);
-        for i in next {
-            let (shared, manifest) = (self.clone(), manifest.clone());
-            self.submit(move || shared.fetch_one(i, &manifest.entries[i]));
+        let mut run = frames::Run::default();
+        for (piece, frame) in next {
+            let ended = match frame {
+                Some(frame) => run.extend(piece, &listed.manifest.frames[frame as usize]),
+                None => {
+                    let (shared, listed) = (self.clone(), listed.clone());
+                    self.submit(move || shared.fetch_one(&listed, piece));
+                    None
+                }
+            };
+            ended.into_iter().for_each(|run| self.submit_run(&listed, run));
+        }
+        self.submit_run(&listed, run);
+    }
+
+    /// Fetches the entry that is by itself in `piece`, and takes note of the bytes moved.
+    fn fetch_one(self: &Arc<Self>, listed: &Listed, piece: usize) {
+        if !self.claim(piece) {
+            return;
+        }
+        let i = self.members(piece)[0];
+        let entry = &listed.manifest.entries[i as usize];
+        let action = ActionId::new(&entry.action);
+        let moved = action.and_then(|action| self.fetcher.fetch_ahead(&action, known(entry), |_| ()));
+        self.fetcher.metrics.readahead.fetched.add(u64::from(moved.is_some()));
+        self.done(piece, moved);
+    }
+
+    /// Whether a piece, handed out before, is still to be fetched; by the caller then.
+    fn claim(&self, piece: usize) -> bool {
+        match &mut *self.lock() {
+            State { phase: Phase::Loaded(loaded), closing: false, .. } => loaded.window.claim(piece) == Claim::Ours,
+            _ => false,
         }
     }
 
-    /// Fetches entry `i`, and takes note of the bytes moved.
-    fn fetch_one(self: &Arc<Self>, i: usize, entry: &manifest::Entry) {
-        if self.lock().closing {
-            return;
-        }
-        let known = entry.known.map(|(output, time)| (output, from_nanos(time)));
-        let action = ActionId::new(&entry.action);
-        let moved = action.and_then(|action| self.fetcher.fetch_ahead(&action, known, |_| ()));
-        let metrics = &self.fetcher.metrics.readahead;
-        metrics.fetched.add(u64::from(moved.is_some()));
-        metrics.fetched_bytes.add(moved.unwrap_or(0));
+    /// Takes note of what came of a piece, and of the bytes moved for it.
+    fn done(self: &Arc<Self>, piece: usize, moved: Option<u64>) {
+        self.fetcher.metrics.readahead.fetched_bytes.add(moved.unwrap_or(0));
+        let mut used = (0, 0);
         if let Phase::Loaded(loaded) = &mut self.lock().phase {
             if moved.is_none() && !self.fetcher.bucket.available() {
-                loaded.window.give_back(i);
-            } else if loaded.window.done(i, moved) {
-                metrics.used_bytes.add(moved.unwrap_or(0));
+                loaded.window.give_back(piece);
+            } else {
+                used = loaded.window.done(piece, moved);
             }
         }
+        self.landed.notify_all();
+        self.count_used(used.0, used.1);
         // room for the next may have come up
         self.fetch_ahead();
+    }
+
+    fn count_used(&self, entries: u64, bytes: u64) {
+        self.fetcher.metrics.readahead.used.add(entries);
+        self.fetcher.metrics.readahead.used_bytes.add(bytes);
     }
 
     fn submit(&self, job: impl FnOnce() + Send + 'static) {

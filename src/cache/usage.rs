@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::disk::Hit;
 use super::id::ActionId;
-use super::manifest::{self, Record, Used};
+use super::manifest::{self, Used};
 use crate::sign::nanos;
 
 /// A session's record. Bounded by the number of entries that a manifest can list.
@@ -15,10 +15,7 @@ pub struct Usage {
 }
 
 struct Slot {
-    action: [u8; 32],
     used: Option<Used>,
-    /// The bucket said that it has no such entry, or will say so.
-    absent: bool,
 }
 
 impl Usage {
@@ -28,34 +25,24 @@ impl Usage {
     }
 
     /// `go` asked for `action` and was given nothing: then it will likely put it, and keeps its
-    /// place. `absent` says that the bucket was there to be asked.
-    pub fn miss(&mut self, action: &ActionId, absent: bool) {
-        if let Some(slot) = self.record(action, None, false) {
-            slot.absent |= absent;
-        }
+    /// place.
+    pub fn miss(&mut self, action: &ActionId) {
+        self.record(action, None, false);
     }
 
     /// What was recorded, leaving nothing.
-    pub fn take(&mut self) -> Record {
+    pub fn take(&mut self) -> Vec<Used> {
         self.index.clear();
-        let mut record = Record::default();
-        for slot in self.slots.drain(..) {
-            match slot.used {
-                Some(used) => record.used.push(used),
-                None if slot.absent => record.absent.push(slot.action),
-                None => {}
-            }
-        }
-        record
+        self.slots.drain(..).filter_map(|slot| slot.used).collect()
     }
 
-    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) -> Option<&mut Slot> {
-        let id = manifest::listed_id(action)?;
+    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
+        let Some(id) = manifest::listed_id(action) else { return };
         let i = match self.index.get(&id) {
             Some(&i) => i,
-            None if self.slots.len() >= manifest::MAX_ENTRIES => return None,
+            None if self.slots.len() >= manifest::MAX_ENTRIES => return,
             None => {
-                self.slots.push(Slot { action: id, used: None, absent: false });
+                self.slots.push(Slot { used: None });
                 self.index.insert(id, self.slots.len() - 1);
                 self.slots.len() - 1
             }
@@ -65,7 +52,6 @@ impl Usage {
             let shared = shared || slot.used.as_ref().is_some_and(|u| u.shared);
             slot.used = Some(Used { action: id, output: hit.output, size: hit.size, time: nanos(hit.time), shared });
         }
-        Some(slot)
     }
 }
 
@@ -85,16 +71,13 @@ mod tests {
         };
         let action = |n: u8| ActionId::new(&[n; 32]).unwrap();
         let mut usage = Usage::default();
-        usage.miss(&action(1), true);
+        usage.miss(&action(1));
         usage.used(&action(2), &hit(2), true);
         usage.used(&action(1), &hit(1), true);
         usage.used(&action(3), &hit(3), true);
-        usage.miss(&action(4), true);
-        usage.miss(&action(5), false);
-        let record = usage.take();
-        let got: Vec<_> = record.used.iter().map(|u| (u.action[0], u.shared)).collect();
+        usage.miss(&action(4));
+        let got: Vec<_> = usage.take().iter().map(|u| (u.action[0], u.shared)).collect();
         assert_eq!(got, [(1, true), (2, true), (3, true)]);
-        assert_eq!(record.absent, [[4; 32]]);
         assert!(usage.take().is_empty());
     }
 }

@@ -23,6 +23,8 @@ pub enum Mode {
     Status,
     /// `prune`
     Prune,
+    /// `pull`
+    Pull,
     /// `clear`
     Clear,
     /// `doctor`
@@ -37,12 +39,13 @@ pub enum Mode {
 
 impl Mode {
     /// Every subcommand with its name.
-    pub const COMMANDS: [(&'static str, Mode); 10] = [
+    pub const COMMANDS: [(&'static str, Mode); 11] = [
         ("serve", Mode::Serve),
         ("connect", Mode::Connect),
         ("run", Mode::Run),
         ("status", Mode::Status),
         ("prune", Mode::Prune),
+        ("pull", Mode::Pull),
         ("clear", Mode::Clear),
         ("doctor", Mode::Doctor),
         ("keygen", Mode::Keygen),

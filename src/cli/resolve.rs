@@ -69,6 +69,7 @@ pub(super) fn invocation(
             }
             Invocation::Prune(cache)
         }
+        Mode::Pull => Invocation::Pull(from.cache()?),
         Mode::Clear => Invocation::Clear(from.clear()?),
         Mode::Doctor => Invocation::Doctor(from.cache()?),
         Mode::Keygen if on(&values.token)? => Invocation::Token(token_name(word)?),

@@ -46,6 +46,7 @@ pub fn is_key(key: &str) -> bool {
             shard.len() == 2 && id.starts_with(shard) && is_id(id)
         }
         ["manifest", id] => id.len() == 64 && is_id(id),
+        ["pack", scope, id] => [scope, id].iter().all(|id| id.len() == 64 && is_id(id)),
         _ => false,
     }
 }
@@ -57,7 +58,8 @@ mod tests {
     #[test]
     fn keys_of_ours_and_of_others() {
         let id = "ab".repeat(32);
-        for key in ["v1/ab/abcd", "action/00/00", &format!("module/ab/{id}"), &format!("manifest/{id}")] {
+        let pack = format!("pack/{id}/{id}");
+        for key in ["v1/ab/abcd", "action/00/00", &format!("module/ab/{id}"), &format!("manifest/{id}"), &pack] {
             assert!(is_key(key), "{key}");
         }
         for key in [

@@ -1,5 +1,6 @@
 //! A bucket as the program uses it: prefixes, and what may be written, over a guarded backend.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -70,6 +71,14 @@ impl Bucket {
     /// not list the bucket.
     pub fn ask(&self, key: &str, etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
         self.fetch(key, etag, false)
+    }
+
+    /// Opens those bytes of an object that is of the main prefix, or of where puts go. Every failure is
+    /// `None`, logged and counted below.
+    pub fn get_range(&self, key: &str, range: Range<u64>, main: bool) -> Option<Object> {
+        let key = join(if main { &self.policy.prefix } else { self.policy.target() }, key);
+        let send = |remote: &dyn Remote| remote.get_range(&key, range.clone());
+        self.guard.attempt(Kind::Get, &key, send, Option::as_mut).ok().flatten()
     }
 
     fn fetch(&self, key: &str, etag: Option<&str>, main_alone: bool) -> Result<Option<Object>, RemoteError> {
@@ -147,6 +156,11 @@ impl Bucket {
         }
         let key = join(self.policy.target(), key);
         self.guard.attempt(Kind::Delete, &key, |remote| remote.delete(&key), |()| None)
+    }
+
+    /// Whether puts go to another prefix than the main one.
+    pub fn has_write_prefix(&self) -> bool {
+        self.policy.write_prefix.is_some()
     }
 
     /// Whether puts go anywhere at all: the policy, not the bucket's state.

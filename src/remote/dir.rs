@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -238,6 +239,17 @@ impl Remote for Dir {
         // a file is replaced, never written to: what is open keeps its length
         let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at: 0, block, used: 0 });
         Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body }))
+    }
+
+    fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
+        let (key, Range { start: at, end: len }) = (key.to_string(), range);
+        let opened = self.bounded(LIMIT, move |dir| {
+            let opened = dir.open(&key)?.filter(|(_, meta)| at < len && len <= meta.len());
+            Ok(opened.map(|(file, _)| read_block(&file, at, len).map(|block| (block, file))).transpose()?)
+        })?;
+        let Some((block, file)) = opened else { return Ok(None) };
+        let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at, block, used: 0 });
+        Ok(Some(Object { len: Some(len - at), etag: None, signature: None, own_prefix: false, body }))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {

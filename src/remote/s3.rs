@@ -15,6 +15,7 @@ mod transport;
 mod xml;
 
 use std::io::{BufReader, ErrorKind, Read};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -203,6 +204,22 @@ impl Remote for S3 {
         }
     }
 
+    fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
+        let bytes = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = match self.request(&Op { headers: &[(RANGE, &bytes)], ..Op::new("GET", key) }) {
+            Err(RemoteError::Status(416, _)) => return Ok(None),
+            answer => answer?,
+        };
+        match answer.status {
+            206 => {
+                Ok(Some(Object { len: answer.len, etag: None, signature: None, own_prefix: false, body: answer.body }))
+            }
+            // all of it, which would take too long to be read
+            200 => Ok(None),
+            _ => absent(answer),
+        }
+    }
+
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let sha = sha256(body).map_err(|e| invalid(e.to_string()))?;
         let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
@@ -265,6 +282,7 @@ impl Remote for S3 {
 }
 
 const IF_MATCH: HeaderName = HeaderName::from_static("if-match");
+const RANGE: HeaderName = HeaderName::from_static("range");
 const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
 
 /// A request that cannot be sent, now or later.

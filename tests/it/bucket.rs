@@ -58,6 +58,13 @@ impl Store {
         }
     }
 
+    pub(super) fn delete(&self, key: &str) {
+        match self {
+            Store::S3(server) => server.delete(key),
+            Store::Dir(dir) => fs::remove_file(dir.join("pre/fix").join(key)).expect("removing the object"),
+        }
+    }
+
     /// Everything in the bucket, sorted, below the prefix unless another is given.
     pub(super) fn keys(&self) -> Vec<String> {
         match self {
@@ -339,9 +346,8 @@ fn with_a_manifest_most_gets_need_no_request() {
     assert_eq!(s.get_all(&bodies), 200);
     let out = s.end();
     let (requests, m) = (server.count(""), metrics(&out));
-    assert!(requests <= 120, "{requests} requests for 200 gets{}", out.describe());
-    assert!(m["readahead"]["inline_used"].as_u64() > Some(60), "{}", out.describe());
-    assert!(m["readahead"]["fetched"].as_u64() > Some(30), "{}", out.describe());
+    assert!(requests <= 10, "{requests} requests for 200 gets{}", out.describe());
+    assert!(m["readahead"]["packed"].as_u64() > Some(190), "{}", out.describe());
     assert_eq!(m["readahead"]["manifest_loads"], 1);
     let mut keys: Vec<String> =
         server.requests().into_iter().filter(|r| r.path.contains("/v1/")).map(|r| r.path).collect();
@@ -391,7 +397,7 @@ fn a_new_scope_goes_by_what_others_have_built() {
         let m = metrics(&out);
         assert!(said(&out).is_empty(), "{}", out.describe());
         assert_eq!(m["readahead"]["manifest_loads"], 1, "{}", out.describe());
-        assert!(m["readahead"]["inline_used"].as_u64() > Some(60), "{}", out.describe());
+        assert!(m["readahead"]["packed"].as_u64() > Some(100), "{}", out.describe());
         // from now on it has its own, and leaves the fleet's alone
         let fleet = store.read(&manifest_key("")).unwrap();
         let mut s = Machine::new().session(&store, &["--scope=new"]);
@@ -403,58 +409,20 @@ fn a_new_scope_goes_by_what_others_have_built() {
 }
 
 #[test]
-fn what_a_scope_asks_for_in_vain_is_not_waited_for() {
-    let (store, bodies) = (Store::S3(Box::new(S3Server::in_process())), build());
-    let Store::S3(server) = &store else { unreachable!("just made") };
-    let never = [500, 501, 502].map(action);
-    let ask = |flags: &[&str]| {
-        let mut s = Machine::new().session(&store, flags);
-        for (n, body) in (0..).zip(&bodies) {
-            if s.client.get(&action(n)).is_none() {
-                s.client.put(&action(n), body);
-            }
-        }
-        server.clear_log();
-        never.iter().for_each(|action| assert!(s.client.get(action).is_none()));
-        metrics(&s.end())["bucket"]["unwaited"].as_u64().unwrap()
-    };
-    let waited_for = |action: &[u8; 32]| server.requests().iter().filter(|r| r.path.contains(&hex(action))).count();
-    ask(&["--scope=s"]);
-    assert_eq!(ask(&["--scope=s"]), 3);
-    assert!(never.iter().all(|action| waited_for(action) <= 1), "one request at most");
-    // it means nothing to other scopes
-    assert_eq!(ask(&["--scope=other"]), 0);
-    // once the bucket has one of them, it is found out
-    let mut s = Machine::new().session(&store, &["--scope=third"]);
-    s.client.put(&never[0], b"there after all");
-    s.end();
-    let machine = Machine::new();
-    let mut s = machine.session(&store, &["--scope=s"]);
-    assert_eq!(s.get_all(&bodies), 200);
-    assert!(s.client.get(&never[0]).is_none());
-    holds(&poll("the answer in the background", || s.client.get(&never[0])), b"there after all");
-    s.end();
-    let mut s = Machine::new().session(&store, &["--scope=s"]);
-    assert_eq!(s.get_all(&bodies), 200);
-    holds(&s.client.get(&never[0]).expect("listed now"), b"there after all");
-    s.end();
-}
-
-#[test]
 fn a_bad_manifest_is_one_line_and_replaced() {
     let store = Store::dir();
     let bodies: Vec<Vec<u8>> = (0..20).map(|n| noise(n + 1, 500)).collect();
     fill(&store, &["--scope=s"], &bodies);
     let good = store.read(&manifest_key("s")).unwrap();
-    // the length that the payload claims
+    // the length that the index claims
     let mut flipped = good.clone();
     flipped[16] ^= 1;
     let mut newer = good.clone();
-    newer[7] = 2;
+    newer[7] = 3;
     let mut huge = good.clone();
     huge[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     let garbage = noise(7, 100_000);
-    for bad in [&flipped[..], &good[..good.len() - 9], &good[..12], b"", b"hello", &garbage, &newer, &huge] {
+    for bad in [&flipped[..], &good[..200], &good[..12], b"", b"hello", &garbage, &newer, &huge] {
         store.write(&manifest_key("s"), bad);
         let mut s = Machine::new().session(&store, &["--scope=s"]);
         assert_eq!(s.get_all(&bodies), 20);

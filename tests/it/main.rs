@@ -14,6 +14,7 @@ mod faults;
 mod guard;
 mod kill;
 mod modproxy;
+mod packs;
 mod remote;
 mod revproxy;
 mod shutdown;

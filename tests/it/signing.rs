@@ -300,7 +300,7 @@ fn backdate(store: &Store, sign: &str, days: u64) {
     let mut stored = store.read(&key).unwrap();
     let time = nanos(SystemTime::now() - Duration::from_secs(days * 86_400));
     let size = u64::from_le_bytes(stored[16..24].try_into().unwrap());
-    let claim = Claim { hash: OutputId::of(&stored[96..]), size, time };
+    let claim = Claim { hash: OutputId::of(&stored[96..96 + size as usize]), size, time };
     stored[24..32].copy_from_slice(&time.to_le_bytes());
     stored[32..96].copy_from_slice(&signer(sign).sign("manifest", &key, &claim).unwrap());
     store.write(&key, &stored);

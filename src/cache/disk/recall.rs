@@ -220,7 +220,7 @@ impl Learnt {
         to.extend_from_slice(&time.subsec_nanos().to_le_bytes());
     }
 
-    fn decode(at: &mut Cursor) -> Result<Self, String> {
+    fn decode(at: &mut Cursor<&[u8]>) -> Result<Self, String> {
         let action = ActionId::new(&at.array::<ID>()?).ok_or("an action without an id")?;
         let output = OutputId(at.array()?);
         let size = u64::from_le_bytes(at.array()?);
@@ -267,7 +267,7 @@ impl State {
         to.extend_from_slice(&self.changed.1.to_le_bytes());
     }
 
-    fn decode(at: &mut Cursor) -> Result<Self, String> {
+    fn decode(at: &mut Cursor<&[u8]>) -> Result<Self, String> {
         let inode = u64::from_le_bytes(at.array()?);
         Ok(State { inode, changed: (i64::from_le_bytes(at.array()?), at.u32()?) })
     }

@@ -42,6 +42,8 @@ pub enum Fault {
     Refuse(&'static str),
     /// It is passed on, but what is absent is refused, as AWS does to those who may not list.
     HideAbsent,
+    /// It is passed on without what it says of a range, as to a server that knows none.
+    NoRanges,
 }
 
 /// The proxy; it ends when dropped.
@@ -217,7 +219,13 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
                 s
             }
         };
-        upstream.write_all(&head)?;
+        if fault == Fault::NoRanges {
+            let text = String::from_utf8_lossy(&head).into_owned();
+            let lines = text.split_inclusive("\r\n").filter(|l| !l.to_ascii_lowercase().starts_with("range:"));
+            upstream.write_all(lines.collect::<String>().as_bytes())?;
+        } else {
+            upstream.write_all(&head)?;
+        }
         io::copy(&mut client.take(body_len), &mut upstream)?;
         let Some(answer) = read_head(&upstream)? else { return Ok(()) };
         if fault == Fault::HideAbsent && answer.starts_with(b"HTTP/1.1 404") && !head.starts_with(b"HEAD ") {

@@ -1,0 +1,181 @@
+//! Putting what a scope's builds used into packs.
+//!
+//! Invariants: a pack holds what this process has read from its own disk and checked against its output
+//! id; packs are written before the manifest that names them, and removed after one that does not.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::fetch::Fetcher;
+use super::id::OutputId;
+use super::manifest::{Entry, Frame, Manifest, Pack, Place};
+use super::pack::{self, Builder};
+use crate::atomic::read_small;
+use crate::remote::{Bucket, PutBody};
+
+/// Bytes of frames in the manifest's own object, about: one in so many of the outputs' own, within these
+/// bounds. They are written anew with it each time.
+const FIRST: (u64, u64, u64) = (512, 64 << 10, 1 << 20);
+/// So few bytes are no pack of their own, unpacked.
+const FEW: u64 = pack::FRAME as u64;
+/// Bytes of a pack, unpacked: some 5 MiB as it is stored.
+const FULL: u64 = 20 << 20;
+/// Packs of less than half of that are written together once there are so many.
+const SCRAPS: usize = 8;
+/// Packs made and written at a time.
+const WRITERS: usize = 3;
+
+/// What is in a pack that was made.
+struct Made {
+    builder: Builder,
+    /// Each entry's number, and its frame and offset in this pack.
+    places: Vec<(usize, (u32, u32))>,
+}
+
+/// Packs what `manifest`, of the key `key`, lists and no pack has, and what is in packs that are not worth
+/// keeping. Returns the frames that go with the manifest. What was sent is added to `sent`, and is not sent
+/// again.
+pub fn pack(manifest: &mut Manifest, fetcher: &Fetcher, key: &str, sent: &Mutex<Vec<OutputId>>) -> Vec<u8> {
+    manifest.keep(&worth_keeping(manifest));
+    let entries = &manifest.entries;
+    let mut loose: Vec<usize> =
+        (0..entries.len()).filter(|&i| entries[i].place.is_none() && entries[i].is_small()).collect();
+    let size = |i: &usize| u64::from(entries[*i].size);
+    let (part, least, most) = FIRST;
+    let most = ((0..entries.len()).map(|i| size(&i)).sum::<u64>() / part).clamp(least, most);
+    let (first, taken) = make(fetcher, entries, &loose, |builder| builder.bytes.len() as u64 >= most);
+    loose.drain(..taken);
+    let rest: u64 = loose.iter().map(size).sum();
+    let (first, chunks) = if rest <= FEW {
+        // they go with the rest of the first
+        let all: Vec<usize> = first.places.iter().map(|(i, _)| *i).chain(loose).collect();
+        (make(fetcher, entries, &all, |_| false).0, Vec::new())
+    } else {
+        let (mut chunks, mut bytes) = (vec![Vec::new()], 0);
+        for i in loose {
+            bytes += size(&i);
+            if bytes > FULL {
+                chunks.push(Vec::new());
+                bytes = size(&i);
+            }
+            chunks.last_mut().expect("never empty").push(i);
+        }
+        (first, chunks)
+    };
+    let packs = write(fetcher, entries, key, &chunks, sent);
+    // the manifest's own come first
+    let own = first.builder.frames.len() as u32;
+    manifest.entries.iter_mut().filter_map(|e| e.place.as_mut()).for_each(|place| place.frame += own);
+    let others = std::mem::take(&mut manifest.frames);
+    let bytes = add(manifest, 0, first);
+    manifest.frames.extend(others);
+    for (id, made) in packs {
+        manifest.packs.push(Pack { id, main: false });
+        add(manifest, manifest.packs.len() as u32, made);
+    }
+    bytes
+}
+
+/// Removes packs of ours in the bucket that no manifest names any more.
+pub fn remove(bucket: &Bucket, key: &str, packs: impl Iterator<Item = OutputId>) {
+    for id in packs {
+        if let Err(e) = bucket.delete(&pack::key(key, &id)) {
+            log::debug!("removing a pack: {e}");
+        }
+    }
+}
+
+/// Which packs stay: those of others, and of our own those of which half is used, but for the small ones
+/// once there are many.
+fn worth_keeping(manifest: &Manifest) -> Vec<bool> {
+    let live = &manifest.live()[1..];
+    let used: Vec<bool> = live
+        .iter()
+        .zip(&manifest.packs)
+        .map(|((all, live), p)| if p.main { *live > 0 } else { live * 2 >= *all })
+        .collect();
+    let mut scraps: Vec<usize> =
+        (0..used.len()).filter(|&i| used[i] && !manifest.packs[i].main && live[i].0 < FULL / 2).collect();
+    // the largest stays as it is: what is in it was written together before
+    scraps.sort_by_key(|&i| live[i].1);
+    let _ = scraps.pop();
+    (0..used.len()).map(|i| used[i] && !(scraps.len() >= SCRAPS && scraps.contains(&i))).collect()
+}
+
+/// Packs `loose`, in that order, until `is_full`. Returns how many of them were gone through too; those that
+/// the disk does not have, whole, are left out.
+fn make(fetcher: &Fetcher, entries: &[Entry], loose: &[usize], is_full: impl Fn(&Builder) -> bool) -> (Made, usize) {
+    let mut made = Made { builder: Builder::default(), places: Vec::new() };
+    let mut taken = 0;
+    for &i in loose {
+        if is_full(&made.builder) {
+            break;
+        }
+        taken += 1;
+        let entry = &entries[i];
+        let Some((output, _)) = entry.known else { continue };
+        let body = read_small(&fetcher.disk.output_path(&output), u64::from(entry.size) + 1);
+        let Ok(body) = body.map(|b| b.into_boxed_slice()) else { continue };
+        if body.len() == entry.size as usize && OutputId::of(&body) == output {
+            match made.builder.add(&body) {
+                Ok(place) => made.places.push((i, place)),
+                Err(e) => log::debug!("packing: {e}"),
+            }
+        }
+    }
+    if let Err(e) = made.builder.close() {
+        log::debug!("packing: {e}");
+        made = Made { builder: Builder::default(), places: Vec::new() };
+    }
+    (made, taken)
+}
+
+/// Makes a pack of each of `chunks` and writes it.
+fn write(
+    fetcher: &Fetcher,
+    entries: &[Entry],
+    key: &str,
+    chunks: &[Vec<usize>],
+    sent: &Mutex<Vec<OutputId>>,
+) -> Vec<(OutputId, Made)> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let lock = |list: &Mutex<Vec<OutputId>>| list.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let work = || {
+        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (mut made, _) = make(fetcher, entries, chunk, |_| false);
+            let bytes = std::mem::take(&mut made.builder.bytes);
+            let id = OutputId::of(&bytes);
+            if made.places.is_empty() {
+                continue;
+            }
+            if !lock(sent).contains(&id) {
+                if let Err(e) = fetcher.bucket.put(&pack::key(key, &id), &PutBody::Bytes(bytes.into())) {
+                    log::debug!("writing a pack: {e}");
+                    continue;
+                }
+                fetcher.metrics.readahead.pack_saves.inc();
+                sent.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+            }
+            done.lock().expect("no holder panics").push((id, made));
+        }
+    };
+    thread::scope(|threads| (0..chunks.len().min(WRITERS)).for_each(|_| drop(threads.spawn(work))));
+    let mut packs = done.into_inner().expect("no holder panics");
+    // in the order of their first entries, so that the same is packed alike
+    packs.sort_by_key(|(_, made)| made.places.first().map(|(i, _)| *i));
+    packs
+}
+
+/// Lists what was packed as the pack numbered `pack`; its bytes are returned.
+fn add(manifest: &mut Manifest, pack: u32, made: Made) -> Vec<u8> {
+    let (from, mut at) = (manifest.frames.len() as u32, 0);
+    for (len, raw) in made.builder.frames {
+        manifest.frames.push(Frame { pack, at, len, raw });
+        at += len;
+    }
+    for (i, (frame, at)) in made.places {
+        manifest.entries[i].place = Some(Place { frame: from + frame, at });
+    }
+    made.builder.bytes
+}

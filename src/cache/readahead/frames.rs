@@ -1,0 +1,168 @@
+//! Frames of packs on their way into the disk cache.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::window::{Claim, Window};
+use super::{Listed, Loaded, Phase, Shared};
+use crate::cache::entry::{self, DecodeError};
+use crate::cache::id::ActionId;
+use crate::cache::manifest::{Frame, Manifest};
+use crate::cache::pack;
+use crate::sign::Claim as Said;
+
+/// Bytes that are asked for at a time.
+const RUN: u64 = 512 << 10;
+
+/// Frames that stand in a row in one pack.
+#[derive(Default)]
+pub struct Run {
+    pieces: Vec<usize>,
+    pack: u32,
+    end: u32,
+    len: u64,
+}
+
+impl Run {
+    /// Adds a frame; returns the run before it, where it does not belong to that.
+    pub fn extend(&mut self, piece: usize, frame: &Frame) -> Option<Run> {
+        let follows = (self.pack, self.end) == (frame.pack, frame.at) && self.len + u64::from(frame.len) <= RUN;
+        let ended = (!follows).then(|| std::mem::take(self));
+        self.pieces.push(piece);
+        (self.pack, self.end) = (frame.pack, frame.at + frame.len);
+        self.len += u64::from(frame.len);
+        ended
+    }
+}
+
+impl Window {
+    /// Claims the pieces that stand behind the index, in their order.
+    pub fn first(&mut self, manifest: &Manifest) -> Vec<usize> {
+        let own = manifest.frames.iter().take_while(|frame| frame.pack == 0).count();
+        let mut pieces = vec![None; own];
+        for piece in 0..self.len() {
+            if let Some(frame) = self.frame(piece).filter(|frame| (*frame as usize) < own)
+                && self.claim(piece) == Claim::Ours
+            {
+                pieces[frame as usize] = Some(piece);
+            }
+        }
+        // one of which nothing is used is not read, and neither is what comes behind it
+        pieces.into_iter().map_while(|piece| piece).collect()
+    }
+}
+
+impl Shared {
+    /// Has a run of frames fetched.
+    pub(super) fn submit_run(self: &Arc<Self>, listed: &Arc<Listed>, run: Run) {
+        if !run.pieces.is_empty() {
+            let (shared, listed) = (self.clone(), listed.clone());
+            self.submit(move || shared.fetch_run(&listed, &run.pieces));
+        }
+    }
+
+    /// Fetches what nobody has fetched meanwhile, and the directory lacks.
+    fn fetch_run(self: &Arc<Self>, listed: &Listed, pieces: &[usize]) {
+        let mut part = Vec::new();
+        for &piece in pieces {
+            let claimed = self.claim(piece);
+            if claimed && !self.is_there(listed, piece) {
+                part.push(piece);
+                continue;
+            }
+            self.fetch_frames(listed, &std::mem::take(&mut part));
+            if claimed {
+                self.done(piece, None);
+            }
+        }
+        self.fetch_frames(listed, &part);
+    }
+
+    /// Whether the directory has all that is in a frame.
+    fn is_there(&self, listed: &Listed, piece: usize) -> bool {
+        let action = |i: &u32| ActionId::new(&listed.manifest.entries[*i as usize].action);
+        let has = |action: ActionId| self.fetcher.disk.get(&action).is_ok_and(|hit| hit.is_some());
+        self.members(piece).iter().filter_map(action).all(has)
+    }
+
+    pub(super) fn members(&self, piece: usize) -> Vec<u32> {
+        self.with(|loaded| loaded.window.members(piece).to_vec()).unwrap_or_default()
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Loaded) -> T) -> Option<T> {
+        match &mut self.lock().phase {
+            Phase::Loaded(loaded) => Some(look(loaded)),
+            _ => None,
+        }
+    }
+
+    /// Fetches frames, claimed by the caller, that stand in a row.
+    pub(super) fn fetch_frames(self: &Arc<Self>, listed: &Listed, pieces: &[usize]) {
+        let Some((first, last)) = pieces.first().zip(pieces.last()) else { return };
+        let (first, last) = (self.frame(listed, *first), self.frame(listed, *last));
+        // the manifest's own are not read again
+        let body = (first.pack as usize).checked_sub(1).and_then(|pack| {
+            let pack = &listed.manifest.packs[pack];
+            let range = u64::from(first.at)..u64::from(last.at) + u64::from(last.len);
+            let is_lost = |loaded: &mut Loaded| loaded.lost.contains(&first.pack);
+            if self.with(is_lost) == Some(true) {
+                return None;
+            }
+            let object = self.fetcher.bucket.get_range(&pack::key(&listed.key, &pack.id), range, pack.main);
+            if object.is_none() && self.fetcher.bucket.available() {
+                self.with(|loaded| loaded.lost.insert(first.pack));
+            }
+            object
+        });
+        self.take_frames(listed, pieces, body.map(|object| object.body));
+    }
+
+    fn frame(&self, listed: &Listed, piece: usize) -> Frame {
+        let first = &listed.manifest.entries[self.members(piece)[0] as usize];
+        listed.manifest.frames[first.place.expect("a member of a frame").frame as usize]
+    }
+
+    /// Takes frames, claimed by the caller, in while they arrive, and puts what is in them into the
+    /// directory.
+    pub(super) fn take_frames(
+        self: &Arc<Self>,
+        listed: &Listed,
+        pieces: &[usize],
+        mut body: Option<Box<dyn Read + Send>>,
+    ) {
+        for &piece in pieces {
+            let frame = self.frame(listed, piece);
+            let mut bytes = vec![0; if body.is_some() { frame.len as usize } else { 0 }];
+            if let Some(Err(e)) = body.as_mut().map(|body| body.read_exact(&mut bytes)) {
+                log::debug!("reading a pack: {e}");
+                body = None;
+            }
+            let bodies = if body.is_some() { pack::unpack(&bytes, frame.raw) } else { Err("it cannot be read".into()) };
+            // in an empty one nothing is where it should be
+            let bodies = bodies.inspect_err(|why| log::debug!("a frame is not used: {why}")).unwrap_or_default();
+            self.members(piece).iter().for_each(|i| self.store(listed, *i as usize, &bodies));
+            self.done(piece, body.as_ref().map(|_| bytes.len() as u64));
+        }
+    }
+
+    /// Puts entry `i` into the directory, unless it is there.
+    fn store(&self, listed: &Listed, i: usize, bodies: &[u8]) {
+        let (entry, fetcher) = (&listed.manifest.entries[i], &self.fetcher);
+        let (Some(place), Some((hash, time))) = (entry.place, entry.known) else { return };
+        let Some(action) = ActionId::new(&entry.action) else { return };
+        if fetcher.disk.get(&action).is_ok_and(|hit| hit.is_some()) {
+            return;
+        }
+        let claim = Said { hash, size: u64::from(entry.size), time };
+        let body = bodies.get(place.at as usize..).and_then(|rest| rest.get(..entry.size as usize));
+        let body = body.ok_or_else(|| DecodeError::Corrupt("it is not within its frame".into()));
+        match body.and_then(|mut body| entry::store(&action, &claim, &mut body, &fetcher.disk)) {
+            Ok(_) => fetcher.metrics.readahead.packed.inc(),
+            // what it is worth to be told is told when a get fetches it
+            Err(e) => {
+                log::debug!("action {action} is not taken from a pack: {e}");
+                self.with(|loaded| loaded.misplaced.push(i as u32));
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Fetching all that a scope lists, before anybody asks for it.
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use super::{Phase, Readahead, known};
+use crate::cache::id::ActionId;
+
+/// Entries fetched by themselves at a time, where no pack brought them.
+const SINGLY: usize = 16;
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(200);
+
+/// What a pull came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pulled {
+    /// Entries that the scope lists.
+    pub listed: usize,
+    /// Of them, those that the directory has now.
+    pub there: usize,
+}
+
+impl Readahead {
+    /// Fetches everything that the scope lists; `None` where it has no list that can be used. `tell` hears now
+    /// and then how much of how much is done. The error is a bucket that could not be asked.
+    pub fn pull(&self, mut tell: impl FnMut(usize, usize)) -> Result<Option<Pulled>, String> {
+        self.shared.lock().whole = true;
+        self.begin();
+        let listed = loop {
+            let state = self.shared.lock();
+            match &state.phase {
+                Phase::Without(None) => return Ok(None),
+                Phase::Without(Some(why)) => return Err(why.clone()),
+                Phase::Loaded(loaded) => {
+                    tell(loaded.window.over(), loaded.window.len());
+                    if loaded.window.is_idle() {
+                        break loaded.listed.clone();
+                    }
+                }
+                Phase::Idle | Phase::Loading => {}
+            }
+            drop(self.shared.landed.wait_timeout(state, TELL).expect("no holder panics"));
+        };
+        let (entries, fetcher) = (&listed.manifest.entries, &self.shared.fetcher);
+        let has = |action: &ActionId| fetcher.disk.get(action).is_ok_and(|hit| hit.is_some());
+        let actions = || entries.iter().filter_map(|e| Some((ActionId::new(&e.action)?, e)));
+        let left = Mutex::new(actions().filter(|(action, _)| !has(action)));
+        let work = || {
+            while let Some((action, entry)) = { left.lock().expect("no holder panics").next() } {
+                fetcher.fetch_ahead(&action, known(entry), |_| ());
+            }
+        };
+        thread::scope(|threads| (0..SINGLY).for_each(|_| drop(threads.spawn(work))));
+        Ok(Some(Pulled { listed: entries.len(), there: actions().filter(|(action, _)| has(action)).count() }))
+    }
+}

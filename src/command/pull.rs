@@ -1,0 +1,44 @@
+//! `pull`: fills the cache directory with what a scope's builds used, before any `go` runs.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
+
+use super::scope;
+use super::stack::Stack;
+use crate::config::Config;
+use crate::error::{Error, Exit};
+use crate::text::{bytes, things};
+
+/// Fetches all that the scope lists; fails where the bucket cannot be asked.
+pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
+    let start = Instant::now();
+    let stack = Stack::open(config)?;
+    let tier = stack.cache.tier().ok_or_else(|| Error::usage("pull needs a bucket: give --bucket"))?;
+    let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
+    let readahead = tier.readahead(&scope);
+    let shown = io::stderr().is_terminal();
+    let tell = |done: usize, all: usize| {
+        if shown {
+            let _ = write!(io::stderr(), "\r{} of {} ", done, things(all as u64, "part"));
+        }
+    };
+    let pulled = readahead.pull(tell);
+    readahead.close();
+    if shown {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    stack.last_words();
+    stack.close();
+    let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}: cannot be asked")))? {
+        None => format!("scope {scope}: the bucket has no list of what it uses; a build of it leaves one"),
+        Some(pulled) => format!(
+            "scope {scope}: {} of {} are there; {} fetched in {:.1} s",
+            pulled.there,
+            things(pulled.listed as u64, "output"),
+            bytes(stack.metrics.bucket.get_bytes.get()),
+            start.elapsed().as_secs_f64()
+        ),
+    };
+    super::print(&format!("{line}\n"))
+}
