@@ -4,7 +4,7 @@
 //! ```text
 //! go ──stdin · TCP · Unix socket──▶ session::reader ──bounded channel──▶ worker pool ──▶ BuildCache ──▶ disk
 //!         ◀── session::writer ◀────────────── answers, any order ◀─────────────┘             │ miss
-//!                                                                    manifest ▶ readahead ──▶ Bucket: S3 · directory
+//!                                                             manifest, packs ▶ readahead ──▶ Bucket: S3 · directory
 //!                                                           pending markers ▶ upload queue ──▶    ▲
 //! HTTP client ──▶ http (a thread each, `auth`) ────────▶ modproxy · sumdb · revproxy · status ──▶ BlobStore ┘
 //! ```
@@ -14,7 +14,7 @@
 //! environment. A miss is a value (`Ok(None)`), never an error.
 //!
 //! Reading order: [`protocol`] and [`session`] (one client), [`cache`] with `disk`, `entry`,
-//! `fetch`, `readahead` and `manifest` (what is asked for and where it comes from), [`upload`] and
+//! `fetch`, `readahead`, `manifest` and `pack` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it), [`http`] and [`store`] (the proxies), last
 //! [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
 //! [`flight`], [`id`], [`places`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.

@@ -13,11 +13,8 @@ use crate::cache::manifest::Manifest;
 pub const SPECULATION: u64 = 5 << 20;
 /// What is left of [`SPECULATION`] when a large index has taken it.
 const SPECULATION_MIN: u64 = 1 << 20;
-/// What it is until so many gets have followed the recorded order.
-const NARROW: u64 = 1 << 20;
-const FOLLOWED: u32 = 16;
 /// Less room than this is not worth a request while others are under way.
-const WORTH: u64 = 512 << 10;
+const WORTH: u64 = 256 << 10;
 /// Go outputs shrink at least this much in most cases; only guides how much is under way.
 const RATIO: u64 = 3;
 /// So many pieces ahead of the last that was asked for are looked at.
@@ -79,8 +76,6 @@ pub struct Window {
     /// The entries, piece by piece.
     members: Vec<u32>,
     cursors: Vec<Cursor>,
-    followed: u32,
-    narrow: u64,
     speculation: u64,
     /// Estimated bytes under way.
     pending: u64,
@@ -108,8 +103,6 @@ impl Window {
             entries: Vec::with_capacity(manifest.entries.len()),
             members: (0..manifest.entries.len() as u32).collect(),
             cursors: Vec::new(),
-            followed: 0,
-            narrow: stored + NARROW,
             speculation: SPECULATION.max(stored + SPECULATION_MIN),
             pending: 0,
             moved: stored,
@@ -146,7 +139,6 @@ impl Window {
     /// Opens it as far as it goes, to fetch everything.
     pub fn open(&mut self) {
         self.speculation = u64::MAX / 2;
-        self.followed = FOLLOWED;
         self.pieces.iter_mut().filter(|p| p.fate == Fate::Over).for_each(|p| p.fate = Fate::Open);
         self.cursors = vec![Cursor { start: 0, next: 0, seen: self.pieces.len(), touched: 0 }];
     }
@@ -227,8 +219,7 @@ impl Window {
     }
 
     fn room(&self) -> u64 {
-        let speculation = if self.followed < FOLLOWED { self.speculation.min(self.narrow) } else { self.speculation };
-        (self.used / 2 * 3).saturating_add(speculation).saturating_sub(self.moved + self.pending)
+        (self.used / 2 * 3).saturating_add(self.speculation).saturating_sub(self.moved + self.pending)
     }
 
     /// The piece to fetch ahead next, if there is room for one.
@@ -298,11 +289,7 @@ impl Window {
         if let Some(cursor) = self.cursors.iter_mut().find(|c| (c.start..c.next + SKIP).contains(&piece)) {
             cursor.touched = tick;
             cursor.seen = cursor.seen.max(piece);
-            self.followed += 1;
             return;
-        }
-        if !self.cursors.is_empty() {
-            self.followed = 0;
         }
         if self.cursors.len() == CURSORS
             && let Some(oldest) = self.cursors.iter().enumerate().min_by_key(|(_, c)| c.touched).map(|(n, _)| n)
@@ -336,11 +323,6 @@ mod tests {
         Manifest { entries: entries.collect(), frames: frames.collect(), ..Manifest::default() }
     }
 
-    /// A window that is as open as it gets by following.
-    fn wide(manifest: &Manifest, stored: u64) -> Window {
-        Window { followed: FOLLOWED, ..Window::new(manifest, stored) }
-    }
-
     fn fetch(window: &mut Window, piece: usize, moved: Option<u64>) -> (u64, u64) {
         assert_eq!(window.claim(piece), Claim::Ours);
         window.done(piece, moved)
@@ -361,16 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_when_the_order_is_followed_and_narrows_when_it_is_left() {
+    fn it_opens_around_what_is_asked_for_and_with_what_is_used() {
         let m = packed(1000, 256 << 10);
         let mut window = Window::new(&m, 0);
         window.ask(0);
-        assert_eq!(drain(&mut window, 256 << 10).len(), 4);
-        for i in 0..16 {
-            window.ask(i);
-        }
-        // half of what was used, and what may be moved in vain
-        assert_eq!(drain(&mut window, 256 << 10).len(), 2 + 20);
+        assert_eq!(drain(&mut window, 256 << 10), (0..20).collect::<Vec<_>>());
+        (0..16).for_each(|i| drop(window.ask(i)));
+        // half as much again as was used, and what may be moved in vain
+        assert_eq!(drain(&mut window, 256 << 10).len(), 6);
         window.ask(3900);
         assert_eq!(window.next(), None);
         window.demand(40 << 20);
@@ -390,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_queued_frame_is_whose_get_comes_first() {
-        let mut window = wide(&packed(10, 100), 0);
+        let mut window = Window::new(&packed(10, 100), 0);
         window.ask(0);
         assert_eq!((window.next(), window.next()), (Some(0), Some(1)));
         assert_eq!((window.claim(1), window.claim(1)), (Claim::Ours, Claim::Flying));
@@ -402,7 +382,7 @@ mod tests {
     #[test]
     fn bytes_in_vain_are_bounded() {
         for m in [packed(1000, 250 << 10), manifest(10_000, 3 << 18)] {
-            let mut window = wide(&m, 1000);
+            let mut window = Window::new(&m, 1000);
             window.ask(0);
             drain(&mut window, 250 << 10);
             assert!(window.moved > SPECULATION - (1 << 20) && window.moved <= SPECULATION, "{}", window.moved);
@@ -414,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_large_index_takes_from_what_may_be_moved_in_vain() {
-        let mut window = wide(&manifest(1000, 3 << 18), 20 << 20);
+        let mut window = Window::new(&manifest(1000, 3 << 18), 20 << 20);
         window.ask(0);
         assert!(drain(&mut window, 1 << 18).len() <= 4);
     }
@@ -432,7 +412,7 @@ mod tests {
 
     #[test]
     fn only_a_frame_of_which_nothing_is_used_is_wasted() {
-        let mut window = wide(&packed(3, 100), 0);
+        let mut window = Window::new(&packed(3, 100), 0);
         window.ask(0);
         assert_eq!(drain(&mut window, 100), [0, 1, 2]);
         window.ask(5);
