@@ -73,7 +73,7 @@ impl Tier {
             min_upload_size,
             readahead,
             scopes: Mutex::default(),
-            fetchers: readahead::fetchers(),
+            fetchers: Fetchers::default(),
             background: Background::default(),
         }
     }

@@ -88,6 +88,19 @@ impl Pool {
     }
 }
 
+/// Does `work` for each of `items`, on the caller's thread and up to `limit` - 1 more, called `name`.
+pub fn each<T: Send>(name: &str, limit: usize, items: Vec<T>, work: impl Fn(T) + Sync) {
+    let threads = limit.min(items.len());
+    let items = Mutex::new(items.into_iter());
+    let next = || items.lock().expect("no holder panics").next();
+    let run = || std::iter::from_fn(next).for_each(&work);
+    thread::scope(|scope| {
+        // where there are none to be had, the caller does it all
+        (1..threads).for_each(|_| drop(thread::Builder::new().name(name.into()).spawn_scoped(scope, run)));
+        run();
+    });
+}
+
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")

@@ -9,6 +9,7 @@ use super::manifest::{self, Manifest, Used};
 use super::packing;
 use super::readahead::{self, Left, Loading};
 use crate::config::Layout;
+use crate::pool;
 use crate::remote::{PutBody, RemoteError};
 
 /// Attempts to write a manifest that others keep changing.
@@ -17,8 +18,8 @@ const SAVE_ATTEMPTS: usize = 4;
 /// Merges what was `used` into the manifests that `left` names and writes those that it changes enough.
 /// Failures cost the next build some speed and are only logged.
 pub fn save(tier: &Tier, left: Vec<Left>, used: &[Used]) {
-    for left in left.into_iter().filter(|_| !used.is_empty()) {
-        save_one(tier, left, used);
+    if !used.is_empty() {
+        pool::each("save", 2, left, |left| save_one(tier, left, used));
     }
 }
 

@@ -3,15 +3,14 @@
 //! Invariants: a pack holds what this process has read from its own disk and checked against its output
 //! id; packs are written before the manifest that names them, and removed after one that does not.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::Mutex;
 
 use super::fetch::Fetcher;
 use super::id::OutputId;
 use super::manifest::{Entry, Frame, Manifest, Pack, Place};
 use super::pack::{self, Builder};
 use crate::atomic::read_small;
+use crate::pool;
 use crate::remote::{Bucket, PutBody};
 
 /// Bytes of frames in the manifest's own object, about: one in so many of the outputs' own, within these
@@ -63,7 +62,7 @@ pub fn pack(manifest: &mut Manifest, fetcher: &Fetcher, key: &str, sent: &Mutex<
         }
         (first, chunks)
     };
-    let packs = write(fetcher, entries, key, &chunks, sent);
+    let packs = write(fetcher, entries, key, chunks, sent);
     // the manifest's own come first
     let own = first.builder.frames.len() as u32;
     manifest.entries.iter_mut().filter_map(|e| e.place.as_mut()).for_each(|place| place.frame += own);
@@ -79,11 +78,8 @@ pub fn pack(manifest: &mut Manifest, fetcher: &Fetcher, key: &str, sent: &Mutex<
 
 /// Removes packs of ours in the bucket that no manifest names any more.
 pub fn remove(bucket: &Bucket, key: &str, packs: impl Iterator<Item = OutputId>) {
-    for id in packs {
-        if let Err(e) = bucket.delete(&pack::key(key, &id)) {
-            log::debug!("removing a pack: {e}");
-        }
-    }
+    let remove = |id| bucket.delete(&pack::key(key, &id)).unwrap_or_else(|e| log::debug!("removing a pack: {e}"));
+    pool::each("save", 2 * SCRAPS, packs.collect(), remove);
 }
 
 /// Which packs stay: those of others, and of our own those of which half is used, but for the small ones
@@ -115,8 +111,7 @@ fn make(fetcher: &Fetcher, entries: &[Entry], loose: &[usize], is_full: impl Fn(
         taken += 1;
         let entry = &entries[i];
         let Some((output, _)) = entry.known else { continue };
-        let body = read_small(&fetcher.disk.output_path(&output), u64::from(entry.size) + 1);
-        let Ok(body) = body.map(|b| b.into_boxed_slice()) else { continue };
+        let Ok(body) = read_small(&fetcher.disk.output_path(&output), u64::from(entry.size) + 1) else { continue };
         if body.len() == entry.size as usize && OutputId::of(&body) == output {
             match made.builder.add(&body) {
                 Ok(place) => made.places.push((i, place)),
@@ -136,31 +131,26 @@ fn write(
     fetcher: &Fetcher,
     entries: &[Entry],
     key: &str,
-    chunks: &[Vec<usize>],
+    chunks: Vec<Vec<usize>>,
     sent: &Mutex<Vec<OutputId>>,
 ) -> Vec<(OutputId, Made)> {
-    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let lock = |list: &Mutex<Vec<OutputId>>| list.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let work = || {
-        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (mut made, _) = make(fetcher, entries, chunk, |_| false);
-            let bytes = std::mem::take(&mut made.builder.bytes);
-            let id = OutputId::of(&bytes);
-            if made.places.is_empty() {
-                continue;
-            }
-            if !lock(sent).contains(&id) {
-                if let Err(e) = fetcher.bucket.put(&pack::key(key, &id), &PutBody::Bytes(bytes.into())) {
-                    log::debug!("writing a pack: {e}");
-                    continue;
-                }
-                fetcher.metrics.readahead.pack_saves.inc();
-                sent.lock().unwrap_or_else(PoisonError::into_inner).push(id);
-            }
-            done.lock().expect("no holder panics").push((id, made));
+    let done = Mutex::new(Vec::new());
+    pool::each("save", WRITERS, chunks, |chunk| {
+        let (mut made, _) = make(fetcher, entries, &chunk, |_| false);
+        let bytes = std::mem::take(&mut made.builder.bytes);
+        let id = OutputId::of(&bytes);
+        if made.places.is_empty() {
+            return;
         }
-    };
-    thread::scope(|threads| (0..chunks.len().min(WRITERS)).for_each(|_| drop(threads.spawn(work))));
+        if !sent.lock().expect("no holder panics").contains(&id) {
+            if let Err(e) = fetcher.bucket.put(&pack::key(key, &id), &PutBody::Bytes(bytes.into())) {
+                return log::debug!("writing a pack: {e}");
+            }
+            fetcher.metrics.readahead.pack_saves.inc();
+            sent.lock().expect("no holder panics").push(id);
+        }
+        done.lock().expect("no holder panics").push((id, made));
+    });
     let mut packs = done.into_inner().expect("no holder panics");
     // in the order of their first entries, so that the same is packed alike
     packs.sort_by_key(|(_, made)| made.places.first().map(|(i, _)| *i));

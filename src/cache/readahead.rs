@@ -37,14 +37,24 @@ use window::{Claim, Window};
 const FETCHERS: usize = 24;
 /// What waits for them; each window is bounded by itself.
 const QUEUE: usize = usize::MAX;
+/// Frames unpacked at a time, and those waiting for it: who fetches waits where there are more.
+const UNPACKERS: (usize, usize) = (8, 16);
 
-/// The fetchers, which the readaheads of a process share.
-pub type Fetchers = Arc<Mutex<Pool>>;
-
-/// Fetchers for a process; threads come with work.
-pub fn fetchers() -> Fetchers {
-    Arc::new(Mutex::new(Pool::new("readahead", FETCHERS, QUEUE)))
+/// The threads that the readaheads of a process share; they come with work.
+#[derive(Clone)]
+pub struct Fetchers {
+    fetch: Arc<Mutex<Pool>>,
+    unpack: Arc<Mutex<Pool>>,
 }
+
+impl Default for Fetchers {
+    fn default() -> Self {
+        let pool = |name, limit, bound| Arc::new(Mutex::new(Pool::new(name, limit, bound)));
+        let unpack = pool("unpack", UNPACKERS.0, UNPACKERS.1);
+        Fetchers { fetch: pool("readahead", FETCHERS, QUEUE), unpack }
+    }
+}
+
 /// The scope that no client can name, whose manifest is the fleet's.
 const FLEET: &str = "";
 
@@ -201,7 +211,8 @@ impl Readahead {
                 Claim::Ours => {
                     let listed = loaded.listed.clone();
                     drop(state);
-                    return self.shared.fetch_frames(&listed, &[piece]);
+                    self.shared.fetch_frames(&listed, &[piece]);
+                    state = self.shared.lock();
                 }
                 Claim::Over => return,
                 Claim::Flying => {
@@ -408,6 +419,6 @@ impl Shared {
     }
 
     fn submit(&self, job: impl FnOnce() + Send + 'static) {
-        self.fetchers.lock().expect("no holder panics").submit(job);
+        self.fetchers.fetch.lock().expect("no holder panics").submit(job);
     }
 }

@@ -62,7 +62,7 @@ impl Shared {
     }
 
     /// Fetches what nobody has fetched meanwhile, and the directory lacks.
-    fn fetch_run(self: &Arc<Self>, listed: &Listed, pieces: &[usize]) {
+    fn fetch_run(self: &Arc<Self>, listed: &Arc<Listed>, pieces: &[usize]) {
         let mut part = Vec::new();
         for &piece in pieces {
             let claimed = self.claim(piece);
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// Fetches frames, claimed by the caller, that stand in a row.
-    pub(super) fn fetch_frames(self: &Arc<Self>, listed: &Listed, pieces: &[usize]) {
+    pub(super) fn fetch_frames(self: &Arc<Self>, listed: &Arc<Listed>, pieces: &[usize]) {
         let Some((first, last)) = pieces.first().zip(pieces.last()) else { return };
         let (first, last) = (self.frame(listed, *first), self.frame(listed, *last));
         // the manifest's own are not read again
@@ -126,7 +126,7 @@ impl Shared {
     /// directory.
     pub(super) fn take_frames(
         self: &Arc<Self>,
-        listed: &Listed,
+        listed: &Arc<Listed>,
         pieces: &[usize],
         mut body: Option<Box<dyn Read + Send>>,
     ) {
@@ -137,12 +137,26 @@ impl Shared {
                 log::debug!("reading a pack: {e}");
                 body = None;
             }
-            let bodies = if body.is_some() { pack::unpack(&bytes, frame.raw) } else { Err("it cannot be read".into()) };
-            // in an empty one nothing is where it should be
-            let bodies = bodies.inspect_err(|why| log::debug!("a frame is not used: {why}")).unwrap_or_default();
-            self.members(piece).iter().for_each(|i| self.store(listed, *i as usize, &bodies));
-            self.done(piece, body.as_ref().map(|_| bytes.len() as u64));
+            if body.is_none() {
+                self.unpack(listed, piece, None);
+                continue;
+            }
+            // reading goes on meanwhile
+            let (shared, listed) = (self.clone(), listed.clone());
+            let unpack = move || shared.unpack(&listed, piece, Some(&bytes));
+            self.fetchers.unpack.lock().expect("no holder panics").submit(unpack);
         }
+    }
+
+    /// Puts what is in a frame into the directory; all of it is misplaced where the frame could not be read.
+    fn unpack(self: &Arc<Self>, listed: &Listed, piece: usize, bytes: Option<&[u8]>) {
+        let bodies = bytes.map(|bytes| pack::unpack(bytes, self.frame(listed, piece).raw));
+        if let Some(Err(why)) = &bodies {
+            log::debug!("a frame is not used: {why}");
+        }
+        let bodies = bodies.and_then(Result::ok).unwrap_or_default();
+        self.members(piece).iter().for_each(|i| self.store(listed, *i as usize, &bodies));
+        self.done(piece, bytes.map(|bytes| bytes.len() as u64));
     }
 
     /// Puts entry `i` into the directory, unless it is there.
@@ -161,7 +175,9 @@ impl Shared {
             // what it is worth to be told is told when a get fetches it
             Err(e) => {
                 log::debug!("action {action} is not taken from a pack: {e}");
-                self.with(|loaded| loaded.misplaced.push(i as u32));
+                if !matches!(e, DecodeError::Disk(_)) {
+                    self.with(|loaded| loaded.misplaced.push(i as u32));
+                }
             }
         }
     }

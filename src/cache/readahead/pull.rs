@@ -1,11 +1,10 @@
 //! Fetching all that a scope lists, before anybody asks for it.
 
-use std::sync::Mutex;
-use std::thread;
 use std::time::Duration;
 
 use super::{Phase, Readahead, known};
 use crate::cache::id::ActionId;
+use crate::pool;
 
 /// Entries fetched by themselves at a time, where no pack brought them.
 const SINGLY: usize = 16;
@@ -45,13 +44,10 @@ impl Readahead {
         let (entries, fetcher) = (&listed.manifest.entries, &self.shared.fetcher);
         let has = |action: &ActionId| fetcher.disk.get(action).is_ok_and(|hit| hit.is_some());
         let actions = || entries.iter().filter_map(|e| Some((ActionId::new(&e.action)?, e)));
-        let left = Mutex::new(actions().filter(|(action, _)| !has(action)));
-        let work = || {
-            while let Some((action, entry)) = { left.lock().expect("no holder panics").next() } {
-                fetcher.fetch_ahead(&action, known(entry), |_| ());
-            }
-        };
-        thread::scope(|threads| (0..SINGLY).for_each(|_| drop(threads.spawn(work))));
+        // what no pack brought
+        pool::each("pull", SINGLY, actions().filter(|(action, _)| !has(action)).collect(), |(action, entry)| {
+            fetcher.fetch_ahead(&action, known(entry), |_| ());
+        });
         Ok(Some(Pulled { listed: entries.len(), there: actions().filter(|(action, _)| has(action)).count() }))
     }
 }
