@@ -292,12 +292,13 @@ impl Shared {
         let mut loading = read(&self.fetcher, key, None);
         let mut key = key.to_string();
         let new_scope = matches!(loading, Loading::None);
+        self.lock().new_scope = new_scope;
         if new_scope && !self.lock().whole {
             key = manifest_key(FLEET);
             loading = read(&self.fetcher, &key, None);
         }
         let without = match loading {
-            Loading::Found(found) => return self.take_in(key, *found, new_scope),
+            Loading::Found(found) => return self.take_in(key, *found),
             Loading::Bad(_, why) => {
                 let (bucket, signer) = (self.fetcher.bucket.target(), self.fetcher.codec.signer());
                 signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
@@ -307,13 +308,12 @@ impl Shared {
             Loading::Unchanged | Loading::None => None,
         };
         let mut state = self.lock();
-        state.new_scope = new_scope;
         state.early.clear();
         state.phase = Phase::Without(without);
         self.landed.notify_all();
     }
 
-    fn take_in(self: &Arc<Self>, key: String, found: Found, new_scope: bool) {
+    fn take_in(self: &Arc<Self>, key: String, found: Found) {
         let Found { manifest, etag, len, frames } = found;
         let metrics = &self.fetcher.metrics.readahead;
         metrics.manifest_loads.inc();
@@ -324,7 +324,6 @@ impl Shared {
         let first = window.first(&manifest);
         let listed = Arc::new(Listed { key, manifest, etag });
         let mut state = self.lock();
-        state.new_scope = new_scope;
         if state.whole {
             window.open();
         }

@@ -79,7 +79,7 @@ fn refusals_are_told_from_what_cannot_be_known() {
     say(&both(&vars, &[], 1), &["refused to tell", "AccessDenied", "writing"]);
     // what was put is read: then all is well
     proxy.only("GET");
-    proxy.series([(Fault::Refuse("AccessDenied"), 2), (Fault::None, 1), (Fault::Refuse("AccessDenied"), 2)]);
+    proxy.series([(Fault::Refuse("AccessDenied"), 2), (Fault::None, 2), (Fault::Refuse("AccessDenied"), 2)]);
     say(&both(&vars, &[], 0), &["refused to tell", "came back"]);
     proxy.only("PUT");
     proxy.set(Fault::Refuse("AccessDenied"));
