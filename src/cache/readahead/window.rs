@@ -66,6 +66,8 @@ struct Member {
     /// Its part of the bytes that the piece moves.
     share: u32,
     asked: bool,
+    /// Whether its share counts as used: from when it is asked for, be it there or under way.
+    counted: bool,
 }
 
 /// The window over a manifest.
@@ -126,7 +128,7 @@ impl Window {
             if e.strikes < STRIKES {
                 window.pieces[piece as usize].fate = Fate::Open;
             }
-            window.entries.push(Member { piece, share, asked: false });
+            window.entries.push(Member { piece, share, asked: false, counted: false });
         }
         let entries = &window.entries;
         window.members.sort_by_key(|i| entries[*i as usize].piece);
@@ -154,12 +156,12 @@ impl Window {
             self.pending -= if p.fate == Fate::Queued { u64::from(p.cost) } else { 0 };
             p.fate = Fate::Over;
         }
-        let ahead = first && self.pieces[piece].fate == Fate::Fetched;
-        ahead.then(|| {
-            let share = u64::from(self.entries[i].share);
-            self.used += share;
-            share
-        })
+        let fate = self.pieces[piece].fate;
+        if first && matches!(fate, Fate::Queued | Fate::Flying | Fate::Fetched) {
+            self.entries[i].counted = true;
+            self.used += u64::from(self.entries[i].share);
+        }
+        (first && fate == Fate::Fetched).then_some(u64::from(self.entries[i].share))
     }
 
     /// A get moved `bytes` by itself.
@@ -264,15 +266,23 @@ impl Window {
         let p = &mut self.pieces[piece];
         self.pending -= u64::from(p.cost);
         p.fate = if moved.is_some() { Fate::Fetched } else { Fate::Over };
-        let Some(bytes) = moved else { return (0, 0) };
-        self.moved += bytes;
-        if p.frame.is_none() {
-            self.entries[self.members[p.first as usize] as usize].share = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let single = p.frame.is_none();
+        self.moved += moved.unwrap_or(0);
+        let (mut count, mut used) = (0, 0);
+        for i in self.members(piece).to_vec() {
+            let member = &mut self.entries[i as usize];
+            if std::mem::take(&mut member.counted) {
+                self.used -= u64::from(member.share);
+            }
+            if single && let Some(bytes) = moved {
+                member.share = u32::try_from(bytes).unwrap_or(u32::MAX);
+            }
+            if member.asked && moved.is_some() {
+                (count, used) = (count + 1, used + u64::from(member.share));
+            }
         }
-        let asked = self.members(piece).iter().map(|i| &self.entries[*i as usize]).filter(|m| m.asked);
-        let (count, bytes) = asked.fold((0, 0), |(n, bytes), m| (n + 1, bytes + u64::from(m.share)));
-        self.used += bytes;
-        (count, bytes)
+        self.used += used;
+        (count, used)
     }
 
     /// The entries of the pieces that were fetched and of which nothing was asked for.
@@ -348,7 +358,9 @@ mod tests {
         let mut window = Window::new(&m, 0);
         window.ask(0);
         assert_eq!(drain(&mut window, 256 << 10), (0..20).collect::<Vec<_>>());
-        (0..16).for_each(|i| drop(window.ask(i)));
+        (0..16).for_each(|i| {
+            window.ask(i);
+        });
         // half as much again as was used, and what may be moved in vain
         assert_eq!(drain(&mut window, 256 << 10).len(), 6);
         window.ask(3900);
