@@ -4,6 +4,8 @@
 //! alone, since that takes milliseconds; a status is an answer, never an error; a proxy is never
 //! used to reach this machine.
 
+mod reach;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +23,8 @@ use url::Url;
 use crate::config::AwsEnv;
 use crate::metrics::Metrics;
 use crate::text::percent_decode;
+
+pub use self::reach::Reach;
 
 /// Idle connections kept in all; more requests at a time than this open connections anew.
 const POOL: usize = 64;
@@ -52,6 +56,8 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Counts the connections that are opened as the bucket's.
     pub bucket: Option<Arc<Metrics>>,
+    /// Which addresses may be connected to; without it, all.
+    pub reach: Option<Reach>,
 }
 
 /// Sends requests, of http and https.
@@ -111,7 +117,8 @@ impl Client {
             config = config.tls_config(tls);
         }
         let connector = Counting { inner: DefaultConnector::default(), bucket: o.bucket.clone() };
-        Ok(Agent::with_parts(config.build(), connector, Remembering::default()))
+        let resolver = Remembering { reach: o.reach.clone(), ..Remembering::default() };
+        Ok(Agent::with_parts(config.build(), connector, resolver))
     }
 }
 
@@ -191,6 +198,7 @@ impl Connector for Counting {
 struct Remembering {
     inner: DefaultResolver,
     known: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+    reach: Option<Reach>,
 }
 
 impl Resolver for Remembering {
@@ -209,7 +217,20 @@ impl Resolver for Remembering {
             addresses.into_iter().for_each(|a| found.push(a));
             return Ok(found);
         }
-        let found = self.inner.resolve(uri, config, timeout)?;
+        let mut found = self.inner.resolve(uri, config, timeout)?;
+        if let Some(reach) = &self.reach {
+            let (host, mut why, mut fine) = (uri.host().unwrap_or_default().to_ascii_lowercase(), None, self.empty());
+            for addr in found.iter() {
+                match reach.check(&host, *addr) {
+                    Ok(()) => fine.push(*addr),
+                    Err(refused) => why = Some(refused),
+                }
+            }
+            if let Some(why) = why.filter(|_| fine.is_empty()) {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why).into());
+            }
+            found = fine;
+        }
         self.known.lock().expect("no holder panics").insert(name, (Instant::now(), found.to_vec()));
         Ok(found)
     }

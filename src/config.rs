@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
-pub use web::{AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, UpstreamList, UpstreamUrl};
+pub use web::{AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, Tunnels, UpstreamList, UpstreamUrl};
 
 /// What one command line asks for.
 #[derive(Clone, Debug)]
@@ -262,6 +262,8 @@ pub struct HttpConfig {
     pub mod_proxy: Option<ModProxyConfig>,
     /// Hosts of the reverse proxy. Default: none.
     pub rev_proxy: Vec<ProxiedHost>,
+    /// Where CONNECT may go beside them.
+    pub tunnels: Tunnels,
     /// The reverse proxy's authority. Default: none where there is no reverse proxy.
     pub authority: Option<AuthorityConfig>,
 }

@@ -23,7 +23,7 @@ use std::time::SystemTime;
 use self::sums::Sums;
 use self::tally::{Event, Tally};
 use crate::atomic::{TempFile, careful};
-use crate::folder::{MODULE, REVPROXY};
+use crate::folder::{MODULE, REVPROXY, sum_of};
 use crate::id::{Hashing, OutputId, sharded, sharded_path, unhex};
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, Object, PutBody, RemoteError};
@@ -113,6 +113,20 @@ impl BlobStore {
             uploader.register(kind.name(), place.clone());
         }
         BlobStore { place, bucket, uploader }
+    }
+
+    /// The same blobs in the local directory alone.
+    pub fn without_bucket(&self) -> Self {
+        BlobStore { place: self.place.clone(), bucket: None, uploader: None }
+    }
+
+    /// Removes a blob from the local directory, if it is there.
+    pub fn remove(&self, name: &str) {
+        let path = self.place.path(&digest(name));
+        // without its sum, it would be taken as it is
+        if fs::remove_file(&path).is_ok() {
+            let _ = fs::remove_file(sum_of(&path));
+        }
     }
 
     /// Looks in the local directory only. A file that is damaged or cannot be read is a miss.

@@ -289,6 +289,8 @@ flags! {
         "never ask an upstream";
     revproxy: "revproxy", "GOCACHE_REVPROXY", Some("HOSTS"), "none", RevProxy, SERVE,
         "comma-separated hosts to reverse-proxy (needs --http)";
+    tunnel: "tunnel", "GOCACHE_TUNNEL", Some("HOST..."), "*", RevProxy, SERVE,
+        "a host, or * for all, that CONNECT may reach beside those of --revproxy; this machine only where it is listed";
     install_ca: "install-ca", "GOCACHE_INSTALL_CA", None, "false", RevProxy, SERVE,
         "append the reverse proxy's authority to the system's certificate bundle";
     ca_dir: "ca-dir", "GOCACHE_CA_DIR", Some("DIR"), "go-cache-plugin in the user's state folder", RevProxy, SERVE,

@@ -167,5 +167,5 @@ fn reverse_proxy(
         }
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());
-    Ok(Arc::new(RevProxy::new(&config.rev_proxy, blobs, authority, stack.metrics.clone(), debug)))
+    Ok(Arc::new(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, stack.metrics.clone(), debug)))
 }

@@ -176,6 +176,22 @@ impl AuthorityConfig {
     }
 }
 
+/// Where CONNECT may go beside the hosts of the reverse proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnels {
+    /// To every host, but for this machine, which has to be listed.
+    pub any: bool,
+    /// To these.
+    pub hosts: Vec<ProxiedHost>,
+}
+
+impl Tunnels {
+    /// Which addresses they may turn out to have.
+    pub(crate) fn reach(&self) -> crate::client::Reach {
+        crate::client::Reach(self.hosts.clone())
+    }
+}
+
 /// A host of the reverse proxy: `host`, on any port, or `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxiedHost {

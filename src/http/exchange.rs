@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 use tiny_http::{HTTPVersion, Response, StatusCode};
 pub use tiny_http::{Header, HeaderField, Method};
+use ureq::http::HeaderMap;
 
 use super::auth::Access;
 use super::socket::Socket;
@@ -52,6 +53,8 @@ pub struct Request {
     pub query: Option<String>,
     /// The headers in the order they came.
     pub headers: Vec<Header>,
+    /// The same of a request to a proxy, whatever bytes their values hold; of others empty.
+    pub fields: HeaderMap,
     /// Where the client is; `None` inside an intercepted CONNECT, whose peer was checked before.
     pub peer: Option<SocketAddr>,
     /// What it may do, as far as somebody has judged that.
@@ -105,6 +108,8 @@ pub struct Reply {
     pub status: u16,
     /// Headers, without those that frame the body (Content-Length, Transfer-Encoding, Connection).
     pub headers: Vec<(String, String)>,
+    /// The headers of an answer that another server made, in their place; without those for one hop.
+    pub proxied: Option<Box<HeaderMap>>,
     /// The body; dropped unsent for HEAD, 204 and 304, its length told all the same.
     pub body: Body,
 }
@@ -112,7 +117,7 @@ pub struct Reply {
 impl Reply {
     /// A reply without a body.
     pub fn status(status: u16) -> Self {
-        Reply { status, headers: Vec::new(), body: Body::Empty }
+        Reply { status, headers: Vec::new(), proxied: None, body: Body::Empty }
     }
     /// A line of plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
@@ -172,6 +177,33 @@ pub(super) enum Persistence {
     Close,
 }
 
+impl Persistence {
+    /// It as the last lines of a head.
+    fn lines(self) -> &'static [u8] {
+        match self {
+            Persistence::Implied => b"\r\n",
+            Persistence::KeepAlive => b"Connection: keep-alive\r\n\r\n",
+            Persistence::Close => b"Connection: close\r\n\r\n",
+        }
+    }
+}
+
+/// The head of an answer that another server made: tiny_http's values are ASCII, and it adds a Date.
+pub(super) fn proxied_head(status: u16, headers: &HeaderMap, framing: Framing, stay: Persistence) -> Vec<u8> {
+    let reason = StatusCode(status).default_reason_phrase();
+    let mut head = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
+    for (name, value) in headers {
+        head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    match framing {
+        Framing::Length(n) => head.extend_from_slice(format!("content-length: {n}\r\n").as_bytes()),
+        Framing::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::None | Framing::ToEnd => {}
+    }
+    head.extend_from_slice(stay.lines());
+    head
+}
+
 /// The head of a reply, from status line to empty line. Headers that frame the body or the
 /// connection are ours to set, and those that would break the head are left out.
 pub(super) fn head_bytes(status: u16, headers: &[(String, String)], framing: Framing, stay: Persistence) -> Vec<u8> {
@@ -212,11 +244,7 @@ pub(super) fn head_bytes(status: u16, headers: &[(String, String)], framing: Fra
     };
     head.truncate(head.len() - cut);
     head.extend_from_slice(&others);
-    head.extend_from_slice(match stay {
-        Persistence::Implied => b"\r\n",
-        Persistence::KeepAlive => b"Connection: keep-alive\r\n\r\n",
-        Persistence::Close => b"Connection: close\r\n\r\n",
-    });
+    head.extend_from_slice(stay.lines());
     head
 }
 
@@ -243,6 +271,7 @@ mod tests {
                 path: path.to_string(),
                 query,
                 headers: Vec::new(),
+                fields: HeaderMap::new(),
                 peer: None,
                 access: Access::ALL,
                 body: Box::new(io::empty()),

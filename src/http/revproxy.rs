@@ -3,7 +3,10 @@
 //! Requests come with absolute URLs, or inside a CONNECT whose TLS ends here. Invariants:
 //! - A request goes to the host that its URL names, or, inside a CONNECT, the one that was asked
 //!   for there. The Host header decides neither where it goes nor under which name it is kept.
-//! - What is kept, and for whom, is [`policy`]'s to say; what was forwarded unkept says so.
+//! - What is kept, and for whom, is [`rules`]' to say; what was forwarded unkept says so.
+//! - What is meant for one hop is dropped before anything is decided by it.
+//! - Only a condition of our own, of what we have alone, can confirm what we have.
+//! - No query is shown: not in the log, nor on the status page, nor in an error's text.
 //! - No body is held in memory but those that [`memory`] keeps; an answer that is kept reaches the
 //!   client while it is being written, and appears in the cache only when it is whole.
 
@@ -12,37 +15,45 @@ mod forward;
 mod headers;
 mod hosts;
 mod keep;
+mod lookup;
 mod memory;
-mod policy;
 mod reply;
+mod resume;
+mod rules;
 mod stored;
 mod tee;
 mod tunnel;
 mod unkept;
+mod upgrade;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::forward::{Failed, Forwarded, Forwarder, RequestBody};
-use self::headers::Headers;
+use self::forward::{Failed, Forwarder, RequestBody};
+use self::headers::HeaderMap;
 use self::memory::{Answer, Memory};
-use self::policy::{Keep, Terms};
-use self::reply::{Outcome, Tags};
+use self::reply::{Found, Outcome};
+use self::rules::{Rules, Terms};
 use self::unkept::Unkept;
-use super::exchange::{Handler, Method, Reply, Request, Target};
+use super::exchange::{Body, Handler, Method, Reply, Request, Target};
 use super::tls::Authority;
-use crate::config::ProxiedHost;
+use crate::client::Reach;
+use crate::config::{ProxiedHost, Tunnels};
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::places::Places;
+use crate::repeat::Repeat;
 use crate::store::BlobStore;
-use crate::text;
 
 /// Bytes of answers kept in memory.
 const MEMORY: usize = 10 << 20;
 /// Larger bodies are not kept on disk.
 const MAX_STORED: u64 = 4 << 30;
+/// Answers that are fresh for less than this are kept in memory.
+const SHORT_LIVED: Duration = Duration::from_secs(3600);
+/// Stale answers made fresh at a time, beside requests that are answered with them.
+const MAX_REFRESHING: usize = 16;
 /// How long a request waits for another's fetch of the same thing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -54,38 +65,49 @@ pub struct RevProxy(Arc<Inner>);
 
 struct Inner {
     hosts: Vec<ProxiedHost>,
+    may_tunnel: Tunnels,
     store: Arc<BlobStore>,
+    /// The same without the bucket.
+    own_store: BlobStore,
     authority: Authority,
-    memory: Arc<Memory>,
+    memory: Memory,
     flights: Arc<Flights<String>>,
     unkept: Unkept,
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
     tunnels: Arc<Places>,
+    refreshing: Arc<Places>,
+    trouble: Repeat,
     metrics: Arc<Metrics>,
     debug: bool,
 }
 
 impl RevProxy {
-    /// A proxy for `hosts` that keeps answers in `store` and speaks TLS as
+    /// A proxy for `hosts`, by CONNECT to `may_tunnel` too, that keeps answers in `store` and speaks TLS as
     /// `authority` lets it. `debug` logs begin and end of each request.
     pub fn new(
         hosts: &[ProxiedHost],
+        may_tunnel: &Tunnels,
         store: Arc<BlobStore>,
         authority: Authority,
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Self {
-        let tunnels = Arc::new(Places::default());
+        let (tunnels, refreshing) = (Arc::new(Places::default()), Arc::new(Places::default()));
+        refreshing.set_limit(MAX_REFRESHING);
         tunnels.set_limit(connect::MAX_TUNNELS.min(metrics.waiting.state().1 / 2));
         RevProxy(Arc::new(Inner {
             hosts: hosts.to_vec(),
+            may_tunnel: may_tunnel.clone(),
+            own_store: store.without_bucket(),
             store,
             authority,
-            memory: Arc::new(Memory::new(MEMORY)),
+            memory: Memory::new(MEMORY),
             flights: Arc::default(),
             unkept: Unkept::default(),
-            forwarder: Forwarder::new(metrics.clone()),
+            forwarder: Arc::new(Forwarder::new(Reach(hosts.to_vec()), metrics.clone())),
             tunnels,
+            refreshing,
+            trouble: Repeat::new("answers of the reverse proxy could not be kept"),
             metrics,
             debug,
         }))
@@ -106,7 +128,7 @@ impl Handler for RevProxy {
 }
 
 impl Inner {
-    fn proxy(&self, request: Request, scheme: &str, authority: &str) -> Reply {
+    fn proxy(self: &Arc<Self>, request: Request, scheme: &str, authority: &str) -> Reply {
         let begin = Instant::now();
         self.metrics.revcache.req_received.inc();
         if !hosts::listed(&self.hosts, scheme, authority) {
@@ -117,178 +139,162 @@ impl Inner {
         }
         let query = request.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
         let url = format!("{scheme}://{}{}{query}", hosts::normal(scheme, authority), request.path);
-        let method = request.method.as_str().to_string();
+        let (method, shown) = (request.method.as_str().to_string(), hosts::shown(&url));
         if self.debug {
-            log::info!(target: "request", "B {method} {url}");
+            log::info!(target: "request", "B {method} {shown}");
         }
         let (reply, outcome) = self.answer(request, &method, &url);
         let (len, took) = (reply::body_len(&reply), begin.elapsed());
         if self.debug {
-            log::info!(target: "request", "E {method} {url} {} {outcome}, {took:?}", reply.status);
+            log::info!(target: "request", "E {method} {shown} {} {}, {took:?}", reply.status, outcome.text());
         }
-        self.metrics.recent.push("proxy", || url, outcome.text(), len, took);
+        self.metrics.recent.push("proxy", || shown.to_string(), outcome.text(), len, took);
         reply
     }
 
-    fn answer(&self, request: Request, method: &str, url: &str) -> (Reply, Outcome) {
-        let headers: Headers = request
-            .headers
-            .iter()
-            .map(|h| (h.field.as_str().as_str().to_string(), h.value.as_str().to_string()))
-            .collect();
-        let terms = policy::terms(method, &headers);
-        let mut stale = None;
-        let mut leader = None;
+    fn answer(self: &Arc<Self>, mut request: Request, method: &str, url: &str) -> (Reply, Outcome) {
+        let mut headers = std::mem::take(&mut request.fields);
+        let body = request_body(request, &headers);
+        let protocol = upgrade::wanted(method, &headers).filter(|_| url.starts_with("http:") && body.is_none());
+        headers::drop_hop_by_hop(&mut headers);
+        if let Some(protocol) = protocol {
+            return upgrade::reply(self, url, &protocol, &headers);
+        }
+        let terms = Terms::new(method, headers, body.as_ref().is_some_and(|(_, len)| *len != Some(0)));
+        let (mut old, mut leader) = (None, None);
         if terms.lookup {
-            match self.look_up(url, &headers, &terms, true) {
-                Ok(found) => return found,
-                Err(old) => stale = old,
+            old = self.look_up(url, &terms, true);
+            if let Some(answer) = self.serve(url, &terms, old.as_ref()) {
+                return answer;
             }
             if terms.only_if_cached {
-                let reply = Reply::text(504, "not in the cache\n");
-                return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
+                return reply::text(url, 504, "not in the cache");
             }
         }
         let Some(place) = self.metrics.waiting.take() else {
-            return (Reply::text(503, "too many requests wait for their servers\n"), Outcome::Uncached);
+            return reply::text(url, 503, "too many requests wait for their servers");
         };
-        if terms.lookup && terms.store && method == "GET" && !self.unkept.contains(url) {
+        if terms.lookup && terms.store && !self.unkept.contains(url) {
             match self.flights.join(&url.to_string(), Some(PATIENCE)) {
                 Role::Lead(role) => leader = Some(role),
-                Role::Landed(_) => match self.look_up(url, &headers, &terms, false) {
-                    Ok(found) => return found,
-                    Err(old) => stale = old,
-                },
+                Role::Landed(_) => {
+                    old = self.look_up(url, &terms, false);
+                    if let Some(answer) = self.serve(url, &terms, old.as_ref()) {
+                        return answer;
+                    }
+                }
                 Role::Late => {}
             }
         }
-        let stale = stale.filter(|_| method == "GET");
-        let (reply, outcome) = self.forward(request, method, url, headers, &terms, stale, leader);
+        let (reply, outcome) =
+            self.fetch(Ask { method, url, terms: &terms, body }, old.filter(|_| method == "GET"), leader);
         (reply.holding(place), outcome)
     }
 
-    /// An answer that is kept and may be used; else the one in memory that went stale, if any.
-    fn look_up(
-        &self,
-        url: &str,
-        headers: &Headers,
-        terms: &Terms,
-        ask_bucket: bool,
-    ) -> Result<(Reply, Outcome), Option<Arc<Answer>>> {
-        let now = Instant::now();
-        let in_memory = self.memory.get(url, headers);
-        if let Some(answer) = &in_memory
-            && answer.freshness.serves(answer.resident(now), terms)
-        {
-            self.metrics.revcache.req_memory_hit.inc();
-            return Ok((reply::from_memory(url, answer, headers, now), Outcome::Memory));
-        }
-        // what was not to be kept last time is hardly in the bucket
-        let ask_bucket = ask_bucket && !self.unkept.contains(url) && in_memory.is_none();
-        let check: crate::store::Check<'_> = &|file| {
-            let mut file = file;
-            stored::decode_head(&mut file).map(|_| ()).map_err(|e| e.to_string())
-        };
-        let from_bucket = || ask_bucket.then(|| self.store.from_bucket(url, false, check)).flatten();
-        let blob = self.store.local(url).or_else(from_bucket);
-        if let Some(blob) = blob {
-            match reply::from_blob(url, blob, headers, terms, SystemTime::now()) {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => {} // older than the client wants it
-                Err(e) => log::warn!("{url}: {e}; fetching it anew"),
+    /// The answer from what was found, where that may be used: fresh, or while it is made fresh.
+    fn serve(self: &Arc<Self>, url: &str, terms: &Terms, found: Option<&Found>) -> Option<(Reply, Outcome)> {
+        let (found, now) = (found?, SystemTime::now());
+        if !found.answer.rules.serves(terms, now) {
+            if !found.answer.rules.serves_stale("stale-while-revalidate", terms, now) {
+                return None;
             }
+            self.refresh(url, terms, found);
         }
-        Err(in_memory)
+        self.hit(url, terms, found)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a request has become by now")]
-    fn forward(
-        &self,
-        request: Request,
-        method: &str,
-        url: &str,
-        headers: Headers,
-        terms: &Terms,
-        stale: Option<Arc<Answer>>,
-        leader: Option<Fetching>,
-    ) -> (Reply, Outcome) {
-        let mut sent = headers.clone();
-        if let Some(stale) = &stale {
-            reply::revalidate(&mut sent, stale);
+    fn hit(&self, url: &str, terms: &Terms, found: &Found) -> Option<(Reply, Outcome)> {
+        match found.outcome {
+            Outcome::Memory => self.metrics.revcache.req_memory_hit.inc(),
+            // the store counts those under the URL itself
+            Outcome::Local if found.blob() != Some(url) => self.metrics.revcache.req_local_hit.inc(),
+            _ => {}
         }
-        let forwarded = match self.forwarder.send(method, url, &sent, request_body(request, &headers)) {
+        found.reply(url, terms, SystemTime::now()).inspect_err(|e| log::warn!("{}: {e}", hosts::shown(url))).ok()
+    }
+
+    /// Makes a stale answer fresh, beside the request that it is used for.
+    fn refresh(self: &Arc<Self>, url: &str, terms: &Terms, found: &Found) {
+        let Some(place) = self.refreshing.take() else { return };
+        let Role::Lead(leader) = self.flights.join(&url.to_string(), Some(Duration::ZERO)) else { return };
+        let (proxy, url, found) = (self.clone(), url.to_string(), found.clone());
+        let mut headers = terms.headers.clone();
+        for name in ["range", "if-range", "if-none-match", "if-modified-since"] {
+            headers.remove(name);
+        }
+        let work = move || {
+            let (_place, terms) = (place, Terms::new("GET", headers, false));
+            let ask = Ask { method: "GET", url: &url, terms: &terms, body: None };
+            if let Body::Stream(mut body, _) = proxy.fetch(ask, Some(found), Some(leader)).0.body {
+                let _ = io::copy(&mut body, &mut io::sink()); // it is kept as it is read
+            }
+        };
+        let spawned = std::thread::Builder::new().name("http-refresh".to_string()).stack_size(256 << 10).spawn(work);
+        drop(spawned.inspect_err(|e| log::debug!("a stale answer stays so for now: {e}")));
+    }
+
+    /// Asks the target; `old` is what is kept and may not be used as it is.
+    fn fetch(self: &Arc<Self>, ask: Ask<'_>, old: Option<Found>, leader: Option<Fetching>) -> (Reply, Outcome) {
+        let Ask { method, url, terms, body } = ask;
+        let mut sent = terms.headers.clone();
+        // a client's own condition says nothing of what we have
+        let confirms = old.as_ref().is_some_and(|old| reply::revalidate(&mut sent, &old.answer.headers));
+        let answer = self.forwarder.send(method, url, &sent, body);
+        let failed = answer.as_ref().map_or(true, |a| matches!(a.status, 500 | 502..=504));
+        if failed
+            && let Some(old) = &old
+            && old.answer.rules.serves_stale("stale-if-error", terms, SystemTime::now())
+            && let Some(stale) = self.hit(url, terms, old)
+        {
+            return stale;
+        }
+        let forwarded = match answer {
             Ok(forwarded) => forwarded,
             Err(Failed(status, why)) => {
-                log::debug!("{method} {url}: {why}");
-                let reply = Reply::text(status, text::without_secrets(&format!("{url}: {why}\n")));
-                return (Tags::new(url, Outcome::Uncached).on(reply), Outcome::Uncached);
+                log::debug!("{method} {}: {why}", hosts::shown(url));
+                return reply::text(url, status, format_args!("{}: {why}", hosts::shown(url)));
             }
         };
         if forwarded.status == 304
-            && let Some(stale) = stale
+            && let Some(old) = old.as_ref().filter(|_| confirms)
         {
-            return self.revalidated(url, &headers, terms, &stale, forwarded);
+            return self.confirmed(url, terms, old, &forwarded.headers);
         }
         let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
         if changes && (200..400).contains(&forwarded.status) {
-            self.memory.remove(url); // RFC 9111, 4.4
+            self.invalidate(url, &forwarded.headers);
         }
-        let keep = self.keep(terms, &forwarded);
-        if terms.store {
-            self.unkept.remember(url, !matches!(keep, Keep::No(_)));
-        }
-        keep::reply(self, url, &headers, forwarded, keep, leader)
+        keep::reply(self, url, terms, forwarded, old, leader)
     }
 
-    /// What to do with an answer, its length considered.
-    fn keep(&self, terms: &Terms, answer: &Forwarded) -> Keep {
-        let keep = policy::keep(terms, answer.status, &answer.headers, SystemTime::now());
-        let limit = match keep {
-            Keep::Disk => MAX_STORED,
-            Keep::Memory(_) => self.memory.max_body() as u64,
-            Keep::No(_) => return keep,
-        };
-        if !answer.framed {
-            return Keep::No("its end cannot be told from a failure");
+    /// The target says that what we have is still right.
+    fn confirmed(&self, url: &str, terms: &Terms, old: &Found, news: &HeaderMap) -> (Reply, Outcome) {
+        let now = SystemTime::now();
+        let headers = reply::merge(&old.answer.headers, news);
+        let rules = Rules::new(old.answer.status, &headers, now);
+        let variant = rules::variant(&headers, &terms.headers);
+        let answer = Answer { status: old.answer.status, headers, variant, rules, body: old.answer.body.clone() };
+        match answer.rules.storable(terms, answer.status, &answer.headers, now) {
+            Ok(()) => drop(self.memory.put(url, answer.clone())),
+            Err(_) => self.forget_one(url, old),
         }
-        if answer.len.is_some_and(|len| len > limit) { Keep::No("too large") } else { keep }
-    }
-
-    /// The target says that what we have, gone stale, is still right.
-    fn revalidated(
-        &self,
-        url: &str,
-        headers: &Headers,
-        terms: &Terms,
-        stale: &Answer,
-        confirmed: Forwarded,
-    ) -> (Reply, Outcome) {
-        let now = Instant::now();
-        let merged = reply::merge(&stale.headers, confirmed.headers);
-        let mut answer = Answer { headers: merged, ..stale.clone() };
-        answer.since = now;
-        let outcome = match policy::keep(terms, 200, &answer.headers, SystemTime::now()) {
-            Keep::Memory(freshness) => {
-                answer.freshness = freshness;
-                answer.variant = policy::variant(&answer.headers, headers);
-                self.memory.put(url, answer.clone());
-                self.metrics.revcache.req_memory_hit.inc();
-                Outcome::Memory
-            }
-            _ => {
-                self.memory.remove(url);
-                Outcome::Uncached
-            }
-        };
-        let reply = reply::from_memory(url, &answer, headers, now);
-        (Tags::new(url, outcome).on(reply), outcome)
+        let found = Found { answer: Arc::new(answer), ..old.clone() };
+        self.hit(url, terms, &found).unwrap_or_else(|| reply::text(url, 502, "what is kept of it cannot be read"))
     }
 }
 
+/// A request, as far as it is forwarded.
+struct Ask<'a> {
+    method: &'a str,
+    url: &'a str,
+    terms: &'a Terms,
+    body: Option<RequestBody>,
+}
+
 /// The body to send on, if there is one.
-fn request_body(request: Request, headers: &Headers) -> Option<RequestBody> {
-    let chunked = headers::has(headers, "transfer-encoding");
-    let told = headers::has(headers, "content-length");
+fn request_body(request: Request, headers: &HeaderMap) -> Option<RequestBody> {
+    let chunked = headers.contains_key("transfer-encoding");
+    let told = headers.contains_key("content-length");
     match (chunked, told) {
         (true, _) => Some((request.body, None)),
         (false, true) => Some((request.body, Some(request.body_len.unwrap_or(0)))),
@@ -299,3 +305,6 @@ fn request_body(request: Request, headers: &Headers) -> Option<RequestBody> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,7 @@ impl Default for Fetcher {
             proxy: Proxy::try_from_env(),
             ca_file: None,
             bucket: None,
+            reach: None,
         }))
     }
 }

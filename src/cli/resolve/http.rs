@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Resolver, bare_host, duration, on};
 use crate::cli::flags::Given;
 use crate::cli::value;
-use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig, ProxiedHost};
+use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig, ProxiedHost, Tunnels};
 use crate::error::Error;
 
 impl Resolver<'_> {
@@ -23,6 +23,9 @@ impl Resolver<'_> {
                     return Err(Error::usage(format!("{} needs --modproxy", given.from)));
                 }
             }
+        }
+        if rev_proxy.is_empty() && v.tunnel.as_ref().is_some_and(|g| g.on_line) {
+            return Err(Error::usage("--tunnel needs --revproxy"));
         }
         if rev_proxy.is_empty() && install_ca && v.install_ca.as_ref().is_some_and(|g| g.on_line) {
             return Err(Error::usage("--install-ca needs --revproxy"));
@@ -50,7 +53,14 @@ impl Resolver<'_> {
             },
         };
         let authority = (!rev_proxy.is_empty()).then(|| self.authority(&rev_proxy, install_ca)).transpose()?;
-        Ok(Some(HttpConfig { addr, access: self.access(given)?, mod_proxy, rev_proxy, authority }))
+        Ok(Some(HttpConfig {
+            addr,
+            access: self.access(given)?,
+            mod_proxy,
+            rev_proxy,
+            tunnels: tunnels(&v.tunnel)?,
+            authority,
+        }))
     }
 
     /// Who may ask; `http` is the address to listen on as it was given.
@@ -122,6 +132,15 @@ impl Resolver<'_> {
 fn hosts(given: &Option<Given>) -> Result<Vec<ProxiedHost>, Error> {
     let Some(given) = given else { return Ok(Vec::new()) };
     items(&given.text).map(|host| host.parse().map_err(|why| given.error(why))).collect()
+}
+
+/// Where CONNECT may go: without the flag, anywhere.
+fn tunnels(given: &Option<Given>) -> Result<Tunnels, Error> {
+    let Some(given) = given else { return Ok(Tunnels { any: true, hosts: Vec::new() }) };
+    let listed = given.text.split(['\0', ',']).map(str::trim).filter(|item| !item.is_empty());
+    let (all, hosts): (Vec<_>, Vec<_>) = listed.partition(|item| *item == "*");
+    let hosts = hosts.iter().map(|host| host.parse().map_err(|why| given.error(why))).collect::<Result<_, _>>()?;
+    Ok(Tunnels { any: !all.is_empty(), hosts })
 }
 
 /// The items of a comma-separated list, without blanks and empty ones.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an intercepted connection asks for nothing but the host that it was opened for.
 
-use std::io;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Inner, RevProxy, hosts, tunnel};
@@ -51,23 +51,27 @@ impl RevProxy {
 
     fn tunnel(&self, authority: &str) -> Reply {
         let metrics = self.0.metrics.clone();
+        let (host, port) = hosts::split(authority);
+        if !self.0.may_tunnel.any && !hosts::listed(&self.0.may_tunnel.hosts, "https", authority) {
+            metrics.proxyconn.refused.inc();
+            return Reply::text(403, format!("{authority} is neither in --revproxy nor in --tunnel\n"));
+        }
         let Some(place) = self.0.tunnels.take() else {
             metrics.proxyconn.refused.inc();
             return Reply::text(503, "too many tunnels are open already\n");
         };
-        let target = match tunnel::dial(authority) {
+        let target = match tunnel::dial(&self.0.may_tunnel.reach(), host, port.unwrap_or("443")) {
             Ok(target) => target,
             Err(e) => {
                 metrics.proxyconn.errors.inc();
-                let status = if e.kind() == io::ErrorKind::TimedOut { 504 } else { 502 };
-                return Reply::text(status, format!("cannot connect to {authority}: {e}\n"));
+                return Reply::text(tunnel::status(&e), format!("cannot connect to {authority}: {e}\n"));
             }
         };
         metrics.proxyconn.tunnelled.inc();
         let authority = authority.to_string();
         Reply::status(200).body(Body::Takeover(Box::new(move |client| {
             let _place = place;
-            if let Err(e) = tunnel::carry_both(client, &target) {
+            if let Err(e) = tunnel::carry_both(client, &target, &[]) {
                 log::debug!("tunnel to {authority} broke: {e}");
             }
         })))
@@ -76,7 +80,7 @@ impl RevProxy {
 
 impl Inner {
     /// A request inside an intercepted connection to `authority`.
-    fn inside(&self, request: Request, authority: &str) -> Reply {
+    fn inside(self: &Arc<Self>, request: Request, authority: &str) -> Reply {
         let named = request.header("Host").map(|h| hosts::normal("https", h.trim()).to_ascii_lowercase());
         let asked = match &request.target {
             Target::Absolute(scheme, host) => scheme == "https" && hosts::normal(scheme, host) == authority,

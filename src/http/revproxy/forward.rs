@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use ureq::http;
 use ureq::{Agent, SendBody};
 
-use super::headers::{self, Headers};
-use crate::client::{self, Client};
+use super::headers::{self, HeaderMap, value};
+use super::resume::Resumed;
+use crate::client::{self, Client, Reach};
 use crate::metrics::Metrics;
 
 /// A request's body, and its length where the client told it.
@@ -21,7 +22,7 @@ pub struct Forwarded {
     /// Status code.
     pub status: u16,
     /// Headers, without those for one hop only.
-    pub headers: Headers,
+    pub headers: HeaderMap,
     /// The body as it is sent. A read fails when it breaks off, as far as that can be told.
     pub body: Box<dyn Read + Send>,
     /// Length of the body, where the target tells it; for HEAD, of the body that GET would have.
@@ -37,12 +38,14 @@ pub struct Failed(pub u16, pub String);
 /// The clients for all targets.
 pub struct Forwarder {
     client: Client,
+    /// Which addresses may be connected to.
+    pub reach: Reach,
     metrics: Arc<Metrics>,
 }
 
 impl Forwarder {
     /// Clients that keep connections, and use no proxy: that may be ourselves.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(reach: Reach, metrics: Arc<Metrics>) -> Self {
         let client = Client::new(client::Options {
             connect: Duration::from_secs(10),
             // servers that compute an answer may take their time
@@ -54,17 +57,47 @@ impl Forwarder {
             proxy: None,
             ca_file: None,
             bucket: None,
+            reach: Some(reach.clone()),
         });
-        Forwarder { client, metrics }
+        Forwarder { client, reach, metrics }
     }
 
     /// Sends a request to `url`; its Host is that of the URL. A request without a body is sent
-    /// again when a connection that was kept open turns out to be closed.
+    /// again when a connection that was kept open turns out to be closed. The body of a GET goes on where
+    /// it broke off, where the target takes ranges.
     pub fn send(
+        self: &Arc<Self>,
+        method: &str,
+        url: &str,
+        request: &HeaderMap,
+        body: Option<RequestBody>,
+    ) -> Result<Forwarded, Failed> {
+        let answer = self.ask(method, url, request, body)?;
+        Ok(if method == "GET" { self.resuming(url, request, answer) } else { answer })
+    }
+
+    fn resuming(self: &Arc<Self>, url: &str, request: &HeaderMap, mut answer: Forwarded) -> Forwarded {
+        let tag = answer.headers.get("etag").filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
+        let (200, Some(len), Some(tag)) = (answer.status, answer.len, tag) else { return answer };
+        let (this, url, mut request) = (self.clone(), url.to_string(), request.clone());
+        ["if-none-match", "if-modified-since"].iter().for_each(|name| drop(request.remove(*name)));
+        let reopen = move |from: u64| {
+            request.insert("range", value(format!("bytes={from}-")));
+            request.insert("if-range", tag.clone());
+            let rest = this.ask("GET", &url, &request, None).map_err(|Failed(_, why)| io::Error::other(why))?;
+            let part = format!("bytes {from}-{}/{len}", len - 1);
+            let goes_on = rest.status == 206 && headers::first(&rest.headers, "content-range") == Some(&part);
+            if goes_on { Ok(rest.body) } else { Err(io::Error::other("it takes no ranges")) }
+        };
+        answer.body = Box::new(Resumed::new(answer.body, len, Box::new(reopen)));
+        answer
+    }
+
+    fn ask(
         &self,
         method: &str,
         url: &str,
-        request: &Headers,
+        request: &HeaderMap,
         body: Option<RequestBody>,
     ) -> Result<Forwarded, Failed> {
         let agent = self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
@@ -95,24 +128,21 @@ fn send_once(
     agent: &Agent,
     method: &str,
     url: &str,
-    request: &Headers,
+    request: &HeaderMap,
     body: Option<RequestBody>,
 ) -> Result<http::Response<ureq::Body>, ureq::Error> {
     let mut builder = http::Request::builder().method(method).uri(url);
-    let mut forwarded = request.clone();
-    headers::drop_hop_by_hop(&mut forwarded);
-    for (name, value) in &forwarded {
-        // Host comes from the URL; 100-continue is between us and the client
-        if !name.eq_ignore_ascii_case("host") && !name.eq_ignore_ascii_case("expect") {
-            builder = builder.header(name, value);
-        }
-    }
+    let headers = builder.headers_mut().ok_or(ureq::Error::BadUri(String::new()))?;
+    *headers = request.clone();
+    // Host comes from the URL; 100-continue is between us and the client
+    headers.remove("host");
+    headers.remove("expect");
     // a body is sent whatever the method: GET and DELETE may carry one, too
     match body {
         None => agent.run(builder.body(SendBody::none())?),
         Some((body, len)) => {
             if let Some(len) = len {
-                builder = builder.header("content-length", len);
+                headers.insert("content-length", value(len.to_string()));
             }
             agent.run(builder.body(SendBody::from_owned_reader(body))?)
         }
@@ -121,16 +151,14 @@ fn send_once(
 
 fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Forwarded {
     let (parts, body) = answer.into_parts();
-    let mut headers = Headers::with_capacity(parts.headers.len());
-    for (name, value) in &parts.headers {
-        match std::str::from_utf8(value.as_bytes()) {
-            Ok(value) => headers.push((name.as_str().to_string(), value.to_string())),
-            Err(_) => log::debug!("left out of a proxied answer: header {name}, which is not UTF-8"),
-        }
-    }
-    let told = headers::first(&headers, "content-length").and_then(|n| n.trim().parse().ok());
+    let mut headers = parts.headers;
+    let told = headers::first(&headers, "content-length").and_then(|n| n.parse().ok());
     let chunked = headers::list(&headers, "transfer-encoding").any(|e| e.eq_ignore_ascii_case("chunked"));
-    let len = if method == "HEAD" { told } else { body.content_length() };
+    let len = match parts.status.as_u16() {
+        204 => Some(0),
+        _ if method == "HEAD" => told,
+        _ => body.content_length(),
+    };
     headers::drop_hop_by_hop(&mut headers);
     let body = body.into_with_config().limit(u64::MAX).reader();
     Forwarded { status: parts.status.as_u16(), headers, body: Box::new(body), len, framed: len.is_some() || chunked }
@@ -139,7 +167,9 @@ fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Forwarded {
 fn failed(e: &ureq::Error) -> Failed {
     match e {
         ureq::Error::Timeout(which) => Failed(504, format!("no answer in time ({which})")),
-        ureq::Error::Http(_) | ureq::Error::BadUri(_) => Failed(400, format!("cannot be forwarded: {e}")),
+        // these repeat the URL, whose query may be a secret
+        ureq::Error::Http(_) | ureq::Error::BadUri(_) => Failed(400, "cannot be forwarded: malformed".to_string()),
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::PermissionDenied => Failed(403, e.to_string()),
         e => Failed(502, e.to_string()),
     }
 }

@@ -1,74 +1,80 @@
-//! Header lists as the proxy handles them: names and values in the order they came.
+//! Headers as the proxy handles them: one map, from the target to the writer, whatever bytes the values hold.
 
 use std::time::SystemTime;
 
-use jiff::Timestamp;
-use jiff::fmt::rfc2822;
-
-/// Names (any case) and values.
-pub type Headers = Vec<(String, String)>;
+pub use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Meant for the next hop only (RFC 9110, 7.6.1), or naming how a body is framed, which the
 /// server and the HTTP client each say for themselves.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-    "te", "trailer", "transfer-encoding", "upgrade",
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
-/// Every value of `name`, whatever its case.
-pub fn all<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a str> {
-    headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
-}
-
-/// The first value of `name`.
-pub fn first<'a>(headers: &'a Headers, name: &'a str) -> Option<&'a str> {
-    all(headers, name).next()
-}
-
-/// Whether there is a header `name`.
-pub fn has(headers: &Headers, name: &str) -> bool {
-    all(headers, name).next().is_some()
+/// The first value of `name`, where it is text.
+pub fn first<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim)
 }
 
 /// The trimmed, non-empty elements of the comma-separated lists that the values of `name` are.
-pub fn list<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a str> {
-    all(headers, name).flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty())
+pub fn list<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(split_quoted)
+}
+
+/// Splits at commas outside of quoted strings, into trimmed, non-empty elements.
+fn split_quoted(value: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    value
+        .split(move |c| {
+            let escape = quoted && c == '\\' && !escaped;
+            if c == '"' && !escaped {
+                quoted = !quoted;
+            }
+            escaped = escape;
+            c == ',' && !quoted
+        })
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
 }
 
 /// Drops what is not for the next hop: the fixed names and those that Connection lists.
-pub fn drop_hop_by_hop(headers: &mut Headers) {
+pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<String> = list(headers, "connection").map(str::to_ascii_lowercase).collect();
-    headers.retain(|(name, _)| {
-        let name = name.to_ascii_lowercase();
-        !HOP_BY_HOP.contains(&name.as_str()) && !listed.contains(&name)
-    });
+    for name in listed.iter().map(String::as_str).chain(HOP_BY_HOP) {
+        headers.remove(name);
+    }
 }
 
-/// An HTTP date as a time; `None` for anything else.
-pub fn parse_date(date: &str) -> Option<SystemTime> {
-    rfc2822::DateTimeParser::new().parse_timestamp(date.trim()).ok().map(SystemTime::from)
+/// The HTTP date that `name` holds, in any of the three forms.
+pub fn date(headers: &HeaderMap, name: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(first(headers, name)?).ok()
 }
 
-/// A time as an HTTP date, `Sun, 06 Nov 1994 08:49:37 GMT`; empty for years that HTTP cannot say.
-pub fn format_date(at: SystemTime) -> String {
-    let date = Timestamp::try_from(at).and_then(|t| rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&t));
-    date.unwrap_or_default()
+/// A value that is known to be text.
+pub fn value(text: impl AsRef<str>) -> HeaderValue {
+    HeaderValue::from_str(text.as_ref()).expect("it is plain text")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
-
-    fn headers(list: &[(&str, &str)]) -> Headers {
-        list.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()
-    }
+    use crate::http::revproxy::tests::headers;
 
     #[test]
     fn what_connection_lists_is_dropped_too() {
         let mut h = headers(&[
             ("Connection", "close, X-Secret"),
-            ("connection", " x-other "),
+            ("connection", " x-other , \x22odd name\x22"),
             ("X-Secret", "1"),
             ("X-OTHER", "2"),
             ("Transfer-Encoding", "chunked"),
@@ -81,11 +87,8 @@ mod tests {
     }
 
     #[test]
-    fn dates_go_both_ways() {
-        let t = UNIX_EPOCH + Duration::from_secs(784_111_777);
-        assert_eq!(format_date(t), "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(parse_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(t));
-        assert_eq!(parse_date("0"), None);
-        assert_eq!(parse_date(""), None);
+    fn lists_split_outside_of_quotes() {
+        let h = headers(&[("x", "a, \"b,c\\\"d,\" , ,e"), ("x", "f")]);
+        assert_eq!(list(&h, "x").collect::<Vec<_>>(), ["a", "\"b,c\\\"d,\"", "e", "f"]);
     }
 }

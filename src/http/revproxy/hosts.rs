@@ -31,6 +31,12 @@ fn default_port(scheme: &str) -> &'static str {
     if scheme == "https" { "443" } else { "80" }
 }
 
+/// A URL, or the name of what is kept of it, as it may be shown: without the query, which may be a
+/// secret.
+pub fn shown(url: &str) -> &str {
+    url.split(['?', '\n']).next().unwrap_or_default()
+}
+
 /// The first 12 digits of the SHA-256 of a URL, by which its answer is stored.
 pub fn cache_id(url: &str) -> String {
     hex(&OutputId::of(url.as_bytes()).0[..6])

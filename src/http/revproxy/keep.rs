@@ -1,137 +1,191 @@
 //! Replies from what was forwarded, kept on the way where that is allowed.
+//!
+//! Invariant: trouble with keeping never reaches the client, and is warned of once.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use super::Fetching;
 use super::forward::Forwarded;
-use super::headers::Headers;
-use super::memory::{Answer, Memory};
-use super::policy::{self, Freshness, Keep};
-use super::reply::{Outcome, Tags};
+use super::memory::{Answer, Kept};
+use super::reply::{Found, Outcome, tagged};
+use super::rules::{Rules, Terms, encoding_is_plain, variant};
 use super::tee::{Keeper, Tee};
-use super::{Inner, MAX_STORED, stored};
+use super::{Fetching, Inner, MAX_STORED, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
-use crate::metrics::Metrics;
 use crate::store::BlobWriter;
 
-/// The reply that `forwarded` makes; its body is kept as `keep` says. Others wait while `leader` lives.
+/// Where an answer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// On disk and in the bucket, under its URL, where the reference program finds it.
+    Shared,
+    /// On disk.
+    Disk,
+    /// In memory.
+    Memory,
+}
+
+/// Where an answer that may be kept is kept: for good what is immutable and for every client, in
+/// memory what is fresh for a short time.
+fn place(rules: &Rules, status: u16, forwarded: &Forwarded, varies: bool, now: SystemTime) -> Place {
+    let fresh = rules.age(now) < rules.lifetime();
+    if fresh
+        && rules.lifetime() >= SHORT_LIVED
+        && rules.for_good()
+        && status == 200
+        && !varies
+        && !forwarded.headers.contains_key("set-cookie")
+        && encoding_is_plain(&forwarded.headers)
+    {
+        Place::Shared
+    } else if fresh && rules.lifetime() >= SHORT_LIVED {
+        Place::Disk
+    } else {
+        Place::Memory
+    }
+}
+
+/// The reply that `forwarded`, which came at `now`, makes; its body is kept as its headers let us, in
+/// the place of `old`. Others wait while `leader` lives.
 pub fn reply(
-    proxy: &Inner,
+    proxy: &Arc<Inner>,
     url: &str,
-    request: &Headers,
+    terms: &Terms,
     forwarded: Forwarded,
-    keep: Keep,
+    old: Option<Found>,
     leader: Option<Fetching>,
 ) -> (Reply, Outcome) {
-    let (keeper, outcome): (Option<Box<dyn Keeper>>, _) = match keep {
-        Keep::Disk => match OnDisk::begin(proxy, url, &forwarded.headers, leader) {
-            Ok(keeper) => (Some(Box::new(keeper)), Outcome::Cached),
-            Err(e) => {
-                log::warn!("{url}: cannot be stored: {e}");
-                (None, Outcome::Uncached)
+    let now = SystemTime::now();
+    let rules = Rules::new(forwarded.status, &forwarded.headers, now);
+    let mut may = rules.storable(terms, forwarded.status, &forwarded.headers, now);
+    if may.is_ok() && !forwarded.framed {
+        may = Err("its end cannot be told from a failure");
+    }
+    if may.is_ok() && forwarded.len.is_some_and(|len| len > MAX_STORED) {
+        may = Err("too large");
+    }
+    if terms.store {
+        proxy.unkept.remember(url, may.is_ok());
+    }
+    let Forwarded { status, headers, len, .. } = &forwarded;
+    let mut reply = Reply::status(*status);
+    reply.proxied = Some(Box::new(headers.clone()));
+    let (status, len) = (*status, *len);
+    let (body, outcome): (Box<dyn io::Read + Send>, _) = match may {
+        Err(why) => {
+            log::debug!("{}: not kept: {why}", hosts::shown(url));
+            proxy.metrics.revcache.rsp_not_cached.inc();
+            // what is there is of an earlier time
+            if let Some(old) = old.filter(|_| terms.store && (200..500).contains(&status) && status != 206) {
+                proxy.forget_one(url, &old);
             }
-        },
-        Keep::Memory(freshness) => {
-            let keeper = InMemory {
-                memory: proxy.memory.clone(),
-                metrics: proxy.metrics.clone(),
+            (forwarded.body, Outcome::Uncached)
+        }
+        Ok(()) => {
+            let variant = variant(headers, &terms.headers);
+            let place = place(&rules, status, &forwarded, !variant.is_empty(), now);
+            let answer = Answer { status, headers: headers.clone(), variant, rules, body: Kept::Bytes(Arc::new([])) };
+            let outcome = if place == Place::Memory { Outcome::Volatile } else { Outcome::Cached };
+            let (proxy_, url_) = (proxy.clone(), url.to_string());
+            let lost = move |e: &io::Error| {
+                proxy_.metrics.revcache.rsp_not_cached.inc();
+                proxy_.trouble.tell(format_args!("{}: passed on, but not kept: {e}", hosts::shown(&url_)));
+            };
+            let mut keeping = Keeping {
+                proxy: proxy.clone(),
                 url: url.to_string(),
-                variant: policy::variant(&forwarded.headers, request),
-                headers: forwarded.headers.clone(),
-                freshness,
-                since: Instant::now(),
-                body: Vec::new(),
+                answer,
+                place,
+                old,
+                at: now,
+                bytes: Vec::new(),
+                writer: None,
                 _leader: leader,
             };
-            (Some(Box::new(keeper)), Outcome::Volatile)
-        }
-        Keep::No(why) => {
-            log::debug!("{url}: not kept: {why}");
-            (None, Outcome::Uncached)
-        }
-    };
-    let Forwarded { status, headers, body, len, .. } = forwarded;
-    let mut reply = Reply::status(status);
-    reply.headers = headers;
-    let body = match keeper {
-        None => {
-            proxy.metrics.revcache.rsp_not_cached.inc();
-            body
-        }
-        Some(keeper) => {
-            let (metrics, url) = (proxy.metrics.clone(), url.to_string());
-            let lost = move |e: &io::Error| {
-                metrics.revcache.rsp_not_cached.inc();
-                log::debug!("{url}: not kept: {e}");
-            };
-            Box::new(Tee::new(body, len, keeper, Box::new(lost)))
+            let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
+            match if large || place != Place::Memory { keeping.go_to_disk() } else { Ok(()) } {
+                Ok(()) => {
+                    let mut tee = Tee::new(forwarded.body, len, Box::new(keeping), Box::new(lost));
+                    if len == Some(0) {
+                        // nobody reads where there is nothing
+                        let _ = io::Read::read(&mut tee, &mut [0]);
+                    }
+                    (Box::new(tee), outcome)
+                }
+                Err(e) => {
+                    lost(&e);
+                    (forwarded.body, Outcome::Uncached)
+                }
+            }
         }
     };
-    (Tags::new(url, outcome).on(reply.body(Body::Stream(body, len))), outcome)
+    tagged(url, outcome, reply.body(Body::Stream(body, len)))
 }
 
-/// Keeps an answer on disk, from where it goes to the bucket.
-struct OnDisk {
-    writer: BlobWriter,
-    memory: Arc<Memory>,
+/// Keeps one answer: in memory, or on disk once it has gone there.
+struct Keeping {
+    proxy: Arc<Inner>,
     url: String,
+    answer: Answer,
+    place: Place,
+    old: Option<Found>,
+    at: SystemTime,
+    bytes: Vec<u8>,
+    writer: Option<(BlobWriter, String)>,
     _leader: Option<Fetching>,
 }
 
-impl OnDisk {
-    fn begin(proxy: &Inner, url: &str, headers: &Headers, leader: Option<Fetching>) -> io::Result<Self> {
-        let mut writer = proxy.store.writer(url)?;
-        writer.write_all(&stored::encode_head(headers, SystemTime::now()))?;
-        Ok(OnDisk { writer, memory: proxy.memory.clone(), url: url.to_string(), _leader: leader })
-    }
-}
-
-impl Keeper for OnDisk {
-    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.writer.size() + bytes.len() as u64 > MAX_STORED {
-            return Err(io::Error::other("too large"));
-        }
-        self.writer.write_all(bytes)
-    }
-
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        self.writer.commit()?;
-        self.memory.remove(&self.url); // what is there is older
+impl Keeping {
+    /// Begins the blob, with what there is of the body so far.
+    fn go_to_disk(&mut self) -> io::Result<()> {
+        let shared = self.place == Place::Shared;
+        let name = if shared { self.url.clone() } else { self.proxy.free_slot(&self.url, self.old.as_ref()) };
+        let store = if shared { &self.proxy.store } else { &self.proxy.own_store };
+        let mut writer = store.writer(&name)?;
+        let Answer { status, headers, variant, .. } = &self.answer;
+        writer.write_all(&stored::encode_head(*status, headers, variant, shared, self.at))?;
+        writer.write_all(&std::mem::take(&mut self.bytes))?;
+        self.writer = Some((writer, name));
         Ok(())
     }
 }
 
-/// Keeps an answer in memory.
-struct InMemory {
-    memory: Arc<Memory>,
-    metrics: Arc<Metrics>,
-    url: String,
-    headers: Headers,
-    variant: Headers,
-    freshness: Freshness,
-    since: Instant,
-    body: Vec<u8>,
-    _leader: Option<Fetching>,
-}
-
-impl Keeper for InMemory {
+impl Keeper for Keeping {
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.body.len() + bytes.len() > self.memory.max_body() {
-            return Err(io::Error::other("too large"));
+        if self.writer.is_none() && self.bytes.len() + bytes.len() > self.proxy.memory.max_body() {
+            self.go_to_disk()?;
         }
-        self.body.extend_from_slice(bytes);
+        match &mut self.writer {
+            None => self.bytes.extend_from_slice(bytes),
+            Some((writer, _)) if writer.size() + bytes.len() as u64 > MAX_STORED => {
+                return Err(io::Error::other("too large"));
+            }
+            Some((writer, _)) => writer.write_all(bytes)?,
+        }
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
-        let InMemory { memory, metrics, url, headers, variant, freshness, since, body, _leader } = *self;
-        let answer = Answer { headers, variant, body: body.into(), freshness, since };
-        if !memory.put(&url, answer) {
-            return Err(io::Error::other("too large"));
+        let Keeping { proxy, url, mut answer, old, bytes, writer, _leader, .. } = *self;
+        let old = old.as_ref().and_then(Found::blob).map(str::to_string);
+        let stays = match writer {
+            Some((writer, name)) => {
+                writer.commit()?;
+                proxy.memory.remove(&url, Some(&answer.variant)); // what is there is older
+                Some(name)
+            }
+            None => {
+                answer.body = Kept::Bytes(bytes.into());
+                if proxy.memory.put(&url, answer) {
+                    proxy.metrics.revcache.rsp_save_memory.inc();
+                }
+                None
+            }
+        };
+        if let Some(old) = old.filter(|old| Some(old) != stays.as_ref()) {
+            proxy.store.remove(&old);
         }
-        metrics.revcache.rsp_save_memory.inc();
         Ok(())
     }
 }

@@ -1,15 +1,17 @@
 //! Replies to the client, from what is kept.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Cursor, Seek, SeekFrom};
-use std::time::{Instant, SystemTime};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::headers::{self, Headers};
-use super::memory::Answer;
-use super::policy::{self, Terms};
-use super::{hosts, stored};
+use super::headers::{self, HeaderMap, value};
+use super::hosts;
+use super::memory::{Answer, Kept};
+use super::rules::{Terms, client_has_it};
 use crate::http::exchange::{Body, Reply};
-use crate::store::{Blob, Origin};
 
 /// What X-Cache says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,107 +44,144 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
+/// Sets the headers that tell where the answer for `url` came from, in place of what other caches said.
+pub fn tagged(url: &str, outcome: Outcome, mut reply: Reply) -> (Reply, Outcome) {
+    let headers = reply.proxied.get_or_insert_default();
+    headers.insert("x-cache", value(outcome.text()));
+    headers.insert("x-cache-id", value(hosts::cache_id(url)));
+    (reply, outcome)
+}
+
+/// A line of text of ours about `url`.
+pub fn text(url: &str, status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
+    let mut reply = Reply::status(status).body(Body::Bytes(format!("{text}\n").into_bytes()));
+    let plain = ("content-type".parse().expect("it is a name"), value("text/plain; charset=utf-8"));
+    reply.proxied = Some(Box::new(HeaderMap::from_iter([plain])));
+    tagged(url, Outcome::Uncached, reply)
+}
+
+/// A kept answer that suits a request, fresh or stale.
+#[derive(Clone)]
+pub struct Found {
+    /// It.
+    pub answer: Arc<Answer>,
+    /// The file that holds its body: where that begins there, and the length of the file.
+    pub file: Option<(Arc<File>, u64, u64)>,
+    /// Where it was.
+    pub outcome: Outcome,
+}
+
+impl Found {
+    /// The blob it lies in.
+    pub fn blob(&self) -> Option<&str> {
+        if let Kept::Blob(name, _) = &self.answer.body { Some(name) } else { None }
     }
-}
 
-/// The headers that tell where an answer came from.
-pub struct Tags {
-    id: String,
-    outcome: Outcome,
-}
-
-impl Tags {
-    /// The tags of the answer for `url`.
-    pub fn new(url: &str, outcome: Outcome) -> Self {
-        Tags { id: hosts::cache_id(url), outcome }
-    }
-
-    /// Sets them, in place of what other caches said.
-    pub fn on(&self, mut reply: Reply) -> Reply {
-        let ours = |name: &str| name.eq_ignore_ascii_case("x-cache") || name.eq_ignore_ascii_case("x-cache-id");
-        reply.headers.retain(|(name, _)| !ours(name));
-        reply.header("X-Cache", self.outcome.text()).header("X-Cache-Id", self.id.as_str())
-    }
-}
-
-/// The reply from an answer in memory.
-pub fn from_memory(url: &str, answer: &Answer, request: &Headers, now: Instant) -> Reply {
-    let age = answer.freshness.age(answer.resident(now)).as_secs();
-    let mut reply = Reply::status(200);
-    reply.headers = answer.headers.clone();
-    reply.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("age"));
-    let reply = reply.header("Age", age.to_string());
-    let etag = headers::first(&answer.headers, "etag");
-    let body = if policy::client_has_it(request, etag, headers::first(&answer.headers, "last-modified")) {
-        None
-    } else {
-        // shared, not copied
-        Some(Body::Stream(Box::new(Cursor::new(answer.body.clone())), Some(answer.body.len() as u64)))
-    };
-    finish(reply, body, &Tags::new(url, Outcome::Memory))
-}
-
-/// The reply from a stored answer, unless it is older than the terms allow. Errors say that it is
-/// damaged.
-pub fn from_blob(
-    url: &str,
-    mut blob: Blob,
-    request: &Headers,
-    terms: &Terms,
-    now: SystemTime,
-) -> io::Result<Option<(Reply, Outcome)>> {
-    let (kept, head) = stored::decode_head(&mut blob.file)?;
-    blob.file.seek(SeekFrom::Start(head))?;
-    let age = policy::initial_age(&kept, now);
-    if !policy::age_allowed(age, terms) {
-        return Ok(None);
-    }
-    let outcome = match blob.origin {
-        Origin::Local => Outcome::Local,
-        Origin::Bucket => Outcome::Remote,
-    };
-    let known = policy::client_has_it(request, headers::first(&kept, "etag"), None);
-    let mut reply = Reply::status(200).header("Age", age.as_secs().to_string());
-    reply.headers.extend(kept);
-    let body = (!known).then(|| Body::File(blob.file, blob.len.saturating_sub(head)));
-    Ok(Some((finish(reply, body, &Tags::new(url, outcome)), outcome)))
-}
-
-/// A reply with a body, or 304 without.
-fn finish(mut reply: Reply, body: Option<Body>, tags: &Tags) -> Reply {
-    match body {
-        Some(body) => reply.body = body,
-        None => {
+    /// The reply to a request on these terms: the body, a range of it, or that the client has it already.
+    pub fn reply(&self, url: &str, terms: &Terms, now: SystemTime) -> io::Result<(Reply, Outcome)> {
+        let answer = &self.answer;
+        let mut headers = answer.headers.clone();
+        headers.insert("age", value(answer.rules.age(now).as_secs().to_string()));
+        let len = match (&answer.body, &self.file) {
+            (Kept::Bytes(bytes), _) => bytes.len() as u64,
+            (_, Some((_, begin, end))) => end.saturating_sub(*begin),
+            (Kept::Blob(..), None) => return Err(io::Error::other("its file is gone")),
+        };
+        let mut reply = Reply::status(answer.status);
+        let mut part = 0..len;
+        if answer.status == 200 && client_has_it(&terms.headers, &headers) {
+            let of_body = |name: &&str| name.starts_with("content-") && *name != "content-location";
+            let names: Vec<String> = headers.keys().map(|n| n.as_str()).filter(of_body).map(String::from).collect();
+            names.iter().for_each(|name| drop(headers.remove(name)));
             reply.status = 304;
-            reply.headers.retain(|(name, _)| !name.to_ascii_lowercase().starts_with("content-"));
+            part = 0..0;
+        } else if answer.status == 200
+            && let Some(range) = range(&terms.headers, &headers, len)
+        {
+            let whole = part.clone();
+            (reply.status, part) = range.map_or((416, 0..0), |range| (206, range));
+            let told = if reply.status == 206 { format!("{}-{}", part.start, part.end - 1) } else { "*".to_string() };
+            headers.insert("content-range", value(format!("bytes {told}/{}", whole.end)));
+        }
+        let length = part.end - part.start;
+        reply.body = match (&answer.body, &self.file) {
+            _ if length == 0 => Body::Bytes(Vec::new()),
+            (Kept::Bytes(bytes), _) => {
+                // shared, not copied
+                let mut from = Cursor::new(bytes.clone());
+                from.set_position(part.start);
+                Body::Stream(Box::new(io::Read::take(from, length)), Some(length))
+            }
+            (_, file) => {
+                let (file, begin, _) = file.as_ref().expect("it was looked at above");
+                let mut file = file.try_clone()?;
+                file.seek(SeekFrom::Start(begin + part.start))?;
+                Body::File(file, length)
+            }
+        };
+        reply.proxied = Some(Box::new(headers));
+        Ok(tagged(url, self.outcome, reply))
+    }
+}
+
+/// The part of a body of `len` bytes that a request wants, `Err` where it has no such part; `None`
+/// for all of it, which is also what several ranges at once get.
+fn range(request: &HeaderMap, answer: &HeaderMap, len: u64) -> Option<Result<Range<u64>, ()>> {
+    let (unit, spec) = headers::first(request, "range")?.split_once('=')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") || request.get_all("range").iter().count() > 1 {
+        return None;
+    }
+    if let Some(condition) = request.get("if-range") {
+        let same = |name| answer.get(name).is_some_and(|v| v == condition && !v.as_bytes().starts_with(b"W/"));
+        if !same("etag") && !same("last-modified") {
+            return None;
         }
     }
-    tags.on(reply)
+    let (first, last) = spec.trim().split_once('-')?;
+    let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
+        true if text.is_empty() => Some(None),
+        true => Some(Some(text.parse().unwrap_or(u64::MAX))),
+        false => None,
+    };
+    Some(match (number(first.trim())?, number(last.trim())?) {
+        (None, None) => return None,
+        (Some(first), Some(last)) if last < first => return None,
+        (Some(first), _) if first >= len => Err(()),
+        (Some(first), last) => Ok(first..last.map_or(len, |last| last.saturating_add(1).min(len))),
+        (None, Some(0)) => Err(()),
+        (None, Some(_)) if len == 0 => Err(()),
+        (None, Some(count)) => Ok(len.saturating_sub(count)..len),
+    })
 }
 
-/// Makes a request ask whether `stale` is still right, in place of what the client asked.
-pub fn revalidate(request: &mut Headers, stale: &Answer) {
-    let etag = headers::first(&stale.headers, "etag");
-    let modified = headers::first(&stale.headers, "last-modified");
-    if etag.is_none() && modified.is_none() {
-        return;
+/// Makes a request ask whether `stale` is still right, in place of what the client asked; false where
+/// it has nothing to ask by.
+pub fn revalidate(request: &mut HeaderMap, stale: &HeaderMap) -> bool {
+    let validators = [("etag", "if-none-match"), ("last-modified", "if-modified-since")];
+    if !validators.iter().any(|(name, _)| stale.contains_key(*name)) {
+        return false;
     }
-    request.retain(|(n, _)| !n.eq_ignore_ascii_case("if-none-match") && !n.eq_ignore_ascii_case("if-modified-since"));
-    request.extend(etag.map(|tag| ("If-None-Match".to_string(), tag.to_string())));
-    request.extend(modified.map(|date| ("If-Modified-Since".to_string(), date.to_string())));
+    for (name, condition) in validators {
+        request.remove(condition);
+        if let Some(validator) = stale.get(name) {
+            request.insert(condition, validator.clone());
+        }
+    }
+    true
 }
 
-/// Stored headers brought up to date by those of a 304 (RFC 9111, 3.2); Age is the latter's alone.
-pub fn merge(stored: &Headers, news: Headers) -> Headers {
-    let stays = |name: &str| !name.eq_ignore_ascii_case("age") && !headers::has(&news, name);
-    let mut merged: Headers = stored.iter().filter(|(name, _)| stays(name)).cloned().collect();
-    // a 304 tells nothing of the body that we have
-    let of_body = |name: &str| name.to_ascii_lowercase().starts_with("content-");
-    merged.extend(stored.iter().filter(|(name, _)| of_body(name) && headers::has(&news, name)).cloned());
-    merged.extend(news.into_iter().filter(|(name, _)| !of_body(name)));
+/// Stored headers brought up to date by those of a 304 that confirms them (RFC 9111, 3.2); Age is the
+/// latter's alone. What tells of the body that we have stays, and so does the tag that was asked by.
+pub fn merge(stored: &HeaderMap, news: &HeaderMap) -> HeaderMap {
+    const STAY: [&str; 4] = ["content-encoding", "content-md5", "content-range", "etag"];
+    let mut merged = stored.clone();
+    merged.remove("age");
+    for name in news.keys().filter(|name| !STAY.contains(&name.as_str())) {
+        merged.remove(name);
+        for v in news.get_all(name) {
+            merged.append(name, v.clone());
+        }
+    }
     merged
 }
 
@@ -154,26 +193,46 @@ pub fn body_len(reply: &Reply) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn h(list: &[(&str, &str)]) -> Headers {
-        list.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()
-    }
+    use crate::http::revproxy::tests::headers as h;
 
     #[test]
     fn a_304_brings_headers_up_to_date_but_not_those_of_the_body() {
-        let stored =
-            h(&[("etag", "1"), ("age", "5"), ("content-type", "a"), ("content-encoding", "gzip"), ("x", "old")]);
-        let merged = merge(&stored, h(&[("X", "new"), ("Date", "d"), ("Content-Type", "b")]));
-        let want = [("etag", "1"), ("content-encoding", "gzip"), ("content-type", "a"), ("X", "new"), ("Date", "d")];
-        assert_eq!(merged, h(&want));
+        let stored = h(&[
+            ("etag", "1"),
+            ("age", "5"),
+            ("content-type", "a"),
+            ("content-encoding", "gzip"),
+            ("x", "old"),
+            ("x", "2"),
+        ]);
+        let merged = merge(
+            &stored,
+            &h(&[("X", "new"), ("Date", "d"), ("Content-Type", "b"), ("etag", "2"), ("content-encoding", "br")]),
+        );
+        assert_eq!(
+            merged,
+            h(&[("etag", "1"), ("content-encoding", "gzip"), ("content-type", "b"), ("X", "new"), ("Date", "d")])
+        );
     }
 
     #[test]
-    fn what_other_caches_said_is_replaced() {
-        let mut reply = Reply::status(200);
-        reply.headers = h(&[("x-cache", "HIT from cdn"), ("X-CACHE-ID", "1"), ("x-cache-hits", "2")]);
-        let reply = Tags::new("http://example.com/", Outcome::Volatile).on(reply);
-        let want = [("x-cache-hits", "2"), ("X-Cache", "fetch, cached, volatile"), ("X-Cache-Id", "2a1b402420ef")];
-        assert_eq!(reply.headers, h(&want));
+    fn ranges() {
+        let answer = h(&[("etag", "\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        let of = |spec: &str, len| range(&h(&[("range", spec)]), &answer, len);
+        assert_eq!(of("bytes=0-1", 10), Some(Ok(0..2)));
+        assert_eq!(of("Bytes= 8-99 ", 10), Some(Ok(8..10)));
+        assert_eq!(of("bytes=9-", 10), Some(Ok(9..10)));
+        assert_eq!(of("bytes=-3", 10), Some(Ok(7..10)));
+        assert_eq!(of("bytes=-99999999999999999999", 10), Some(Ok(0..10)));
+        for beyond in ["bytes=10-", "bytes=10-12", "bytes=-0", "bytes=99999999999999999999-"] {
+            assert_eq!(of(beyond, 10), Some(Err(())), "{beyond}");
+        }
+        assert_eq!((of("bytes=0-", 0), of("bytes=-1", 0)), (Some(Err(())), Some(Err(()))));
+        for whole in ["bytes=2-1", "bytes=0-1,4-5", "bytes=-", "bytes=a-b", "bytes", "lines=1-2", "bytes=+1-2"] {
+            assert_eq!(of(whole, 10), None, "{whole}");
+        }
+        let conditional = |value| range(&h(&[("range", "bytes=0-1"), ("if-range", value)]), &answer, 10).is_some();
+        assert!(conditional("\"a\"") && conditional("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert!(!conditional("\"b\"") && !conditional("W/\"a\"") && !conditional("Sun, 06 Nov 1994 08:49:38 GMT"));
     }
 }

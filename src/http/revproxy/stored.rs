@@ -1,75 +1,132 @@
 //! The form in which an answer lies on disk and in the bucket, shared with the reference program:
-//! lines `Content-Type: …`, `Date: …`, `Etag: …`, an empty line, the body. Lines end with LF.
+//! lines `Content-Type: …`, `Date: …`, `Etag: …`, then those of the other headers, an empty line, the
+//! body. Lines end with LF. The reference keeps the first three alone, which is read too.
 //!
-//! What a stored file says is not trusted: only these three headers are taken from it, and only
-//! values that are plain text.
+//! What the reference could not use right, it must not find: its names are URLs, and below those lies
+//! only what is immutable, of status 200 and for every client. The rest has names of its own, and
+//! lines of its own ([`OURS`]) that say what is no header.
+//!
+//! What a stored file says is not trusted: what is no header, or not for a client, is left out.
 
 use std::io::{self, Read};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::headers::{self, Headers};
+use super::headers::{self, HeaderMap, HeaderName, HeaderValue};
+use super::memory::{Answer, Kept};
+use super::rules::{Rules, Variant};
+use crate::id::OutputId;
+use crate::sign::nanos;
 
-/// The headers that are kept, as they are written.
-const KEPT: [&str; 3] = ["Content-Type", "Date", "Etag"];
 /// A head of more bytes is damaged.
-const MAX_HEAD: usize = 16 << 10;
+const MAX_HEAD: usize = 64 << 10;
+/// What the names of lines begin with that are no headers.
+const OURS: &str = "x-go-cache-plugin-";
+const STATUS: &str = "x-go-cache-plugin-status";
+const RECEIVED: &str = "x-go-cache-plugin-received";
+const VARIED: &str = "x-go-cache-plugin-varied";
 
-/// The head of a stored answer whose headers are `answer`; `now` stands in for a missing Date.
-pub fn encode_head(answer: &Headers, now: SystemTime) -> Vec<u8> {
-    let mut head = String::new();
-    for name in KEPT {
-        let value = match headers::first(answer, name) {
-            Some(v) if is_plain(v) => v.trim().to_string(),
-            _ if name == "Date" => headers::format_date(now),
-            _ if name == "Content-Type" => "application/octet-stream".to_string(),
-            _ => continue,
-        };
-        head += &format!("{name}: {value}\n");
-    }
-    head.push('\n');
-    head.into_bytes()
+/// How many answers to one URL are kept on disk beside what is immutable.
+pub const SLOTS: usize = 4;
+
+/// The name of the `n`th of them.
+pub fn slot(url: &str, n: usize) -> String {
+    format!("{url}\n{n}")
 }
 
-/// Reads the head from the start of a stored answer: its headers, and how many bytes it took.
-/// `InvalidData` when there is no head.
-pub fn decode_head(from: &mut dyn Read) -> io::Result<(Headers, u64)> {
-    let mut buf = Vec::new();
-    let mut kept = Headers::new();
-    let mut line_start = 0;
-    let mut scanned = 0;
-    loop {
-        while let Some(n) = buf[scanned..].iter().position(|&b| b == b'\n') {
-            let line = &buf[line_start..scanned + n];
-            scanned += n + 1;
-            line_start = scanned;
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.is_empty() {
-                return Ok((kept, scanned as u64));
-            }
-            let line = std::str::from_utf8(line).map_err(|_| damaged("its head is not text"))?;
-            let (name, value) = line.split_once(':').ok_or_else(|| damaged("a line of its head is no header"))?;
-            if let Some(name) = KEPT.iter().find(|k| k.eq_ignore_ascii_case(name))
-                && is_plain(value)
-            {
-                kept.push((name.to_string(), value.trim().to_string()));
+/// The head of a stored answer. `shared` leaves out what is true of all that the reference may find;
+/// `now` stands in for a missing Date, and is when the answer came.
+pub fn encode_head(status: u16, answer: &HeaderMap, variant: &Variant, shared: bool, now: SystemTime) -> Vec<u8> {
+    let mut head = Vec::new();
+    let mut line = |name: &str, value: &[u8]| head.extend_from_slice(&[name.as_bytes(), b": ", value, b"\n"].concat());
+    for (name, otherwise) in
+        [("Content-Type", "application/octet-stream"), ("Date", &httpdate::fmt_http_date(now)), ("Etag", "")]
+    {
+        match answer.get(name) {
+            Some(value) if !value.is_empty() => line(name, value.as_bytes()),
+            _ if otherwise.is_empty() || (name == "Content-Type" && !shared) => {}
+            _ => line(name, otherwise.as_bytes()),
+        }
+    }
+    for (name, value) in answer {
+        if !matches!(name.as_str(), "content-type" | "date" | "etag" | "x-cache" | "x-cache-id")
+            && !name.as_str().starts_with(OURS)
+        {
+            line(name.as_str(), value.as_bytes());
+        }
+    }
+    if !shared {
+        line(STATUS, status.to_string().as_bytes());
+        line(RECEIVED, nanos(now).to_string().as_bytes());
+        variant.iter().for_each(|(name, said)| line(VARIED, format!("{name} {said}").as_bytes()));
+    }
+    head.push(b'\n');
+    head
+}
+
+/// Reads the head from the start of the stored answer called `name`: the answer, and how many bytes its
+/// head took. `InvalidData` when there is no head.
+pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)> {
+    let head = read_head(from)?;
+    let (mut status, mut received, mut variant, mut kept) = (200, None, Variant::new(), HeaderMap::new());
+    for line in head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
+        if line.is_empty() {
+            continue;
+        }
+        let colon = line.iter().position(|b| *b == b':').ok_or_else(|| damaged("a line of its head is no header"))?;
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| damaged("a line of its head is no header"))?;
+        let Ok(value) = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()) else { continue };
+        let text = value.to_str().unwrap_or_default();
+        match name.as_str() {
+            STATUS => status = text.parse().map_err(|_| damaged("its status is no number"))?,
+            RECEIVED => received = text.parse().ok().map(Duration::from_nanos),
+            VARIED => variant.extend(text.split_once(' ').map(|(name, said)| (name.to_string(), said.to_string()))),
+            other if other.starts_with(OURS) => {}
+            _ => {
+                kept.append(name, value);
             }
         }
-        scanned = buf.len();
-        if buf.len() >= MAX_HEAD {
+    }
+    headers::drop_hop_by_hop(&mut kept);
+    if received.is_none() {
+        kept.remove("set-cookie");
+    }
+    let received = received.map(|since| UNIX_EPOCH + since);
+    let at = received.or_else(|| headers::date(&kept, "date")).unwrap_or(UNIX_EPOCH);
+    let rules = if received.is_none() && !kept.contains_key("cache-control") {
+        // the reference keeps nothing else
+        let mut immutable = kept.clone();
+        immutable.insert("cache-control", HeaderValue::from_static("immutable"));
+        Rules::new(status, &immutable, at)
+    } else {
+        Rules::new(status, &kept, at)
+    };
+    let body = Kept::Blob(name.to_string(), OutputId::of(&head).0);
+    Ok((Answer { status, headers: kept, variant, rules, body }, head.len() as u64))
+}
+
+/// The bytes up to the first empty line, that included.
+fn read_head(from: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let (mut head, mut scanned, mut line) = (Vec::new(), 0, 0);
+    loop {
+        while let Some(n) = head[scanned..].iter().position(|&b| b == b'\n') {
+            scanned += n + 1;
+            if matches!(&head[line..scanned], b"\n" | b"\r\n") {
+                head.truncate(scanned);
+                return Ok(head);
+            }
+            line = scanned;
+        }
+        scanned = head.len();
+        if head.len() >= MAX_HEAD {
             return Err(damaged("its head does not end"));
         }
-        let at = buf.len();
-        buf.resize(at + 1024, 0);
-        let n = from.read(&mut buf[at..])?;
-        buf.truncate(at + n);
+        head.resize(scanned + 1024, 0);
+        let n = from.read(&mut head[scanned..])?;
+        head.truncate(scanned + n);
         if n == 0 {
             return Err(damaged("it has no head"));
         }
     }
-}
-
-fn is_plain(value: &str) -> bool {
-    !value.trim().is_empty() && value.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t'))
 }
 
 fn damaged(why: &str) -> io::Error {
@@ -79,36 +136,39 @@ fn damaged(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
+    use crate::http::revproxy::tests::headers;
 
     fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(784_111_777)
     }
 
+    fn encoded(list: &[(&str, &str)]) -> Vec<u8> {
+        encode_head(200, &headers(list), &Variant::new(), true, now())
+    }
+
     #[test]
-    fn the_form_is_the_reference_s() {
-        let answer = vec![
-            ("etag".to_string(), "\"x\"".to_string()),
-            ("content-type".to_string(), "text/plain".to_string()),
-            ("x-other".to_string(), "1".to_string()),
-        ];
-        let head = encode_head(&answer, now());
+    fn the_form_is_the_reference_s_with_more_lines() {
+        let head = encoded(&[
+            ("x-other", "1"),
+            ("x-cache", "HIT"),
+            ("etag", "\"x\""),
+            ("x-go-cache-plugin-status", "500"),
+            ("content-type", "text/plain"),
+        ]);
         assert_eq!(
             String::from_utf8(head).unwrap(),
-            "Content-Type: text/plain\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nEtag: \"x\"\n\n"
+            "Content-Type: text/plain\nDate: Sun, 06 Nov 1994 08:49:37 GMT\nEtag: \"x\"\nx-other: 1\n\n"
         );
-        assert!(encode_head(&vec![], now()).starts_with(b"Content-Type: application/octet-stream\nDate: "));
+        assert!(encoded(&[]).starts_with(b"Content-Type: application/octet-stream\nDate: "));
     }
 
     #[test]
     fn a_head_is_read_back_whatever_the_pieces() {
-        let mut bytes = encode_head(&vec![("etag".into(), "\"x\"".into())], now());
+        let varied = vec![("origin".to_string(), "=a, b".to_string())];
+        let answer = headers(&[("etag", "\"x\""), ("x", "1"), ("x", "2"), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        let mut bytes = encode_head(404, &answer, &varied, false, now());
         let head = bytes.len() as u64;
         bytes.extend_from_slice(b"\n\nbody: \n");
-        let mut whole = &bytes[..];
-        let (headers, n) = decode_head(&mut whole).unwrap();
-        assert_eq!(n, head);
-        assert_eq!(headers::first(&headers, "etag"), Some("\"x\""));
         struct Trickle<'a>(&'a [u8]);
         impl Read for Trickle<'_> {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -118,20 +178,25 @@ mod tests {
                 Ok(n)
             }
         }
-        assert_eq!(decode_head(&mut Trickle(&bytes)).unwrap(), (headers, n));
+        for from in [&mut &bytes[..] as &mut dyn Read, &mut Trickle(&bytes)] {
+            let (read, n) = decode_head("name", from).unwrap();
+            assert_eq!((read.status, read.headers, read.variant, n), (404, answer.clone(), varied.clone(), head));
+            assert_eq!(read.rules.age(now() + Duration::from_secs(5)).as_secs(), 5);
+        }
         // with CRLF, as other writers may end lines
-        let (headers, n) = decode_head(&mut &b"Content-Type: a\r\n\r\nbody"[..]).unwrap();
-        assert_eq!((headers::first(&headers, "content-type"), n), (Some("a"), 19));
+        let (answer, n) = decode_head("", &mut &b"Content-Type: a\r\n\r\nbody"[..]).unwrap();
+        assert_eq!((headers::first(&answer.headers, "content-type"), n), (Some("a"), 19));
+        assert!(answer.rules.for_good() && answer.rules.lifetime() > Duration::from_secs(1 << 30));
     }
 
     #[test]
     fn damaged_and_hostile_heads_do_no_harm() {
-        for bad in [&b""[..], b"Content-Type: x\n", b"no header\n\n", b"Date: \xff\n\n", &[b'a'; 100_000]] {
-            assert_eq!(decode_head(&mut &bad[..]).unwrap_err().kind(), io::ErrorKind::InvalidData, "{bad:?}");
+        for bad in [&b""[..], b"Content-Type: x\n", b"no header\n\n", b"A B: x\n\n", &[b'a'; 100_000]] {
+            assert_eq!(decode_head("", &mut &bad[..]).unwrap_err().kind(), io::ErrorKind::InvalidData, "{bad:?}");
         }
-        let (headers, _) =
-            decode_head(&mut &b"Set-Cookie: a\nEtag: x\r\ry\nContent-Type: t\x00\nX: y\n\n"[..]).unwrap();
-        assert!(headers.is_empty(), "{headers:?}");
-        assert!(decode_head(&mut &b"\nbody"[..]).unwrap().0.is_empty());
+        let bad = b"Set-Cookie: a\nEtag: x\r\ry\nContent-Type: t\x00\nTransfer-Encoding: chunked\n\n";
+        let (answer, _) = decode_head("", &mut &bad[..]).unwrap();
+        assert!(answer.headers.is_empty(), "{:?}", answer.headers);
+        assert!(decode_head("", &mut &b"\nbody"[..]).unwrap().0.headers.is_empty());
     }
 }

@@ -8,17 +8,31 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::client::Reach;
 use crate::http::socket::{Socket, is_pause};
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Connects to `authority`, `host:port`, trying its addresses in turn.
-pub fn dial(authority: &str) -> io::Result<TcpStream> {
+/// The status that says why a target could not be connected to.
+pub fn status(e: &io::Error) -> u16 {
+    match e.kind() {
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => 504,
+        ErrorKind::PermissionDenied => 403,
+        _ => 502,
+    }
+}
+
+/// Connects to `port` of `host`, trying those of its addresses in turn that `reach` allows.
+pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<TcpStream> {
     let deadline = Instant::now() + CONNECT;
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for addr in authority.to_socket_addrs()? {
+    for addr in format!("{host}:{port}").to_socket_addrs()? {
+        if let Err(why) = reach.check(host, addr) {
+            last = io::Error::new(ErrorKind::PermissionDenied, why);
+            continue;
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
@@ -35,8 +49,9 @@ pub fn dial(authority: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Carries bytes both ways until both directions have ended, one breaks, or nothing moves.
-pub fn carry_both(mut client: Socket, target: &TcpStream) -> io::Result<()> {
+/// Carries bytes both ways until both directions have ended, one breaks, or nothing moves; `came` was
+/// read from the target already.
+pub fn carry_both(mut client: Socket, target: &TcpStream, came: &[u8]) -> io::Result<()> {
     let (client, early) = client.parts();
     client.set_write_timeout(Some(IDLE))?;
     let clock = Clock { begin: Instant::now(), moved: AtomicU64::new(0) };
@@ -45,7 +60,7 @@ pub fn carry_both(mut client: Socket, target: &TcpStream) -> io::Result<()> {
     };
     std::thread::scope(|scope| {
         let back = std::thread::Builder::new().name("http-tunnel".to_string()).stack_size(128 << 10);
-        let back = back.spawn_scoped(scope, || carry(&[], target, client))?;
+        let back = back.spawn_scoped(scope, || carry(came, target, client))?;
         let there = carry(&early, client, target);
         let back = back.join().map_err(|_| io::Error::other("a tunnel's thread panicked"))?;
         there.and(back)

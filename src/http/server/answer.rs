@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use crate::http::exchange::{Body, Framing, Persistence, Reply, head_bytes};
+use crate::http::exchange::{Body, Framing, Persistence, Reply, head_bytes, proxied_head};
 use crate::http::socket::Stream;
 
 /// Bodies up to this size leave in one write with their head, where their length is known.
@@ -33,7 +33,10 @@ pub(super) fn send(to: &mut impl Stream, reply: Reply, framed: Framed) -> io::Re
         (true, true) => Persistence::KeepAlive,
         (true, false) => Persistence::Implied,
     };
-    let head = head_bytes(reply.status, &reply.headers, framing, persistence);
+    let head = match &reply.proxied {
+        Some(headers) => proxied_head(reply.status, headers, framing, persistence),
+        None => head_bytes(reply.status, &reply.headers, framing, persistence),
+    };
     match reply.body {
         _ if no_body || framed.head_only => to.write_all(&head)?,
         Body::Empty | Body::Takeover(_) => to.write_all(&head)?,

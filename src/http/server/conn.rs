@@ -11,7 +11,9 @@ use super::answer::{self, Framed};
 use super::body::{BodyReader, Wire};
 use super::head::{self, BodyLength, Context, Head, Refused};
 use crate::http::auth::Access;
-use crate::http::exchange::{Body, Framing, Handler, Method, Persistence, Reply, Request, Taker, head_bytes};
+use crate::http::exchange::{
+    Body, Framing, Handler, Method, Persistence, Reply, Request, Taker, head_bytes, proxied_head,
+};
 use crate::http::socket::Stream;
 
 /// How long a closing connection lingers, so that the client can read the last answer.
@@ -73,16 +75,21 @@ fn turn<S: Stream + 'static>(shared: &Shared<S>, handler: &dyn Handler, context:
         Some(0) => Box::new(io::empty()),
         _ => Box::new(BodyReader { wire: shared.clone(), turn }),
     };
-    let Head { method, target, path, query, headers, .. } = head;
+    let Head { method, target, path, query, headers, fields, .. } = head;
     let (peer, access) = (context.peer, Access::default());
-    let mut reply = handler.handle(Request { method, target, path, query, headers, peer, access, body, body_len });
+    let mut reply =
+        handler.handle(Request { method, target, path, query, headers, fields, peer, access, body, body_len });
 
     let mut wire = lock(shared);
     framed.keep &= wire.finish() && !connect && !wire.stream.socket().is_stopping();
     wire.stream.socket().pace();
     if let Body::Takeover(taker) = reply.body {
-        if connect && S::BARE {
-            let head = head_bytes(200, &reply.headers, Framing::None, Persistence::Implied);
+        // an upgrade has a head of its own
+        if (connect || reply.proxied.is_some()) && S::BARE {
+            let head = match &reply.proxied {
+                Some(headers) => proxied_head(reply.status, headers, Framing::None, Persistence::Implied),
+                None => head_bytes(200, &reply.headers, Framing::None, Persistence::Implied),
+            };
             wire.stream.write_all(&head)?;
             return Ok(Next::TakeOver(taker));
         }

@@ -5,6 +5,8 @@
 
 use std::net::SocketAddr;
 
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
+
 use crate::http::exchange::{Header, Method, Target};
 
 /// Bytes of a head, from its first byte to the empty line.
@@ -22,6 +24,8 @@ pub(super) struct Head {
     pub(super) path: String,
     pub(super) query: Option<String>,
     pub(super) headers: Vec<Header>,
+    /// The same for another server, where the request is to a proxy.
+    pub(super) fields: HeaderMap,
     /// How the body is framed.
     pub(super) length: BodyLength,
     /// Whether the client speaks HTTP/1.0.
@@ -87,6 +91,7 @@ pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usi
     let method: Method = method.parse().map_err(|()| Refused(400, "malformed method"))?;
     let headers = headers(request.headers)?;
     let (target, path, query) = target(&method, url, context)?;
+    let fields = if matches!(target, Target::Absolute(..)) { fields(request.headers)? } else { HeaderMap::new() };
     let http10 = version == 0;
     if !http10 && values(&headers, "Host").count() != 1 {
         return Err(Refused(400, "HTTP/1.1 wants exactly one Host header"));
@@ -102,7 +107,7 @@ pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usi
     } else {
         !has_token(&headers, "Connection", "close")
     };
-    Ok(Some((Head { method, target, path, query, headers, length, http10, keep_alive, expect_continue }, used)))
+    Ok(Some((Head { method, target, path, query, headers, fields, length, http10, keep_alive, expect_continue }, used)))
 }
 
 /// Bytes of the longest method, with its space, before a URL counts as too long.
@@ -121,6 +126,14 @@ fn headers(parsed: &[httparse::Header<'_>]) -> Result<Vec<Header>, Refused> {
         headers.push(header.map_err(|()| Refused(400, "malformed header"))?);
     }
     Ok(headers)
+}
+
+/// Headers with their values as they are.
+fn fields(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Refused> {
+    let field = |h: &httparse::Header<'_>| {
+        Some((HeaderName::from_bytes(h.name.as_bytes()).ok()?, HeaderValue::from_bytes(h.value).ok()?))
+    };
+    parsed.iter().map(field).collect::<Option<_>>().ok_or(Refused(400, "malformed header"))
 }
 
 /// Form, path and query of a request target.

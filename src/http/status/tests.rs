@@ -31,6 +31,7 @@ fn request(method: Method, path: &str, host: Option<&str>) -> Request {
         path: path.to_string(),
         query: None,
         headers,
+        fields: Default::default(),
         peer: None,
         access: Access::ALL,
         body: Box::new(io::empty()),

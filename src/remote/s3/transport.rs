@@ -86,6 +86,7 @@ impl Transport {
             proxy,
             ca_file,
             bucket: metrics,
+            reach: None,
         });
         Transport { limits, client }
     }

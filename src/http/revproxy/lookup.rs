@@ -1,0 +1,96 @@
+//! What is kept, wherever it is: found, and dropped.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use super::headers::{self, HeaderMap};
+use super::memory::Kept;
+use super::reply::{Found, Outcome};
+use super::rules::{self, Terms};
+use super::stored::{self, SLOTS};
+use super::{Inner, hosts};
+use crate::store::{Blob, Origin};
+
+impl Inner {
+    /// The kept answer that suits a request, fresh or stale.
+    pub(super) fn look_up(&self, url: &str, terms: &Terms, ask_bucket: bool) -> Option<Found> {
+        if let Some(answer) = self.memory.get(url, &terms.headers) {
+            match &answer.body {
+                Kept::Bytes(_) => return Some(Found { answer, file: None, outcome: Outcome::Memory }),
+                Kept::Blob(name, id) => {
+                    let found = self.store.reopen(name).and_then(|blob| self.open(name, blob, terms));
+                    match found.filter(|found| matches!(&found.answer.body, Kept::Blob(_, now) if now == id)) {
+                        // what lies there has older headers
+                        Some(found) => return Some(Found { answer, ..found }),
+                        None => self.memory.remove(url, Some(&answer.variant)),
+                    }
+                }
+            }
+        }
+        let shared = self.store.local(url);
+        let nothing = shared.is_none();
+        if let Some(found) = shared.and_then(|blob| self.open(url, blob, terms)) {
+            return Some(found);
+        }
+        for n in 0..SLOTS {
+            let name = stored::slot(url, n);
+            let Some(blob) = self.store.reopen(&name) else { continue };
+            if let Some(found) = self.open(&name, blob, terms) {
+                return Some(found);
+            }
+        }
+        // what was not to be kept last time is hardly in the bucket
+        let check: crate::store::Check<'_> = &|file| {
+            let mut file = file;
+            stored::decode_head(url, &mut file).map(|_| ()).map_err(|e| e.to_string())
+        };
+        let ask_bucket = ask_bucket && nothing && !self.unkept.contains(url);
+        let blob = ask_bucket.then(|| self.store.from_bucket(url, false, check)).flatten()?;
+        self.open(url, blob, terms)
+    }
+
+    /// The answer in a blob, if it is whole and suits.
+    fn open(&self, name: &str, mut blob: Blob, terms: &Terms) -> Option<Found> {
+        let (answer, head) = stored::decode_head(name, &mut blob.file)
+            .inspect_err(|e| log::warn!("{}: {e}; fetching it anew", hosts::shown(name)))
+            .ok()?;
+        let outcome = if blob.origin == Origin::Local { Outcome::Local } else { Outcome::Remote };
+        let suits = rules::same_variant(&answer.variant, &terms.headers);
+        suits.then(|| Found { answer: Arc::new(answer), file: Some((Arc::new(blob.file), head, blob.len)), outcome })
+    }
+
+    /// Drops one answer.
+    pub(super) fn forget_one(&self, url: &str, found: &Found) {
+        self.memory.remove(url, Some(&found.answer.variant));
+        found.blob().into_iter().for_each(|name| self.store.remove(name));
+    }
+
+    /// Drops all answers to `url`, and to those of its host that an unsafe request's answer names
+    /// (RFC 9111, 4.4).
+    pub(super) fn invalidate(&self, url: &str, answer: &HeaderMap) {
+        let base = Url::parse(url).ok();
+        let named = ["location", "content-location"].into_iter().filter_map(|name| {
+            let (base, mut named) = (base.as_ref()?, base.as_ref()?.join(headers::first(answer, name)?).ok()?);
+            named.set_fragment(None);
+            (named.origin() == base.origin()).then(|| named.to_string())
+        });
+        for url in named.chain([url.to_string()]) {
+            self.memory.remove(&url, None);
+            // the bucket may have it still, and so may other machines
+            self.unkept.remember(&url, false);
+            let slots = (0..SLOTS).map(|n| stored::slot(&url, n));
+            slots.chain([url.clone()]).for_each(|name| self.store.remove(&name));
+        }
+    }
+
+    /// The slot on disk for another answer to `url`, in the place of `old` or of the oldest.
+    pub(super) fn free_slot(&self, url: &str, old: Option<&Found>) -> String {
+        if let Some(name) = old.and_then(Found::blob).filter(|name| *name != url) {
+            return name.to_string();
+        }
+        let ages =
+            (0..SLOTS).map(|n| stored::slot(url, n)).map(|name| (self.store.reopen(&name).map(|b| b.modified), name));
+        ages.min().expect("there are some").1
+    }
+}
