@@ -248,7 +248,7 @@ impl Ours {
     fn start(cache: &Path, upstream: &Path) -> Result<Self> {
         let (addr, plugin) = (free_address()?, free_address()?);
         let child = Command::new(PLUGIN)
-            .args(["serve", "--modproxy", "--mod-ttl=1h", &format!("--plugin={}", plugin.port())])
+            .args(["serve", "--modproxy", "--mod-ttl=1h", "--mod-verify=off", &format!("--plugin={}", plugin.port())])
             .args([format!("--http={addr}"), format!("--cache-dir={}", cache.display())])
             .arg(format!("--upstream=file://{}", upstream.display()))
             .env_clear()

@@ -61,6 +61,11 @@ impl TempFile {
         self.file.as_mut().expect("only persist takes the file, and it takes self")
     }
 
+    /// The open file, to be read.
+    pub fn opened(&self) -> &File {
+        self.file.as_ref().expect("only persist takes the file, and it takes self")
+    }
+
     /// Renames the file to `dest`, in the same file system, replacing what is there, and returns
     /// it still open.
     pub fn persist(mut self, dest: &Path) -> io::Result<File> {

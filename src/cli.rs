@@ -134,6 +134,8 @@ mod tests {
                 ("s3-layout", _) => "classic",
                 ("bucket", _) => "some",
                 ("s3-endpoint-url" | "upstream", _) => "http://h",
+                ("sumdb", _) => "sum.golang.org",
+                ("mod-verify", _) => "off",
                 ("http", _) => "127.0.0.1:0",
                 ("signing-key-file" | "verify-key-file", _) => continue, // they must be there
                 ("http-tls-cert" | "http-tls-key", _) => continue,       // they need each other
@@ -146,6 +148,7 @@ mod tests {
             let base = match flag.modes.first() {
                 Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy"][..],
                 Some(Mode::Clear | Mode::Keygen) => continue,
+                Some(Mode::Mod) => &["mod", "list"],
                 _ => &[],
             };
             let args: Vec<&str> = base.iter().copied().chain([arg.as_str()]).collect();

@@ -9,6 +9,9 @@ mod help;
 mod keygen;
 mod listen;
 mod logging;
+mod modarchive;
+mod modgraph;
+mod modules;
 mod names;
 mod prune;
 mod pull;
@@ -69,6 +72,10 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             clear::execute(&clear)
         }
         Invocation::Doctor(cache) => doctor::execute(&cache),
+        Invocation::Mod(config) => {
+            logging::init(config.cache.verbose, config.cache.debug);
+            modules::execute(&config)
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
-pub use web::{AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, Tunnels, UpstreamList, UpstreamUrl};
+pub use web::{
+    AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, Tunnels, UpstreamEntry, UpstreamList, UpstreamUrl,
+};
 
 /// What one command line asks for.
 #[derive(Clone, Debug)]
@@ -42,6 +44,35 @@ pub enum Invocation {
     Keygen(PathBuf),
     /// `keygen --token NAME`: the name that the token is to have.
     Token(String),
+    /// `mod …`: the modules that are kept.
+    Mod(ModConfig),
+}
+
+/// What `mod` needs.
+#[derive(Clone, Debug)]
+pub struct ModConfig {
+    /// The cache.
+    pub cache: Config,
+    /// How modules are fetched and checked.
+    pub proxy: ModProxyConfig,
+    /// What is to be done.
+    pub action: ModAction,
+}
+
+/// What `mod` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModAction {
+    /// `fetch`: fills the cache with what these name, `go.mod` and `go.sum` files or `MODULE@VERSION`; with
+    /// what they require in turn, or not.
+    Fetch(Vec<String>, bool),
+    /// `export FILE`
+    Export(PathBuf),
+    /// `import FILE`
+    Import(PathBuf),
+    /// `list`
+    List,
+    /// `rm MODULE@VERSION`
+    Remove(String),
 }
 
 /// What `serve` needs.
@@ -279,8 +310,14 @@ pub struct ModProxyConfig {
     pub offline: bool,
     /// How long a mutable answer is fresh. Default: 1 min.
     pub ttl: Duration,
-    /// Sum databases to proxy. Default: `sum.golang.org`.
+    /// How long lists and `@latest` are served while they are revalidated. Default: 1 h.
+    pub stale: Duration,
+    /// Sum databases to proxy. The first says what modules must be. Default: `sum.golang.org`.
     pub sumdb: Vec<SumDatabase>,
+    /// Check modules against the sum database. Default: true.
+    pub verify: bool,
+    /// GONOSUMDB-style patterns of what is not checked, beside what is private. Default: empty.
+    pub nosum: String,
     /// A netrc file with upstream credentials. Default: `.netrc` in the home directory, or NETRC.
     pub netrc: Option<PathBuf>,
 }

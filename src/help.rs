@@ -28,6 +28,7 @@ const TOPICS: &[Topic] = &[
     topic("bucket", "sharing through S3 or a directory; trust; layouts", BUCKET, &[Section::Bucket]),
     topic("readahead", "how a far bucket is made fast", READAHEAD, &[]),
     topic("module-proxy", "a caching Go module proxy", MODULE_PROXY, &[Section::ModProxy]),
+    topic("mod", "modules for machines without a network", MOD, &[Section::Mod]),
     topic("reverse-proxy", "a caching proxy for chosen hosts", REVERSE_PROXY, &[Section::RevProxy]),
     topic("debug", "logs, metrics and the status pages", DEBUG, &[Section::Log]),
     topic("maintenance", "status, prune, clear and doctor", MAINTENANCE, &[Section::Clear]),
@@ -40,6 +41,7 @@ const ALL_SECTIONS: &[Section] = &[
     Section::Listen,
     Section::Access,
     Section::ModProxy,
+    Section::Mod,
     Section::RevProxy,
     Section::Clear,
     Section::Keygen,
@@ -91,6 +93,7 @@ fn title(section: Section) -> &'static str {
         Section::Log => "Logs and metrics",
         Section::Listen => "Listening",
         Section::ModProxy => "Module proxy",
+        Section::Mod => "Modules",
         Section::RevProxy => "Reverse proxy",
         Section::Clear => "Clear",
         Section::Access => "Who may ask over HTTP",
@@ -146,6 +149,8 @@ const BUCKET: &str = include_str!("help/bucket.txt");
 const READAHEAD: &str = include_str!("help/readahead.txt");
 
 const MODULE_PROXY: &str = include_str!("help/module-proxy.txt");
+
+const MOD: &str = include_str!("help/mod.txt");
 
 const REVERSE_PROXY: &str = include_str!("help/reverse-proxy.txt");
 

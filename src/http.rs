@@ -5,7 +5,6 @@
 //! around these rules.
 
 pub(crate) mod auth;
-mod depot;
 pub(crate) mod exchange;
 pub(crate) mod modproxy;
 pub(crate) mod revproxy;
@@ -13,7 +12,6 @@ pub(crate) mod server;
 mod socket;
 pub(crate) mod status;
 pub(crate) mod tls;
-mod upstream;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -6,11 +6,13 @@
 //! [<prefix>/]<kind>/<xx>/<sha256 of the name>       the same bytes in the bucket
 //! ```
 //!
-//! Invariants: names are hashed, so no name reaches the disk; a blob appears whole, by rename, and
-//! is never changed afterwards, only replaced; one that is damaged all the same is neither served
-//! nor uploaded (`sums`). What comes from the bucket is checked for its length, where there are keys
+//! Invariants: names are hashed, so none becomes a path, and those of proxied bodies (URLs) are nowhere
+//! on disk; a blob appears whole, by rename, and is never changed afterwards, only replaced; one that
+//! is damaged all the same is neither served nor uploaded (`sums`); one that the disk does not take
+//! (`spool`) is served all the same, once. What comes from the bucket is checked for its length, where there are keys
 //! for its signature, and by the caller's check before it appears; failures of the bucket are misses.
 
+mod spool;
 mod sums;
 mod tally;
 
@@ -20,10 +22,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use self::sums::Sums;
+use self::spool::Spool;
+use self::sums::{Label, Sums};
 use self::tally::{Event, Tally};
 use crate::atomic::{TempFile, careful};
-use crate::folder::{MODULE, REVPROXY, sum_of};
+use crate::folder::{Held, MODULE, REVPROXY, each_file, sum_of};
 use crate::id::{Hashing, OutputId, sharded, sharded_path, unhex};
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, Object, PutBody, RemoteError};
@@ -66,6 +69,21 @@ pub struct Blob {
     pub modified: SystemTime,
     /// Where it was found.
     pub origin: Origin,
+    /// What [`BlobWriter::note`] or [`BlobStore::set_note`] said of these bytes.
+    pub note: String,
+}
+
+/// A blob on disk, as [`BlobStore::each`] finds it.
+#[derive(Debug)]
+pub struct Kept {
+    /// What it is called.
+    pub name: String,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was last used.
+    pub used: SystemTime,
+    /// What was noted of it.
+    pub note: String,
 }
 
 /// Decides whether a file from the bucket is fit to be kept; the error says what is wrong.
@@ -87,6 +105,7 @@ struct Place {
     tally: Tally,
     metrics: Arc<Metrics>,
     damaged: Repeat,
+    unkept: Repeat,
 }
 
 impl BlobStore {
@@ -108,6 +127,7 @@ impl BlobStore {
             tally: Tally(kind, metrics.clone()),
             metrics,
             damaged: Repeat::new("files of the proxies were damaged on disk, and removed"),
+            unkept: Repeat::new("answers of the proxies could not be kept on disk"),
         });
         if let Some(uploader) = &uploader {
             uploader.register(kind.name(), place.clone());
@@ -120,19 +140,10 @@ impl BlobStore {
         BlobStore { place: self.place.clone(), bucket: None, uploader: None }
     }
 
-    /// Removes a blob from the local directory, if it is there.
-    pub fn remove(&self, name: &str) {
-        let path = self.place.path(&digest(name));
-        // without its sum, it would be taken as it is
-        if fs::remove_file(&path).is_ok() {
-            let _ = fs::remove_file(sum_of(&path));
-        }
-    }
-
     /// Looks in the local directory only. A file that is damaged or cannot be read is a miss.
     pub fn local(&self, name: &str) -> Option<Blob> {
         let digest = digest(name);
-        match self.place.open(&digest) {
+        match self.place.open(&digest, self.place.label(name)) {
             Ok(Some((blob, _))) => {
                 self.place.tally.count(Event::LocalHit(blob.len));
                 Some(blob)
@@ -151,7 +162,43 @@ impl BlobStore {
 
     /// Like [`Self::local`], but counts nothing: for another look during one request.
     pub fn reopen(&self, name: &str) -> Option<Blob> {
-        self.place.open(&digest(name)).ok().flatten().map(|(blob, _)| blob)
+        self.place.open(&digest(name), self.place.label(name)).ok().flatten().map(|(blob, _)| blob)
+    }
+
+    /// Notes one line of the blob `name`, as it is now. It may be lost, never belong to other bytes.
+    pub fn set_note(&self, name: &str, note: &str) {
+        let (place, digest) = (&self.place, digest(name));
+        let label = Label { name: place.label(name).to_string(), note: note.to_string() };
+        let noted = place.open(&digest, "").and_then(|found| match found {
+            Some((blob, claim)) if blob.note != note => place.sums.relabel(&place.path(&digest), claim, &label),
+            _ => Ok(()),
+        });
+        if let Err(e) = noted {
+            log::debug!("{name}: {e}");
+        }
+    }
+
+    /// Removes the blob `name` from the local directory; tells whether there was one.
+    pub fn remove(&self, name: &str) -> bool {
+        let path = self.place.path(&digest(name));
+        // without its sum, it would be taken as it is
+        let there = fs::remove_file(&path).is_ok();
+        if there {
+            let _ = fs::remove_file(sum_of(&path));
+        }
+        there
+    }
+
+    /// Calls `each` for every blob in the local directory whose name is known, in no order.
+    pub fn each(&self, mut each: impl FnMut(Kept)) -> io::Result<()> {
+        each_file(&self.place.root.join(self.place.kind.name()), |entry, held| {
+            let Held::Sum(id) = held else { return };
+            let Some(label) = Sums::label(&entry.path()).filter(|label| digest(&label.name) == id) else { return };
+            if let (Ok(blob), Ok(sum)) = (fs::symlink_metadata(self.place.path(id)), entry.metadata()) {
+                let used = sum.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                each(Kept { name: label.name, len: blob.len(), used, note: label.note });
+            }
+        })
     }
 
     /// Fetches a blob from the bucket into the local directory. With nothing to vouch for how
@@ -164,10 +211,10 @@ impl BlobStore {
         while let Some(object) = found {
             let own_prefix = object.own_prefix;
             match place.vouched(&key, &object, mutable) {
-                Ok(signed) => match place.take(&digest, object, signed, check) {
-                    Ok((file, len)) => {
-                        place.tally.count(Event::BucketHit(len));
-                        return Some(Blob { file, len, modified: SystemTime::UNIX_EPOCH, origin: Origin::Bucket });
+                Ok(signed) => match place.take(name, &digest, object, signed, check) {
+                    Ok(blob) => {
+                        place.tally.count(Event::BucketHit(blob.len));
+                        return Some(blob);
                     }
                     Err(e) => place.signer.refused(format_args!("{}: {key} is not used: {e}", bucket.target())),
                 },
@@ -190,8 +237,9 @@ impl BlobStore {
     /// Begins a blob called `name`. Dropping the writer leaves nothing behind.
     pub fn writer(&self, name: &str) -> io::Result<BlobWriter> {
         let digest = digest(name);
-        let bytes = self.place.begin(&digest).inspect_err(|_| self.place.tally.count(Event::PutError))?;
-        Ok(BlobWriter { place: self.place.clone(), uploader: self.uploader.clone(), digest, bytes })
+        let bytes = self.place.begin(&digest)?;
+        let label = Label { name: self.place.label(name).to_string(), note: String::new() };
+        Ok(BlobWriter { place: self.place.clone(), uploader: self.uploader.clone(), digest, bytes, label })
     }
 }
 
@@ -204,8 +252,13 @@ impl Place {
         sharded(self.kind.name(), digest)
     }
 
+    /// What may be said of `name` on disk: what modules are called is no secret, and URLs can be.
+    fn label<'a>(&self, name: &'a str) -> &'a str {
+        if self.kind == Kind::Module { name } else { "" }
+    }
+
     /// The blob, if there is one and it is whole, and what is known of it.
-    fn open(&self, digest: &str) -> io::Result<Option<(Blob, Claim)>> {
+    fn open(&self, digest: &str, name: &str) -> io::Result<Option<(Blob, Claim)>> {
         let path = self.path(digest);
         let mut file = match careful().open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -215,26 +268,40 @@ impl Place {
         if !meta.is_file() {
             return Ok(None);
         }
-        let Some(claim) = self.sums.check(&path, &mut file)? else {
+        let Some((claim, note)) = self.sums.check(&path, &mut file, name)? else {
             self.metrics.bucket.corrupt.inc();
             self.damaged.tell(format_args!("{}: damaged on disk, and removed", path.display()));
             return Ok(None);
         };
-        Ok(Some((Blob { file, len: meta.len(), modified: meta.modified()?, origin: Origin::Local }, claim)))
+        Ok(Some((Blob { file, len: meta.len(), modified: meta.modified()?, origin: Origin::Local, note }, claim)))
     }
 
-    fn begin(&self, digest: &str) -> io::Result<Bytes> {
+    fn begin(self: &Arc<Self>, digest: &str) -> io::Result<Bytes> {
         let path = self.path(digest);
-        let dir = path.parent().expect("a blob lies in a folder");
-        let temp = match TempFile::create(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(dir)?;
-                TempFile::create(dir)
+        Ok(Hashing::new(Spool::begin(path.parent().expect("a blob lies in a folder"), self.clone())?))
+    }
+
+    /// Takes note that something cannot be kept.
+    fn cannot_keep(&self, error: &io::Error) {
+        self.tally.count(Event::PutError);
+        let root = self.root.display();
+        self.unkept
+            .tell(format_args!("{root}: cannot be written ({error}): answers of the proxies pass through, unkept"));
+    }
+
+    /// Gives `bytes` their name by `persist`; where that fails they are still there to be read.
+    fn keep(&self, bytes: Bytes, persist: impl FnOnce(TempFile) -> io::Result<File>) -> io::Result<(File, bool)> {
+        let mut file = bytes.to.again()?;
+        io::Seek::rewind(&mut file)?;
+        let Some(temp) = bytes.to.on_disk() else { return Ok((file, false)) };
+        match persist(temp) {
+            Ok(file) => Ok((file, true)),
+            Err(e) => {
+                self.cannot_keep(&e);
+                io::Seek::rewind(&mut file)?;
+                Ok((file, false))
             }
-            made => made,
-        };
-        let temp = temp.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?;
-        Ok(Hashing::new(temp))
+        }
     }
 
     /// What was signed of an object, where that is demanded; the error says why it does not count.
@@ -249,8 +316,15 @@ impl Place {
         Ok(Some(claim))
     }
 
-    /// Takes an object into the local directory: the file and its length.
-    fn take(&self, digest: &str, object: Object, signed: Option<Claim>, check: Check<'_>) -> io::Result<(File, u64)> {
+    /// Takes an object into the local directory.
+    fn take(
+        self: &Arc<Self>,
+        name: &str,
+        digest: &str,
+        object: Object,
+        signed: Option<Claim>,
+        check: Check<'_>,
+    ) -> io::Result<Blob> {
         let mut bytes = self.begin(digest)?;
         let limit = signed.map_or(u64::MAX, |claim| claim.size.saturating_add(1));
         let got = io::copy(&mut object.body.take(limit), &mut bytes)?;
@@ -270,7 +344,10 @@ impl Place {
             io::Error::new(io::ErrorKind::InvalidData, why)
         })?;
         written(&mut bytes)?.set_modified(SystemTime::UNIX_EPOCH)?;
-        Ok((self.sums.persist(&self.path(digest), bytes.to, claim)?, got))
+        let label = Label { name: self.label(name).to_string(), note: String::new() };
+        let (file, _) = self.keep(bytes, |temp| self.sums.persist(&self.path(digest), temp, claim, &label))?;
+        let (modified, origin) = (SystemTime::UNIX_EPOCH, Origin::Bucket);
+        Ok(Blob { file, len: got, modified, origin, note: String::new() })
     }
 }
 
@@ -280,7 +357,7 @@ impl Source for Place {
         if unhex::<32>(name).is_none() {
             return Ok(());
         }
-        let Some((blob, claim)) = self.open(name)? else { return Ok(()) };
+        let Some((blob, claim)) = self.open(name, "")? else { return Ok(()) };
         if value.is_some_and(|value| value != claim.hash) {
             return Ok(());
         }
@@ -293,7 +370,7 @@ impl Source for Place {
 }
 
 /// Bytes on their way to a blob.
-type Bytes = Hashing<TempFile>;
+type Bytes = Hashing<Spool>;
 
 /// The bytes so far, from the start.
 fn written(bytes: &mut Bytes) -> io::Result<&File> {
@@ -307,6 +384,7 @@ pub struct BlobWriter {
     uploader: Option<Arc<Uploader>>,
     digest: String,
     bytes: Bytes,
+    label: Label,
 }
 
 impl BlobWriter {
@@ -320,42 +398,48 @@ impl BlobWriter {
         self.bytes.len
     }
 
+    /// Notes one line of these bytes, which comes back in [`Blob::note`].
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.label.note = note.into();
+    }
+
     /// Puts the blob under its name, queues its upload, and returns it open. One with the same
-    /// bytes that is there already is confirmed instead, unless its signature grows old.
+    /// bytes that is there already is confirmed instead, unless its signature grows old. What the disk
+    /// does not take is returned all the same.
     pub fn commit(self) -> io::Result<Blob> {
-        let BlobWriter { place, uploader, digest, mut bytes } = self;
+        let BlobWriter { place, uploader, digest, mut bytes, label } = self;
         place.tally.count(Event::Put);
         let (path, kind, now) = (place.path(&digest), place.kind.name(), SystemTime::now());
         let claim = Claim { hash: bytes.hash(), size: bytes.len, time: nanos(now) };
-        if let Ok(Some((blob, there))) = place.open(&digest)
+        if let Ok(Some((blob, there))) = place.open(&digest, "")
             && there.hash == claim.hash
         {
             place.tally.count(Event::PutPresent);
             if !place.signer.signs() || there.is_within(MUTABLE_FOR / 2) {
-                blob.file.set_modified(now)?;
-                return Ok(Blob { modified: now, ..blob });
+                // what cannot be confirmed is asked for again
+                let _ = blob.file.set_modified(now);
+                if blob.note != label.note {
+                    let _ = place.sums.relabel(&path, there, &label);
+                }
+                return Ok(Blob { modified: now, note: label.note, ..blob });
             }
         }
-        let stored = Uploader::storing(uploader.as_ref(), kind, &digest, claim.hash, || {
-            written(&mut bytes)?;
-            place.sums.persist(&path, bytes.to, claim)
-        });
-        match stored {
-            Ok(file) => {
-                place.tally.count(Event::Stored(claim.size));
-                Ok(Blob { file, len: claim.size, modified: now, origin: Origin::Local })
-            }
-            Err(e) => {
-                place.tally.count(Event::PutError);
-                Err(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
-            }
+        written(&mut bytes)?;
+        let (file, kept) = place.keep(bytes, |temp| {
+            Uploader::storing(uploader.as_ref(), kind, &digest, claim.hash, || {
+                place.sums.persist(&path, temp, claim, &label)
+            })
+        })?;
+        if kept {
+            place.tally.count(Event::Stored(claim.size));
         }
+        Ok(Blob { file, len: claim.size, modified: now, origin: Origin::Local, note: label.note })
     }
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.bytes.write(buf).inspect_err(|_| self.place.tally.count(Event::PutError))
+        self.bytes.write(buf)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

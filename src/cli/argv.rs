@@ -20,7 +20,7 @@ pub(super) struct Line {
     pub argv: Vec<String>,
     /// The word that the subcommand takes; empty without one.
     pub word: String,
-    /// What `run` is to run, untouched.
+    /// What `run` is to run, untouched; the words of `mod` after its first.
     pub command: Vec<OsString>,
 }
 
@@ -77,6 +77,9 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
         }
     }
     let (name, what) = (mode.name().unwrap_or_default(), mode.word());
+    if mode == Mode::Mod && !words.is_empty() {
+        command = words.split_off(1).into_iter().map(OsString::from).collect();
+    }
     if let Some(extra) = words.get(usize::from(what.is_some())) {
         return Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\"")));
     }

@@ -33,13 +33,15 @@ pub enum Mode {
     Help,
     /// `keygen`
     Keygen,
+    /// `mod`
+    Mod,
     /// `version`
     Version,
 }
 
 impl Mode {
     /// Every subcommand with its name.
-    pub const COMMANDS: [(&'static str, Mode); 11] = [
+    pub const COMMANDS: [(&'static str, Mode); 12] = [
         ("serve", Mode::Serve),
         ("connect", Mode::Connect),
         ("run", Mode::Run),
@@ -49,6 +51,7 @@ impl Mode {
         ("clear", Mode::Clear),
         ("doctor", Mode::Doctor),
         ("keygen", Mode::Keygen),
+        ("mod", Mode::Mod),
         ("help", Mode::Help),
         ("version", Mode::Version),
     ];
@@ -63,6 +66,7 @@ impl Mode {
         match self {
             Mode::Connect => Some("an address"),
             Mode::Keygen => Some("a file, or with --token a name"),
+            Mode::Mod => Some("fetch, export, import, list or rm"),
             Mode::Help => Some("a topic"),
             _ => None,
         }
@@ -89,6 +93,8 @@ pub enum Section {
     Access,
     /// The module proxy.
     ModProxy,
+    /// What `mod` does.
+    Mod,
     /// The reverse proxy.
     RevProxy,
     /// What `clear` empties.
@@ -162,6 +168,8 @@ const SERVE: &[Mode] = &[Mode::Serve];
 const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
 const CLEAR: &[Mode] = &[Mode::Clear];
 const KEYGEN: &[Mode] = &[Mode::Keygen];
+const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod];
+const MOD: &[Mode] = &[Mode::Mod];
 
 macro_rules! flags {
     ($( $field:ident: $name:tt, $variable:tt, $value:expr, $default:tt, $section:ident, $modes:ident, $help:tt; )*) => {
@@ -277,16 +285,22 @@ flags! {
         "private key of --http-tls-cert in PEM form";
     modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", ModProxy, HTTP,
         "serve a Go module proxy under /mod/";
-    sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", ModProxy, HTTP,
-        "comma-separated sum databases to proxy";
-    upstream: "upstream", "GOCACHE_UPSTREAM", Some("LIST"), "https://proxy.golang.org", ModProxy, HTTP,
-        "where modules come from, written like GOPROXY";
-    mod_private: "mod-private", "GOCACHE_MOD_PRIVATE", Some("PATTERNS"), "none", ModProxy, HTTP,
-        "modules that a public upstream is never asked for, written like GONOPROXY";
-    mod_ttl: "mod-ttl", "GOCACHE_MOD_TTL", Some("DURATION"), "1m", ModProxy, HTTP,
+    sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", ModProxy, MODULES,
+        "comma-separated sum databases to proxy, NAME or NAME+HASH+KEY, each with =URL perhaps; modules are checked against the first";
+    upstream: "upstream", "GOCACHE_UPSTREAM", Some("LIST"), "https://proxy.golang.org", ModProxy, MODULES,
+        "where modules come from, written like GOPROXY; URL#private may see private modules, direct fetches them from their origin";
+    mod_private: "mod-private", "GOCACHE_MOD_PRIVATE", Some("PATTERNS"), "none", ModProxy, MODULES,
+        "modules that no sum database and no upstream but those named for them are asked for, written like GOPRIVATE";
+    mod_ttl: "mod-ttl", "GOCACHE_MOD_TTL", Some("DURATION"), "1m", ModProxy, MODULES,
         "how long a list of versions or a branch query stays fresh";
-    offline: "offline", "GOCACHE_OFFLINE", None, "false", ModProxy, HTTP,
+    mod_stale: "mod-stale", "GOCACHE_MOD_STALE", Some("DURATION"), "1h", ModProxy, MODULES,
+        "how long after that a list or @latest is served while it is asked for again";
+    mod_verify: "mod-verify", "GOCACHE_MOD_VERIFY", Some("on|off"), "on", ModProxy, MODULES,
+        "check modules that are not private against the sum database before they are kept";
+    offline: "offline", "GOCACHE_OFFLINE", None, "false", ModProxy, MODULES,
         "never ask an upstream";
+    recursive: "r", "", None, "", Mod, MOD,
+        "fetch what the modules require, too";
     revproxy: "revproxy", "GOCACHE_REVPROXY", Some("HOSTS"), "none", RevProxy, SERVE,
         "comma-separated hosts to reverse-proxy (needs --http)";
     tunnel: "tunnel", "GOCACHE_TUNNEL", Some("HOST..."), "*", RevProxy, SERVE,

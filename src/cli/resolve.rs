@@ -74,6 +74,7 @@ pub(super) fn invocation(
         Mode::Doctor => Invocation::Doctor(from.cache()?),
         Mode::Keygen if on(&values.token)? => Invocation::Token(token_name(word)?),
         Mode::Keygen => Invocation::Keygen(cwd.join(word)),
+        Mode::Mod => Invocation::Mod(from.modules(&word, command)?),
         Mode::Help => Invocation::Help(Some(word).filter(|topic| !topic.is_empty())),
         Mode::Version => Invocation::Version,
     })

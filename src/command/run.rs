@@ -55,8 +55,9 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     if let (Some(web), Some(modproxy)) = (&web, config.http.as_ref().and_then(|h| h.mod_proxy.as_ref())) {
         let base = format!("http://{}/mod", web.address());
         command.env("GOPROXY", &base);
-        if let Some(name) = modproxy.sumdb.first().map(|db| &db.name) {
-            command.env("GOSUMDB", format!("{name} {base}/sumdb/{name}"));
+        // none where GOSUMDB says off, which is then left to go
+        if let Some(database) = modproxy.sumdb.first() {
+            command.env("GOSUMDB", format!("{} {base}/sumdb/{}", database.verifier(), database.name));
         }
     }
     let status = wait(command, &config.command[0], &child);
@@ -139,9 +140,9 @@ fn quote(word: &str) -> Result<String, Error> {
     }
 }
 
-/// A directory for the socket that nobody else may enter, removed in the end.
-struct PrivateDir {
-    path: PathBuf,
+/// A directory that nobody else may enter, removed in the end.
+pub(super) struct PrivateDir {
+    pub(super) path: PathBuf,
     /// A locked file in it says that it is in use.
     _lock: File,
 }
@@ -153,7 +154,7 @@ const LOCK: &str = "lock";
 const NEWBORN: Duration = Duration::from_secs(1);
 
 impl PrivateDir {
-    fn new() -> Result<Self, Error> {
+    pub(super) fn new() -> Result<Self, Error> {
         let base = env::temp_dir();
         let failed =
             |e| Error::failed(format!("{}: {e}; set TMPDIR to a directory that can be written", base.display()));

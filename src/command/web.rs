@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::stack::Stack;
 use crate::cli::PROGRAM;
-use crate::config::{AccessConfig, AuthorityConfig, HttpConfig};
+use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig};
 use crate::error::Error;
 use crate::http::Router;
 use crate::http::auth::Guard;
@@ -103,8 +103,7 @@ impl Web {
             ..Router::default()
         };
         if let Some(modproxy) = &config.mod_proxy {
-            let proxy = ModProxy::new(modproxy, blobs(Kind::Module, stack), stack.metrics.clone());
-            router.modproxy = Some(Arc::new(proxy.map_err(|e| Error::usage(format!("module proxy: {e}")))?));
+            router.modproxy = Some(Arc::new(modules(modproxy, stack)?));
         }
         if let Some(authority) = &config.authority {
             router.revproxy = Some(reverse_proxy(config, authority, &gate, stack)?);
@@ -129,6 +128,12 @@ impl Web {
         self.announce_stop();
         self.server.stop();
     }
+}
+
+/// The module proxy over the cache.
+pub(super) fn modules(config: &ModProxyConfig, stack: &Stack) -> Result<ModProxy, Error> {
+    let proxy = ModProxy::new(config, blobs(Kind::Module, stack), stack.metrics.clone());
+    proxy.map_err(|e| Error::usage(format!("module proxy: {e}")))
 }
 
 fn blobs(kind: Kind, stack: &Stack) -> Arc<BlobStore> {

@@ -6,17 +6,30 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use base64_simd::STANDARD;
 use url::Url;
 
+use crate::id::{OutputId, hex, unhex};
 use crate::text::percent_decode;
 
 /// A list of upstreams as in GOPROXY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamList {
-    /// Each with whether an error of any kind lets the next be asked (`|`), not only a 404 or 410.
-    pub entries: Vec<(UpstreamUrl, bool)>,
+    /// Each with what lets the next be asked.
+    pub entries: Vec<UpstreamEntry>,
     /// What ends the list.
     pub end: ListEnd,
+}
+
+/// One upstream of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamEntry {
+    /// Where it is.
+    pub url: UpstreamUrl,
+    /// Whether an error of any kind lets the next be asked (`|`), not only a 404 or 410.
+    pub on_any_error: bool,
+    /// Whether it may be asked for private modules: `#private` follows the URL.
+    pub private: bool,
 }
 
 /// What ends a list of upstreams.
@@ -26,15 +39,16 @@ pub enum ListEnd {
     List,
     /// `off`: nobody else is to be asked.
     Off,
-    /// `direct`: `go` is to fetch from the origin, which this program never does. (A 404 makes `go`
-    /// do so where its own GOPROXY says `direct`.)
+    /// `direct`: private modules are fetched from their origin. For others that is left to `go`: a 404
+    /// makes it do so where its own GOPROXY says `direct`.
     Direct,
 }
 
 impl FromStr for UpstreamList {
     type Err = String;
 
-    /// URLs, `off` and `direct`, each followed by `,` or `|`. The error quotes what is wrong.
+    /// URLs, with `#private` at their end perhaps, `off` and `direct`, each followed by `,` or `|`. The
+    /// error quotes what is wrong.
     fn from_str(list: &str) -> Result<Self, String> {
         let (mut entries, mut end) = (Vec::new(), ListEnd::List);
         for piece in list.split_inclusive([',', '|']) {
@@ -48,10 +62,11 @@ impl FromStr for UpstreamList {
                 // `direct` may end a list, which is then what `go env GOPROXY` says, but not be all of it
                 "direct" if end == ListEnd::List && !entries.is_empty() => end = ListEnd::Direct,
                 "off" | "direct" if end != ListEnd::List => {}
-                url => {
-                    let url = url.parse()?;
+                text => {
+                    let (url, private) = text.strip_suffix("#private").map_or((text, false), |url| (url, true));
+                    let entry = UpstreamEntry { url: url.parse()?, on_any_error, private };
                     // what follows the end is read and not used
-                    entries.extend((end == ListEnd::List).then_some((url, on_any_error)));
+                    entries.extend((end == ListEnd::List).then_some(entry));
                 }
             }
         }
@@ -76,6 +91,8 @@ pub enum UpstreamUrl {
     },
     /// A directory.
     Dir(PathBuf),
+    /// The module's own origin, through the `go` on PATH.
+    Direct,
 }
 
 impl FromStr for UpstreamUrl {
@@ -109,6 +126,7 @@ impl fmt::Display for UpstreamUrl {
         match self {
             UpstreamUrl::Web { url, .. } => f.write_str(url),
             UpstreamUrl::Dir(dir) => write!(f, "file://{}", dir.display()),
+            UpstreamUrl::Direct => f.write_str("direct"),
         }
     }
 }
@@ -119,28 +137,53 @@ impl fmt::Debug for UpstreamUrl {
     }
 }
 
-/// A sum database: `name`, found at `https://name`, or `name=URL`.
+/// A sum database: `name`, one that Go knows, or `name+hash+key`; found at `https://name`, or where
+/// `=URL` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SumDatabase {
     /// Its name, by which `go` knows it.
     pub name: String,
+    /// Its Ed25519 public key, and the hash of name and key that its signatures carry.
+    pub key: ([u8; 4], [u8; 32]),
     /// Where it is.
     pub url: UpstreamUrl,
 }
+
+impl SumDatabase {
+    /// Its name and key as GOSUMDB has them.
+    pub fn verifier(&self) -> String {
+        let (id, public) = &self.key;
+        format!("{}+{}+{}", self.name, hex(id), STANDARD.encode_to_string([&[1], &public[..]].concat()))
+    }
+}
+
+/// The key of the database that Go itself defaults to.
+const GOLANG: &str = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
 
 impl FromStr for SumDatabase {
     type Err = String;
 
     fn from_str(entry: &str) -> Result<Self, String> {
-        let (name, url) = match entry.split_once('=') {
-            Some((name, url)) => (name, url.parse()?),
-            None => (entry, format!("https://{entry}").parse()?),
-        };
+        let (verifier, url) = entry.split_once('=').map_or((entry, None), |(verifier, url)| (verifier, Some(url)));
+        let verifier = if verifier == "sum.golang.org" { GOLANG } else { verifier };
+        let (name, key) = verifier.split_once('+').unwrap_or((verifier, ""));
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._/:".contains(&b);
         if !name.bytes().all(plain) || name.split('/').any(|e| e.is_empty() || e.starts_with('.')) {
-            return Err(format!("{name:?}: write the name of a sum database such as sum.golang.org, or name=URL"));
+            return Err(format!("{name:?}: write the name of a sum database such as sum.golang.org, or name+hash+key"));
         }
-        Ok(SumDatabase { name: name.to_string(), url })
+        let wrong = || format!("{name:?}: give its key too, as in GOSUMDB: name+hash+key, and =URL after it perhaps");
+        let (hash, key) = key.split_once('+').ok_or_else(wrong)?;
+        let key = STANDARD.decode_to_vec(key.as_bytes()).map_err(|_| wrong())?;
+        // the first byte says Ed25519
+        let [1, public @ ..] = &key[..] else { return Err(wrong()) };
+        let public = <[u8; 32]>::try_from(public).map_err(|_| wrong())?;
+        let id = OutputId::of(&[name.as_bytes(), b"\n", &key].concat()).0;
+        let id = [id[0], id[1], id[2], id[3]];
+        if unhex(hash) != Some(id) {
+            return Err(format!("{name:?}: the hash {hash:?} is not that of its name and key"));
+        }
+        let url = url.map_or_else(|| format!("https://{name}").parse(), str::parse)?;
+        Ok(SumDatabase { name: name.to_string(), key: (id, public), url })
     }
 }
 
@@ -246,7 +289,7 @@ mod tests {
     fn lists_of_upstreams() {
         let list = |text: &str| {
             let list: UpstreamList = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
-            (list.entries.iter().map(|(u, any)| (u.to_string(), *any)).collect::<Vec<_>>(), list.end)
+            (list.entries.iter().map(|e| (e.url.to_string(), e.on_any_error)).collect::<Vec<_>>(), list.end)
         };
         let (a, b) = (("http://a".to_string(), false), ("https://b:8443/x".to_string(), true));
         assert_eq!(list(" http://a/ ,, https://u:p@b:8443/x/ |"), (vec![a.clone(), b], ListEnd::List));
@@ -254,9 +297,12 @@ mod tests {
         assert_eq!(list("http://a,direct|off"), (vec![a], ListEnd::Direct));
         assert_eq!(list("off"), (Vec::new(), ListEnd::Off));
         assert_eq!(list("file:///a%20b").0, [("file:///a b".to_string(), false)]);
+        let named: UpstreamList = "http://a#private|http://b,file:///c#private".parse().unwrap();
+        assert_eq!(named.entries.iter().map(|e| e.private).collect::<Vec<_>>(), [true, false, true]);
         for wrong in [
             "", " , ", "direct", "proxy.example", "ftp://x", "https://", "https://u:secret@", "https://u:secret%zz@h",
-            "http://h,nonsense", "off,nonsense", "file://relative", "http://h/?q", "http://h/a b",
+            "http://h,nonsense", "off,nonsense", "file://relative", "http://h/?q", "http://h/a b", "http://h#privat",
+            "http://h#",
         ] {
             let why = wrong.parse::<UpstreamList>().expect_err(wrong);
             assert!(!why.contains("secret") && !why.contains('\n'), "{why}");
@@ -275,8 +321,12 @@ mod tests {
     fn sum_databases() {
         let new = |e: &str| e.parse::<SumDatabase>();
         assert_eq!(new("sum.golang.org").unwrap().url.to_string(), "https://sum.golang.org");
-        assert_eq!(new("sum.x/db=http://127.0.0.1:1/y").unwrap().name, "sum.x/db");
-        for wrong in ["../x", "a//b", "A B", "name=ftp://x", "=http://x", ""] {
+        let at = new(&format!("{GOLANG}=http://127.0.0.1:1/y")).unwrap();
+        assert_eq!((at.name.as_str(), at.url.to_string().as_str()), ("sum.golang.org", "http://127.0.0.1:1/y"));
+        assert_eq!((at.key.0, at.verifier().as_str()), ([0x03, 0x3d, 0xe0, 0xae], GOLANG));
+        let other = GOLANG.replace("golang.org", "example.org");
+        for wrong in ["../x", "a//b", "A B", "name=ftp://x", "=http://x", "", "sum.example.org", &other, &GOLANG[..60]]
+        {
             assert!(new(wrong).is_err(), "{wrong}");
         }
     }

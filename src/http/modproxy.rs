@@ -1,27 +1,37 @@
 //! The module proxy: the GOPROXY protocol below /mod/, sum databases included.
 //!
 //! Invariants: a request that is not of the protocol, letter for letter, touches neither disk nor
-//! upstream; what is kept was verified; a private module is asked of no public upstream, nor is the
-//! public sum database asked for it.
+//! upstream; what is kept was verified, by its form and, where it is public, by the sum database, or is
+//! noted as still to be (`verify`); a private module is asked of those upstreams alone that were named
+//! for it, and no sum database is asked for it.
 
-mod path;
+pub(crate) mod carry;
+mod depot;
+pub(crate) mod path;
 mod reply;
 mod sumdb;
+mod upstream;
+mod verify;
 mod zip;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::path::{ModFile, ModPath};
-use self::reply::{Caching, refusal, reply, text};
+use self::depot::{Depot, Found, Source, Wanted};
+use self::path::{ModFile, ModPath, compare, is_pseudo};
+use self::reply::{Caching, bytes_reply, refusal, reply, text};
 use self::sumdb::SumDb;
+use self::upstream::{FetchError, Upstreams};
+use self::verify::Verifier;
 use super::auth::Access;
-use super::depot::{Depot, Source, Wanted};
 use super::exchange::{Handler, Method, Reply, Request};
-use super::upstream::Upstreams;
 use crate::config::ModProxyConfig;
+use crate::id::OutputId;
 use crate::metrics::Metrics;
 use crate::store::BlobStore;
 
@@ -29,12 +39,20 @@ use crate::store::BlobStore;
 const MAX_INFO: u64 = 1 << 20;
 /// Bytes of a list of versions.
 const MAX_LIST: u64 = 16 << 20;
+/// How long an upstream may think: one that has to fetch from the origin first takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Answers that are renewed at a time while they are served.
+const RENEWALS: usize = 16;
 
 /// Answers what is asked below /mod/.
-pub struct ModProxy {
+pub struct ModProxy(Arc<Inner>);
+
+struct Inner {
     depot: Depot,
     sumdb: SumDb,
+    verifier: Verifier,
     private: String,
+    renewing: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
@@ -43,51 +61,141 @@ impl ModProxy {
     /// people.
     pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
         let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
-        let depot = Depot::new(store, upstreams, config.offline, config.ttl, metrics.clone());
-        Ok(ModProxy { depot, sumdb: SumDb::new(&config.sumdb), private: config.private.clone(), metrics })
+        let times = (config.ttl, config.stale);
+        Ok(ModProxy(Arc::new(Inner {
+            depot: Depot::new(store, upstreams, config.offline, times, metrics.clone()),
+            sumdb: SumDb::new(&config.sumdb),
+            verifier: Verifier::new(config.verify, &config.nosum),
+            private: config.private.clone(),
+            renewing: AtomicUsize::default(),
+            metrics,
+        })))
     }
+}
 
+impl Inner {
     /// Answers for a path below /mod/, as it was sent.
-    fn answer(&self, sent: &str, access: Access) -> Reply {
+    fn answer(self: &Arc<Self>, sent: &str, access: Access) -> Reply {
         let Some(path) = path::decode(sent) else {
             self.metrics.modcache.path_error.inc();
             return refusal(400, "bad request: malformed escapes or bytes that no module path has\n");
         };
         if let Some(rest) = path.strip_prefix("sumdb/") {
-            let private = |module: &str| path::matches_prefix(&self.private, module);
-            return self.sumdb.answer(&self.depot, &path, rest, &private, &self.metrics);
+            let private = |module: &str| self.is_private(module);
+            return self.sumdb.answer(&self.depot, rest, &private, &self.metrics);
         }
         match ModPath::parse(&path) {
             Ok(wanted) => self.module(&path, &wanted, access),
-            Err(why) => {
+            Err((status, why)) => {
                 self.metrics.modcache.path_error.inc();
-                refusal(404, format!("not found: {why}\n"))
+                let what = if status == 400 { "bad request" } else { "not found" };
+                refusal(status, format!("{what}: {why}\n"))
             }
         }
     }
 
-    fn module(&self, name: &str, wanted: &ModPath, access: Access) -> Reply {
-        let private = path::matches_prefix(&self.private, &wanted.module);
-        if private && !access.private_modules {
+    fn is_private(&self, module: &str) -> bool {
+        path::matches_prefix(&self.private, module)
+    }
+
+    fn module(self: &Arc<Self>, name: &str, wanted: &ModPath, access: Access) -> Reply {
+        if self.is_private(&wanted.module) && !access.private_modules {
             return access.refusal(false, "a private module");
         }
-        let (content_type, limit) = match &wanted.file {
-            ModFile::List => ("text/plain; charset=utf-8", MAX_LIST),
-            ModFile::Latest | ModFile::Info(_) => ("application/json", MAX_INFO),
-            ModFile::Mod(_) => ("text/plain; charset=utf-8", zip::MAX_SMALL),
-            ModFile::Zip(_) => ("application/zip", zip::MAX_ZIP),
+        let content_type = match &wanted.file {
+            ModFile::List | ModFile::Mod(_) => "text/plain; charset=utf-8",
+            ModFile::Latest | ModFile::Info(_) => "application/json",
+            ModFile::Zip(_) => "application/zip",
         };
-        let check = |file: &File| match &wanted.file {
-            ModFile::List => check_list(file),
-            ModFile::Latest => check_info(file, None),
-            ModFile::Info(version) => check_info(file, path::is_canonical(version).then_some(version)),
-            ModFile::Mod(_) => check_mod(file),
-            ModFile::Zip(version) => zip::check(file, &wanted.module, version),
+        let ttl = wanted.is_mutable().then(|| self.depot.ttl());
+        let caching = Caching { private: self.is_private(&wanted.module), ttl };
+        let outcome = self.get(name, wanted);
+        if self.depot.is_offline() {
+            let kept = outcome.as_ref().ok();
+            match &wanted.file {
+                ModFile::List => {
+                    let list = self.list(wanted, kept.and_then(|found| found.text().ok()));
+                    return bytes_reply(
+                        list.ok_or_else(|| outcome.expect_err("else there is a list")),
+                        content_type,
+                        caching,
+                    );
+                }
+                ModFile::Latest if kept.is_none() => {
+                    let latest =
+                        self.latest(wanted).and_then(|name| self.get(&name, &ModPath::parse(&name).ok()?).ok());
+                    return reply(latest.map_or(outcome, Ok), content_type, caching);
+                }
+                _ => {}
+            }
+        }
+        reply(outcome, content_type, caching)
+    }
+
+    /// The answer to `wanted`, which is called `name`.
+    fn get(self: &Arc<Self>, name: &str, wanted: &ModPath) -> Result<Found, FetchError> {
+        let found = self.wanted(name, wanted, |wanted| self.depot.get(wanted));
+        let found = found.and_then(|found| self.verified(name, wanted, found));
+        if let Err(FetchError::Refused(_, why)) = &found {
+            self.verifier.tell(why);
+        }
+        if found.as_ref().is_ok_and(|found| found.lags) && self.renewing.fetch_add(1, Ordering::Relaxed) < RENEWALS {
+            let (inner, name, wanted) = (self.clone(), name.to_string(), wanted.clone());
+            // nobody waits for it, not even at the end: an upstream may take its time
+            let renew = move || {
+                inner.wanted(&name, &wanted, |wanted| inner.depot.renew(wanted));
+                inner.renewing.fetch_sub(1, Ordering::Relaxed);
+            };
+            if thread::Builder::new().name("renew".into()).spawn(renew).is_ok() {
+                return found;
+            }
+        }
+        if found.as_ref().is_ok_and(|found| found.lags) {
+            self.renewing.fetch_sub(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Calls `then` with all that the depot has to know of `wanted`.
+    fn wanted<T>(self: &Arc<Self>, name: &str, wanted: &ModPath, then: impl FnOnce(&Wanted<'_>) -> T) -> T {
+        let limit = match &wanted.file {
+            ModFile::List => MAX_LIST,
+            ModFile::Latest | ModFile::Info(_) => MAX_INFO,
+            ModFile::Mod(_) => zip::MAX_SMALL,
+            ModFile::Zip(_) => zip::MAX_ZIP,
         };
-        let mutable = wanted.is_mutable();
-        let source = Source::List { path: name, private };
-        let caching = Caching { private, ttl: mutable.then_some(self.depot.ttl()) };
-        reply(self.depot.get(&Wanted { name, mutable, limit, check: &check, source }), content_type, caching)
+        then(&Wanted {
+            name,
+            mutable: wanted.is_mutable(),
+            lags: matches!(wanted.file, ModFile::List | ModFile::Latest),
+            limit,
+            check: &|file| self.check(wanted, file, false),
+            ahead: &|| self.look_ahead(wanted),
+            patience: PATIENCE,
+            source: Source::List { path: name, private: self.is_private(&wanted.module) },
+        })
+    }
+
+    /// The versions of a module, where nobody may be asked: those of the list that is kept, and what else
+    /// is there.
+    fn list(&self, wanted: &ModPath, kept: Option<String>) -> Option<Vec<u8>> {
+        let mut versions = self.depot.versions(&wanted.escaped);
+        if kept.is_none() && versions.is_empty() {
+            return None;
+        }
+        versions.retain(|version| !is_pseudo(version));
+        versions.extend(kept.unwrap_or_default().lines().map(str::to_string));
+        versions.sort_by(|a, b| compare(a, b).then_with(|| a.cmp(b)));
+        versions.dedup();
+        Some(versions.iter().map(|version| format!("{version}\n")).collect::<String>().into_bytes())
+    }
+
+    /// The `.info` of the version that `go` would choose of those that are kept.
+    fn latest(&self, wanted: &ModPath) -> Option<String> {
+        let rank = |version: &String| (!is_pseudo(version), !version.contains('-'));
+        let versions = self.depot.versions(&wanted.escaped);
+        let best = versions.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| compare(a, b)))?;
+        Some(format!("{}/@v/{}.info", wanted.escaped, path::escape(best)))
     }
 }
 
@@ -97,7 +205,7 @@ impl Handler for ModProxy {
             return refusal(405, "the module proxy answers GET and HEAD\n").header("Allow", "GET, HEAD");
         }
         match request.path.strip_prefix("/mod/") {
-            Some(path) => self.answer(path, request.access),
+            Some(path) => self.0.answer(path, request.access),
             None => refusal(404, "not found: the module proxy is below /mod/\n"),
         }
     }
@@ -124,14 +232,18 @@ fn check_info(file: &File, asked: Option<&String>) -> Result<(), String> {
 
 /// A go.mod with a module directive. Which module that names is not compared: for old modules it
 /// is another than the path they are known by, and `go` sorts that out.
-fn check_mod(file: &File) -> Result<(), String> {
+/// The hash is go.sum's.
+fn check_mod(file: &File) -> Result<String, String> {
     let text = text(file)?;
     let names_module = |line: &str| {
         let line = line.split("//").next().unwrap_or_default().trim();
         line.strip_prefix("module")
             .is_some_and(|rest| rest.starts_with([' ', '\t', '"', '`', '(']) && !rest.trim().is_empty())
     };
-    if text.lines().any(names_module) { Ok(()) } else { Err("a go.mod without a module directive".into()) }
+    if !text.lines().any(names_module) {
+        return Err("a go.mod without a module directive".into());
+    }
+    Ok(zip::hash(vec![("go.mod".into(), OutputId::of(text.as_bytes()))]))
 }
 
 /// Lines that begin with a version, or nothing.

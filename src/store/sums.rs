@@ -1,5 +1,6 @@
 //! What blobs on disk must be: beside each, `<name>.sum` holds a line for it, the text form of a
-//! [`Claim`]; where it was replaced, a second line for what was there before.
+//! [`Claim`]; where it was replaced, a second line for what was there before; then its [`Label`]:
+//! `name <name>`, and `note <sha256> <text>`, which counts for a blob of that content alone.
 //!
 //! Invariants: the line of a blob is there before the blob, beside that of the blob that it
 //! replaces, so that a kill in between leaves one of the two, and it is right. A blob that no line
@@ -20,8 +21,8 @@ use crate::folder::sum_of;
 use crate::id::Hashing;
 use crate::sign::{Claim, nanos};
 
-/// Two lines are shorter than this.
-const LIMIT: u64 = 1024;
+/// All lines are shorter than this: a name comes in a request's line.
+const LIMIT: u64 = 16 << 10;
 /// How exactly the time of last use is kept.
 const USE_GRANULARITY: Duration = Duration::from_secs(3600);
 /// File systems' clocks are at least this exact.
@@ -32,20 +33,30 @@ const REMEMBERED: usize = 4096;
 /// A file as it was when its hash was right: inode, change time, length.
 type State = (u64, i64, i64, u64);
 
-/// The files that this process has found whole.
+/// What its owner says of a blob.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Label {
+    /// What it is called; empty where that is nobody's business.
+    pub(super) name: String,
+    /// One line of its owner's, empty for none.
+    pub(super) note: String,
+}
+
+/// The files that this process has found whole, with their notes.
 #[derive(Default)]
-pub(super) struct Sums(Mutex<HashMap<PathBuf, (State, Claim)>>);
+pub(super) struct Sums(Mutex<HashMap<PathBuf, (State, Claim, String)>>);
 
 impl Sums {
-    /// Checks the open `file` that is called `path`, and leaves it at its start: its line, or
-    /// `None` where it is damaged; then it is gone.
-    pub(super) fn check(&self, path: &Path, file: &mut File) -> io::Result<Option<Claim>> {
+    /// Checks the open `file` that is called `path`, and leaves it at its start: its line and note,
+    /// or `None` where it is damaged; then it is gone. One that nobody has named yet becomes `name`.
+    pub(super) fn check(&self, path: &Path, file: &mut File, name: &str) -> io::Result<Option<(Claim, String)>> {
         let (meta, sum_path) = (file.metadata()?, sum_of(path));
-        let known = self.0.lock().expect("no holder panics").get(path).copied();
-        if let Some((_, claim)) = known.filter(|(then, _)| *then == state(&meta) && used(&sum_path)) {
-            return Ok(Some(claim));
+        let known = self.0.lock().expect("no holder panics").get(path).cloned();
+        if let Some((_, claim, note)) = known.filter(|known| known.0 == state(&meta) && used(&sum_path)) {
+            return Ok(Some((claim, note)));
         }
-        let (lines, mut hasher) = (read(&sum_path), Hashing::new(io::sink()));
+        let text = read(&sum_path);
+        let (lines, mut hasher) = (claims(&text), Hashing::new(io::sink()));
         let whole = lines.is_empty() || lines.iter().any(|line| line.size == meta.len());
         if whole {
             io::copy(file, &mut hasher)?;
@@ -56,15 +67,20 @@ impl Sums {
             let claim = Claim { hash, size: meta.len(), time: nanos(meta.modified()?) };
             // in the place of nobody else's, who may just be replacing the blob; in a directory that is
             // not ours there is none
+            let label = Label { name: name.to_string(), note: String::new() };
             match File::create_new(&sum_path) {
-                Ok(mut sum) => writeln!(sum, "{claim}")?,
-                Err(_) if read(&sum_path).is_empty() => drop(write(path, claim, None)),
+                Ok(mut sum) => sum.write_all(lines_of(claim, None, &label).as_bytes())?,
+                Err(_) if claims(&read(&sum_path)).is_empty() => drop(write(path, claim, None, &label)),
                 Err(_) => {}
             }
             claim
         } else if let Some(claim) = lines.into_iter().find(|line| whole && (line.hash, line.size) == (hash, meta.len()))
         {
             used(&sum_path);
+            if !name.is_empty() && name_in(&text).is_none() {
+                // from an older version
+                let _ = write(path, claim, None, &Label { name: name.to_string(), note: String::new() });
+            }
             claim
         } else {
             if is_at(file, path) {
@@ -73,23 +89,38 @@ impl Sums {
             }
             return Ok(None);
         };
-        self.remember(path, &meta, claim);
-        Ok(Some(claim))
+        let note = note_in(&text, claim);
+        self.remember(path, &meta, claim, &note);
+        Ok(Some((claim, note)))
     }
 
-    /// Gives the finished `temp`, which is as `claim` says, the name `path`.
-    pub(super) fn persist(&self, path: &Path, temp: TempFile, claim: Claim) -> io::Result<File> {
+    /// Gives the finished `temp`, which is as `claim` and `label` say, the name `path`.
+    pub(super) fn persist(&self, path: &Path, temp: TempFile, claim: Claim, label: &Label) -> io::Result<File> {
         // one without lines gets one here, to stand beside the new one
         let before = match careful().open(path) {
-            Ok(mut file) => self.check(path, &mut file)?,
+            Ok(mut file) => self.check(path, &mut file, "")?.map(|(claim, _)| claim),
             Err(_) => None,
         };
-        write(path, claim, before)?;
+        write(path, claim, before, label)?;
         temp.persist(path)
     }
 
+    /// Says something else of the blob at `path`, which is as `claim` says.
+    pub(super) fn relabel(&self, path: &Path, claim: Claim, label: &Label) -> io::Result<()> {
+        write(path, claim, None, label)?;
+        self.0.lock().expect("no holder panics").remove(path);
+        Ok(())
+    }
+
+    /// The name and the note in the `.sum` file `path`, where it has a name.
+    pub(super) fn label(path: &Path) -> Option<Label> {
+        let text = read(path);
+        let note = claims(&text).first().map(|claim| note_in(&text, *claim)).unwrap_or_default();
+        Some(Label { name: name_in(&text)?, note })
+    }
+
     /// Takes note that a file is whole, unless another change so soon might not show.
-    fn remember(&self, path: &Path, meta: &fs::Metadata, claim: Claim) {
+    fn remember(&self, path: &Path, meta: &fs::Metadata, claim: Claim, note: &str) {
         let changed = UNIX_EPOCH + Duration::new(meta.ctime().max(0) as u64, meta.ctime_nsec().max(0) as u32);
         if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK) {
             return;
@@ -98,23 +129,51 @@ impl Sums {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(path.to_path_buf(), (state(meta), claim));
+        known.insert(path.to_path_buf(), (state(meta), claim, note.to_string()));
     }
 }
 
 /// Replaces the lines of `path`.
-fn write(path: &Path, claim: Claim, before: Option<Claim>) -> io::Result<()> {
-    let before = before.map_or_else(String::new, |before| format!("{before}\n"));
-    atomic::write(&sum_of(path), format!("{claim}\n{before}").as_bytes())
+fn write(path: &Path, claim: Claim, before: Option<Claim>, label: &Label) -> io::Result<()> {
+    atomic::write(&sum_of(path), lines_of(claim, before, label).as_bytes())
+}
+
+fn lines_of(claim: Claim, before: Option<Claim>, label: &Label) -> String {
+    let mut text = format!("{claim}\n");
+    if let Some(before) = before {
+        text += &format!("{before}\n");
+    }
+    // what would be no line, or not be read back whole, is not said
+    let fits = |line: &str| !line.is_empty() && line.len() < 8000 && !line.contains(char::is_control);
+    if fits(&label.name) {
+        text += &format!("name {}\n", label.name);
+    }
+    if fits(&label.note) {
+        text += &format!("note {} {}\n", claim.hash, label.note);
+    }
+    text
+}
+
+fn name_in(text: &str) -> Option<String> {
+    text.lines().find_map(|line| line.strip_prefix("name ")).map(str::to_string)
+}
+
+fn note_in(text: &str, claim: Claim) -> String {
+    let start = format!("note {} ", claim.hash);
+    text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_default().to_string()
 }
 
 fn state(meta: &fs::Metadata) -> State {
     (meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len())
 }
 
-/// The lines in a `.sum` file; none where there is no such file, or nothing that we wrote.
-fn read(path: &Path) -> Vec<Claim> {
-    let text = read_text(path, LIMIT).unwrap_or_default();
+/// What a `.sum` file says; nothing where there is no such file.
+fn read(path: &Path) -> String {
+    read_text(path, LIMIT).unwrap_or_default()
+}
+
+/// The lines that we wrote of the blob, in such a text.
+fn claims(text: &str) -> Vec<Claim> {
     text.lines().filter_map(Claim::parse).map(|(claim, _)| claim).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP side: its address, the module proxy and the reverse proxy.
 
+use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use super::{Resolver, bare_host, duration, on};
 use crate::cli::flags::Given;
 use crate::cli::value;
-use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig, ProxiedHost, Tunnels};
+use crate::config::{
+    AccessConfig, AuthorityConfig, HttpConfig, ModAction, ModConfig, ModProxyConfig, ProxiedHost, Tunnels,
+};
 use crate::error::Error;
 
 impl Resolver<'_> {
@@ -18,7 +21,9 @@ impl Resolver<'_> {
         let rev_proxy = hosts(&v.revproxy)?;
         let install_ca = on(&v.install_ca)?;
         if !modproxy {
-            for given in [&v.upstream, &v.mod_private, &v.mod_ttl, &v.offline].into_iter().flatten() {
+            for given in
+                [&v.upstream, &v.mod_private, &v.mod_ttl, &v.mod_stale, &v.mod_verify, &v.offline].into_iter().flatten()
+            {
                 if given.on_line && value::boolean(&given.text) != Some(false) {
                     return Err(Error::usage(format!("{} needs --modproxy", given.from)));
                 }
@@ -30,7 +35,7 @@ impl Resolver<'_> {
         if rev_proxy.is_empty() && install_ca && v.install_ca.as_ref().is_some_and(|g| g.on_line) {
             return Err(Error::usage("--install-ca needs --revproxy"));
         }
-        let mod_proxy = modproxy.then(|| self.mod_proxy()).transpose()?;
+        let mod_proxy = modproxy.then(|| self.mod_proxy(fallback.is_some())).transpose()?;
         let given = v.http.as_ref().filter(|g| !g.text.is_empty());
         if given.is_none() {
             for given in [&v.http_host, &v.http_auth_file, &v.http_tls_cert, &v.http_tls_key].into_iter().flatten() {
@@ -105,14 +110,45 @@ impl Resolver<'_> {
         }
     }
 
-    fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
+    /// What `mod` is to do, with the words after its first.
+    pub(super) fn modules(&self, word: &str, words: Vec<OsString>) -> Result<ModConfig, Error> {
+        let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let action = match (word, &words[..]) {
+            ("fetch", [_, ..]) => ModAction::Fetch(words, on(&self.values.recursive)?),
+            ("export", [file]) => ModAction::Export(self.cwd.join(file)),
+            ("import", [file]) => ModAction::Import(self.cwd.join(file)),
+            ("list", []) => ModAction::List,
+            ("rm", [module]) => ModAction::Remove(module.clone()),
+            _ => {
+                return Err(Error::usage(
+                    "mod takes fetch go.mod|go.sum|MODULE@VERSION..., export FILE, import FILE, list, or rm MODULE@VERSION",
+                ));
+            }
+        };
+        Ok(ModConfig { cache: self.cache()?, proxy: self.mod_proxy(false)?, action })
+    }
+
+    /// The module proxy; of the sum database, `go`'s own variables say what flags do not, where it is for
+    /// one command.
+    fn mod_proxy(&self, for_command: bool) -> Result<ModProxyConfig, Error> {
         let v = self.values;
+        let go = |name| self.variable(name).filter(|_| for_command).and_then(OsStr::to_str);
         // these errors quote what is wrong themselves: there may be a password in the list
         let wrong = |given: &Option<Given>, why: String| {
-            Error::usage(format!("{} {why}", given.as_ref().map_or("the default", |g| &g.from)))
+            Error::usage(format!("{} {why}", given.as_ref().map_or("GOSUMDB", |g| &g.from)))
         };
         let upstream = v.upstream.as_ref().map_or("https://proxy.golang.org", |g| &g.text);
-        let sumdb = v.sumdb.as_ref().map_or("sum.golang.org", |g| &g.text);
+        let gosumdb = go("GOSUMDB").filter(|_| v.sumdb.is_none()).map(|text| match text {
+            "off" => String::new(),
+            "sum.golang.google.cn" => "sum.golang.org=https://sum.golang.google.cn".to_string(),
+            text => text.split_whitespace().collect::<Vec<_>>().join("="),
+        });
+        let sumdb = v.sumdb.as_ref().map(|g| &g.text).or(gosumdb.as_ref()).map_or("sum.golang.org", |text| text);
+        let verify = match v.mod_verify.as_ref().map(|given| (given, given.text.as_str())) {
+            None | Some((_, "on")) => true,
+            Some((_, "off")) => false,
+            Some((given, _)) => return Err(given.error("write on or off")),
+        };
         let netrc = self
             .variable("NETRC")
             .map(|path| self.cwd.join(path))
@@ -122,6 +158,9 @@ impl Resolver<'_> {
             private: v.mod_private.as_ref().map_or_else(String::new, |g| g.text.clone()),
             offline: on(&v.offline)?,
             ttl: v.mod_ttl.as_ref().map_or(Ok(Duration::from_secs(60)), duration)?,
+            stale: v.mod_stale.as_ref().map_or(Ok(Duration::from_secs(3600)), duration)?,
+            verify,
+            nosum: go("GONOSUMDB").or(go("GOPRIVATE")).unwrap_or_default().to_string(),
             sumdb: items(sumdb).map(str::parse).collect::<Result<_, _>>().map_err(|why| wrong(&v.sumdb, why))?,
             netrc,
         })

@@ -2,6 +2,8 @@
 //! (`module.CheckPath`, `module.UnescapePath`, `semver`), so that whatever gets past here is a name
 //! that `go` itself would use.
 
+use std::cmp::Ordering;
+
 /// A request, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModPath {
@@ -29,43 +31,62 @@ pub enum ModFile {
 }
 
 impl ModPath {
-    /// Parses a decoded path such as `github.com/!burnt!sushi/toml/@v/v0.3.1.info`. The error says
-    /// what is wrong with it.
-    pub fn parse(path: &str) -> Result<Self, String> {
+    /// Parses a decoded path such as `github.com/!burnt!sushi/toml/@v/v0.3.1.info`. The error is a
+    /// status, 400 for a name that cannot be one and 404 for what no proxy has, and what is wrong.
+    pub fn parse(path: &str) -> Result<Self, (u16, String)> {
+        let bad = |why: String| (400, why);
         let (escaped, file) = match path.strip_suffix("/@latest") {
-            Some(module) => (module, ModFile::Latest),
-            None => {
-                let (module, file) = path.split_once("/@v/").ok_or("neither @latest nor a file below @v/")?;
-                (module, Self::file(file)?)
-            }
+            Some(module) => (module, None),
+            None => match path.split_once("/@v/") {
+                Some((module, file)) => (module, Some(file)),
+                None => return Err((404, "neither @latest nor a file below @v/".into())),
+            },
         };
-        let module = unescape(escaped).ok_or_else(|| format!("invalid escaped module path {escaped:?}"))?;
-        check_path(&module).map_err(|why| format!("invalid module path {module:?}: {why}"))?;
+        let module = unescape(escaped).ok_or_else(|| bad(format!("invalid escaped module path {escaped:?}")))?;
+        check_path(&module).map_err(|why| bad(format!("invalid module path {module:?}: {why}")))?;
+        let file = file.map_or(Ok(ModFile::Latest), Self::file)?;
         Ok(ModPath { module, escaped: escaped.to_string(), file })
     }
 
-    fn file(name: &str) -> Result<ModFile, String> {
+    fn file(name: &str) -> Result<ModFile, (u16, String)> {
         if name == "list" {
             return Ok(ModFile::List);
         }
-        let (escaped, kind) = name.rsplit_once('.').ok_or("neither list nor .info, .mod or .zip")?;
-        let version = unescape(escaped).ok_or_else(|| format!("invalid escaped version {escaped:?}"))?;
-        check_version(&version).map_err(|why| format!("invalid version {version:?}: {why}"))?;
+        let known = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "info" | "mod" | "zip"));
+        let (escaped, kind) = known.ok_or_else(|| (404, "neither list nor .info, .mod or .zip".to_string()))?;
+        let version = unescape(escaped).ok_or_else(|| (400, format!("invalid escaped version {escaped:?}")))?;
+        check_version(&version).map_err(|why| (400, format!("invalid version {version:?}: {why}")))?;
         match kind {
             "info" => Ok(ModFile::Info(version)),
-            "mod" | "zip" if !is_canonical(&version) => Err(format!("version {version:?} is not canonical")),
+            _ if !is_canonical(&version) => Err((404, format!("version {version:?} is not canonical"))),
             "mod" => Ok(ModFile::Mod(version)),
-            "zip" => Ok(ModFile::Zip(version)),
-            _ => Err("neither list nor .info, .mod or .zip".into()),
+            _ => Ok(ModFile::Zip(version)),
         }
     }
 
-    /// Whether the answer may change: everything but the files of a canonical version.
+    /// Whether the answer may change: everything but the files of a version that is one of the module's.
     pub fn is_mutable(&self) -> bool {
         match &self.file {
             ModFile::List | ModFile::Latest => true,
-            ModFile::Info(version) => !is_canonical(version),
+            ModFile::Info(version) => !is_version_of(version, &self.module),
             ModFile::Mod(_) | ModFile::Zip(_) => false,
+        }
+    }
+
+    /// The version or query whose file it is.
+    pub fn version(&self) -> Option<&str> {
+        match &self.file {
+            ModFile::Info(version) | ModFile::Mod(version) | ModFile::Zip(version) => Some(version),
+            ModFile::List | ModFile::Latest => None,
+        }
+    }
+
+    /// The version of a file that the sum database knows, and what follows it there.
+    pub fn summed(&self) -> Option<(&str, &'static str)> {
+        match &self.file {
+            ModFile::Mod(version) => Some((version, "/go.mod")),
+            ModFile::Zip(version) => Some((version, "")),
+            _ => None,
         }
     }
 }
@@ -80,7 +101,7 @@ pub fn decode(path: &str) -> Option<String> {
             b'%' => {
                 let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
                 let b = (digit(bytes.next())? * 16 + digit(bytes.next())?) as u8;
-                if matches!(b, b'/' | b'\\' | b'%') {
+                if matches!(b, b'/' | b'\\') {
                     return None;
                 }
                 b
@@ -88,13 +109,32 @@ pub fn decode(path: &str) -> Option<String> {
             b'\\' => return None,
             b => b,
         };
-        // a space is the one byte beyond these that a version query could hold, and no proxy has any
-        if !decoded.is_ascii_graphic() {
+        // a version query may hold a space
+        if !decoded.is_ascii_graphic() && decoded != b' ' {
             return None;
         }
         out.push(decoded as char);
     }
     Some(out)
+}
+
+/// Encodes a decoded path for a URL as `go` does, so that no byte of a name means anything there.
+pub fn encode(path: &str) -> String {
+    let mut out = String::with_capacity(path.len() + 16);
+    for b in path.bytes() {
+        if b.is_ascii_alphanumeric() || b"/-._~$&+:=@".contains(&b) {
+            out.push(b as char);
+        } else {
+            out += &format!("%{b:02X}");
+        }
+    }
+    out
+}
+
+/// A name with upper case as `!x`.
+pub fn escape(name: &str) -> String {
+    let upper = |c: char| if c.is_ascii_uppercase() { format!("!{}", c.to_ascii_lowercase()) } else { c.to_string() };
+    name.chars().map(upper).collect()
 }
 
 /// Undoes the case escapes; `None` where the text is not what escaping makes.
@@ -138,7 +178,7 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
     if !first.bytes().all(|b| matches!(b, b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z')) {
         return Err("invalid character in first path element");
     }
-    if has_version_suffix(path) { Ok(()) } else { Err("invalid version suffix") }
+    path_major(path).map(|_| ()).ok_or("invalid version suffix")
 }
 
 /// What both paths and versions want of an element between slashes.
@@ -168,20 +208,34 @@ fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'st
     if device { Err("path element that Windows reserves") } else { Ok(()) }
 }
 
-/// `module.SplitPathVersion`: whether the path's major version suffix, if any, is a valid one.
-fn has_version_suffix(path: &str) -> bool {
+/// `module.SplitPathVersion`: the path's major version suffix, `/v2` or `.v3`, empty without one;
+/// `None` where it is not a valid one.
+fn path_major(path: &str) -> Option<&str> {
     if let Some(rest) = path.strip_prefix("gopkg.in/") {
         let rest = rest.strip_suffix("-unstable").unwrap_or(rest);
-        let major = rest.trim_end_matches(|c: char| c.is_ascii_digit());
-        let digits = &rest[major.len()..];
-        return major.ends_with(".v") && !digits.is_empty() && (!digits.starts_with('0') || digits == "0");
+        let stem = rest.trim_end_matches(|c: char| c.is_ascii_digit());
+        let digits = &rest[stem.len()..];
+        let valid = stem.ends_with(".v") && !digits.is_empty() && (!digits.starts_with('0') || digits == "0");
+        return valid.then(|| &rest[stem.len() - 2..]);
     }
     let stem = path.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     let suffix = &path[stem.len()..];
     if suffix.is_empty() || !stem.ends_with("/v") {
-        return true;
+        return Some("");
     }
-    !suffix.contains('.') && !suffix.starts_with('0') && suffix != "1"
+    (!suffix.contains('.') && !suffix.starts_with('0') && suffix != "1").then(|| &path[stem.len() - 2..])
+}
+
+/// Whether a canonical version is one that the module `path` can have, as `module.Check` says: v2 of a
+/// module without `/v2` at its end is but a query, which may be answered with `v2+incompatible`.
+pub fn is_version_of(version: &str, path: &str) -> bool {
+    let major = version.split('.').next().unwrap_or_default();
+    is_canonical(version)
+        && match path_major(path) {
+            Some("") => matches!(major, "v0" | "v1") || version.ends_with("+incompatible"),
+            Some(suffix) => major == &suffix[1..] || suffix == ".v1" && version.starts_with("v0.0.0-"),
+            None => false,
+        }
 }
 
 /// What `module.UnescapeVersion` wants of a version or query.
@@ -211,6 +265,43 @@ pub fn is_canonical(version: &str) -> bool {
             && (number(i) || !i.bytes().all(|b| b.is_ascii_digit()))
     };
     core.split('.').count() == 3 && core.split('.').all(number) && pre.is_none_or(|p| p.split('.').all(identifier))
+}
+
+/// Whether a canonical version stands for a commit without a tag: its pre-release ends with the commit's
+/// time and hash.
+pub fn is_pseudo(version: &str) -> bool {
+    let version = version.strip_suffix("+incompatible").unwrap_or(version);
+    let Some((rest, hash)) = version.rsplit_once('-') else { return false };
+    let time = rest.rsplit(['-', '.']).next().unwrap_or_default();
+    let is = |text: &str, len, all: fn(&u8) -> bool| text.len() == len && text.as_bytes().iter().all(all);
+    is(hash, 12, u8::is_ascii_alphanumeric) && is(time, 14, u8::is_ascii_digit)
+}
+
+/// `semver.Compare` of canonical versions.
+pub fn compare(a: &str, b: &str) -> Ordering {
+    let parts = |v: &'_ str| -> (Vec<String>, Option<String>) {
+        let v = v.trim_start_matches('v').split('+').next().unwrap_or_default();
+        let (core, pre) = v.split_once('-').map_or((v, None), |(core, pre)| (core, Some(pre)));
+        (core.split('.').map(str::to_string).collect(), pre.map(str::to_string))
+    };
+    let number = |a: &str, b: &str| a.len().cmp(&b.len()).then_with(|| a.cmp(b));
+    let is_number = |i: &str| i.bytes().all(|b| b.is_ascii_digit());
+    let identifier = |(a, b): (&str, &str)| match (is_number(a), is_number(b)) {
+        (true, true) => number(a, b),
+        (false, false) => a.cmp(b),
+        (true, false) => Ordering::Less,
+        (false, true) => Ordering::Greater,
+    };
+    let ((a, a_pre), (b, b_pre)) = (parts(a), parts(b));
+    let core = a.iter().zip(&b).map(|(a, b)| number(a, b)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal);
+    core.then_with(|| match (a_pre, b_pre) {
+        (Some(a), Some(b)) => {
+            let first = a.split('.').zip(b.split('.')).map(identifier).find(|o| o.is_ne());
+            first.unwrap_or_else(|| a.split('.').count().cmp(&b.split('.').count()))
+        }
+        // a release is more than what came before it
+        (a, b) => b.is_some().cmp(&a.is_some()),
+    })
 }
 
 /// `module.MatchPrefixPatterns`: whether one of the comma-separated `globs` matches `path` or the
@@ -308,9 +399,28 @@ mod tests {
     #[test]
     fn decoding() {
         assert_eq!(decode("a.b/%21x/@v/v1.0.0%2Bincompatible.info").unwrap(), "a.b/!x/@v/v1.0.0+incompatible.info");
-        for bad in ["a%2fb", "a%2Fb", "a%5cb", "a\\b", "a%00b", "a%0ab", "a%", "a%2", "a%zz", "a%252f", "a%e9", "a%20b"]
-        {
+        for bad in ["a%2fb", "a%2Fb", "a%5cb", "a\\b", "a%00b", "a%0ab", "a%", "a%2", "a%zz", "a%e9"] {
             assert_eq!(decode(bad), None, "{bad}");
+        }
+        // decoded once, and encoded again on the way up
+        assert_eq!(decode("a%252f%20%23").as_deref(), Some("a%2f #"));
+        assert_eq!(encode("a.b/!x/@v/a%2f #+?.info"), "a.b/%21x/@v/a%252f%20%23+%3F.info");
+    }
+
+    #[test]
+    fn versions_of_another_major_are_queries() {
+        for (version, path) in [
+            ("v1.0.0", "a.b/c"),
+            ("v2.0.0+incompatible", "a.b/c"),
+            ("v2.1.0", "a.b/c/v2"),
+            ("v3.0.0", "gopkg.in/yaml.v3"),
+            ("v0.0.0-20161208181325-20d25e280405", "gopkg.in/check.v1"),
+            ("v0.1.0", "gopkg.in/a/b.v0-unstable"),
+        ] {
+            assert!(is_version_of(version, path), "{version} {path}");
+        }
+        for (version, path) in [("v2.0.0", "rsc.io/breaker"), ("v1.0.0", "a.b/c/v2"), ("v2.0.0", "gopkg.in/yaml.v3")] {
+            assert!(!is_version_of(version, path), "{version} {path}");
         }
     }
 
@@ -338,6 +448,34 @@ mod tests {
         ] {
             assert!(!is_canonical(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn versions_are_ordered() {
+        let sorted = [
+            "v0.0.0-20191109021931-daa7c04131f5",
+            "v0.9.0",
+            "v1.0.0-alpha",
+            "v1.0.0-alpha.1",
+            "v1.0.0-alpha.beta",
+            "v1.0.0-rc.2",
+            "v1.0.0-rc.11",
+            "v1.0.0",
+            "v1.2.0",
+            "v1.10.0",
+            "v2.0.0+incompatible",
+        ];
+        for (i, a) in sorted.iter().enumerate() {
+            for (j, b) in sorted.iter().enumerate() {
+                assert_eq!(compare(a, b), i.cmp(&j), "{a} {b}");
+            }
+        }
+        for pseudo in
+            [sorted[0], "v1.2.4-0.20191109060011-ce42febb9b51", "v2.0.1-rc.0.20191109060011-ce42febb9b51+incompatible"]
+        {
+            assert!(is_pseudo(pseudo), "{pseudo}");
+        }
+        assert!(!sorted[1..].iter().any(|v| is_pseudo(v)));
     }
 
     #[test]

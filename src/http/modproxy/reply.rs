@@ -1,11 +1,14 @@
 //! What clients of the module proxy and of the sum databases are told.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::depot::Found;
+use super::upstream::FetchError;
 use crate::http::exchange::{Body, Reply};
-use crate::http::upstream::FetchError;
 use crate::store::Blob;
 
 /// How long others may keep an answer.
@@ -17,22 +20,37 @@ pub(super) struct Caching {
 }
 
 /// What a client is told of the outcome.
-pub(super) fn reply(outcome: Result<Blob, FetchError>, content_type: &str, caching: Caching) -> Reply {
+pub(super) fn reply(outcome: Result<Found, FetchError>, content_type: &str, caching: Caching) -> Reply {
+    let body = |found: Found| match Arc::try_unwrap(found.blob) {
+        Ok(blob) => Body::File(blob.file, blob.len),
+        // others are being sent the same file
+        Err(blob) => {
+            let len = blob.len;
+            Body::Stream(Box::new(Shared { blob, at: 0 }), Some(len))
+        }
+    };
+    answer(outcome.map(body), content_type, caching)
+}
+
+/// As [`reply`], of bytes in memory.
+pub(super) fn bytes_reply(outcome: Result<Vec<u8>, FetchError>, content_type: &str, caching: Caching) -> Reply {
+    answer(outcome.map(Body::Bytes), content_type, caching)
+}
+
+fn answer(outcome: Result<Body, FetchError>, content_type: &str, caching: Caching) -> Reply {
     match outcome {
-        Ok(blob) => {
+        Ok(body) => {
             let who = if caching.private { "private" } else { "public" };
             let cache_control = match caching.ttl {
                 None => format!("{who}, max-age=31536000, immutable"),
                 Some(ttl) => format!("{who}, max-age={}", ttl.as_secs()),
             };
-            Reply::status(200)
-                .header("Content-Type", content_type)
-                .header("Cache-Control", cache_control)
-                .body(Body::File(blob.file, blob.len))
+            Reply::status(200).header("Content-Type", content_type).header("Cache-Control", cache_control).body(body)
         }
-        // go tries its next proxy after these, and stops after others
-        Err(FetchError::Absent(status, why)) => refusal(status, format!("{why}\n")),
-        Err(FetchError::Failed(status, why)) => refusal(status, format!("{why}\n")),
+        // go tries its next proxy after 404 and 410, and stops after others
+        Err(FetchError::Absent(status, why) | FetchError::Failed(status, why) | FetchError::Refused(status, why)) => {
+            refusal(status, format!("{why}\n"))
+        }
     }
 }
 
@@ -40,9 +58,32 @@ pub(super) fn refusal(status: u16, text: impl Into<String>) -> Reply {
     Reply::text(status, text).header("Cache-Control", "no-store").header("X-Content-Type-Options", "nosniff")
 }
 
+/// A blob that several read, each from its start.
+struct Shared {
+    blob: Arc<Blob>,
+    at: u64,
+}
+
+impl Read for Shared {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.blob.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
 /// The whole file, whose size was limited as it was fetched.
 pub(super) fn text(mut file: &File) -> Result<String, String> {
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|e| e.to_string())?;
     Ok(text)
+}
+
+impl Found {
+    /// All of it, which has to be text.
+    pub(super) fn text(&self) -> Result<String, String> {
+        let mut bytes = vec![0; self.blob.len as usize];
+        self.blob.file.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
+        String::from_utf8(bytes).map_err(|_| "it is no text".into())
+    }
 }

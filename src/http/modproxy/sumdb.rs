@@ -1,22 +1,34 @@
 //! Sum databases below /mod/sumdb/: `supported`, `latest`, `lookup/…` and `tile/…` of the ones
-//! listed.
+//! listed; and what the first of them says of a module.
 //!
 //! They are fetched through the first upstream proxy that says it supports them, as `go` does it,
-//! else from the database itself. Signatures are for `go` to check; here an answer need only be one
-//! of the database's by its form.
+//! else from the database itself.
+//!
+//! Invariants: nothing is kept or served that is not part of a tree whose head the database has signed:
+//! a record is the leaf that its number says, a tile is what its parent says, the last ones are what the
+//! head says; every head that is met agrees with the largest that was ever seen, which is kept. What is
+//! read from disk is checked once a process, like what is fetched.
 
+mod note;
+mod tree;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::path::{check_path, is_canonical, unescape};
-use super::reply::{Caching, refusal, reply, text};
+use self::note::{Record, TreeHead};
+use self::tree::{HASH, Hash, WIDTH, number};
+use super::carry::Put;
+use super::depot::{Check, Depot, Found, Source, Wanted};
+use super::path::{check_path, escape, is_canonical, unescape};
+use super::reply::{Caching, bytes_reply, refusal, text};
+use super::upstream::{FetchError, Upstream};
 use crate::config::SumDatabase;
-use crate::http::depot::{Depot, Source, Wanted};
+use crate::flight::Flights;
 use crate::http::exchange::Reply;
-use crate::http::upstream::{FetchError, Upstream};
 use crate::metrics::Metrics;
-use crate::store::Blob;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -24,17 +36,52 @@ const MAX_NOTE: u64 = 1 << 20;
 const MAX_DATA: u64 = 16 << 20;
 /// How long it is taken for granted that no upstream proxies a database.
 const ROUTE_TTL: Duration = Duration::from_secs(600);
+/// How long a database may think: it may have to fetch a module first.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Whole tiles that are remembered as right, 8 KiB each.
+const REMEMBERED: usize = 1024;
 
 /// The databases that are proxied.
 pub(super) struct SumDb {
     databases: Vec<Database>,
 }
 
-struct Database {
-    name: String,
+/// One database.
+pub(super) struct Database {
+    pub(super) name: String,
+    key: ([u8; 4], [u8; 32]),
     /// The database itself.
     direct: Upstream,
     route: Mutex<Option<Route>>,
+    seen: Mutex<Seen>,
+    flights: Arc<Flights<Place, Result<Tile, FetchError>>>,
+}
+
+/// The hashes of a tile.
+type Tile = Arc<Vec<u8>>;
+
+/// The level and place of a whole tile, and its hash: which of them a tree has, its head says.
+type Place = (u8, u64, Hash);
+
+/// What was found right.
+#[derive(Default)]
+struct Seen {
+    /// The largest tree, and when the database was asked for one.
+    head: Option<(Arc<Head>, Option<Instant>)>,
+    /// Whole tiles.
+    tiles: HashMap<Place, Tile>,
+    /// The names of lookups.
+    records: HashSet<String>,
+}
+
+/// A tree.
+struct Head {
+    /// The signed note.
+    note: String,
+    tree: TreeHead,
+    /// Its tiles that are not whole, once they are known to make it up.
+    frontier: OnceLock<Vec<Tile>>,
+    fetching: Mutex<()>,
 }
 
 /// Where a database is asked.
@@ -50,17 +97,24 @@ impl SumDb {
     pub(super) fn new(databases: &[SumDatabase]) -> Self {
         let database = |db: &SumDatabase| Database {
             name: db.name.clone(),
+            key: db.key,
             direct: Upstream::at(&db.url),
             route: Mutex::default(),
+            seen: Mutex::default(),
+            flights: Arc::default(),
         };
         SumDb { databases: databases.iter().map(database).collect() }
     }
 
-    /// Answers for `name`, the path below /mod/, of which `rest` follows `sumdb/`.
+    /// The one that says what modules must be.
+    pub(super) fn first(&self) -> Option<&Database> {
+        self.databases.first()
+    }
+
+    /// Answers for `rest`, which follows `sumdb/`.
     pub(super) fn answer(
         &self,
         depot: &Depot,
-        name: &str,
         rest: &str,
         is_private: &dyn Fn(&str) -> bool,
         metrics: &Metrics,
@@ -70,93 +124,405 @@ impl SumDb {
             return refusal(404, "not found: this sum database is not proxied here; see --sumdb\n");
         };
         if what == "supported" {
-            return Reply::status(200);
+            return match database.is_supported(depot) {
+                Ok(()) => Reply::status(200),
+                // go asks the database itself then
+                Err(why) => refusal(404, format!("not found: {why}\n")),
+            };
         }
         let Some(asked) = Asked::parse(what) else {
             metrics.modcache.path_error.inc();
             return refusal(404, "not found: a sum database has latest, lookup and tile\n");
         };
-        if let Asked::Lookup(module, _) = &asked
-            && is_private(module)
-        {
-            return refusal(404, "not found: a private module, which no public sum database is asked for\n");
-        }
-        let (content_type, limit) = match asked {
-            Asked::Latest | Asked::Lookup(..) => ("text/plain; charset=utf-8", MAX_NOTE),
-            Asked::Tile(Some(len)) => ("application/octet-stream", len),
-            Asked::Tile(None) => ("application/octet-stream", MAX_DATA),
+        let ttl = (asked == Asked::Latest).then(|| depot.ttl());
+        let outcome = match &asked {
+            Asked::Lookup(module, _) if is_private(module) => {
+                return refusal(404, "not found: a private module, which no public sum database is asked for\n");
+            }
+            Asked::Latest => database.latest(depot).map(|head| head.note.clone().into_bytes()),
+            Asked::Lookup(module, version) => database.lookup(depot, module, version).map(String::into_bytes),
+            Asked::Tile(level, n, width) => database.prefix(depot, *level, *n, *width),
+            Asked::Data(n, width) => database.data(depot, *n, *width),
         };
-        let mutable = asked == Asked::Latest;
-        let check = |file: &File| asked.check(&database.name, file);
-        let get = |source| depot.get(&Wanted { name, mutable, limit, check: &check, source });
-        // the route is looked for only when the answer is not here
-        let outcome = match database.known_route() {
-            _ if depot.is_offline() => get(Source::Nobody("offline")),
-            Some(route) => get(Source::One(&route.0, &format!("{}{what}", route.1))),
-            None if !mutable && depot.has(name) => get(Source::Nobody("it was here a moment ago")),
-            None => match database.find_route(depot) {
-                Ok(route) => get(Source::One(&route.0, &format!("{}{what}", route.1))),
-                Err(FetchError::Absent(_, why)) => get(Source::Nobody(&why)),
-                Err(failed) => get(Source::Nobody("")).map_err(|_| failed),
-            },
+        let content_type = match asked {
+            Asked::Latest | Asked::Lookup(..) => "text/plain; charset=utf-8",
+            Asked::Tile(..) | Asked::Data(..) => "application/octet-stream",
         };
-        let outcome = outcome.or_else(|failed| match &asked {
-            Asked::Tile(Some(len)) => wider(depot, name, *len).ok_or(failed),
-            _ => Err(failed),
-        });
-        let caching = Caching { private: false, ttl: mutable.then_some(depot.ttl()) };
-        reply(outcome, content_type, caching)
+        bytes_reply(outcome, content_type, Caching { private: false, ttl })
     }
 }
 
-/// A partial tile out of a wider one that was kept: its hashes are the first ones there. A client
-/// that meets the database at an earlier size, with the network gone, needs it.
-fn wider(depot: &Depot, name: &str, len: u64) -> Option<Blob> {
-    let (tile, width) = name.rsplit_once(".p/")?;
-    let height = tile.split_once("/tile/")?.1.split('/').next()?;
-    let (width, full) = (number(width, MAX_WIDTH)?, 1u64 << number(height, MAX_WIDTH.ilog2().into())?);
-    let wider = || (width + 1..full).map(|w| (w, format!("{tile}.p/{w}"))).chain([(full, tile.to_string())]);
-    // what is on disk costs little to look for, the bucket is asked for the likely ones alone
-    let local = wider().filter(|(_, name)| depot.has(name));
-    let near = wider().filter(|(w, _)| *w <= width + NEAR || *w == full);
-    let mut found = local.chain(near).filter_map(|(w, name)| {
-        let check = |file: &File| Asked::Tile(Some(w * 32)).check("", file);
-        let source = Source::Nobody("no wider tile");
-        depot.get(&Wanted { name: &name, mutable: false, limit: w * 32, check: &check, source }).ok()
-    });
-    found.next().map(|blob| Blob { len, ..blob })
-}
-
 impl Database {
+    /// What go.sum has to say of a module's version: the hash of its zip, or of its go.mod where `what`
+    /// is `/go.mod`.
+    pub(super) fn hash(&self, depot: &Depot, module: &str, version: &str, what: &str) -> Result<String, FetchError> {
+        let answer = self.lookup(depot, module, version)?;
+        let record = Record::parse(&answer, module, version).map_err(|why| self.wrong(&why))?;
+        let hash = record.hash(module, version, what);
+        hash.map(str::to_string).ok_or_else(|| self.wrong(&format!("its record of {module}@{version} lacks a line")))
+    }
+
+    /// The answer to a lookup, once it is known to be right.
+    pub(super) fn lookup(&self, depot: &Depot, module: &str, version: &str) -> Result<String, FetchError> {
+        let name = self.named(&format!("lookup/{}@{}", escape(module), escape(version)));
+        let check = |file: &File| {
+            let answer = text(file).map_err(|why| self.wrong(&why))?;
+            self.check(depot, &answer, module, version).map(|()| "")
+        };
+        loop {
+            let found = self.get(depot, &name, MAX_NOTE, &check)?;
+            let answer = found.text().map_err(|why| self.wrong(&why))?;
+            if self.seen().records.contains(&name) {
+                return Ok(answer);
+            }
+            match self.check(depot, &answer, module, version) {
+                Ok(()) => {
+                    self.seen().records.insert(name);
+                    return Ok(answer);
+                }
+                // it was kept, by whomever
+                Err(FetchError::Refused(..)) if depot.forget(&name) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Whether `answer` is what the database says of a module's version.
+    fn check(&self, depot: &Depot, answer: &str, module: &str, version: &str) -> Result<(), FetchError> {
+        let wrong = |why: String| self.wrong(&format!("lookup of {module}@{version}: {why}"));
+        let record = Record::parse(answer, module, version).map_err(wrong)?;
+        let head = self.meet(depot, record.note)?;
+        if record.id >= head.tree.size {
+            return Err(wrong(format!("record {} of a tree of {}", record.id, head.tree.size)));
+        }
+        let tile = self.tile(depot, &head, 0, record.id / WIDTH)?;
+        if hash_at(&tile, record.id) != tree::leaf(record.text.as_bytes()) {
+            return Err(wrong("the record is not what the tree has".into()));
+        }
+        Ok(())
+    }
+
+    /// The largest tree that is known, after `note` has been compared with it.
+    fn meet(&self, depot: &Depot, note: &str) -> Result<Arc<Head>, FetchError> {
+        let tree = note::open(note, &self.name, &self.key).map_err(|why| self.wrong(&why))?;
+        let new =
+            Arc::new(Head { note: note.to_string(), tree, frontier: OnceLock::new(), fetching: Mutex::default() });
+        loop {
+            let current = self.current(depot);
+            let (larger, smaller) = match &current {
+                Some(current) if current.tree.size >= new.tree.size => (current, &new),
+                Some(current) => (&new, current),
+                None => (&new, &new),
+            };
+            if self.root_of(depot, larger, smaller.tree.size)? != smaller.tree.hash {
+                return Err(self.wrong(&format!(
+                    "its tree of {} records contradicts the one of {} that was seen before: \
+                     one of the two is not what others are shown",
+                    larger.tree.size, smaller.tree.size
+                )));
+            }
+            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, larger)) {
+                return Ok(larger.clone());
+            }
+            let mut seen = self.seen();
+            let now = seen.head.as_ref().map(|(head, _)| head);
+            if now.map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
+                seen.head = Some((new.clone(), Some(Instant::now())));
+                drop(seen);
+                depot.keep(&self.named("latest"), new.note.as_bytes());
+                return Ok(new);
+            }
+        }
+    }
+
+    /// The largest tree that was seen, by an earlier process perhaps.
+    fn current(&self, depot: &Depot) -> Option<Arc<Head>> {
+        if let Some((head, _)) = &self.seen().head {
+            return Some(head.clone());
+        }
+        let note = String::from_utf8(depot.kept(&self.named("latest"))?).ok()?;
+        let tree = note::open(&note, &self.name, &self.key).ok()?;
+        let head = Arc::new(Head { note, tree, frontier: OnceLock::new(), fetching: Mutex::default() });
+        // one that does not hold together says nothing of others
+        self.frontier(depot, &head).ok()?;
+        Some(self.seen().head.get_or_insert((head, None)).0.clone())
+    }
+
+    /// The largest tree, as new as it can be had.
+    fn latest(&self, depot: &Depot) -> Result<Arc<Head>, FetchError> {
+        let current = self.current(depot);
+        let asked = self.seen().head.as_ref().and_then(|(_, asked)| *asked);
+        if let Some(current) = &current
+            && (depot.is_offline() || asked.is_some_and(|at| at.elapsed() < depot.ttl()))
+        {
+            return Ok(current.clone());
+        }
+        let fetched = self.ask(depot, "latest", MAX_NOTE);
+        let met = fetched.and_then(|note| {
+            let note = String::from_utf8(note).map_err(|_| self.wrong("a tree head that is not text"))?;
+            self.meet(depot, &note)
+        });
+        if met.is_ok()
+            && let Some((_, asked)) = &mut self.seen().head
+        {
+            *asked = Some(Instant::now());
+        }
+        met.or_else(|e| current.filter(|_| e.passes() && !matches!(e, FetchError::Refused(..))).ok_or(e))
+    }
+
+    /// The hash of the first `size` records of a tree.
+    fn root_of(&self, depot: &Depot, head: &Arc<Head>, size: u64) -> Result<Hash, FetchError> {
+        let tiles = tree::frontier(size).map(|(level, n, width)| {
+            self.tile(depot, head, level, n).map(|tile| tile[..width as usize * HASH].to_vec())
+        });
+        let tiles = tiles.collect::<Result<Vec<_>, _>>()?;
+        Ok(tree::root(tiles.iter().map(Vec::as_slice)))
+    }
+
+    /// A tile of a tree, as wide as it is there.
+    fn tile(&self, depot: &Depot, head: &Arc<Head>, level: u8, n: u64) -> Result<Tile, FetchError> {
+        if let Some(at) = tree::frontier(head.tree.size).position(|(l, m, _)| (l, m) == (level, n)) {
+            return Ok(self.frontier(depot, head)?[at].clone());
+        }
+        if n >= head.tree.size >> (8 * level) >> 8 {
+            return Err(FetchError::Absent(404, format!("not found: the tree of {} has no such tile", self.name)));
+        }
+        let hash = hash_at(&self.tile(depot, head, level + 1, n / WIDTH)?, n);
+        if let Some(tile) = self.seen().tiles.get(&(level, n, hash)) {
+            return Ok(tile.clone());
+        }
+        self.flights.once(&(level, n, hash), || {
+            let path = tree::path(&level.to_string(), n, WIDTH);
+            for kept in [depot.kept(&self.named(&path)), None] {
+                let is_kept = kept.is_some();
+                let bytes = kept.map_or_else(|| self.ask(depot, &path, WIDTH * HASH as u64), Ok)?;
+                if bytes.len() == WIDTH as usize * HASH && tree::fold(&bytes) == hash {
+                    if !is_kept {
+                        depot.keep(&self.named(&path), &bytes[..]);
+                    }
+                    let (tile, mut seen) = (Arc::new(bytes), self.seen());
+                    if seen.tiles.len() >= REMEMBERED {
+                        seen.tiles.clear();
+                    }
+                    seen.tiles.insert((level, n, hash), tile.clone());
+                    return Ok(tile);
+                }
+                if !is_kept {
+                    break;
+                }
+            }
+            Err(self.wrong(&format!("{path} is not what the tile above it says")))
+        })
+    }
+
+    /// The tiles of a tree that are not whole: together they make up its head.
+    fn frontier<'h>(&self, depot: &Depot, head: &'h Arc<Head>) -> Result<&'h [Tile], FetchError> {
+        let _one = head.fetching.lock().expect("no holder panics");
+        if let Some(tiles) = head.frontier.get() {
+            return Ok(tiles);
+        }
+        for may_be_kept in [true, false] {
+            let fetched: Vec<_> = std::thread::scope(|s| {
+                let fetch = |(level, n, width)| s.spawn(move || self.part(depot, level, n, width, may_be_kept));
+                let fetching: Vec<_> = tree::frontier(head.tree.size).map(fetch).collect();
+                fetching.into_iter().map(|t| t.join().expect("it does not panic")).collect()
+            });
+            let fetched = fetched.into_iter().collect::<Result<Vec<_>, _>>()?;
+            if tree::root(fetched.iter().map(|(bytes, _)| &bytes[..])) == head.tree.hash {
+                for ((level, n, width), (bytes, is_kept)) in tree::frontier(head.tree.size).zip(&fetched) {
+                    if !is_kept {
+                        depot.keep(&self.named(&tree::path(&level.to_string(), n, width)), &bytes[..]);
+                    }
+                }
+                return Ok(head
+                    .frontier
+                    .get_or_init(|| fetched.into_iter().map(|(bytes, _)| Arc::new(bytes)).collect()));
+            }
+            if fetched.iter().all(|(_, is_kept)| !is_kept) {
+                break;
+            }
+        }
+        Err(self.wrong(&format!("the tiles of its tree of {} records do not make up the head", head.tree.size)))
+    }
+
+    /// A tile of `width` hashes as it is kept, which is told, or fetched; not yet known to be right.
+    fn part(&self, depot: &Depot, level: u8, n: u64, width: u64, kept: bool) -> Result<(Vec<u8>, bool), FetchError> {
+        let [part, whole] = [width, WIDTH].map(|width| tree::path(&level.to_string(), n, width));
+        let len = width as usize * HASH;
+        let long = |bytes: &Vec<u8>| bytes.len() >= len;
+        if kept
+            && let Some(bytes) = [&part, &whole].into_iter().find_map(|path| depot.kept(&self.named(path)).filter(long))
+        {
+            return Ok((bytes[..len].to_vec(), true));
+        }
+        // one that was filled up meanwhile may be there as a whole only
+        let fetched = match self.ask(depot, &part, MAX_NOTE) {
+            Err(FetchError::Absent(..)) => self.ask(depot, &whole, MAX_NOTE),
+            fetched => fetched,
+        };
+        match fetched? {
+            bytes if long(&bytes) => Ok((bytes[..len].to_vec(), false)),
+            bytes => Err(self.wrong(&format!("{part} has {} instead of {len} bytes", bytes.len()))),
+        }
+    }
+
+    /// The first `width` hashes of a tile.
+    fn prefix(&self, depot: &Depot, level: u8, n: u64, width: u64) -> Result<Vec<u8>, FetchError> {
+        let has = |head: &Head| head.tree.size >> (8 * level) >= n * WIDTH + width;
+        let head = match self.current(depot).filter(|head| has(head)) {
+            Some(head) => head,
+            None => self.latest(depot)?,
+        };
+        if !has(&head) {
+            return Err(FetchError::Absent(404, format!("not found: the tree has {} records", head.tree.size)));
+        }
+        let tile = self.tile(depot, &head, level, n)?;
+        Ok(tile[..width as usize * HASH].to_vec())
+    }
+
+    /// A tile of records, which the one of their hashes vouches for.
+    fn data(&self, depot: &Depot, n: u64, width: u64) -> Result<Vec<u8>, FetchError> {
+        let hashes = self.prefix(depot, 0, n, width)?;
+        let path = tree::path("data", n, width);
+        let check = |file: &File| {
+            let text = text(file).map_err(|why| self.wrong(&why))?;
+            let records = text.strip_suffix("\n\n").into_iter().flat_map(|text| text.split("\n\n"));
+            let found: Vec<u8> = records.flat_map(|record| tree::leaf(format!("{record}\n").as_bytes())).collect();
+            if found == hashes { Ok("") } else { Err(self.wrong(&format!("{path} is not what the tree has"))) }
+        };
+        let text = self.get(depot, &self.named(&path), MAX_DATA, &check)?.text();
+        text.map(String::into_bytes).map_err(|why| self.wrong(&why))
+    }
+
+    /// Gives `put` the records of `modules`, versions each, and the tiles that vouch for them. All come
+    /// with one tree head, the largest, so that these tiles are enough; those that show how the heads
+    /// which the records came with are part of it are there too, for who has met one of them.
+    pub(super) fn export(&self, depot: &Depot, modules: &BTreeSet<(String, String)>, put: Put<'_>) -> io::Result<()> {
+        let answers: Vec<_> = modules.iter().filter_map(|m| Some((m, self.lookup(depot, &m.0, &m.1).ok()?))).collect();
+        let Some(head) = self.current(depot) else { return Ok(()) };
+        put(&self.named("supported"), b"")?;
+        put(&self.named("latest"), head.note.as_bytes())?;
+        let mut places: Vec<(u8, u64)> = tree::frontier(head.tree.size).map(|(level, n, _)| (level, n)).collect();
+        for ((module, version), answer) in &answers {
+            let Ok(Record { id, text, note }) = Record::parse(answer, module, version) else { continue };
+            let name = self.named(&format!("lookup/{}@{}", escape(module), escape(version)));
+            put(&name, format!("{id}\n{text}\n{}", head.note).as_bytes())?;
+            places.push((0, id / WIDTH));
+            if let Ok(met) = note::open(note, &self.name, &self.key) {
+                places.extend(tree::frontier(met.size).map(|(level, n, _)| (level, n)));
+            }
+        }
+        let mut done = HashSet::new();
+        while let Some((level, n)) = places.pop() {
+            if done.insert((level, n))
+                && let Ok(tile) = self.tile(depot, &head, level, n)
+            {
+                let width = (tile.len() / HASH) as u64;
+                put(&self.named(&tree::path(&level.to_string(), n, width)), &tile)?;
+                places.extend((width == WIDTH).then_some((level + 1, n / WIDTH)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is kept as `name`, or can be fetched and passes `check`.
+    fn get(&self, depot: &Depot, name: &str, limit: u64, check: Check<'_>) -> Result<Found, FetchError> {
+        let path = name.strip_prefix(&self.named("")).expect("it was put before it");
+        let get = |source| {
+            let patience = PATIENCE;
+            depot.get(&Wanted { name, mutable: false, lags: false, limit, check, ahead: &|| {}, patience, source })
+        };
+        // the route is looked for only when the answer is not here
+        match self.known_route() {
+            _ if depot.is_offline() => get(Source::Nobody("offline")),
+            Some(route) => get(Source::One(&route.0, &format!("{}{path}", route.1))),
+            None if depot.has(name) => get(Source::Nobody("it was here a moment ago")),
+            None => match self.find_route(depot) {
+                Ok(route) => get(Source::One(&route.0, &format!("{}{path}", route.1))),
+                // the bucket may have it
+                Err(failed) => get(Source::Nobody("")).map_err(|_| failed),
+            },
+        }
+    }
+
+    /// Fetches `path` of the database past what is kept.
+    fn ask(&self, depot: &Depot, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
+        if depot.is_offline() {
+            let what = self.named(path);
+            return Err(FetchError::Failed(
+                404,
+                format!("not found: {what} is not in the cache, and this is --offline"),
+            ));
+        }
+        let route = self.known_route().map_or_else(|| self.find_route(depot), Ok)?;
+        depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE)
+    }
+
+    /// Whether clients are answered: where somebody is there to be asked, or something was kept.
+    fn is_supported(&self, depot: &Depot) -> Result<(), FetchError> {
+        let found = match self.known_route() {
+            _ if depot.is_offline() => Err(FetchError::Absent(404, "nothing of this database is kept".into())),
+            Some(_) => return Ok(()),
+            None => self.find_route(depot),
+        };
+        found.map(|_| ()).or_else(|e| self.current(depot).map(|_| ()).ok_or(e))
+    }
+
     fn known_route(&self) -> Option<Arc<(Upstream, String)>> {
         let route = self.route.lock().expect("no holder panics");
         route.as_ref().filter(|r| r.until.is_none_or(|until| Instant::now() < until)).map(|r| r.to.clone())
     }
 
-    /// Asks the upstreams, one after the other, whether they proxy the database.
+    /// Asks the upstreams, one after the other, whether they proxy the database, and then the database
+    /// itself whether it is there.
     fn find_route(&self, depot: &Depot) -> Result<Arc<(Upstream, String)>, FetchError> {
         let prefix = format!("sumdb/{}/", self.name);
         let asked = depot.upstreams.ask(false, |upstream| {
-            depot.ask(upstream, &format!("{prefix}supported"), &mut std::io::sink())?;
+            depot.ask(upstream, &format!("{prefix}supported"), MAX_NOTE, PATIENCE)?;
             Ok(Route { to: Arc::new((upstream.clone(), prefix.clone())), until: None })
         });
         let route = match asked {
             Ok(route) => route,
-            Err(e @ FetchError::Failed(..)) => return Err(e),
-            Err(e @ FetchError::Absent(..)) if depot.upstreams.ends_with_off() => return Err(e),
-            Err(FetchError::Absent(..)) => {
+            Err(e @ FetchError::Absent(..)) if !depot.upstreams.ends_with_off() => {
+                let note = depot.ask(&self.direct, "latest", MAX_NOTE, PATIENCE).map_err(|e| match e {
+                    // it is none, or another's
+                    FetchError::Absent(_, why) => FetchError::Failed(502, why),
+                    failed => failed,
+                })?;
+                let is_one = String::from_utf8(note).is_ok_and(|note| note::open(&note, &self.name, &self.key).is_ok());
+                if !is_one {
+                    return Err(FetchError::Refused(
+                        502,
+                        format!("{}: no tree head of {} ({e})", self.direct, self.name),
+                    ));
+                }
                 Route { to: Arc::new((self.direct.clone(), String::new())), until: Some(Instant::now() + ROUTE_TTL) }
             }
+            // this says nothing of a module
+            Err(e) => return Err(FetchError::Failed(502, e.to_string())),
         };
         *self.route.lock().expect("no holder panics") = Some(route.clone());
         Ok(route.to)
     }
+
+    fn named(&self, path: &str) -> String {
+        format!("sumdb/{}/{path}", self.name)
+    }
+
+    fn wrong(&self, why: &str) -> FetchError {
+        FetchError::Refused(502, format!("refused: sum database {}: {why}", self.name))
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no holder panics")
+    }
 }
 
-/// Hashes in a tile of the height that all databases use.
-const MAX_WIDTH: u64 = 256;
-/// How much wider a tile may be for the bucket to be asked for it.
-const NEAR: u64 = 8;
+/// The hash of what has the number `n` one level below the tile.
+fn hash_at(tile: &[u8], n: u64) -> Hash {
+    let at = (n % WIDTH) as usize * HASH;
+    tile[at..at + HASH].try_into().expect("a hash's length")
+}
 
 /// What is asked of a database.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,8 +531,10 @@ enum Asked {
     Latest,
     /// The record of a module's version.
     Lookup(String, String),
-    /// A tile: its length in bytes, where it is one of hashes.
-    Tile(Option<u64>),
+    /// A tile of hashes: level, place, width.
+    Tile(u8, u64, u64),
+    /// A tile of records: place, width.
+    Data(u64, u64),
 }
 
 impl Asked {
@@ -180,69 +548,20 @@ impl Asked {
             check_path(&module).ok()?;
             return is_canonical(&version).then_some(Asked::Lookup(module, version));
         }
-        // tile/H/L/K[.p/W], K in groups of three digits, x before all but the last
-        let mut parts = what.strip_prefix("tile/")?.split('/');
-        let height = number(parts.next()?, 30).filter(|h| *h > 0)?;
-        let level = parts.next()?;
-        if level != "data" {
-            number(level, 63)?;
-        }
-        let three = |digits: &str| digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit());
-        let mut group = parts.next()?;
-        while let Some(digits) = group.strip_prefix('x') {
-            if !three(digits) {
-                return None;
-            }
-            group = parts.next()?;
-        }
-        let width = match group.strip_suffix(".p") {
-            Some(digits) if three(digits) => number(parts.next()?, (1 << height) - 1).filter(|w| *w > 0)?,
-            None if three(group) => 1 << height,
-            _ => return None,
+        // tile/8/L/K[.p/W], K in groups of three digits, x before all but the last
+        let (level, place) = what.strip_prefix("tile/8/")?.split_once('/')?;
+        let (place, width) = match place.split_once(".p/") {
+            Some((place, width)) => (place, number(width, WIDTH - 1).filter(|w| *w > 0)?),
+            None => (place, WIDTH),
         };
-        let len = (level != "data").then_some(width * 32);
-        parts.next().is_none().then_some(Asked::Tile(len))
+        let digits: String = place.split('/').map(|group| group.trim_start_matches('x')).collect();
+        let n = digits.parse::<u64>().ok().filter(|n| *n < 1 << 48)?;
+        let asked = match level {
+            "data" => Asked::Data(n, width),
+            level => Asked::Tile(number(level, 7)? as u8, n, width),
+        };
+        (tree::path(level, n, width) == what).then_some(asked)
     }
-
-    fn check(&self, database: &str, file: &File) -> Result<(), String> {
-        match self {
-            Asked::Tile(Some(len)) => match file.metadata().map_err(|e| e.to_string())?.len() {
-                got if got == *len => Ok(()),
-                got => Err(format!("a tile of {got} instead of {len} bytes")),
-            },
-            Asked::Tile(None) => Ok(()),
-            Asked::Latest => check_tree(database, &text(file)?),
-            Asked::Lookup(module, version) => {
-                let text = text(file)?;
-                let (record, tree) = text.split_once("\n\n").ok_or("no record before its tree head")?;
-                let (id, lines) = record.split_once('\n').ok_or("no record")?;
-                let sum = format!("{module} {version} h1:");
-                if id.is_empty()
-                    || !id.bytes().all(|b| b.is_ascii_digit())
-                    || !lines.lines().any(|l| l.starts_with(&sum))
-                {
-                    return Err("not the record asked for".into());
-                }
-                check_tree(database, tree)
-            }
-        }
-    }
-}
-
-/// A tree head with a signature that names the database.
-fn check_tree(database: &str, note: &str) -> Result<(), String> {
-    if note.starts_with("go.sum database tree\n") && note.contains(&format!("\n\n\u{2014} {database} ")) {
-        Ok(())
-    } else {
-        Err(format!("no tree head signed by {database}"))
-    }
-}
-
-/// A decimal number without leading zeros, at most `most`.
-fn number(digits: &str, most: u64) -> Option<u64> {
-    let plain =
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
-    digits.parse().ok().filter(|n| plain && *n <= most)
 }
 
 #[cfg(test)]
@@ -256,24 +575,16 @@ mod tests {
             Asked::parse("lookup/github.com/!burnt!sushi/toml@v0.3.1"),
             Some(Asked::Lookup("github.com/BurntSushi/toml".into(), "v0.3.1".into()))
         );
-        assert_eq!(Asked::parse("tile/8/0/x001/x234/067"), Some(Asked::Tile(Some(8192))));
-        assert_eq!(Asked::parse("tile/8/1/005.p/7"), Some(Asked::Tile(Some(224))));
-        assert_eq!(Asked::parse("tile/8/data/x001/234"), Some(Asked::Tile(None)));
+        assert_eq!(Asked::parse("tile/8/0/x001/x234/067"), Some(Asked::Tile(0, 1_234_067, 256)));
+        assert_eq!(Asked::parse("tile/8/1/005.p/7"), Some(Asked::Tile(1, 5, 7)));
+        assert_eq!(Asked::parse("tile/8/data/x001/234"), Some(Asked::Data(1234, 256)));
         for bad in [
             "", "supported/x", "latest/", "lookup/", "lookup/a.b/c", "lookup/a.b/c@master", "lookup/a.b/C@v1.0.0",
             "lookup/../x@v1.0.0", "tile/8/0", "tile/0/0/000", "tile/31/0/000", "tile/8/64/000", "tile/8/0/0000",
             "tile/8/0/x00/000", "tile/8/0/x000", "tile/8/0/000/x", "tile/8/0/000.p", "tile/8/0/000.p/0",
-            "tile/8/0/000.p/256", "tile/08/0/000", "tile/8/0/..",
+            "tile/8/0/000.p/256", "tile/08/0/000", "tile/8/0/..", "tile/8/0/x000/001", "tile/8/0/-01", "tile/4/0/000",
         ] {
             assert_eq!(Asked::parse(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn notes_name_their_database() {
-        let tree = "go.sum database tree\n3\nhash=\n\n\u{2014} sum.example sig==\n";
-        check_tree("sum.example", tree).unwrap();
-        assert!(check_tree("sum.other", tree).is_err());
-        assert!(check_tree("sum.example", "<html>").is_err());
     }
 }

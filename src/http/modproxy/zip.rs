@@ -1,13 +1,17 @@
-//! What makes a module zip fit to be kept: `zip.CheckZip` of golang.org/x/mod, and every checksum.
+//! What makes a module zip fit to be kept: `zip.CheckZip` of golang.org/x/mod, and every checksum; and
+//! what go.sum has to say of it, `dirhash.Hash1`.
 //!
-//! One pass, in memory that does not grow with the zip but for eight bytes a file.
+//! One pass, in memory that does not grow with the zip but for its files' names.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
+use base64_simd::STANDARD;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
+
+use crate::id::{Hashing, OutputId};
 
 /// `go`'s limit on a module zip, and on what it unpacks to, in bytes.
 pub const MAX_ZIP: u64 = 500 << 20;
@@ -15,9 +19,12 @@ pub const MAX_ZIP: u64 = 500 << 20;
 pub const MAX_SMALL: u64 = 16 << 20;
 /// Files in a zip. `go` sets no limit; the largest modules have some ten thousand.
 const MAX_FILES: usize = 1 << 20;
+/// Bytes of all their names.
+const MAX_NAMES: usize = 64 << 20;
 
-/// Checks that `file` is a whole zip of `module@version`. The error says what is wrong.
-pub fn check(file: &File, module: &str, version: &str) -> Result<(), String> {
+/// Checks that `file` is a whole zip of `module@version`, and returns its hash. The error says what is
+/// wrong.
+pub fn check(file: &File, module: &str, version: &str) -> Result<String, String> {
     let len = file.metadata().map_err(|e| e.to_string())?.len();
     if len > MAX_ZIP {
         return Err(format!("{len} bytes, more than the 500 MiB that go allows"));
@@ -33,6 +40,7 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<(), String> {
     let mut seen = HashSet::new();
     let mut found = 0;
     let mut unpacked = 0;
+    let (mut sums, mut names) = (Vec::new(), 0);
     let mut scratch = vec![0; 32 << 10];
     let mut entries = zip.entries(&mut buffer);
     while let Some(entry) = entries.next_entry().map_err(|e| format!("damaged directory: {e}"))? {
@@ -42,6 +50,10 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<(), String> {
         }
         let path = entry.file_path();
         let name = std::str::from_utf8(path.as_ref()).map_err(|_| "a file name that is not UTF-8")?;
+        names += name.len();
+        if names > MAX_NAMES {
+            return Err("names of more than 64 MiB".into());
+        }
         let inner = name.strip_prefix(&prefix).ok_or_else(|| format!("{name:?} does not lie under {prefix}"))?;
         let size = entry.uncompressed_size_hint();
         if let Some(dir) = name.strip_suffix('/') {
@@ -49,6 +61,7 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<(), String> {
             if size > 0 || !dir.split('/').all(is_element) {
                 return Err(format!("invalid directory {name:?}"));
             }
+            sums.push((name.to_string(), OutputId::of(&[])));
             continue;
         }
         if !inner.split('/').all(is_element) {
@@ -80,25 +93,35 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<(), String> {
             }
             other => return Err(format!("{name:?} is compressed by method {other}, which go does not know")),
         };
-        read.map_err(|e| damaged(&e))?;
+        sums.push((name.to_string(), read.map_err(|e| damaged(&e))?));
     }
     if found != expected {
         return Err("fewer files than its directory says".into());
     }
-    Ok(())
+    Ok(hash(sums))
 }
 
-/// Reads to the end, where sizes and checksum are compared, but no further than the size claimed.
-fn drain(reader: impl Read, size: u64, scratch: &mut [u8]) -> io::Result<()> {
+/// `dirhash.Hash1`, of files' names and contents.
+pub fn hash(mut sums: Vec<(String, OutputId)>) -> String {
+    sums.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut all = Hashing::new(io::sink());
+    for (name, sum) in sums {
+        writeln!(all, "{sum}  {name}").expect("a sink takes all");
+    }
+    format!("h1:{}", STANDARD.encode_to_string(all.hash().0))
+}
+
+/// The SHA-256 of all, read to the end, where sizes and checksum are compared, but no further than the size claimed.
+fn drain(reader: impl Read, size: u64, scratch: &mut [u8]) -> io::Result<OutputId> {
     let mut reader = reader.take(size + 1);
-    let mut got = 0;
+    let mut sum = Hashing::new(io::sink());
     loop {
         match reader.read(scratch)? {
-            0 if got == size => return Ok(()),
+            0 if sum.len == size => return Ok(sum.hash()),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => got += n as u64,
+            n => sum.write_all(&scratch[..n])?,
         }
-        if got > size {
+        if sum.len > size {
             return Err(io::Error::other("longer than its size"));
         }
     }
@@ -111,7 +134,6 @@ fn is_element(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     const MODULE: &str = "example.com/M";
 
@@ -133,7 +155,7 @@ mod tests {
         out
     }
 
-    fn verdict(bytes: &[u8]) -> Result<(), String> {
+    fn verdict(bytes: &[u8]) -> Result<String, String> {
         let mut temp = crate::atomic::TempFile::create(&std::env::temp_dir()).unwrap();
         temp.file().write_all(bytes).unwrap();
         check(temp.file(), MODULE, "v1.0.0")

@@ -45,9 +45,11 @@ fn a_failure_outranks_an_absence() {
 }
 
 #[test]
-fn private_modules_are_not_asked_of_public_upstreams() {
-    let list = "https://proxy.golang.org,https://PROXY.golang.org:443/x,https://corp4,file:///x";
-    assert_eq!(names(list, true), ["https://corp4", "file:///x"]);
+fn private_modules_are_asked_of_those_alone_that_are_named_for_them() {
+    let list = "https://proxy.example,https://corp4#private,http://other|file:///x#private,direct";
+    assert_eq!(names(list, true), ["https://corp4", "file:///x"], "the directory fails, so that is the end");
+    assert_eq!(names("https://corp4#private,direct", true), ["https://corp4", "direct"]);
+    assert_eq!(names("https://corp4,http://b", true), [""; 0]);
     assert_eq!(names(list, false).len(), 1);
 }
 
@@ -55,13 +57,16 @@ fn private_modules_are_not_asked_of_public_upstreams() {
 fn credentials_stay_out_of_names() {
     let dir = std::env::temp_dir().join(format!("gcp-netrc-{}", std::process::id()));
     std::fs::write(&dir, "machine b.example login nu password np\n").unwrap();
-    let list = "https://us%40er:pa%3Ass@a.example:8443/base/,http://b.example:81,http://c.example";
+    let list =
+        "https://us%40er:pa%3Ass@a.example:8443/base/,https://b.example:81,http://b.example,http://u:p@c.example";
     let upstreams = Upstreams::new(&list.parse().unwrap(), Some(&dir)).unwrap();
     std::fs::remove_file(&dir).unwrap();
     let auth: Vec<_> = upstreams.entries.iter().map(|(u, _)| (u.to_string(), u.authorization.clone())).collect();
     let basic = |s: &str| Some(format!("Basic {}", STANDARD.encode_to_string(s.as_bytes())));
     assert_eq!(auth[0], ("https://a.example:8443/base".into(), basic("us@er:pa:ss")));
-    assert_eq!(auth[1], ("http://b.example:81".into(), basic("nu:np")));
-    assert_eq!(auth[2], ("http://c.example".into(), None));
+    assert_eq!(auth[1], ("https://b.example:81".into(), basic("nu:np")));
+    // over plain http nothing goes
+    assert_eq!(auth[2], ("http://b.example".into(), None));
+    assert_eq!(auth[3], ("http://c.example".into(), None));
     assert!(!format!("{} {}", upstreams.entries[0].0, upstreams.entries[1].0).contains("pa"));
 }

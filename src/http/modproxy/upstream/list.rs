@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use super::{FetchError, Upstream, netrc};
-use crate::config::{ListEnd, UpstreamList};
+use crate::config::{ListEnd, UpstreamEntry, UpstreamList, UpstreamUrl};
 
 /// The upstreams of a list, with what netrc knows of them.
 pub struct Upstreams {
-    /// Each with whether an error of any kind lets the next be asked.
-    pub(super) entries: Vec<(Upstream, bool)>,
+    pub(super) entries: Vec<(Upstream, UpstreamEntry)>,
+    /// The origin of private modules, where the list says `direct`.
+    direct: Option<Upstream>,
     end: ListEnd,
 }
 
@@ -17,8 +18,9 @@ impl Upstreams {
     /// people.
     pub fn new(list: &UpstreamList, netrc: Option<&Path>) -> Result<Self, String> {
         let logins = netrc.map(netrc::read).transpose()?.unwrap_or_default();
-        let entries = list.entries.iter().map(|(url, on_any_error)| (Upstream::new(url, &logins), *on_any_error));
-        Ok(Upstreams { entries: entries.collect(), end: list.end })
+        let entries = list.entries.iter().map(|entry| (Upstream::new(&entry.url, &logins), entry.clone())).collect();
+        let direct = (list.end == ListEnd::Direct).then(|| Upstream::at(&UpstreamUrl::Direct));
+        Ok(Upstreams { entries, direct, end: list.end })
     }
 
     /// Whether the list says that nobody else is to be asked.
@@ -28,28 +30,27 @@ impl Upstreams {
 
     /// Whether there is anybody to ask, for a private module perhaps.
     pub fn has_any(&self, private: bool) -> bool {
-        self.entries.iter().any(|(upstream, _)| !private || !upstream.is_public())
+        private && self.direct.is_some() || self.entries.iter().any(|(_, entry)| !private || entry.private)
     }
 
-    /// Asks one upstream after the other with `ask`, as `go` does with GOPROXY; `private` leaves
-    /// the public ones out.
+    /// Asks one upstream after the other with `ask`, as `go` does with GOPROXY; for what is `private`
+    /// those alone that the list names for it, and then its origin.
     pub fn ask<T>(
         &self,
         private: bool,
         mut ask: impl FnMut(&Upstream) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let why = match self.end {
-            _ if private => "not found: a private module, which no public upstream is asked for",
+            _ if private => "not found: a private module, and --upstream names nobody for it: see #private and direct",
             ListEnd::List => "not found: there is no upstream to ask",
             ListEnd::Off => "not found: the list of upstreams says off",
             ListEnd::Direct => "not found: the list of upstreams says direct, which is left to go",
         };
         let mut worst = FetchError::Absent(404, why.into());
         let mut asked = false;
-        for (upstream, on_any_error) in &self.entries {
-            if private && upstream.is_public() {
-                continue;
-            }
+        let named = self.entries.iter().filter(|(_, entry)| !private || entry.private);
+        let named = named.map(|(upstream, entry)| (upstream, entry.on_any_error));
+        for (upstream, on_any_error) in named.chain(self.direct.iter().filter(|_| private).map(|d| (d, false))) {
             match ask(upstream) {
                 Ok(answer) => return Ok(answer),
                 Err(e) => {

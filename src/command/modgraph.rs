@@ -1,0 +1,148 @@
+//! Which modules are meant: by name, by a go.mod or go.sum, and, where that is asked for, by what these
+//! require in turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use crate::http::modproxy::path::{compare, is_canonical};
+
+/// A module path and a version.
+pub(super) type Module = (String, String);
+
+/// What is to be fetched.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    /// All of these.
+    pub(super) whole: BTreeSet<Module>,
+    /// The `.mod` of these.
+    pub(super) mods: BTreeSet<Module>,
+    /// Versions yet to be found out: branches, or `latest`.
+    pub(super) queries: Vec<Module>,
+    /// What stands for what; an empty version is any, and an empty path is a directory.
+    replaced: BTreeMap<Module, Module>,
+}
+
+impl Wants {
+    /// What these words say, which are names of files or `MODULE@VERSION`.
+    pub(super) fn of(words: &[String]) -> Result<Self, String> {
+        let mut wants = Wants::default();
+        for word in words {
+            let read = || fs::read_to_string(word).map_err(|e| format!("{word}: {e}"));
+            match Path::new(word).extension().and_then(|e| e.to_str()).filter(|_| !word.contains('@')) {
+                Some("mod") => {
+                    let text = read()?;
+                    wants.replaced.extend(replaced(&text));
+                    let required: Vec<_> = required(&text).into_iter().filter_map(|m| wants.stand_in(m)).collect();
+                    wants.whole.extend(required);
+                }
+                Some("sum") => {
+                    for line in read()?.lines() {
+                        let mut words = line.split_whitespace().map(str::to_string);
+                        let (Some(module), Some(version)) = (words.next(), words.next()) else { continue };
+                        match version.strip_suffix("/go.mod") {
+                            Some(version) => wants.mods.insert((module, version.to_string())),
+                            None => wants.whole.insert((module, version)),
+                        };
+                    }
+                }
+                _ => {
+                    let (module, version) = split(word)?;
+                    if is_canonical(&version) {
+                        wants.whole.insert((module, version));
+                    } else {
+                        wants.queries.push((module, version));
+                    }
+                }
+            }
+        }
+        Ok(wants)
+    }
+
+    /// What is used for a module; `None` where that is a directory.
+    pub(super) fn stand_in(&self, module: Module) -> Option<Module> {
+        let any = (module.0.clone(), String::new());
+        match self.replaced.get(&module).or_else(|| self.replaced.get(&any)) {
+            Some((path, _)) if path.is_empty() => None,
+            Some(other) => Some(other.clone()),
+            None => Some(module),
+        }
+    }
+}
+
+/// The largest version of each module.
+pub(super) fn selected(all: &BTreeSet<Module>) -> BTreeSet<Module> {
+    let mut largest: BTreeMap<&String, &String> = BTreeMap::new();
+    for (module, version) in all {
+        let known = largest.entry(module).or_insert(version);
+        if compare(known, version).is_lt() {
+            *known = version;
+        }
+    }
+    largest.into_iter().map(|(module, version)| (module.clone(), version.clone())).collect()
+}
+
+/// Takes `MODULE@VERSION` apart.
+pub(super) fn split(word: &str) -> Result<Module, String> {
+    let (module, version) = word.split_once('@').ok_or_else(|| format!("{word:?}: write MODULE@VERSION"))?;
+    Ok((module.to_string(), version.to_string()))
+}
+
+/// What a go.mod requires.
+pub(super) fn required(text: &str) -> Vec<Module> {
+    let of = |words: Vec<String>| Some((words.first()?.clone(), words.get(1)?.clone()));
+    directives(text, "require").into_iter().filter_map(of).filter(|(_, version)| is_canonical(version)).collect()
+}
+
+fn replaced(text: &str) -> Vec<(Module, Module)> {
+    let of = |words: Vec<String>| {
+        let at = words.iter().position(|word| word == "=>")?;
+        let version = |at: usize| words.get(at).filter(|word| *word != "=>").cloned().unwrap_or_default();
+        let new = match version(at + 2) {
+            // a directory
+            none if none.is_empty() => Module::default(),
+            version => (words.get(at + 1)?.clone(), version),
+        };
+        Some(((words.first()?.clone(), version(1)), new))
+    };
+    directives(text, "replace").into_iter().filter_map(of).collect()
+}
+
+/// The words of each `name` directive, alone or in a block.
+fn directives(text: &str, name: &str) -> Vec<Vec<String>> {
+    let (mut found, mut inside) = (Vec::new(), false);
+    for line in text.lines() {
+        let line = line.split("//").next().unwrap_or_default();
+        let words: Vec<String> = line.split_whitespace().map(|w| w.trim_matches(['"', '`']).to_string()).collect();
+        match words.first().map(String::as_str) {
+            Some(")") => inside = false,
+            Some(first) if first == name && words.get(1).is_some_and(|w| w == "(") => inside = true,
+            Some(first) if first == name => found.push(words[1..].to_vec()),
+            Some(_) if inside => found.push(words),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_mods_say_what_they_require_and_replace() {
+        let text = "module m\n\nrequire a.b/c v1.0.0 // x\nrequire (\n\ta.b/d v2.0.0+incompatible // indirect\n\t\"a.b/e\" v0.1.0\n)\n\
+                    replace (\n\ta.b/c v1.0.0 => a.b/f v1.2.0\n\ta.b/e => ../e\n)\nexclude a.b/c v1.1.0\n";
+        let module = |m: &str, v: &str| (m.to_string(), v.to_string());
+        assert_eq!(
+            required(text),
+            [module("a.b/c", "v1.0.0"), module("a.b/d", "v2.0.0+incompatible"), module("a.b/e", "v0.1.0")]
+        );
+        let wants = Wants { replaced: replaced(text).into_iter().collect(), ..Wants::default() };
+        assert_eq!(wants.stand_in(module("a.b/c", "v1.0.0")), Some(module("a.b/f", "v1.2.0")));
+        assert_eq!(wants.stand_in(module("a.b/c", "v1.3.0")), Some(module("a.b/c", "v1.3.0")));
+        assert_eq!(wants.stand_in(module("a.b/e", "v0.1.0")), None);
+        let all = [module("a.b/c", "v1.9.0"), module("a.b/c", "v1.10.0"), module("a.b/d", "v1.0.0")];
+        assert_eq!(selected(&all.clone().into()), BTreeSet::from([all[1].clone(), all[2].clone()]));
+    }
+}

@@ -1,0 +1,198 @@
+//! `mod`: the modules that are kept, and how they get to machines without a network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use super::modarchive;
+use super::modgraph::{self, Module, Wants};
+use super::stack::Stack;
+use super::web;
+use crate::config::{ModAction, ModConfig};
+use crate::error::{Error, Exit};
+use crate::http::modproxy::ModProxy;
+use crate::http::modproxy::path::{ModPath, escape, is_canonical};
+use crate::text;
+
+/// Files that are fetched at a time.
+const AT_A_TIME: usize = 8;
+
+/// Does what is asked for.
+pub(super) fn execute(config: &ModConfig) -> Result<Exit, Error> {
+    let stack = Stack::open(&config.cache)?;
+    let proxy = web::modules(&config.proxy, &stack)?;
+    let done = match &config.action {
+        ModAction::Fetch(words, recursive) => fetch(&proxy, words, *recursive),
+        ModAction::Export(file) => modarchive::export(&proxy, file),
+        ModAction::Import(file) => modarchive::import(&config.proxy, &stack, file),
+        ModAction::List => list(&proxy),
+        ModAction::Remove(word) => remove(&proxy, word),
+    };
+    let deadline = stack.close_deadline();
+    stack.drain(deadline);
+    stack.last_words();
+    stack.close();
+    super::print(&done?)
+}
+
+/// The name of a module's file.
+fn name((module, version): &Module, kind: &str) -> String {
+    format!("{}/@v/{}.{kind}", escape(module), escape(version))
+}
+
+fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, Error> {
+    let mut wants = Wants::of(words).map_err(|why| Error::usage(format!("mod fetch: {why}")))?;
+    let mut failures = Failures::default();
+    for query in std::mem::take(&mut wants.queries) {
+        let asked = match query.1.as_str() {
+            "latest" => format!("{}/@latest", escape(&query.0)),
+            _ => name(&query, "info"),
+        };
+        match proxy.text(&asked).and_then(|info| version_in(&info)) {
+            Ok(version) => drop(wants.whole.insert((query.0, version))),
+            Err(why) => failures.note(&query, why),
+        }
+    }
+    if recursive {
+        let (mut all, mut next) = (BTreeSet::new(), wants.whole.clone());
+        while !next.is_empty() {
+            let mods: Vec<Module> = next.iter().cloned().collect();
+            let texts = each(&mods, "go.mod", |module| proxy.text(&name(module, "mod")));
+            all.append(&mut next);
+            for (module, text) in mods.iter().zip(texts) {
+                match text {
+                    Ok(text) => {
+                        let required = modgraph::required(&text).into_iter().filter_map(|m| wants.stand_in(m));
+                        next.extend(required.filter(|module| !all.contains(module)));
+                    }
+                    Err(why) => failures.note(module, why),
+                }
+            }
+        }
+        wants.whole.append(&mut modgraph::selected(&all));
+        wants.mods.append(&mut all);
+    }
+    let kinds = |modules: &BTreeSet<Module>, kinds: &[&'static str]| -> Vec<(Module, &'static str)> {
+        modules.iter().flat_map(|m| kinds.iter().map(|kind| (m.clone(), *kind))).collect()
+    };
+    wants.mods.extend(wants.whole.iter().cloned());
+    let mut files = kinds(&wants.mods, &["info", "mod"]);
+    files.extend(kinds(&wants.whole, &["zip"]));
+    let outcomes = each(&files, "file", |(module, kind)| proxy.obtain(&name(module, kind)));
+    let mut unverified = 0;
+    for ((module, _), outcome) in files.iter().zip(outcomes) {
+        match outcome {
+            Ok(verified) => unverified += u64::from(!verified),
+            Err(why) => failures.note(module, why),
+        }
+    }
+    let many = text::things(wants.whole.len() as u64, "module");
+    failures.sum_up(format!(
+        "{many} and {} more go.mod are kept{}\n",
+        wants.mods.len() - wants.whole.len(),
+        unsure(unverified)
+    ))
+}
+
+/// What is said of files that nobody has vouched for.
+pub(super) fn unsure(files: u64) -> String {
+    match files {
+        0 => String::new(),
+        n => format!("; {} unverified, since the sum database gave no answer", text::things(n, "file")),
+    }
+}
+
+fn version_in(info: &str) -> Result<String, String> {
+    let info: serde_json::Value = serde_json::from_str(info).map_err(|e| e.to_string())?;
+    let version = info["Version"].as_str().filter(|version| is_canonical(version));
+    version.map(str::to_string).ok_or_else(|| "its version is none".to_string())
+}
+
+/// What could not be had, by module: the first reason of each.
+#[derive(Default)]
+pub(super) struct Failures(BTreeMap<Module, String>);
+
+impl Failures {
+    /// Notes one.
+    pub(super) fn note(&mut self, module: &Module, why: String) {
+        self.0.entry(module.clone()).or_insert(why);
+    }
+
+    /// Says each; else all is well, and `text` is the outcome.
+    pub(super) fn sum_up(self, text: String) -> Result<String, Error> {
+        for ((module, version), why) in &self.0 {
+            super::say(format_args!("{module}@{version}: {}", why.lines().collect::<Vec<_>>().join("; ")));
+        }
+        match self.0.len() as u64 {
+            0 => Ok(text),
+            n => Err(Error::failed(format!("mod: {} failed; {}", text::things(n, "module"), text.trim_end()))),
+        }
+    }
+}
+
+/// Does `work` for each of `items`, several at a time, and says on a terminal how far it is.
+pub(super) fn each<T: Sync, R: Send>(items: &[T], what: &str, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, terminal) = (AtomicUsize::new(0), io::stderr().is_terminal());
+    let done = Mutex::new(Vec::with_capacity(items.len()));
+    let step = || {
+        while let Some((at, item)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, items.get(at)?)))
+        {
+            let outcome = work(item);
+            let mut done = done.lock().expect("no holder panics");
+            done.push((at, outcome));
+            if terminal {
+                let _ = write!(io::stderr(), "\r{} of {}\x1b[K", done.len(), text::things(items.len() as u64, what));
+            }
+        }
+    };
+    std::thread::scope(|s| (0..AT_A_TIME.min(items.len())).for_each(|_| drop(s.spawn(step))));
+    if terminal && !items.is_empty() {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    let mut done = done.into_inner().expect("no holder panics");
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn list(proxy: &ModProxy) -> Result<String, Error> {
+    let mut modules: BTreeMap<Module, (u64, SystemTime, bool)> = BTreeMap::new();
+    let (mut all, mut sums) = (0, 0);
+    let walked = proxy.each(|kept| {
+        all += kept.len;
+        match ModPath::parse(&kept.name) {
+            Ok(path) if !path.is_mutable() => {
+                let version = path.version().expect("what does not change has one").to_string();
+                let new = (0, SystemTime::UNIX_EPOCH, false);
+                let (bytes, used, unverified) = modules.entry((path.module.clone(), version)).or_insert(new);
+                *bytes += kept.len;
+                *used = kept.used.max(*used);
+                *unverified |= ModProxy::is_unverified(&kept);
+            }
+            Ok(_) => {}
+            Err(_) => sums += kept.len,
+        }
+    });
+    walked.map_err(|e| Error::failed(format!("mod list: {e}")))?;
+    let mut page = String::new();
+    for ((module, version), (bytes, used, unverified)) in &modules {
+        let day = Timestamp::try_from(*used).map(|t| t.strftime("%Y-%m-%d").to_string()).unwrap_or_default();
+        let note = if *unverified { "  unverified" } else { "" };
+        page += &format!("{module}@{version}  {}  {day}{note}\n", text::bytes(*bytes));
+    }
+    let count = text::things(modules.len() as u64, "module");
+    Ok(format!("{page}{count}, {} in all; {} of them the sum databases'\n", text::bytes(all), text::bytes(sums)))
+}
+
+fn remove(proxy: &ModProxy, word: &str) -> Result<String, Error> {
+    let module = modgraph::split(word).map_err(|why| Error::usage(format!("mod rm: {why}")))?;
+    let removed = ["info", "mod", "zip"].iter().filter(|kind| proxy.remove(&name(&module, kind))).count();
+    match removed as u64 {
+        0 => Err(Error::failed(format!("mod rm: {word} is not kept here"))),
+        n => Ok(format!("{word}: removed {}\n", text::things(n, "file"))),
+    }
+}

@@ -1,0 +1,341 @@
+//! Fetches from upstream proxies: which ones there are, who may be asked for what, and one GET.
+//!
+//! Invariants: a user and a password go over https alone, only to the host they were given for, never
+//! along with a redirect; an upstream reached by HTTPS does not redirect us to HTTP; an answer that
+//! ends short of its promised length, or exceeds the caller's limit, is an error; no credentials and
+//! no query of a redirect are in any message; fetches are bounded, for each upstream and in all.
+
+mod direct;
+mod list;
+mod netrc;
+mod slots;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use base64_simd::STANDARD;
+use ureq::http::HeaderMap;
+use ureq::{Body, Proxy};
+
+pub use self::list::Upstreams;
+use self::slots::Slots;
+use super::path;
+use crate::client::{self, Client};
+use crate::config::UpstreamUrl;
+use crate::text;
+
+/// Bytes of an upstream's error text that are passed on.
+const MAX_TEXT: u64 = 2 << 10;
+/// How often a download that breaks off goes on.
+const RESUMES: u32 = 5;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchError {
+    /// The upstream says that there is no such thing: 404 or 410, and its words.
+    Absent(u16, String),
+    /// It did not answer, or not usably: the status that says so to our client, its own where it had one
+    /// to say, and why.
+    Failed(u16, String),
+    /// What it sent is not what it must be: the status that says so, and why.
+    Refused(u16, String),
+}
+
+impl FetchError {
+    /// Whether it may be another answer soon, so that an old one is better than this.
+    pub fn passes(&self) -> bool {
+        matches!(self, FetchError::Failed(status, _) | FetchError::Refused(status, _) if *status == 429 || *status >= 500)
+    }
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FetchError::Absent(_, why) | FetchError::Failed(_, why) | FetchError::Refused(_, why) => f.write_str(why),
+        }
+    }
+}
+
+/// One upstream.
+#[derive(Clone)]
+pub struct Upstream {
+    url: UpstreamUrl,
+    /// The Authorization to send.
+    authorization: Option<String>,
+}
+
+impl Upstream {
+    /// An upstream at `url`; where that has no user and password, those of `logins` are used.
+    fn new(url: &UpstreamUrl, logins: &netrc::Logins) -> Self {
+        let login = match url {
+            UpstreamUrl::Web { url: shown, login: Some(_), .. } if !shown.starts_with("https:") => {
+                log::warn!("--upstream {shown}: its user and password are not sent: anyone could read them; use https");
+                None
+            }
+            UpstreamUrl::Web { url, host, login } if url.starts_with("https:") => {
+                login.as_ref().or_else(|| logins.get(host))
+            }
+            _ => None,
+        };
+        let authorization = login.map(|(user, password)| {
+            format!("Basic {}", STANDARD.encode_to_string(format!("{user}:{password}").as_bytes()))
+        });
+        Upstream { url: url.clone(), authorization }
+    }
+
+    /// An upstream at `url`, of which netrc says nothing.
+    pub fn at(url: &UpstreamUrl) -> Self {
+        Self::new(url, &netrc::Logins::default())
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+/// What is asked of an upstream.
+pub struct Ask<'a> {
+    /// The path below its URL, decoded, without a leading slash.
+    pub path: &'a str,
+    /// Bytes of the answer at most.
+    pub limit: u64,
+    /// What was noted of the answer that we have; empty without one.
+    pub known: &'a str,
+    /// How long it may think.
+    pub patience: Duration,
+    /// Takes what comes along with the answer: its name, and the file.
+    pub beside: &'a dyn Fn(&str, File),
+}
+
+/// What an upstream answered.
+pub enum Got {
+    /// What we have is still right.
+    Same,
+    /// This many bytes, and what is to be noted of them.
+    Body(u64, String),
+}
+
+/// Fetches, over connections that are kept.
+pub struct Fetcher {
+    client: Client,
+    slots: Slots,
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        let patience = Duration::from_secs(120);
+        let client = Client::new(client::Options {
+            connect: Duration::from_secs(10),
+            answer: patience,
+            pause: patience,
+            keep: (Duration::from_secs(60), 32),
+            redirects: 5,
+            verbatim: false,
+            proxy: Proxy::try_from_env(),
+            ca_file: None,
+            bucket: None,
+            reach: None,
+        });
+        Fetcher { client, slots: Slots::default() }
+    }
+}
+
+/// What an answer says of its body.
+#[derive(PartialEq, Eq)]
+struct Head {
+    len: Option<u64>,
+    etag: String,
+    modified: String,
+}
+
+impl Head {
+    fn of(headers: &HeaderMap, len: Option<u64>) -> Self {
+        let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
+        Head { len, etag: text("etag"), modified: text("last-modified") }
+    }
+
+    /// What a part of the same body may be asked for by.
+    fn validator(&self) -> Option<&str> {
+        [&self.etag, &self.modified].into_iter().find(|v| !v.is_empty() && !v.starts_with("W/")).map(String::as_str)
+    }
+
+    /// What is noted of the body, to ask `upstream` whether it is still right.
+    fn note(&self, upstream: &Upstream) -> String {
+        if self.etag.is_empty() && self.modified.is_empty() {
+            return String::new();
+        }
+        format!("{} | {} | {upstream}", self.etag, self.modified)
+    }
+}
+
+/// Why a copy ended early.
+enum Broken {
+    /// The upstream is at fault, and may go on.
+    Reading(io::Error),
+    /// It is of no use to go on.
+    Ended(FetchError),
+}
+
+impl Fetcher {
+    /// GETs what is asked of `upstream`, into `to`.
+    pub fn get(&self, upstream: &Upstream, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
+        let path = ask.path;
+        let failed = |status, why: &dyn fmt::Display| {
+            FetchError::Failed(status, text::without_secrets(&format!("{upstream}/{path}: {why}")))
+        };
+        let absent = || FetchError::Absent(404, format!("{upstream}/{path}: no such file"));
+        let _slot = self
+            .slots
+            .enter(&upstream.to_string())
+            .ok_or_else(|| failed(503, &"too many requests to it are under way, and none of them ended in time"))?;
+        let (mut file, mut got) = match &upstream.url {
+            UpstreamUrl::Web { url, .. } => return self.web(url, upstream, ask, to, &failed),
+            UpstreamUrl::Direct => (direct::fetch(path, ask.beside)?, 0),
+            UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {
+                Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => (file, 0),
+                Ok(_) => return Err(absent()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent()),
+                Err(e) => return Err(failed(502, &e)),
+            },
+        };
+        match copy(&mut file, 0, &mut got, ask.limit, to, &failed) {
+            Ok(()) => Ok(Got::Body(got, String::new())),
+            Err(Broken::Reading(e)) => Err(failed(502, &e)),
+            Err(Broken::Ended(e)) => Err(e),
+        }
+    }
+
+    /// As [`Self::get`], of a server, where what broke off goes on.
+    fn web(
+        &self,
+        base: &str,
+        upstream: &Upstream,
+        ask: &Ask<'_>,
+        to: &mut dyn Write,
+        failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError,
+    ) -> Result<Got, FetchError> {
+        let https = base.starts_with("https:");
+        let agent = self.client.agent(https).map_err(|why| failed(502, &why))?;
+        let url = format!("{base}/{}", path::encode(ask.path));
+        let known: Vec<&str> = ask.known.splitn(3, " | ").collect();
+        let known =
+            known.last().is_some_and(|from| known.len() == 3 && *from == upstream.to_string()).then_some(&known);
+        let (mut first, mut got) = (None::<Head>, 0);
+        for attempt in 0.. {
+            let range = format!("bytes={got}-");
+            let sent = match (&first, known) {
+                (Some(head), _) => [("range", range.as_str()), ("if-range", head.validator().unwrap_or_default())],
+                (None, Some(known)) => [("if-none-match", known[0]), ("if-modified-since", known[1])],
+                (None, None) => [("", ""); 2],
+            };
+            let mut request =
+                agent.get(&url).config().https_only(https).timeout_recv_response(Some(ask.patience)).build();
+            let authorization = ("authorization", upstream.authorization.as_deref().unwrap_or_default());
+            for (name, value) in sent.into_iter().chain([authorization]).filter(|(_, value)| !value.is_empty()) {
+                request = request.header(name, value);
+            }
+            let answer = request.call().map_err(|e| match e {
+                ureq::Error::Timeout(which) => failed(504, &format!("no answer in time ({which})")),
+                // these show where they were sent to, which may be a signed URL
+                ureq::Error::RequireHttpsOnly(_) => failed(502, &"it redirects from https to http"),
+                ureq::Error::BadUri(_) => failed(502, &"it redirects to what is no URL"),
+                e => failed(502, &e),
+            })?;
+            let (parts, body) = answer.into_parts();
+            let head = Head::of(&parts.headers, body.content_length());
+            let mut skip = 0;
+            match (parts.status.as_u16(), &first) {
+                (200, None) => first = Some(head),
+                (304, None) if known.is_some() => return Ok(Got::Same),
+                (status, None) => return Err(refusal(status, body, failed)),
+                (206, Some(first)) if starts_at(&parts.headers) == Some((got, first.len)) => {}
+                (200, Some(first)) if *first == head => skip = got,
+                (status, Some(_)) => {
+                    return Err(failed(502, &format!("broke off after {got} bytes, then status {status}")));
+                }
+            }
+            let head = first.as_ref().expect("it was set, or there");
+            if head.len.is_some_and(|n| n > ask.limit) {
+                return Err(failed(502, &format!("more than {} bytes", ask.limit)));
+            }
+            let before = got;
+            let why = match copy(&mut body.into_reader(), skip, &mut got, ask.limit, to, failed) {
+                Ok(()) if head.len.is_none_or(|len| len == got) => return Ok(Got::Body(got, head.note(upstream))),
+                Ok(()) => format!("{got} of {} bytes", head.len.unwrap_or_default()),
+                Err(Broken::Reading(e)) => format!("broke off after {got} bytes: {e}"),
+                Err(Broken::Ended(e)) => return Err(e),
+            };
+            // a zip is checked by itself; of others a part has to be known for one of the same whole
+            let may_go_on = head.len.is_some() && (head.validator().is_some() || ask.path.ends_with(".zip"));
+            if !may_go_on || got == before || attempt == RESUMES {
+                return Err(failed(502, &why));
+            }
+            log::debug!("{url}: {why}; going on from there");
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// Where a part starts, and how long the whole is.
+fn starts_at(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let range = headers.get("content-range")?.to_str().ok()?.strip_prefix("bytes ")?;
+    let (from, rest) = range.split_once('-')?;
+    Some((from.parse().ok()?, Some(rest.split_once('/')?.1.parse().ok()?)))
+}
+
+/// What our client is told of an answer that is none. The upstream's own words pass, and its status too,
+/// unless that speaks of us: of credentials, say.
+fn refusal(status: u16, body: Body, failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError) -> FetchError {
+    let mut text = Vec::new();
+    // a text that breaks off is as good as none
+    let _ = body.into_reader().take(MAX_TEXT).read_to_end(&mut text);
+    let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control() || *c == '\n').collect();
+    let told = match text.trim() {
+        "" => format!("the upstream says {status}"),
+        text => text.to_string(),
+    };
+    match status {
+        404 | 410 if text.trim().is_empty() => FetchError::Absent(status, "not found".into()),
+        404 | 410 => FetchError::Absent(status, told),
+        401 | 407 => failed(502, &format!("status {status}: {told}")),
+        400.. => {
+            log::debug!("{}", failed(status, &told));
+            FetchError::Failed(status, told)
+        }
+        _ => failed(502, &format!("status {status}: {told}")),
+    }
+}
+
+/// Copies what follows the first `skip` bytes, until there are `limit` in all, and tells reading from
+/// writing trouble: the latter is ours.
+fn copy(
+    from: &mut dyn Read,
+    skip: u64,
+    got: &mut u64,
+    limit: u64,
+    to: &mut dyn Write,
+    failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError,
+) -> Result<(), Broken> {
+    io::copy(&mut from.take(skip), &mut io::sink()).map_err(Broken::Reading)?;
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let n = match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Broken::Reading(e)),
+        };
+        if *got + n as u64 > limit {
+            return Err(Broken::Ended(failed(502, &format!("more than {limit} bytes"))));
+        }
+        to.write_all(&piece[..n]).map_err(|e| Broken::Ended(failed(500, &format!("cannot be stored: {e}"))))?;
+        *got += n as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Private modules from their origin, by the `go` and `git` on PATH, with git's own credentials.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+
+use super::FetchError;
+use crate::atomic::{process_token, read_text};
+use crate::http::modproxy::path::{ModFile, ModPath, escape};
+
+/// How long `go` may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Bytes of what it says.
+const SAID: u64 = 16 << 20;
+/// What `go` and `git` say of what is not there.
+const ABSENT: [&str; 6] =
+    ["unknown revision", "no matching versions", "not found", "does not exist", "invalid version", "malformed"];
+
+/// What `go` says of a module.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Said {
+    version: String,
+    versions: Vec<String>,
+    error: String,
+    info: PathBuf,
+    go_mod: PathBuf,
+    zip: PathBuf,
+}
+
+/// A directory for one run of `go`, which goes with it.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The file at `path`, as a proxy would have it; the others of that version go to `beside`.
+pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, FetchError> {
+    let failed = |why: String| FetchError::Failed(502, format!("direct/{path}: {why}"));
+    let wanted = ModPath::parse(path).map_err(|(_, why)| failed(why))?;
+    let query = match &wanted.file {
+        ModFile::List | ModFile::Latest => "latest",
+        ModFile::Info(version) | ModFile::Mod(version) | ModFile::Zip(version) => version,
+    };
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let folder = Folder(std::env::temp_dir().join(format!("go-cache-plugin-direct-{}-{n}", process_token())));
+    let made = fs::DirBuilder::new().mode(0o700).create(&folder.0);
+    made.map_err(|e| failed(format!("{}: {e}", folder.0.display())))?;
+    let args: &[&str] = match wanted.file {
+        ModFile::List => &["list", "-m", "-versions", "-json"],
+        _ => &["mod", "download", "-json"],
+    };
+    let (said, errors) = run(args, &format!("{}@{query}", wanted.module), &folder.0, &failed)?;
+    let said: Said = serde_json::from_str(&said).unwrap_or_default();
+    if said.version.is_empty() || !said.error.is_empty() {
+        let why = if said.error.is_empty() { errors.trim() } else { said.error.trim() };
+        let why = why.lines().collect::<Vec<_>>().join("; ");
+        let absent = ABSENT.iter().any(|words| why.contains(words));
+        return Err(if absent { FetchError::Absent(404, format!("not found: {why}")) } else { failed(why) });
+    }
+    let open = |file: &Path| File::open(file).map_err(|e| failed(format!("{}: {e}", file.display())));
+    let file = match &wanted.file {
+        ModFile::List => {
+            let list = folder.0.join("list");
+            let lines: String = said.versions.iter().map(|v| format!("{v}\n")).collect();
+            File::create(&list).and_then(|mut f| f.write_all(lines.as_bytes())).map_err(|e| failed(e.to_string()))?;
+            return open(&list);
+        }
+        ModFile::Latest | ModFile::Info(_) => open(&said.info)?,
+        ModFile::Mod(_) => open(&said.go_mod)?,
+        ModFile::Zip(_) => open(&said.zip)?,
+    };
+    for (kind, made) in [("info", &said.info), ("mod", &said.go_mod), ("zip", &said.zip)] {
+        let name = format!("{}/@v/{}.{kind}", wanted.escaped, escape(&said.version));
+        if name != path {
+            beside(&name, open(made)?);
+        }
+    }
+    Ok(file)
+}
+
+/// Runs `go` on `what` in `dir`: its stdout and stderr.
+fn run(
+    args: &[&str],
+    what: &str,
+    dir: &Path,
+    failed: &dyn Fn(String) -> FetchError,
+) -> Result<(String, String), FetchError> {
+    let [out, err] = ["out", "err"].map(|name| dir.join(name));
+    let file = |path: &Path| File::create(path).map_err(|e| failed(format!("{}: {e}", path.display())));
+    let mut command = Command::new("go");
+    command.args(args).arg(what).current_dir(dir).stdin(Stdio::null()).stdout(file(&out)?).stderr(file(&err)?);
+    command.envs([
+        ("GOPROXY", "direct"),
+        ("GOSUMDB", "off"),
+        ("GOCACHEPROG", ""),
+        ("GOTOOLCHAIN", "local"),
+        ("GOFLAGS", "-modcacherw"),
+        ("GOWORK", "off"),
+        ("GO111MODULE", "on"),
+        ("GOVCS", "*:git"),
+        ("GIT_TERMINAL_PROMPT", "0"),
+    ]);
+    command.env("GOMODCACHE", dir.join("mod")).env("GOPATH", dir.join("path")).process_group(0);
+    let child = command.spawn().map_err(|e| {
+        failed(format!("go: {e}: to fetch private modules from their origin, go and git have to be on PATH"))
+    })?;
+    wait(child).ok_or_else(|| FetchError::Failed(504, format!("direct/{what}: go did not end within {PATIENCE:?}")))?;
+    Ok((read_text(&out, SAID).unwrap_or_default(), read_text(&err, SAID).unwrap_or_default()))
+}
+
+/// Waits for the end of `child`; past its time, it goes with all that it started.
+fn wait(mut child: Child) -> Option<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            Ok(None) => {
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                let _ = child.wait();
+                return None;
+            }
+            Ok(Some(_)) | Err(_) => return Some(()),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Where a blob's bytes go while they come: beside their place on disk, and into memory from where the
+//! disk takes no more, so that a full or read-only one costs speed and nothing else.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Place;
+use crate::atomic::TempFile;
+
+/// The bytes; removed on drop.
+pub(super) struct Spool {
+    place: Arc<Place>,
+    to: To,
+}
+
+enum To {
+    Disk(TempFile),
+    Memory(File),
+}
+
+impl Spool {
+    /// Begins in the folder `dir`, which is made where it is not there.
+    pub(super) fn begin(dir: &Path, place: Arc<Place>) -> io::Result<Self> {
+        let temp = match TempFile::create(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(dir).and_then(|()| TempFile::create(dir))
+            }
+            made => made,
+        };
+        let to = match temp {
+            Ok(temp) => To::Disk(temp),
+            Err(e) => {
+                place.cannot_keep(&e);
+                To::Memory(memory()?)
+            }
+        };
+        Ok(Spool { place, to })
+    }
+
+    /// The open file, for reading back.
+    pub(super) fn file(&mut self) -> &mut File {
+        match &mut self.to {
+            To::Disk(temp) => temp.file(),
+            To::Memory(file) => file,
+        }
+    }
+
+    /// The open file once more.
+    pub(super) fn again(&self) -> io::Result<File> {
+        match &self.to {
+            To::Disk(temp) => temp.opened().try_clone(),
+            To::Memory(file) => file.try_clone(),
+        }
+    }
+
+    /// The file to be renamed, where all of it is on disk.
+    pub(super) fn on_disk(self) -> Option<TempFile> {
+        match self.to {
+            To::Disk(temp) => Some(temp),
+            To::Memory(_) => None,
+        }
+    }
+}
+
+impl Write for Spool {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let To::Disk(temp) = &mut self.to else { return self.file().write(buf) };
+        match temp.write(buf) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                self.place.cannot_keep(&e);
+                let (so_far, mut moved) = (temp.file(), memory()?);
+                let len = so_far.stream_position()?;
+                so_far.rewind()?;
+                io::copy(&mut so_far.take(len), &mut moved)?;
+                self.to = To::Memory(moved);
+                self.write(buf)
+            }
+            written => written,
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that is in memory alone.
+#[cfg(target_os = "linux")]
+fn memory() -> io::Result<File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    Ok(rustix::fs::memfd_create("go-cache-plugin", flags).map(File::from)?)
+}
+
+/// A file without a name in the folder for temporary files, which may lie in memory.
+#[cfg(not(target_os = "linux"))]
+fn memory() -> io::Result<File> {
+    TempFile::create(&std::env::temp_dir())?.opened().try_clone()
+}
