@@ -15,7 +15,7 @@ use super::web;
 use crate::config::{ModAction, ModConfig};
 use crate::error::{Error, Exit};
 use crate::http::modproxy::ModProxy;
-use crate::http::modproxy::path::{ModPath, escape, is_canonical};
+use crate::http::modproxy::path::{ModPath, compare, escape, is_canonical};
 use crate::text;
 
 /// Files that are fetched at a time.
@@ -48,11 +48,11 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
     let mut wants = Wants::of(words).map_err(|why| Error::usage(format!("mod fetch: {why}")))?;
     let mut failures = Failures::default();
     for query in std::mem::take(&mut wants.queries) {
-        let asked = match query.1.as_str() {
-            "latest" => format!("{}/@latest", escape(&query.0)),
-            _ => name(&query, "info"),
+        let version = match query.1.as_str() {
+            "latest" => latest(proxy, &escape(&query.0)),
+            _ => proxy.text(&name(&query, "info")).and_then(|info| version_in(&info)),
         };
-        match proxy.text(&asked).and_then(|info| version_in(&info)) {
+        match version {
             Ok(version) => drop(wants.whole.insert((query.0, version))),
             Err(why) => failures.note(&query, why),
         }
@@ -96,6 +96,17 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
         wants.mods.len() - wants.whole.len(),
         unsure(unverified)
     ))
+}
+
+/// The version that a module's upstream calls the latest, or else the largest in its list.
+fn latest(proxy: &ModProxy, escaped: &str) -> Result<String, String> {
+    proxy.text(&format!("{escaped}/@latest")).and_then(|info| version_in(&info)).or_else(|why| {
+        let list = proxy.text(&format!("{escaped}/@v/list"))?;
+        let versions = list.lines().filter(|version| is_canonical(version));
+        let rank = |version: &str| !version.contains('-');
+        let best = versions.max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| compare(a, b)));
+        best.map(str::to_string).ok_or(why)
+    })
 }
 
 /// What is said of files that nobody has vouched for.

@@ -32,8 +32,6 @@ use crate::metrics::Metrics;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
-/// Bytes of a tile of records.
-const MAX_DATA: u64 = 16 << 20;
 /// How long it is taken for granted that no upstream proxies a database.
 const ROUTE_TTL: Duration = Duration::from_secs(600);
 /// How long a database may think: it may have to fetch a module first.
@@ -132,7 +130,7 @@ impl SumDb {
         }
         let Some(asked) = Asked::parse(what) else {
             metrics.modcache.path_error.inc();
-            return refusal(404, "not found: a sum database has latest, lookup and tile\n");
+            return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
         };
         let ttl = (asked == Asked::Latest).then(|| depot.ttl());
         let outcome = match &asked {
@@ -142,11 +140,10 @@ impl SumDb {
             Asked::Latest => database.latest(depot).map(|head| head.note.clone().into_bytes()),
             Asked::Lookup(module, version) => database.lookup(depot, module, version).map(String::into_bytes),
             Asked::Tile(level, n, width) => database.prefix(depot, *level, *n, *width),
-            Asked::Data(n, width) => database.data(depot, *n, *width),
         };
         let content_type = match asked {
             Asked::Latest | Asked::Lookup(..) => "text/plain; charset=utf-8",
-            Asked::Tile(..) | Asked::Data(..) => "application/octet-stream",
+            Asked::Tile(..) => "application/octet-stream",
         };
         bytes_reply(outcome, content_type, Caching { private: false, ttl })
     }
@@ -292,7 +289,7 @@ impl Database {
             return Ok(tile.clone());
         }
         self.flights.once(&(level, n, hash), || {
-            let path = tree::path(&level.to_string(), n, WIDTH);
+            let path = tree::path(level, n, WIDTH);
             for kept in [depot.kept(&self.named(&path)), None] {
                 let is_kept = kept.is_some();
                 let bytes = kept.map_or_else(|| self.ask(depot, &path, WIDTH * HASH as u64), Ok)?;
@@ -331,7 +328,7 @@ impl Database {
             if tree::root(fetched.iter().map(|(bytes, _)| &bytes[..])) == head.tree.hash {
                 for ((level, n, width), (bytes, is_kept)) in tree::frontier(head.tree.size).zip(&fetched) {
                     if !is_kept {
-                        depot.keep(&self.named(&tree::path(&level.to_string(), n, width)), &bytes[..]);
+                        depot.keep(&self.named(&tree::path(level, n, width)), &bytes[..]);
                     }
                 }
                 return Ok(head
@@ -347,7 +344,7 @@ impl Database {
 
     /// A tile of `width` hashes as it is kept, which is told, or fetched; not yet known to be right.
     fn part(&self, depot: &Depot, level: u8, n: u64, width: u64, kept: bool) -> Result<(Vec<u8>, bool), FetchError> {
-        let [part, whole] = [width, WIDTH].map(|width| tree::path(&level.to_string(), n, width));
+        let [part, whole] = [width, WIDTH].map(|width| tree::path(level, n, width));
         let len = width as usize * HASH;
         let long = |bytes: &Vec<u8>| bytes.len() >= len;
         if kept
@@ -357,7 +354,7 @@ impl Database {
         }
         // one that was filled up meanwhile may be there as a whole only
         let fetched = match self.ask(depot, &part, MAX_NOTE) {
-            Err(FetchError::Absent(..)) => self.ask(depot, &whole, MAX_NOTE),
+            Err(FetchError::Refused(..)) => self.ask(depot, &whole, MAX_NOTE),
             fetched => fetched,
         };
         match fetched? {
@@ -378,20 +375,6 @@ impl Database {
         }
         let tile = self.tile(depot, &head, level, n)?;
         Ok(tile[..width as usize * HASH].to_vec())
-    }
-
-    /// A tile of records, which the one of their hashes vouches for.
-    fn data(&self, depot: &Depot, n: u64, width: u64) -> Result<Vec<u8>, FetchError> {
-        let hashes = self.prefix(depot, 0, n, width)?;
-        let path = tree::path("data", n, width);
-        let check = |file: &File| {
-            let text = text(file).map_err(|why| self.wrong(&why))?;
-            let records = text.strip_suffix("\n\n").into_iter().flat_map(|text| text.split("\n\n"));
-            let found: Vec<u8> = records.flat_map(|record| tree::leaf(format!("{record}\n").as_bytes())).collect();
-            if found == hashes { Ok("") } else { Err(self.wrong(&format!("{path} is not what the tree has"))) }
-        };
-        let text = self.get(depot, &self.named(&path), MAX_DATA, &check)?.text();
-        text.map(String::into_bytes).map_err(|why| self.wrong(&why))
     }
 
     /// Gives `put` the records of `modules`, versions each, and the tiles that vouch for them. All come
@@ -418,7 +401,7 @@ impl Database {
                 && let Ok(tile) = self.tile(depot, &head, level, n)
             {
                 let width = (tile.len() / HASH) as u64;
-                put(&self.named(&tree::path(&level.to_string(), n, width)), &tile)?;
+                put(&self.named(&tree::path(level, n, width)), &tile)?;
                 places.extend((width == WIDTH).then_some((level + 1, n / WIDTH)));
             }
         }
@@ -455,7 +438,12 @@ impl Database {
             ));
         }
         let route = self.known_route().map_or_else(|| self.find_route(depot), Ok)?;
-        depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE)
+        // who signs a tree has its tiles
+        let lacking = |e| match e {
+            FetchError::Absent(status, _) => self.wrong(&format!("it has no {path} ({status})")),
+            e => e,
+        };
+        depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE).map_err(lacking)
     }
 
     /// Whether clients are answered: where somebody is there to be asked, or something was kept.
@@ -533,8 +521,6 @@ enum Asked {
     Lookup(String, String),
     /// A tile of hashes: level, place, width.
     Tile(u8, u64, u64),
-    /// A tile of records: place, width.
-    Data(u64, u64),
 }
 
 impl Asked {
@@ -556,11 +542,8 @@ impl Asked {
         };
         let digits: String = place.split('/').map(|group| group.trim_start_matches('x')).collect();
         let n = digits.parse::<u64>().ok().filter(|n| *n < 1 << 48)?;
-        let asked = match level {
-            "data" => Asked::Data(n, width),
-            level => Asked::Tile(number(level, 7)? as u8, n, width),
-        };
-        (tree::path(level, n, width) == what).then_some(asked)
+        let level = number(level, 7)? as u8;
+        (tree::path(level, n, width) == what).then_some(Asked::Tile(level, n, width))
     }
 }
 
@@ -577,12 +560,12 @@ mod tests {
         );
         assert_eq!(Asked::parse("tile/8/0/x001/x234/067"), Some(Asked::Tile(0, 1_234_067, 256)));
         assert_eq!(Asked::parse("tile/8/1/005.p/7"), Some(Asked::Tile(1, 5, 7)));
-        assert_eq!(Asked::parse("tile/8/data/x001/234"), Some(Asked::Data(1234, 256)));
         for bad in [
             "", "supported/x", "latest/", "lookup/", "lookup/a.b/c", "lookup/a.b/c@master", "lookup/a.b/C@v1.0.0",
             "lookup/../x@v1.0.0", "tile/8/0", "tile/0/0/000", "tile/31/0/000", "tile/8/64/000", "tile/8/0/0000",
             "tile/8/0/x00/000", "tile/8/0/x000", "tile/8/0/000/x", "tile/8/0/000.p", "tile/8/0/000.p/0",
             "tile/8/0/000.p/256", "tile/08/0/000", "tile/8/0/..", "tile/8/0/x000/001", "tile/8/0/-01", "tile/4/0/000",
+            "tile/8/data/000",
         ] {
             assert_eq!(Asked::parse(bad), None, "{bad}");
         }

@@ -219,6 +219,8 @@ pub struct SumDb {
     pub url: String,
     /// What GOSUMDB calls it: name, hash, public key.
     pub key: String,
+    /// Its private key.
+    pub secret: String,
     child: Child,
 }
 
@@ -227,11 +229,21 @@ impl SumDb {
     pub const NAME: &str = "sumdb.test";
 
     pub fn start(root: &Path) -> Self {
-        let mut child = Command::new(sumdb_binary()).arg(Self::NAME).arg(root).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_with(root, &[])
+    }
+
+    /// Another tree signed with the same key.
+    pub fn fork(&self, root: &Path) -> Self {
+        Self::start_with(root, &[&self.secret, &self.key])
+    }
+
+    fn start_with(root: &Path, keys: &[&str]) -> Self {
+        let mut command = Command::new(sumdb_binary());
+        command.arg(Self::NAME).arg(root).args(keys).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = format!("http://{}", lines.next().unwrap().unwrap());
-        let key = lines.next().unwrap().unwrap();
-        SumDb { url, key, child }
+        let mut line = || lines.next().unwrap().unwrap();
+        SumDb { url: format!("http://{}", line()), key: line(), secret: line(), child }
     }
 }
 
@@ -292,6 +304,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	if len(os.Args) > 4 {
+		skey, vkey = os.Args[3], os.Args[4]
+	}
 	sums := func(path, version string) ([]byte, error) {
 		p, err := module.EscapePath(path)
 		if err != nil {
@@ -326,7 +341,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%s\n%s\n", listener.Addr(), vkey)
+	fmt.Printf("%s\n%s\n%s\n", listener.Addr(), vkey, skey)
 	log.Fatal(http.Serve(listener, nil))
 }
 "#;

@@ -51,7 +51,7 @@ pub(super) fn root<'a>(tiles: impl DoubleEndedIterator<Item = &'a [u8]>) -> Hash
 }
 
 /// Where a tile is found, below a database's URL.
-pub(super) fn path(level: &str, n: u64, width: u64) -> String {
+pub(super) fn path(level: u8, n: u64, width: u64) -> String {
     let mut place = format!("{:03}", n % 1000);
     let mut more = n / 1000;
     while more > 0 {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn places() {
-        assert_eq!(path("0", 1_234_067, 256), "tile/8/0/x001/x234/067");
-        assert_eq!(path("1", 5, 7), "tile/8/1/005.p/7");
+        assert_eq!(path(0, 1_234_067, 256), "tile/8/0/x001/x234/067");
+        assert_eq!(path(1, 5, 7), "tile/8/1/005.p/7");
     }
 }

@@ -1,0 +1,398 @@
+//! The sum database: what of a module it has to say, and what of it is believed. The database is the `go`
+//! team's own, with somebody in between who changes what it says.
+
+use std::fs;
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+
+use super::modules::{Server, answer, go, kept_files};
+use crate::support::env::{TempDir, poll};
+use crate::support::origin::Origin;
+use crate::support::upstream::{SumDb, Tree, Upstream};
+
+/// Changes an answer of the database, of that path and status.
+type Change = Box<dyn Fn(&str, u16, Vec<u8>) -> (u16, Vec<u8>) + Send>;
+
+/// Somebody between us and the database.
+pub(super) struct Between {
+    origin: Origin,
+    change: Arc<Mutex<Change>>,
+}
+
+impl Between {
+    pub(super) fn new(database: &SumDb) -> Self {
+        let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_, status, body| (status, body))));
+        let (url, changing) = (database.url.clone(), change.clone());
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent();
+        let origin = Origin::http(move |request| {
+            let path = request.split(' ').nth(1).unwrap();
+            // asked for a tile that it has not, that server goes away
+            let (status, body) = agent.get(format!("{url}{path}")).call().map_or((404, Vec::new()), |mut got| {
+                let mut body = Vec::new();
+                got.body_mut().as_reader().read_to_end(&mut body).unwrap();
+                (got.status().as_u16(), body)
+            });
+            let (status, body) = changing.lock().unwrap()(path, status, body);
+            // none at all
+            if status == 0 { Vec::new() } else { answer(status, "", &body) }
+        });
+        Between { origin, change }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.origin.host())
+    }
+
+    pub(super) fn set(&self, change: impl Fn(&str, u16, Vec<u8>) -> (u16, Vec<u8>) + Send + 'static) {
+        *self.change.lock().unwrap() = Box::new(change);
+    }
+
+    /// Gives no answer.
+    pub(super) fn silence(&self) {
+        self.set(|_, _, _| (0, Vec::new()));
+    }
+
+    /// Passes all on.
+    pub(super) fn pass(&self) {
+        self.set(|_, status, body| (status, body));
+    }
+}
+
+/// A tree of many modules, so that the database's has whole tiles and others; what an upstream has
+/// instead; the database, and who is in between.
+struct Scene {
+    dir: TempDir,
+    tree: Tree,
+    upstream: Upstream,
+    database: SumDb,
+    between: Between,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = TempDir::new();
+        let mut tree = Tree::new(dir.dir("tree"));
+        for n in 0..4 {
+            tree.add(&format!("example.com/m{n}"), "v1.0.0", &[("m.go", b"package m\n")]);
+        }
+        let upstream = Upstream::start(&tree.root);
+        let database = SumDb::start(&tree.root);
+        // from now on it says the same, whatever becomes of the tree
+        for n in 0..4 {
+            ureq::get(format!("{}/lookup/example.com/m{n}@v1.0.0", database.url)).call().unwrap();
+        }
+        let between = Between::new(&database);
+        Scene { dir, tree, upstream, database, between }
+    }
+
+    /// Has the database hold `count` more records.
+    fn grow(&mut self, name: &str, count: usize) {
+        for n in 0..count {
+            let module = format!("example.com/{name}{n}");
+            self.tree.add(&module, "v1.0.0", &[("m.go", b"package m\n")]);
+            let got = ureq::get(format!("{}/lookup/{module}@v1.0.0", self.database.url)).call().unwrap();
+            assert_eq!(got.status(), 200);
+        }
+    }
+
+    fn serve(&self, home: &TempDir, more: &[&str]) -> Server {
+        let upstream = format!("--upstream={}", self.upstream.url());
+        let sumdb = format!("--sumdb={}={}", self.database.key, self.between.url());
+        Server::start(home, &[&["--modproxy", "--mod-ttl=0", &upstream, &sumdb], more].concat())
+    }
+}
+
+/// Waits until that many lines of a server's say that something is refused; there must be no more.
+fn refused(server: &Server, lines: usize) {
+    let said = || server.stderr().lines().filter(|line| line.contains("refused")).count();
+    poll("the lines", || (said() >= lines).then_some(()));
+    assert_eq!(said(), lines, "{}", server.stderr());
+}
+
+fn file(n: usize, kind: &str) -> String {
+    format!("example.com/m{n}/@v/v1.0.0.{kind}")
+}
+
+#[test]
+fn what_a_compromised_upstream_sends_is_neither_kept_nor_served() {
+    let scene = Scene::new();
+    let server = scene.serve(&scene.dir, &[]);
+    assert_eq!((server.status(&file(0, "mod")), server.status(&file(0, "zip"))), (200, 200));
+    // another zip of the same name, and another go.mod
+    let root = &scene.tree.root;
+    let honest = [file(1, "zip"), file(2, "mod")].map(|f| (f.clone(), fs::read(root.join(&f)).unwrap()));
+    let mut other = Tree::new(scene.dir.dir("other"));
+    other.add("example.com/m1", "v1.0.0", &[("m.go", b"package m // changed\n")]);
+    fs::copy(other.root.join(file(1, "zip")), root.join(file(1, "zip"))).unwrap();
+    fs::write(root.join(file(2, "mod")), "module example.com/m2\n\ngo 1.99\n").unwrap();
+    let before = kept_files(&scene.dir);
+    for (name, _) in &honest {
+        for _ in 0..2 {
+            let (status, text) = server.get(name);
+            assert!(status == 502 && text.contains("refused") && text.contains("the sum database"), "{status} {text}");
+        }
+    }
+    // the answers of the database are kept, and nothing else
+    let new: Vec<_> = kept_files(&scene.dir).into_iter().filter(|name| !before.contains(name)).collect();
+    assert!(new.iter().all(|name| name.starts_with("sumdb/")), "{new:?}");
+    refused(&server, 2);
+    for (name, bytes) in &honest {
+        fs::write(root.join(name), bytes).unwrap();
+        assert_eq!(server.get_bytes(name), (200, bytes.clone()), "nothing is held against the module");
+    }
+}
+
+/// Each way to lie about a lookup or a tile, of the module with that number.
+fn lies() -> Vec<(&'static str, Change)> {
+    fn lookup(n: usize, change: impl Fn(String) -> String + Send + 'static) -> Change {
+        Box::new(move |path, status, body| {
+            if path.ends_with(&format!("/lookup/example.com/m{n}@v1.0.0")) {
+                (200, change(String::from_utf8(body).unwrap()).into_bytes())
+            } else {
+                (status, body)
+            }
+        })
+    }
+    let insert = |text: &str, at: usize, line: &str| {
+        let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+        lines.insert(at, line);
+        lines.concat()
+    };
+    let line = "example.com/m1 v1.0.0 h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+    vec![
+        ("empty", lookup(1, |_| String::new())),
+        ("a login page", lookup(1, |_| "<html>log in</html>".into())),
+        ("another module's", lookup(1, |text| text.replace("example.com/m1", "example.com/m3"))),
+        ("a line before", lookup(1, move |text| insert(&text, 0, line))),
+        ("a line in the record", lookup(1, move |text| insert(&text, 1, line))),
+        ("a line after the record", lookup(1, move |text| insert(&text, 4, line))),
+        ("a line in the tree head", lookup(1, move |text| insert(&text, 6, line))),
+        ("a line among the signatures", lookup(1, move |text| text + line)),
+        ("another hash", lookup(1, |text| text.replacen("h1:", "h1:A", 1))),
+        (
+            "another number",
+            lookup(1, |text| format!("0{}", text.split_once('\n').map(|t| format!("\n{}", t.1)).unwrap())),
+        ),
+        ("no signature", lookup(1, |text| text.rsplit_once("\u{2014}").unwrap().0.to_string())),
+    ]
+}
+
+#[test]
+fn a_database_that_lies_is_not_believed() {
+    let scene = Scene::new();
+    for (what, change) in lies() {
+        let home = TempDir::new();
+        let server = scene.serve(&home, &[]);
+        // the tree has more than that record, one that is asked for first and well
+        scene.between.pass();
+        assert_eq!(server.status(&file(0, "zip")), 200, "{what}: {}", server.stderr());
+        scene.between.set(change);
+        let kept = kept_files(&home);
+        for kind in ["mod", "zip"] {
+            let (status, text) = server.get(&file(1, kind));
+            assert!(status == 502 && text.contains("refused"), "{what}: {status} {text}");
+        }
+        assert_eq!(server.status("sumdb/sumdb.test/lookup/example.com/m1@v1.0.0"), 502, "{what}");
+        refused(&server, 1);
+        assert_eq!(kept_files(&home), kept, "{what}");
+        scene.between.pass();
+        assert_eq!(server.status(&file(1, "zip")), 200, "{what}: {}", server.stderr());
+    }
+}
+
+#[test]
+fn a_forged_tile_among_good_ones_is_found_by_its_parent() {
+    let mut scene = Scene::new();
+    // three whole tiles and a part
+    scene.grow("more", 800);
+    let name = |n: usize| format!("example.com/more{n}/@v/v1.0.0.zip");
+    for (n, forged) in
+        [(10, "/tile/8/0/000"), (300, "/tile/8/0/001"), (799, "/tile/8/0/003.p/"), (20, "/tile/8/1/000.p/")]
+    {
+        let home = TempDir::new();
+        let server = scene.serve(&home, &[]);
+        scene.between.set(move |path, status, mut body| {
+            if path.contains(forged) {
+                let at = body.len() - 1;
+                body[at] ^= 1;
+            }
+            (status, body)
+        });
+        let (status, text) = server.get(&name(n));
+        assert!(status == 502 && text.contains("refused"), "{forged}: {status} {text}");
+        assert!(!kept_files(&home).iter().any(|name| name.contains(".zip") || name.contains(forged)), "{forged}");
+        // nor is a client of the database itself given one
+        assert_ne!(server.status(&format!("sumdb/sumdb.test{}", forged.trim_end_matches(".p/"))), 200, "{forged}");
+        scene.between.pass();
+        assert_eq!(server.status(&name(n)), 200, "{forged}: {}", server.stderr());
+        // from a tile that is known, each part and the whole
+        for path in ["tile/8/0/001", "tile/8/0/001.p/7", "tile/8/1/000.p/3", "latest"] {
+            let theirs = ureq::get(format!("{}/{path}", scene.database.url)).call();
+            let theirs = theirs.unwrap().body_mut().read_to_vec().unwrap();
+            assert_eq!(server.get_bytes(&format!("sumdb/sumdb.test/{path}")), (200, theirs), "{path}");
+        }
+        assert_eq!(server.status("sumdb/sumdb.test/tile/8/0/900"), 404);
+    }
+}
+
+#[test]
+fn a_tree_that_forks_or_shrinks_is_refused() {
+    let mut scene = Scene::new();
+    scene.grow("more", 300);
+    let mut elsewhere = Tree::new(scene.dir.dir("elsewhere"));
+    for n in 0..4 {
+        elsewhere.add(&format!("example.com/m{n}"), "v1.0.0", &[("m.go", b"package m // for you alone\n")]);
+    }
+    let fork = scene.database.fork(&elsewhere.root);
+    let split = Between::new(&fork);
+    let home = TempDir::new();
+    let server = scene.serve(&home, &[]);
+    assert_eq!(server.status(&file(0, "zip")), 200, "{}", server.stderr());
+    drop(server);
+    // after a restart too, and whether that tree is smaller or larger
+    for larger in [0, 600] {
+        for n in 0..larger {
+            let module = format!("example.com/fork{n}");
+            elsewhere.add(&module, "v1.0.0", &[("m.go", b"package m\n")]);
+            ureq::get(format!("{}/lookup/{module}@v1.0.0", fork.url)).call().unwrap();
+        }
+        fs::copy(elsewhere.root.join(file(1, "zip")), scene.tree.root.join(file(1, "zip"))).unwrap();
+        let sumdb = format!("--sumdb={}={}", scene.database.key, split.url());
+        let server = scene.serve(&home, &[&sumdb]);
+        let kept = kept_files(&home);
+        let (status, text) = server.get(&file(1, "zip"));
+        assert!(status == 502 && text.contains("refused: sum database"), "{larger}: {status} {text}");
+        refused(&server, 1);
+        let zips = |files: Vec<String>| files.into_iter().filter(|name| !name.contains("/tile/")).collect::<Vec<_>>();
+        assert_eq!(zips(kept_files(&home)), zips(kept));
+    }
+    // an older head of the same tree is none
+    let server = scene.serve(&home, &[]);
+    let old: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+    let first = old.clone();
+    scene.between.set(move |path, status, body| {
+        if path.ends_with("/lookup/example.com/m3@v1.0.0") {
+            let mut first = first.lock().unwrap();
+            return (status, first.get_or_insert(body).clone());
+        }
+        (status, body)
+    });
+    let body = ureq::get(format!("{}/lookup/example.com/m3@v1.0.0", scene.between.url())).call().unwrap();
+    assert_eq!(body.status(), 200);
+    scene.grow("later", 40);
+    assert_eq!(server.status("example.com/later1/@v/v1.0.0.zip"), 200, "{}", server.stderr());
+    assert_eq!(server.status(&file(3, "zip")), 200, "{}", server.stderr());
+}
+
+#[test]
+fn no_answer_is_no_verdict_and_what_was_served_is_checked_when_there_is_one() {
+    let scene = Scene::new();
+    let root = &scene.tree.root;
+    let mut other = Tree::new(scene.dir.dir("other"));
+    other.add("example.com/m1", "v1.0.0", &[("m.go", b"package m // changed\n")]);
+    fs::copy(other.root.join(file(1, "zip")), root.join(file(1, "zip"))).unwrap();
+    for how in ["closed", "503", "403"] {
+        let home = TempDir::new();
+        let server = scene.serve(&home, &["-v"]);
+        match how {
+            "closed" => scene.between.silence(),
+            "503" => scene.between.set(|_, _, _| (503, b"later".to_vec())),
+            _ => scene.between.set(|_, _, _| (403, b"blocked".to_vec())),
+        }
+        for n in [0, 1] {
+            assert_eq!((server.status(&file(n, "zip")), server.status(&file(n, "mod"))), (200, 200), "{how}");
+        }
+        let said = server.stderr();
+        assert_eq!(said.lines().filter(|line| line.contains("gives no answer")).count(), 1, "{said}");
+        // in the next process it is still known, before anybody asks the database
+        drop(server);
+        let listed = home_list(&home);
+        assert_eq!(listed.matches("unverified").count(), 2, "{listed}");
+        let server = scene.serve(&home, &["-v"]);
+        assert_eq!(server.status(&file(1, "zip")), 200, "{how}: {}", server.stderr());
+        scene.between.pass();
+        poll("the changed one to go", || (!kept_files(&home).contains(&file(1, "zip"))).then_some(()));
+        refused(&server, 1);
+        assert_eq!(server.status(&file(1, "zip")), 502);
+        assert_eq!(
+            (server.status(&file(0, "zip")), server.status(&file(0, "mod")), server.status(&file(1, "mod"))),
+            (200, 200, 200)
+        );
+        assert!(!home_list(&home).contains("unverified"), "{}", home_list(&home));
+    }
+}
+
+fn home_list(home: &TempDir) -> String {
+    super::modules::command(home, &["list"]).ok().stdout
+}
+
+#[test]
+fn what_the_database_does_not_know_is_refused_unless_it_is_private() {
+    let scene = Scene::new();
+    let unknown = |status: u16| {
+        move |path: &str, s: u16, body: Vec<u8>| {
+            if path.contains("/lookup/") { (status, b"never heard of it".to_vec()) } else { (s, body) }
+        }
+    };
+    for status in [404, 410] {
+        scene.between.set(unknown(status));
+        let server = scene.serve(&TempDir::new(), &[]);
+        for kind in ["zip", "mod"] {
+            let (got, text) = server.get(&file(0, kind));
+            assert!(got == 403 && text.contains("--mod-private") && text.contains("never heard"), "{got} {text}");
+        }
+        refused(&server, 1);
+        assert_eq!(server.status(&file(0, "info")), 200);
+        let before = scene.between.origin.seen().len();
+        let private = format!("--upstream={}#private", scene.upstream.url());
+        for more in [&["--mod-private=example.com", &private][..], &["--mod-verify=off"]] {
+            let server = scene.serve(&TempDir::new(), more);
+            assert_eq!((server.status(&file(0, "zip")), server.status(&file(0, "mod"))), (200, 200), "{more:?}");
+        }
+        assert_eq!(scene.between.origin.seen().len(), before, "the database was asked for private modules");
+    }
+}
+
+#[test]
+fn run_verifies_as_gosumdb_says() {
+    let scene = Scene::new();
+    let root = &scene.tree.root;
+    fs::write(root.join(file(1, "mod")), "module example.com/m1\n\ngo 1.99\n").unwrap();
+    let upstream = format!("--upstream={}", scene.upstream.url());
+    let named = format!("{} {}", scene.database.key, scene.between.url());
+    for (variables, refused) in [
+        (&[("GOSUMDB", named.as_str())][..], true),
+        (&[("GOSUMDB", "off")], false),
+        (&[("GOSUMDB", named.as_str()), ("GONOSUMDB", "example.com/*")], false),
+    ] {
+        let home = TempDir::new();
+        let script = "cd \"$HOME\" && go mod init example.com/app && go mod download example.com/m1@v1.0.0";
+        let mut plugin = go(&home, "run").args(["--modproxy", &upstream, "sh", "-c", script]);
+        for (name, value) in variables {
+            plugin = plugin.env(name, value);
+        }
+        let out = plugin.output();
+        assert_eq!(out.stderr.contains("refused: example.com/m1@v1.0.0/go.mod"), refused, "{}", out.describe());
+        assert_eq!(out.status.success(), !refused, "{}", out.describe());
+    }
+}
+
+#[test]
+fn a_database_that_nobody_has_is_not_supported() {
+    let scene = Scene::new();
+    scene.between.silence();
+    let server = scene.serve(&scene.dir, &[]);
+    assert_eq!(server.status("sumdb/sumdb.test/supported"), 404);
+    assert_eq!(server.status("sumdb/other.test/supported"), 404);
+    scene.between.pass();
+    assert_eq!(server.status("sumdb/sumdb.test/supported"), 200);
+    assert_eq!(server.status(&file(0, "zip")), 200);
+    drop(server);
+    scene.between.silence();
+    // what was kept is still answered
+    for more in [&[][..], &["--offline"]] {
+        let server = scene.serve(&scene.dir, more);
+        assert_eq!(server.status("sumdb/sumdb.test/supported"), 200, "{more:?}");
+        assert_eq!(server.status("sumdb/sumdb.test/lookup/example.com/m0@v1.0.0"), 200, "{more:?}");
+    }
+}
