@@ -26,6 +26,7 @@
 //! | what | where | module |
 //! |---|---|---|
 //! | actions, outputs, module and proxy blobs | `action`, `output`, `module`, `revproxy`, in 256 shards | `folder`, `cache::disk`, [`store`] |
+//! | what a module's file is called, and whether it is verified | lines in its `.sum` | [`store`] |
 //! | when something was last used | the mtime of an output, of a blob's `.sum` | the same |
 //! | who is alive, and what may be open | `lease/<token>`, locked | `lease` |
 //! | what is owed to the bucket | `pending/<token>/<n>` | [`upload`] |

@@ -248,6 +248,35 @@ fn what_can_change_is_revalidated_and_served_meanwhile() {
     assert!(server.get(names[2]).1.contains("v1.2.0"));
 }
 
+#[test]
+fn passwords_go_over_https_alone_and_no_further() {
+    let dir = TempDir::new();
+    let (other, trusted) = Origin::https(&dir.dir("other"), |_| answer(200, "", b"v1.0.0\n"));
+    let elsewhere = format!("Location: https://localhost:{}/x\r\n", other.port());
+    let (origin, pem) = Origin::https(dir.path(), move |request| match request.contains("/moved/") {
+        true => answer(302, &elsewhere, b""),
+        false => answer(200, "", b"v1.0.0\n"),
+    });
+    fs::write(&pem, fs::read_to_string(&pem).unwrap() + &fs::read_to_string(trusted).unwrap()).unwrap();
+    dir.write(".netrc", "machine localhost login netrc password secret\n");
+    let upstream = format!("--upstream=https://localhost:{}", origin.port());
+    let vars = [("SSL_CERT_FILE", pem.to_str().unwrap()), ("no_proxy", "localhost,127.0.0.1")];
+    let server = Server::with(&dir, &["--modproxy", "--mod-verify=off", &upstream], &vars);
+    assert_eq!(server.status("example.com/m/@v/list"), 200, "{}", server.stderr());
+    let sent = |o: &Origin| o.seen().iter().filter(|r| r.to_ascii_lowercase().contains("authorization:")).count();
+    assert_eq!(sent(&origin), 1);
+    let (status, text) = server.get("example.com/moved/@v/list");
+    assert!(status == 200, "{text}");
+    assert_eq!((sent(&other), other.seen().len()), (0, 1));
+    // the same machine without TLS
+    let plain = Origin::http(|_| answer(200, "", b"v1.0.0\n"));
+    let upstream = format!("--upstream=http://localhost:{}", plain.port());
+    let netrc = dir.join(".netrc");
+    let vars = [("NETRC", netrc.to_str().unwrap()), vars[1]];
+    let server = Server::with(&TempDir::new(), &["--modproxy", "--mod-verify=off", &upstream], &vars);
+    assert_eq!((server.status("example.com/m/@v/list"), sent(&plain), plain.seen().len()), (200, 0, 1));
+}
+
 /// A server of `body` that breaks each answer off after `piece` bytes.
 fn breaking(body: Vec<u8>, piece: usize, headers: &'static str, ranges: bool) -> Origin {
     Origin::http(move |request| {

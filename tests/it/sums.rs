@@ -346,8 +346,12 @@ fn what_the_database_does_not_know_is_refused_unless_it_is_private() {
         let before = scene.between.origin.seen().len();
         let private = format!("--upstream={}#private", scene.upstream.url());
         for more in [&["--mod-private=example.com", &private][..], &["--mod-verify=off"]] {
-            let server = scene.serve(&TempDir::new(), more);
+            let home = TempDir::new();
+            let server = scene.serve(&home, more);
             assert_eq!((server.status(&file(0, "zip")), server.status(&file(0, "mod"))), (200, 200), "{more:?}");
+            drop(server);
+            // what is checked no more is not taken for checked when it is again
+            assert_eq!(home_list(&home).contains("unverified"), more.len() == 1, "{more:?}");
         }
         assert_eq!(scene.between.origin.seen().len(), before, "the database was asked for private modules");
     }

@@ -188,9 +188,11 @@ impl Fetcher {
             FetchError::Failed(status, text::without_secrets(&format!("{upstream}/{path}: {why}")))
         };
         let absent = || FetchError::Absent(404, format!("{upstream}/{path}: no such file"));
+        // a sum database that hangs behind a proxy does not keep modules waiting
+        let kind = if path.starts_with("sumdb/") { " sumdb" } else { "" };
         let _slot = self
             .slots
-            .enter(&upstream.to_string())
+            .enter(&format!("{upstream}{kind}"))
             .ok_or_else(|| failed(503, &"too many requests to it are under way, and none of them ended in time"))?;
         let (mut file, mut got) = match &upstream.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, upstream, ask, to, &failed),

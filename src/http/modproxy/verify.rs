@@ -81,8 +81,11 @@ impl Verifier {
 impl Inner {
     /// The database that says what `module` must be, where one does.
     pub(super) fn judge(&self, module: &str) -> Option<&Database> {
-        let exempt = || self.is_private(module) || path::matches_prefix(&self.verifier.nosum, module);
-        self.sumdb.first().filter(|_| self.verifier.on && !exempt())
+        self.sumdb.first().filter(|_| self.verifier.on && !self.is_exempt(module))
+    }
+
+    fn is_exempt(&self, module: &str) -> bool {
+        self.is_private(module) || path::matches_prefix(&self.verifier.nosum, module)
     }
 
     /// Begins to ask the database for what will be compared.
@@ -115,7 +118,9 @@ impl Inner {
         };
         let hash = hash.map_err(|why| FetchError::Refused(502, format!("refused: {why}")))?;
         let (Some((version, what)), Some(database)) = (wanted.summed(), self.judge(&wanted.module)) else {
-            return Ok("");
+            // who verifies again one day has to know
+            let unverified = wanted.summed().is_some() && !self.is_exempt(&wanted.module);
+            return Ok(if unverified { UNVERIFIED } else { "" });
         };
         if !patient && self.verifier.is_down() {
             return Ok(UNVERIFIED);
