@@ -545,7 +545,7 @@ fn modules_travel_to_machines_without_a_network() {
     let nowhere = format!("--sumdb={key}=http://127.0.0.1:9");
     let download = |proxy: &str| {
         let work = TempDir::new();
-        work.write("go.mod", &fs::read_to_string(&work_mod(&home)).unwrap());
+        work.write("go.mod", &fs::read_to_string(work_mod(&home)).unwrap());
         let out = plain_go(&work, proxy, &key).args(["mod", "download", "all"]).output().unwrap();
         assert!(out.status.success(), "{proxy}: {}", String::from_utf8_lossy(&out.stderr));
         assert!(fs::read_to_string(work.join("go.sum")).unwrap().contains("example.com/top v0.1.0 h1:"));
