@@ -63,7 +63,9 @@ impl Inner {
     /// Drops one answer.
     pub(super) fn forget_one(&self, url: &str, found: &Found) {
         self.memory.remove(url, Some(&found.answer.variant));
-        found.blob().into_iter().for_each(|name| { self.store.remove(name); });
+        found.blob().into_iter().for_each(|name| {
+            self.store.remove(name);
+        });
     }
 
     /// Drops all answers to `url`, and to those of its host that an unsafe request's answer names
@@ -80,7 +82,9 @@ impl Inner {
             // the bucket may have it still, and so may other machines
             self.unkept.remember(&url, false);
             let slots = (0..SLOTS).map(|n| stored::slot(&url, n));
-            slots.chain([url.clone()]).for_each(|name| { self.store.remove(&name); });
+            slots.chain([url.clone()]).for_each(|name| {
+                self.store.remove(&name);
+            });
         }
     }
 
