@@ -18,6 +18,7 @@ pub mod pack;
 mod packing;
 pub mod prune;
 pub mod readahead;
+pub mod refresh;
 pub mod size;
 
 mod usage;

@@ -147,13 +147,15 @@ mod tests {
             let arg = format!("{}={value}", flag.spelling());
             let base = match flag.modes.first() {
                 Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy"][..],
+                Some(Mode::Prune) => &["prune", "--bucket=some", "--expiry=1h"],
+                Some(Mode::Push) => &["push", "--bucket=some"],
                 Some(Mode::Clear | Mode::Keygen) => continue,
                 Some(Mode::Mod) => &["mod", "list"],
                 _ => &[],
             };
             let args: Vec<&str> = base.iter().copied().chain([arg.as_str()]).collect();
             with(&args, &[]).unwrap_or_else(|e| panic!("{arg}: {e}"));
-            if flag.modes.first() != Some(&Mode::Serve) {
+            if flag.modes.is_empty() {
                 with(&[], &[(flag.variable, value)]).unwrap_or_else(|e| panic!("{}: {e}", flag.variable));
             }
         }
@@ -371,7 +373,7 @@ mod tests {
     #[test]
     fn wrong_values_and_combinations() {
         for (args, want) in [
-            (&["--expiry=1d"][..], "--expiry \"1d\": not a duration"),
+            (&["--expiry=1w"][..], "--expiry \"1w\": not a duration"),
             (&["-c=x"], "-c \"x\": not a whole number"),
             (&["--metrics=maybe"], "--metrics \"maybe\": not a bool"),
             (&["--debug=8"], "--debug \"8\": not a sum"),
@@ -403,6 +405,15 @@ mod tests {
             (&["connect", "0"], "connect \"0\": not a port"),
             (&["connect", "1", "2"], "connect takes no \"2\""),
             (&["prune", "--expiry=0"], "prune needs a limit"),
+            (&["prune", "--dry-run", "--expiry=1h"], "prune --dry-run needs --bucket"),
+            (&["prune", "--bucket", "--expiry=30d"], "--bucket names none"),
+            (&["prune", "--bucket=some"], "prune --bucket needs an age"),
+            (&["prune", "--bucket=some", "--expiry=0"], "prune --bucket needs an age"),
+            (&["prune", "--bucket=some", "--expiry=30d", "--read-only"], "prune --bucket: the bucket is only read"),
+            (&["prune", "--bucket=some", "--expiry=30d", "--max-cache-size=1g"], "--max-cache-size \"1g\": is for"),
+            (&["status", "--bucket"], "--bucket names none"),
+            (&["push"], "push needs a bucket"),
+            (&["push", "--bucket=some", "--sign"], "push --sign needs --signing-key-file"),
         ] {
             let text = error(args, &[]);
             assert!(text.starts_with(want), "{args:?}: {text:?} does not start with {want:?}");

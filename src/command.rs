@@ -1,6 +1,7 @@
 //! The commands, one file each. They construct everything and hand it down; nothing below them
 //! constructs its collaborators or reads the environment.
 
+mod bulk;
 mod clear;
 mod connect;
 mod direct;
@@ -15,6 +16,7 @@ mod modules;
 mod names;
 mod prune;
 mod pull;
+mod push;
 mod run;
 mod scope;
 mod serve;
@@ -55,13 +57,21 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             logging::init(config.cache.verbose, config.cache.debug);
             run::execute(&config)
         }
-        Invocation::Status(cache) => {
+        Invocation::Status(cache, whole) => {
             logging::init(cache.verbose, cache.debug);
-            status::execute(&cache)
+            status::execute(&cache, whole)
         }
         Invocation::Prune(cache) => {
             logging::init(cache.verbose, cache.debug);
             prune::execute(&cache)
+        }
+        Invocation::PruneBucket(prune) => {
+            logging::init(prune.cache.verbose, prune.cache.debug);
+            prune::bucket(&prune)
+        }
+        Invocation::Push(push) => {
+            logging::init(push.cache.verbose, push.cache.debug);
+            push::execute(&push)
         }
         Invocation::Pull(cache) => {
             logging::init(cache.verbose, cache.debug);

@@ -26,10 +26,14 @@ pub enum Invocation {
     Connect(ConnectConfig),
     /// `run CMD…`: the cache in-process for one command and its children.
     Run(RunConfig),
-    /// `status`: what the local cache holds.
-    Status(Config),
+    /// `status`: what the local cache holds, and, if true, the whole bucket.
+    Status(Config, bool),
     /// `prune`: applies `expiry` and `max_size` to the local cache now; at least one of them says something.
     Prune(Config),
+    /// `prune --bucket`: removes from the bucket what was unused for long.
+    PruneBucket(PruneConfig),
+    /// `push`: sends what the local cache has to the bucket.
+    Push(PushConfig),
     /// `pull`: fetches what a scope's builds used; there is a bucket.
     Pull(Config),
     /// `clear`: empties the local cache, or our names under a prefix of the bucket.
@@ -120,6 +124,36 @@ pub struct ClearConfig {
     pub verbose: bool,
 }
 
+/// What `prune --bucket` needs.
+#[derive(Clone, Debug)]
+pub struct PruneConfig {
+    /// How many requests at a time, and what is logged.
+    pub cache: Config,
+    /// The bucket; it is written.
+    pub bucket: BucketConfig,
+    /// What is older goes.
+    pub expiry: Duration,
+    /// Only say what would go. Default: false.
+    pub dry_run: bool,
+    /// What the proxies have put goes, too. Default: false.
+    pub proxied: bool,
+    /// Objects removed a second at most; 0 for any number. Default: 1000.
+    pub rate: u64,
+}
+
+/// What `push` needs.
+#[derive(Clone, Debug)]
+pub struct PushConfig {
+    /// The local cache, and how uploads are made.
+    pub cache: Config,
+    /// The bucket; it is written, nothing in it is replaced, and its signer signs only if asked to.
+    pub bucket: BucketConfig,
+    /// What was last used longer ago is left out. Default: nothing is.
+    pub since: Option<Duration>,
+    /// There is a key to sign with, and it is not to be used. Default: false.
+    pub unsigned: bool,
+}
+
 /// What every command that opens the cache needs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -172,6 +206,10 @@ pub struct BucketConfig {
     pub write_prefix: Option<KeyPrefix>,
     /// Write nothing to the bucket. Default: false.
     pub read_only: bool,
+    /// Replace no object, but for one under a condition. Default: false.
+    pub replace_nothing: bool,
+    /// Objects that are used are renewed at this age; zero for never. Default: 7 days.
+    pub refresh_after: Duration,
     /// How build outputs are laid out. Default: `single`.
     pub layout: Layout,
     /// Signs what is put, and says what signatures count. Default: unsigned, anything counts.
@@ -186,6 +224,8 @@ impl BucketConfig {
             prefix,
             write_prefix: None,
             read_only: false,
+            replace_nothing: false,
+            refresh_after: Duration::ZERO,
             layout: Layout::Single,
             signer: Signer::default(),
         }

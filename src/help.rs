@@ -31,7 +31,12 @@ const TOPICS: &[Topic] = &[
     topic("mod", "modules for machines without a network", MOD, &[Section::Mod]),
     topic("reverse-proxy", "a caching proxy for chosen hosts", REVERSE_PROXY, &[Section::RevProxy]),
     topic("debug", "logs, metrics and the status pages", DEBUG, &[Section::Log]),
-    topic("maintenance", "status, prune, clear and doctor", MAINTENANCE, &[Section::Clear]),
+    topic(
+        "maintenance",
+        "status, prune, push, clear and doctor",
+        MAINTENANCE,
+        &[Section::Prune, Section::Push, Section::Clear],
+    ),
 ];
 
 const ALL_SECTIONS: &[Section] = &[
@@ -43,6 +48,8 @@ const ALL_SECTIONS: &[Section] = &[
     Section::ModProxy,
     Section::Mod,
     Section::RevProxy,
+    Section::Prune,
+    Section::Push,
     Section::Clear,
     Section::Keygen,
 ];
@@ -54,7 +61,7 @@ pub fn page(word: Option<&str>) -> Result<String, String> {
         Some("serve" | "connect") => "serve-mode",
         Some("keygen") => "bucket",
         Some("pull") => "readahead",
-        Some("status" | "prune" | "clear" | "doctor") => "maintenance",
+        Some("status" | "prune" | "push" | "clear" | "doctor") => "maintenance",
         Some(word) => word,
     };
     let Some(topic) = TOPICS.iter().find(|topic| topic.name == name) else {
@@ -95,6 +102,8 @@ fn title(section: Section) -> &'static str {
         Section::ModProxy => "Module proxy",
         Section::Mod => "Modules",
         Section::RevProxy => "Reverse proxy",
+        Section::Prune => "Prune a bucket",
+        Section::Push => "Push",
         Section::Clear => "Clear",
         Section::Access => "Who may ask over HTTP",
         Section::Keygen => "Tokens",

@@ -169,6 +169,8 @@ groups! {
         put_requests: "PUT requests sent.",
         get_bytes: "Body bytes received.",
         put_bytes: "Body bytes sent.",
+        put_objects: "Objects put.",
+        present: "Objects not put, because they were there.",
         retries: "Requests sent again after a failure.",
         errors: "Requests that failed, time-outs included.",
         corrupt: "Objects that failed verification and were treated as misses.",
@@ -183,6 +185,7 @@ groups! {
         queued: "Uploads queued.",
         done: "Uploads finished, those found present included.",
         failed: "Uploads given up for now; their markers stay.",
+        refreshed: "Objects found young, or renewed, when they were used and might be old.",
         adopted: "Uploads taken over from processes that ended before they were done.",
     }
     /// The module proxy and the sum database.

@@ -21,7 +21,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
+
+use ureq::http::{HeaderName, HeaderValue};
 
 /// An object that is being read.
 pub struct Object {
@@ -33,20 +35,35 @@ pub struct Object {
     pub signature: Option<String>,
     /// Whether it lies under one's own write prefix ([`Bucket`] knows), not the main one.
     pub own_prefix: bool,
+    /// How long ago it was written or renewed, by the backend's own clock, where that tells.
+    pub age: Option<Duration>,
+    /// Whether whoever uses it is to have it renewed ([`Bucket`] knows).
+    pub old: bool,
     /// The body. A read fails when the transfer breaks off, falls below the throughput floor, or
     /// ends short of `len`. Drop it only after reading to the end, or the connection is lost.
     pub body: Box<dyn Read + Send>,
 }
 
-/// What is known of an object without its body.
+/// An object in a listing.
 #[derive(Clone, Debug)]
 pub struct ObjectInfo {
     /// The full key, prefix included (listings).
     pub key: String,
     /// Length in bytes.
     pub len: u64,
-    /// When it was written.
-    pub modified: Option<SystemTime>,
+    /// As [`Object::age`].
+    pub age: Option<Duration>,
+}
+
+/// What is known of an object without its body.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The entity tag.
+    pub etag: String,
+    /// As [`Object::age`].
+    pub age: Option<Duration>,
+    /// What a copy must repeat to be the same in all but its age.
+    pub kept: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// A body to be stored: rewindable, so that a put can be sent again.
@@ -108,8 +125,20 @@ pub trait Remote: Send + Sync {
     /// [`RemoteError::Precondition`]; a backend that cannot do that ignores it. `beside`, a line of
     /// ASCII (a signature), is kept beside the object and comes with it.
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError>;
-    /// Lists every object whose key starts with `prefix`, calling `each` for one after another.
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError>;
+    /// What is known of the object `key`; `Ok(None)` when there is none.
+    fn head(&self, key: &str) -> Result<Option<Head>, RemoteError>;
+    /// Makes the object `key` as young as a put would, and leaves all else as it is; `false` where it is
+    /// gone. One that is no longer what was `seen` is young already. [`RemoteError::Unsupported`] where
+    /// the backend will not, or has spoilt it in the attempt: then it is to be put.
+    fn renew(&self, key: &str, seen: &Head) -> Result<bool, RemoteError>;
+    /// Lists objects whose key starts with `prefix`, calling `each` for one after another: a page, from
+    /// the start or `from` where the page before ended. Returns where this one did, but for the last.
+    fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+        each: &mut dyn FnMut(ObjectInfo),
+    ) -> Result<Option<String>, RemoteError>;
     /// Deletes `key`; an absent object is no error.
     fn delete(&self, key: &str) -> Result<(), RemoteError>;
     /// Removes temporary files of ours whose token is `dead`. Default: nothing, there are none.

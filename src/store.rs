@@ -140,6 +140,11 @@ impl BlobStore {
         BlobStore { place: self.place.clone(), bucket: None, uploader: None }
     }
 
+    /// How they are uploaded.
+    pub fn source(&self) -> Arc<dyn Source> {
+        self.place.clone()
+    }
+
     /// Looks in the local directory only. A file that is damaged or cannot be read is a miss.
     pub fn local(&self, name: &str) -> Option<Blob> {
         let digest = digest(name);
@@ -209,11 +214,14 @@ impl BlobStore {
         let key = place.key(&digest);
         let mut found = bucket.get(&key);
         while let Some(object) = found {
-            let own_prefix = object.own_prefix;
+            let (own_prefix, old) = (object.own_prefix, object.old);
             match place.vouched(&key, &object, mutable) {
                 Ok(signed) => match place.take(name, &digest, object, signed, check) {
-                    Ok(blob) => {
+                    Ok((blob, claim)) => {
                         place.tally.count(Event::BucketHit(blob.len));
+                        if let Some(uploader) = self.uploader.as_ref().filter(|_| old) {
+                            uploader.refresh(key, Some((place.kind.name(), digest, Some(claim.hash))));
+                        }
                         return Some(blob);
                     }
                     Err(e) => place.signer.refused(format_args!("{}: {key} is not used: {e}", bucket.target())),
@@ -316,7 +324,7 @@ impl Place {
         Ok(Some(claim))
     }
 
-    /// Takes an object into the local directory.
+    /// Takes an object into the local directory: the blob, and what it is.
     fn take(
         self: &Arc<Self>,
         name: &str,
@@ -324,7 +332,7 @@ impl Place {
         object: Object,
         signed: Option<Claim>,
         check: Check<'_>,
-    ) -> io::Result<Blob> {
+    ) -> io::Result<(Blob, Claim)> {
         let mut bytes = self.begin(digest)?;
         let limit = signed.map_or(u64::MAX, |claim| claim.size.saturating_add(1));
         let got = io::copy(&mut object.body.take(limit), &mut bytes)?;
@@ -347,7 +355,7 @@ impl Place {
         let label = Label { name: self.label(name).to_string(), note: String::new() };
         let (file, _) = self.keep(bytes, |temp| self.sums.persist(&self.path(digest), temp, claim, &label))?;
         let (modified, origin) = (SystemTime::UNIX_EPOCH, Origin::Bucket);
-        Ok(Blob { file, len: got, modified, origin, note: String::new() })
+        Ok((Blob { file, len: got, modified, origin, note: String::new() }, claim))
     }
 }
 

@@ -35,6 +35,16 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// `12 s`, `5 min`, `3 h`, `30 days`: in whole units.
+pub fn age(age: std::time::Duration) -> String {
+    match age.as_secs() {
+        s @ 0..60 => format!("{s} s"),
+        s @ 60..3600 => format!("{} min", s / 60),
+        s @ 3600..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", count(s / 86_400)),
+    }
+}
+
 /// `97.3 %`; a dash where there is nothing to divide.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
@@ -112,6 +122,10 @@ mod tests {
         assert_eq!(
             [bytes(0), bytes(1023), bytes(1024), bytes(10_240), bytes(1 << 20), bytes((1 << 20) - 1), bytes(u64::MAX)],
             ["0 B", "1023 B", "1.0 KiB", "10 KiB", "1.0 MiB", "1.0 MiB", "16 EiB"]
+        );
+        assert_eq!(
+            [59, 60, 7200, 172_800].map(|s| age(std::time::Duration::from_secs(s))),
+            ["59 s", "1 min", "2 h", "2 days"]
         );
         assert_eq!([percent(1, 0), percent(0, 5), percent(5, 5)], ["–", "0.0 %", "100.0 %"]);
         assert_eq!([percent(99_999, 100_000), percent(1, 100_000)], ["99.9 %", "0.1 %"]);

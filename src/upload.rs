@@ -11,6 +11,10 @@
 //! signed or not as it was meant. Fresh uploads go before adopted ones, and draining waits for fresh
 //! ones only.
 //!
+//! Behind all of these come hints: objects whose age is to be renewed because they were used. They owe
+//! nobody anything: no marker, nobody waits, and what is not done by the end is left to the next use.
+//! However slow they are, there are as many threads as ever for uploads.
+//!
 //! No file or bucket is touched while the state's lock is held.
 
 mod marker;
@@ -35,6 +39,8 @@ pub use marker::{Found, Marker, PENDING, each, expire};
 
 /// Uploads held in memory at most; more stay markers.
 const QUEUE_LIMIT: usize = 8192;
+/// Hints followed at a time.
+const HINTS: usize = 8;
 /// How long stopping waits for uploads under way, most of which are done in less.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
 /// How often it is looked whether the bucket takes again what it did not.
@@ -66,13 +72,14 @@ pub struct Uploader {
     shared: Arc<Shared>,
     /// The workers that were started so far.
     workers: Mutex<Vec<JoinHandle<()>>>,
-    limit: usize,
 }
 
 struct Shared {
     bucket: Arc<Bucket>,
     target: Target,
     metrics: Arc<Metrics>,
+    /// Uploads at a time.
+    limit: usize,
     /// The cache directory.
     root: PathBuf,
     /// Our folder below `pending/`.
@@ -88,6 +95,9 @@ struct Shared {
 struct State {
     fresh: VecDeque<Job>,
     adopted: VecDeque<Job>,
+    hints: VecDeque<Hint>,
+    /// Hints that are being followed.
+    hinting: usize,
     /// What is being sent, and the jobs that wait for its end because they are of the same thing.
     busy: HashMap<(&'static str, String), Vec<Job>>,
     /// Numbers of the jobs in memory.
@@ -110,6 +120,12 @@ struct Job {
     fresh: bool,
 }
 
+/// A thing as a [`Source`] knows it: its kind, its name, and the hash of what it must still be.
+pub type Thing = (&'static str, String, Option<OutputId>);
+
+/// An object that was used and is old, and the thing that it is made of, where there is one.
+struct Hint(String, Option<Thing>);
+
 /// How the queue looks, for the status page.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QueueState {
@@ -127,6 +143,7 @@ impl Uploader {
             bucket,
             target,
             metrics,
+            limit: limit.max(1),
             root: cache_dir.to_path_buf(),
             dir: cache_dir.join(PENDING).join(process_token()),
             next: AtomicU64::new(0),
@@ -135,7 +152,7 @@ impl Uploader {
             state: Mutex::default(),
             changed: Condvar::new(),
         };
-        Uploader { shared: Arc::new(shared), workers: Mutex::default(), limit: limit.max(1) }
+        Uploader { shared: Arc::new(shared), workers: Mutex::default() }
     }
 
     /// Says how things of `kind` (lower-case letters) are uploaded. Before the first mark of it.
@@ -200,6 +217,22 @@ impl Uploader {
         }
     }
 
+    /// Has the object under `key` renewed when there is nothing else to do; where it is gone, or the bucket
+    /// renews none, the `thing` that it is made of is put anew.
+    pub fn refresh(&self, key: String, thing: Option<Thing>) {
+        let start = {
+            let mut state = self.shared.lock();
+            if state.hints.len() < QUEUE_LIMIT {
+                state.hints.push_back(Hint(key, thing));
+            }
+            state.idle < state.hints.len()
+        };
+        self.shared.changed.notify_one();
+        if start {
+            self.start_worker();
+        }
+    }
+
     /// Takes over what the dead have left marked for this very target, and queues it behind
     /// everything fresh.
     pub fn adopt(&self, census: &Census) {
@@ -220,7 +253,7 @@ impl Uploader {
             jobs.into_iter().for_each(|job| state.push(job));
         }
         self.shared.changed.notify_all();
-        for _ in 0..found.min(self.limit) {
+        for _ in 0..found.min(self.shared.limit) {
             self.start_worker();
         }
     }
@@ -255,7 +288,8 @@ impl Uploader {
     pub fn stop(&self) {
         self.shared.lock().stopping = true;
         self.shared.changed.notify_all();
-        if !self.shared.wait_while(Instant::now() + LAST_MOMENT, |state| !state.busy.is_empty()).busy.is_empty() {
+        let at_work = |state: &State| !state.busy.is_empty() || state.hinting > 0;
+        if at_work(&self.shared.wait_while(Instant::now() + LAST_MOMENT, at_work)) {
             return;
         }
         for worker in self.workers.lock().expect("no holder panics").drain(..) {
@@ -275,7 +309,7 @@ impl Uploader {
 
     fn start_worker(&self) {
         let mut workers = self.workers.lock().expect("no holder panics");
-        if workers.len() >= self.limit || self.shared.lock().stopping {
+        if workers.len() >= self.shared.limit + HINTS || self.shared.lock().stopping {
             return;
         }
         let shared = self.shared.clone();
@@ -375,7 +409,9 @@ impl Shared {
             if !(takes || state.fresh.is_empty() && state.adopted.is_empty()) {
                 state.drop_all();
                 self.changed.notify_all();
-            } else if let Some(job) = state.next() {
+            } else if state.busy.len() < self.limit
+                && let Some(job) = state.next()
+            {
                 drop(state);
                 let tried = self.run(&job);
                 state = self.lock();
@@ -389,6 +425,17 @@ impl Shared {
                 state = self.lock();
                 state.behind = false;
                 found.into_iter().for_each(|job| state.push(job));
+                self.changed.notify_all();
+            } else if takes
+                && state.hinting < HINTS
+                && let Some(hint) = state.hints.pop_front()
+            {
+                state.hinting += 1;
+                drop(state);
+                let lost = self.follow(hint);
+                state = self.lock();
+                state.hinting -= 1;
+                lost.into_iter().for_each(|job| state.push(job));
                 self.changed.notify_all();
             } else {
                 state.idle += 1;
@@ -415,6 +462,18 @@ impl Shared {
                 !matches!(e, RemoteError::Off(_))
             }
         }
+    }
+
+    /// Renews an object; what is to be put for that is returned, as a job that nobody waits for.
+    fn follow(&self, Hint(key, thing): Hint) -> Option<Job> {
+        match self.bucket.refresh(&key) {
+            Ok(true) => self.metrics.upload.refreshed.inc(),
+            Ok(false) | Err(RemoteError::Unsupported(_)) => {
+                return thing.map(|(kind, name, value)| self.job(kind, name, value, false));
+            }
+            Err(e) => log::debug!("{key} is not renewed: {e}"),
+        }
+        None
     }
 
     fn source(&self, kind: &str) -> Option<(&'static str, Arc<dyn Source>)> {

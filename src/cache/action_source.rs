@@ -3,34 +3,38 @@
 use std::io;
 use std::sync::Arc;
 
-use super::disk::Hit;
-use super::entry;
-use super::fetch::Fetcher;
+use super::disk::{DiskCache, Hit};
+use super::entry::{self, Codec};
 use super::id::{ActionId, OutputId};
 use crate::config::Layout;
+use crate::metrics::Metrics;
 use crate::remote::{Bucket, RemoteError};
 use crate::upload::Source;
 
 /// Uploads actions with their outputs.
-pub struct ActionSource(Arc<Fetcher>);
+pub struct ActionSource {
+    /// Where they are.
+    pub disk: Arc<DiskCache>,
+    /// The layout of their objects.
+    pub layout: Layout,
+    /// Their codec.
+    pub codec: Codec,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
 
 impl ActionSource {
-    /// Uploads from the disk cache of `fetcher`, as its layout and codec say.
-    pub fn new(fetcher: Arc<Fetcher>) -> Self {
-        ActionSource(fetcher)
-    }
-
     fn send(&self, action: &ActionId, hit: &Hit, bucket: &Bucket) -> Result<(), RemoteError> {
-        let host = &self.0.metrics.host;
-        match self.0.layout {
+        let host = &self.metrics.host;
+        match self.layout {
             Layout::Single => {
                 // on the root's file system, and outside of what is scanned for entries
-                let body = self.0.codec.encode(action, hit, self.0.disk.root())?;
+                let body = self.codec.encode(action, hit, self.disk.root())?;
                 bucket.put(&entry::single_key(action), &body)?;
             }
             Layout::Classic => {
                 let key = entry::classic_output_key(&hit.output);
-                let (output, said, signature) = self.0.codec.encode_classic(action, hit)?;
+                let (output, said, signature) = self.codec.encode_classic(action, hit)?;
                 // whatever is there: it may be damaged
                 bucket.put(&key, &output)?;
                 bucket.put_signed(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
@@ -46,12 +50,12 @@ impl Source for ActionSource {
     fn upload(&self, name: &str, value: Option<OutputId>, bucket: &Bucket) -> Result<(), RemoteError> {
         // what is gone or damaged, or was never a name of ours, has nothing to be uploaded
         let Some(action) = ActionId::from_hex(name) else { return Ok(()) };
-        let hit = self.0.disk.get(&action)?.filter(|hit| value.is_none_or(|value| value == hit.output));
+        let hit = self.disk.get(&action)?.filter(|hit| value.is_none_or(|value| value == hit.output));
         let Some(hit) = hit else { return Ok(()) };
         match self.send(&action, &hit, bucket) {
             // damaged, and removed
             Err(RemoteError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => Ok(()),
-            sent => sent.inspect_err(|_| self.0.metrics.host.put_s3_error.inc()),
+            sent => sent.inspect_err(|_| self.metrics.host.put_s3_error.inc()),
         }
     }
 }

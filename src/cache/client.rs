@@ -95,7 +95,7 @@ impl Client {
         }
         let mut advice = Advice::Unlisted;
         if let Some(r) = self.readahead.get() {
-            advice = r.note(action).0;
+            advice = r.note(action, None).0;
             r.begin();
         }
         let hit = self.fault(tier, action, advice, turn);
@@ -115,7 +115,7 @@ impl Client {
 
     /// Counts what the directory had.
     fn local_hit(&self, action: &ActionId, hit: &Hit) {
-        let ahead = self.readahead.get().is_some_and(|r| r.note(action).1);
+        let ahead = self.readahead.get().is_some_and(|r| r.note(action, Some(hit.output)).1);
         let host = &self.cache.metrics.host;
         if ahead {
             host.get_fault_hit.inc()
@@ -186,7 +186,7 @@ impl Client {
         let (cache, (done, wait)) = (self.cache.clone(), bounded::<()>(1));
         let save = move || {
             if let Some(tier) = &cache.tier {
-                manifests::save(tier, left, &used);
+                manifests::save(tier, left, used);
             }
             drop(done);
         };

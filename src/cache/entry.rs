@@ -107,6 +107,7 @@ fn corrupt(why: impl Into<String>) -> DecodeError {
 }
 
 /// Turns entries into objects and back.
+#[derive(Clone)]
 pub struct Codec {
     level: i32,
     signer: Signer,
@@ -485,7 +486,8 @@ mod tests {
 
     fn object(bytes: &[u8]) -> Object {
         let body = Box::new(io::Cursor::new(bytes.to_vec()));
-        Object { len: Some(bytes.len() as u64), etag: None, signature: None, own_prefix: false, body }
+        let len = Some(bytes.len() as u64);
+        Object { len, etag: None, signature: None, own_prefix: false, age: None, old: false, body }
     }
 
     fn bodies() -> Vec<Vec<u8>> {

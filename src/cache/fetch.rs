@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime};
 use super::disk::{DiskCache, Hit};
 use super::entry::{self, Codec, DecodeError};
 use super::id::{ActionId, OutputId};
+use super::refresh::Refresher;
 use crate::config::Layout;
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::remote::{Bucket, Object};
+use crate::upload::Uploader;
 
 /// How long a get waits for another's fetch of the same action before it is a miss.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -30,6 +32,8 @@ pub struct Fetcher {
     pub disk: Arc<DiskCache>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Renews what is used and old.
+    pub refresher: Refresher,
     flights: Arc<Flights<ActionId>>,
 }
 
@@ -49,7 +53,14 @@ pub type Fetched = (Hit, u64);
 impl Fetcher {
     /// Fetches from `bucket`, laid out as `layout`, into `disk`.
     pub fn new(bucket: Arc<Bucket>, layout: Layout, codec: Codec, disk: Arc<DiskCache>, metrics: Arc<Metrics>) -> Self {
-        Fetcher { bucket, layout, codec, disk, metrics, flights: Arc::default() }
+        let refresher = Refresher { bucket: bucket.clone(), layout, uploader: None };
+        Fetcher { bucket, layout, codec, disk, metrics, refresher, flights: Arc::default() }
+    }
+
+    /// Has what is used and old renewed through `uploader`.
+    pub fn refreshing(mut self, uploader: Option<Arc<Uploader>>) -> Self {
+        self.refresher.uploader = uploader;
+        self
     }
 
     /// Waits for whoever is fetching `action`, and takes the turn where nobody is.
@@ -97,7 +108,8 @@ impl Fetcher {
     }
 
     fn single(&self, action: &ActionId) -> Result<Option<(Hit, u64)>, DecodeError> {
-        self.take(action, &entry::single_key(action), |object| self.codec.decode(action, object, &self.disk))
+        let take = |object| self.codec.decode(action, object, &self.disk);
+        self.take(action, &entry::single_key(action), take, |(hit, _)| hit.output)
     }
 
     fn classic(
@@ -107,32 +119,37 @@ impl Fetcher {
     ) -> Result<Option<(Hit, u64)>, DecodeError> {
         let said = match known {
             Some((output, time)) => Some((output, time, None, 0)),
-            None => self.take(action, &entry::classic_action_key(action), |object| {
-                self.codec.decode_classic_action(action, object)
-            })?,
+            None => {
+                let take = |object| self.codec.decode_classic_action(action, object);
+                self.take(action, &entry::classic_action_key(action), take, |said| said.0)?
+            }
         };
         let Some((output, time, size, moved)) = said else { return Ok(None) };
-        let taken = self.take(action, &entry::classic_output_key(&output), |object| {
-            entry::decode_classic_output(action, output, time, size, object, &self.disk)
-        })?;
+        let take = |object| entry::decode_classic_output(action, output, time, size, object, &self.disk);
+        let taken = self.take(action, &entry::classic_output_key(&output), take, |_| output)?;
         Ok(taken.map(|(hit, more)| (hit, moved + more)))
     }
 
-    /// Takes an object in. One that is no good under our own prefix does not hide the main one's.
+    /// Takes an object in, of whose outcome `output` tells the output. One that is no good under our own prefix does not hide the main one's.
     fn take<T>(
         &self,
         action: &ActionId,
         key: &str,
         take: impl Fn(Object) -> Result<T, DecodeError>,
+        output: impl Fn(&T) -> OutputId,
     ) -> Result<Option<T>, DecodeError> {
         let Some(object) = self.bucket.get(key) else { return Ok(None) };
-        let own_prefix = object.own_prefix;
+        let (own_prefix, old) = (object.own_prefix, object.old);
         match take(object) {
             Err(e @ (DecodeError::Corrupt(_) | DecodeError::Untrusted(_))) if own_prefix => {
                 self.tell(action, &e);
                 self.bucket.ask_main(key).ok().flatten().map(take).transpose()
             }
-            taken => taken.map(Some),
+            Ok(taken) => {
+                self.refresher.taken(key, old, Some((action, output(&taken))));
+                Ok(Some(taken))
+            }
+            Err(e) => Err(e),
         }
     }
 

@@ -18,8 +18,10 @@ pub use index::{MAX_INDEX, NEWER};
 
 /// Entries listed at most.
 pub const MAX_ENTRIES: usize = 200_000;
-/// Entries unused for this many days are dropped.
-const KEEP_DAYS: u16 = 14;
+/// Entries are dropped so many days after [`Entry::day`].
+const KEEP_DAYS: u16 = 24;
+/// The day of what is used is never longer ago, so that nothing is dropped within 14 days of its last use.
+const LAG_DAYS: u16 = 10;
 /// A manifest is written where one in so many of the entries that a session used, or of their bytes,
 /// is not as it is listed.
 const WORTH: u64 = 20;
@@ -31,7 +33,8 @@ pub struct Entry {
     pub action: [u8; 32],
     /// Bytes of the output, at most `u32::MAX` where it is longer.
     pub size: u32,
-    /// Day of last use, in days since 1970.
+    /// The day on which its object was put or renewed, as far as is known, in days since 1970, but at most
+    /// [`LAG_DAYS`] before its last use: which so is told well enough, and seldom changes the list.
     pub day: u16,
     /// How often in a row it was fetched ahead in vain.
     pub strikes: u8,
@@ -99,6 +102,8 @@ pub struct Used {
     pub time: i64,
     /// Whether the bucket has it or is about to; others are not listed anew.
     pub shared: bool,
+    /// The day when its object was put or renewed, where it is known to be young.
+    pub young_since: Option<u16>,
 }
 
 impl Entry {
@@ -232,7 +237,9 @@ impl Amount {
 fn renew(before: Option<&Entry>, u: &Used, today: u16, know: bool) -> Entry {
     let size = u32::try_from(u.size).unwrap_or(u32::MAX);
     let new = Entry { action: u.action, size, day: 0, strikes: 0, known: None, place: None };
-    let entry = Entry { day: today, strikes: 0, ..before.cloned().unwrap_or(new) };
+    let entry = before.cloned().unwrap_or(new);
+    let day = u.young_since.unwrap_or(entry.day).clamp(today.saturating_sub(LAG_DAYS), today);
+    let entry = Entry { day, strikes: 0, ..entry };
     // what this session neither made nor had from the bucket is not vouched for
     if !u.shared {
         return entry;
@@ -252,7 +259,14 @@ mod tests {
     use super::*;
 
     fn used(n: u8) -> Used {
-        Used { action: [n; 32], output: OutputId::of(&[n; 3]), size: 3, time: i64::from(n), shared: true }
+        Used {
+            action: [n; 32],
+            output: OutputId::of(&[n; 3]),
+            size: 3,
+            time: i64::from(n),
+            shared: true,
+            young_since: Some(u16::MAX),
+        }
     }
 
     /// Merges uses of these, and packs what is new.
@@ -294,10 +308,10 @@ mod tests {
         assert!(!merge(&mut m, &[2, 1], 20_000), "order alone is not");
         assert!(merge(&mut m, &[1], 20_001), "the day is");
         assert!(m.merge(&[used(1)], &[[2; 32]], 20_001, false), "a fetch in vain is");
-        assert!(merge(&mut m, &[1], 20_015), "what is dropped is");
+        assert!(merge(&mut m, &[1], 20_025), "what is dropped is");
         assert_eq!(order(&m), [1]);
         m.entries[0].place = None;
-        assert!(m.merge(&[used(1)], &[], 20_015, false), "what is in no pack is");
+        assert!(m.merge(&[used(1)], &[], 20_025, false), "what is in no pack is");
     }
 
     #[test]

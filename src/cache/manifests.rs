@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Tier;
+use super::id::ActionId;
 use super::manifest::{self, Manifest, Used};
 use super::packing;
 use super::readahead::{self, Left, Loading};
+use super::refresh::today;
 use crate::config::Layout;
 use crate::pool;
 use crate::remote::{PutBody, RemoteError};
@@ -17,9 +18,13 @@ const SAVE_ATTEMPTS: usize = 4;
 
 /// Merges what was `used` into the manifests that `left` names and writes those that it changes enough.
 /// Failures cost the next build some speed and are only logged.
-pub fn save(tier: &Tier, left: Vec<Left>, used: &[Used]) {
+pub fn save(tier: &Tier, left: Vec<Left>, mut used: Vec<Used>) {
+    for used in &mut used {
+        let since = |action: ActionId| tier.fetcher.refresher.young_since(&action, used.output);
+        used.young_since = ActionId::new(&used.action).and_then(since);
+    }
     if !used.is_empty() {
-        pool::each("save", 2, left, |left| save_one(tier, left, used));
+        pool::each("save", 2, left, |left| save_one(tier, left, &used));
     }
 }
 
@@ -83,10 +88,4 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
         }
     }
     log::debug!("the manifest was changed by others {SAVE_ATTEMPTS} times while it was being written; left as it is");
-}
-
-/// Days since 1970.
-fn today() -> u16 {
-    let days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
-    u16::try_from(days).unwrap_or(u16::MAX)
 }

@@ -246,7 +246,7 @@ fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> bool {
 }
 
 /// What the action file `path` says its output is.
-fn output_of(path: &Path) -> Option<OutputId> {
+pub fn output_of(path: &Path) -> Option<OutputId> {
     parse_action(&read_small(path, ACTION_LEN as u64).ok()?).map(|(id, _)| id)
 }
 

@@ -180,9 +180,10 @@ impl Readahead {
         self.shared.submit(move || shared.load(&key));
     }
 
-    /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it. The
-    /// flag returned tells that it was fetched ahead and is used for the first time.
-    pub fn note(&self, action: &ActionId) -> (Advice, bool) {
+    /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it.
+    /// `local` is the output that the disk cache has for it. The flag returned tells that it was fetched
+    /// ahead and is used for the first time.
+    pub fn note(&self, action: &ActionId, local: Option<OutputId>) -> (Advice, bool) {
         let Some(id) = manifest::listed_id(action) else { return (Advice::Unlisted, false) };
         let mut state = self.shared.lock();
         if matches!(state.phase, Phase::Idle | Phase::Loading) {
@@ -195,8 +196,16 @@ impl Readahead {
         let Some(&i) = loaded.index.get(&id) else { return (Advice::Unlisted, false) };
         let used = loaded.window.ask(i as usize);
         let piece = loaded.window.piece_in_pack(i as usize);
-        let known = known(&loaded.listed.manifest.entries[i as usize]);
+        let entry = &loaded.listed.manifest.entries[i as usize];
+        let (known, day) = (known(entry), entry.day);
         drop(state);
+        let Fetcher { codec, refresher, .. } = &*self.shared.fetcher;
+        // who signs vouches for what the list says, and for nothing else that the directory may have
+        let sound = |output: &OutputId| !codec.signer().signs() || known.is_some_and(|(listed, _)| listed == *output);
+        // what a pack brings comes with no age
+        if let Some(output) = local.filter(sound).or(piece.and(known.map(|(output, _)| output))) {
+            refresher.used(action, output, day);
+        }
         used.iter().for_each(|bytes| self.shared.count_used(1, *bytes));
         self.shared.fetch_ahead();
         (Advice::Listed { known, piece }, used.is_some())

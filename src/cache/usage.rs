@@ -50,7 +50,8 @@ impl Usage {
         let slot = &mut self.slots[i];
         if let Some(hit) = hit {
             let shared = shared || slot.used.as_ref().is_some_and(|u| u.shared);
-            slot.used = Some(Used { action: id, output: hit.output, size: hit.size, time: nanos(hit.time), shared });
+            let (output, size, time) = (hit.output, hit.size, nanos(hit.time));
+            slot.used = Some(Used { action: id, output, size, time, shared, young_since: None });
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::flags::{FLAGS, Flag, Mode};
+use super::flags::{AS_SET, FLAGS, Flag, Mode};
 use crate::error::Error;
 
 /// A command line put into order.
@@ -59,6 +59,9 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
             let value = match (value, flag.value) {
                 (Some(v), _) => v.to_string(),
                 (None, None) => "true".to_string(),
+                (None, Some(_)) if flag.name == "bucket" && rest.as_slice().first().is_none_or(|a| is_flag(a)) => {
+                    AS_SET.to_string()
+                }
                 (None, Some(what)) => {
                     let Some(next) = rest.next() else {
                         return Err(Error::usage(format!("{} needs a value ({what})", flag.spelling())));
@@ -72,8 +75,11 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
         }
     }
     if !help {
-        for (flag, _) in &flags {
+        for (flag, value) in &flags {
             check_mode(flag, mode)?;
+            if value == AS_SET && !matches!(mode, Mode::Prune | Mode::Push | Mode::Status) {
+                return Err(Error::usage("--bucket needs a value (NAME)"));
+            }
         }
     }
     let (name, what) = (mode.name().unwrap_or_default(), mode.word());

@@ -25,6 +25,8 @@ pub enum Mode {
     Prune,
     /// `pull`
     Pull,
+    /// `push`
+    Push,
     /// `clear`
     Clear,
     /// `doctor`
@@ -41,13 +43,14 @@ pub enum Mode {
 
 impl Mode {
     /// Every subcommand with its name.
-    pub const COMMANDS: [(&'static str, Mode); 12] = [
+    pub const COMMANDS: [(&'static str, Mode); 13] = [
         ("serve", Mode::Serve),
         ("connect", Mode::Connect),
         ("run", Mode::Run),
         ("status", Mode::Status),
         ("prune", Mode::Prune),
         ("pull", Mode::Pull),
+        ("push", Mode::Push),
         ("clear", Mode::Clear),
         ("doctor", Mode::Doctor),
         ("keygen", Mode::Keygen),
@@ -97,6 +100,10 @@ pub enum Section {
     Mod,
     /// The reverse proxy.
     RevProxy,
+    /// What `prune` removes from a bucket.
+    Prune,
+    /// What `push` sends.
+    Push,
     /// What `clear` empties.
     Clear,
     /// What `keygen` makes.
@@ -166,10 +173,15 @@ impl Given {
 const ALL: &[Mode] = &[];
 const SERVE: &[Mode] = &[Mode::Serve];
 const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
+const PRUNE: &[Mode] = &[Mode::Prune];
+const PUSH: &[Mode] = &[Mode::Push];
 const CLEAR: &[Mode] = &[Mode::Clear];
 const KEYGEN: &[Mode] = &[Mode::Keygen];
 const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod];
 const MOD: &[Mode] = &[Mode::Mod];
+
+/// The value of a `--bucket` that has none: the bucket that the variables name.
+pub(super) const AS_SET: &str = "\0";
 
 macro_rules! flags {
     ($( $field:ident: $name:tt, $variable:tt, $value:expr, $default:tt, $section:ident, $modes:ident, $help:tt; )*) => {
@@ -207,15 +219,18 @@ fn given(
     mode: Mode,
 ) -> Result<Option<Given>, Error> {
     let flag = Flag::named(name).expect("the macro makes the field and the row from one line");
-    if let Some(text) = arg {
+    if let Some(text) = arg.as_ref().filter(|text| *text != AS_SET) {
         return Ok(Some(Given { text: text.clone(), from: flag.spelling(), on_line: true }));
     }
     if flag.variable.is_empty() || !flag.applies(mode) {
         return Ok(None);
     }
-    let Some(value) = env.get(std::ffi::OsStr::new(flag.variable)).filter(|v| !v.is_empty()) else { return Ok(None) };
+    let Some(value) = env.get(std::ffi::OsStr::new(flag.variable)).filter(|v| !v.is_empty()) else {
+        let none = || Given { text: String::new(), from: flag.spelling(), on_line: true };
+        return Ok(arg.as_ref().map(|_| none()));
+    };
     let text = value.to_str().ok_or_else(|| Error::usage(format!("{}: not valid UTF-8", flag.variable)))?;
-    Ok(Some(Given { text: text.to_string(), from: flag.variable.to_string(), on_line: false }))
+    Ok(Some(Given { text: text.to_string(), from: flag.variable.to_string(), on_line: arg.is_some() }))
 }
 
 flags! {
@@ -261,6 +276,8 @@ flags! {
         "how long close waits for uploads; the next start sends what is left";
     pending_expiry: "pending-expiry", "GOCACHE_PENDING_EXPIRY", Some("DURATION"), "168h", Bucket, ALL,
         "uploads that wait for longer are dropped, with a line; 0 for never";
+    refresh_after: "refresh-after", "GOCACHE_REFRESH_AFTER", Some("DURATION"), "7d", Bucket, ALL,
+        "renew what is used and this old, so that an object's age is its last use; 0 for never";
     scope: "scope", "GOCACHE_SCOPE", Some("NAME"), "module path of the nearest go.work or go.mod", Bucket, ALL,
         "which builds share a readahead list";
     no_readahead: "no-readahead", "GOCACHE_NO_READAHEAD", None, "false", Bucket, ALL,
@@ -313,6 +330,16 @@ flags! {
         "comma-separated domains and addresses that the authority may sign for";
     token: "token", "", None, "", Keygen, KEYGEN,
         "make a token for --http-auth-file instead of a pair of keys; the word is then its name";
+    dry_run: "dry-run", "", None, "", Prune, PRUNE,
+        "with --bucket: say what would be removed from it, and remove nothing";
+    rate: "rate", "", Some("N"), "1000", Prune, PRUNE,
+        "with --bucket: objects removed a second at most; 0 for as many as can be";
+    proxied: "proxied", "", None, "", Prune, PRUNE,
+        "with --bucket: remove what the proxies have put, too";
+    since: "since", "", Some("DURATION"), "all", Push, PUSH,
+        "send only what was used within so long";
+    sign: "sign", "", None, "", Push, PUSH,
+        "sign what is sent with --signing-key-file, which vouches for everything in the cache directory, whoever put it there";
     local: "local", "", None, "", Clear, CLEAR,
         "empty the local cache directory";
 }

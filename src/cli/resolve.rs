@@ -14,10 +14,11 @@ use super::Environment;
 use super::flags::{Given, Mode, Values};
 use super::value;
 use crate::config::{
-    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, RunConfig,
-    ServeConfig,
+    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, PruneConfig,
+    PushConfig, RunConfig, ServeConfig,
 };
 use crate::error::Error;
+use crate::sign::Signer;
 
 /// A Unix socket's path may be this long, in bytes.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -25,6 +26,8 @@ const SOCKET_PATH_LIMIT: usize = 107;
 const EXPIRY: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long an upload may wait.
 const PENDING_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How old an object may be that is used.
+const REFRESH_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Makes the invocation, checking what concerns more than one value.
 pub(super) fn invocation(
@@ -60,8 +63,13 @@ pub(super) fn invocation(
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             Invocation::Run(RunConfig { http: from.http(Some(any_port))?, cache: from.cache()?, command })
         }
-        Mode::Status => Invocation::Status(from.cache()?),
+        Mode::Status => Invocation::Status(from.cache()?, from.names_bucket()?),
+        Mode::Prune if from.names_bucket()? => Invocation::PruneBucket(from.prune_bucket()?),
+        Mode::Push => Invocation::Push(from.push()?),
         Mode::Prune => {
+            if let Some(given) = values.dry_run.as_ref().or(values.rate.as_ref()).or(values.proxied.as_ref()) {
+                return Err(Error::usage(format!("prune {} needs --bucket", given.from)));
+            }
             // what the variables say of a bucket does not matter
             let cache = from.with_bucket(None)?;
             if cache.expiry.is_none() && cache.max_size.is_none() {
@@ -246,6 +254,55 @@ impl Resolver<'_> {
         let path = self.cwd.join(path);
         let fits = path.as_os_str().len() <= SOCKET_PATH_LIMIT;
         if fits { Ok(path) } else { Err("a Unix socket's path has at most 107 bytes") }
+    }
+
+    /// Whether the command line says `--bucket`; the error is that there is none.
+    fn names_bucket(&self) -> Result<bool, Error> {
+        match &self.values.bucket {
+            Some(given) if given.on_line && given.text.is_empty() && given.from == "--bucket" => {
+                Err(Error::usage("--bucket names none: write --bucket=NAME, or set GOCACHE_S3_BUCKET"))
+            }
+            given => Ok(given.as_ref().is_some_and(|given| given.on_line)),
+        }
+    }
+
+    /// The bucket, which `command` writes to.
+    fn written_bucket(&self, command: &str) -> Result<BucketConfig, Error> {
+        let none = || Error::usage(format!("{command} needs a bucket: --bucket=NAME, or GOCACHE_S3_BUCKET"));
+        let bucket = self.bucket()?.ok_or_else(none)?;
+        if bucket.read_only {
+            let why = "as --read-only says or a key that only verifies";
+            return Err(Error::usage(format!("{command}: the bucket is only read, {why}")));
+        }
+        Ok(bucket)
+    }
+
+    fn prune_bucket(&self) -> Result<PruneConfig, Error> {
+        let v = self.values;
+        if let Some(given) = v.max_cache_size.as_ref().filter(|given| given.on_line) {
+            return Err(given.error("is for the local cache; prune --bucket goes by --expiry"));
+        }
+        let (bucket, cache) = (self.written_bucket("prune --bucket")?, self.with_bucket(None)?);
+        // what the variable says is meant for the local cache
+        let expiry = cache.expiry.filter(|_| v.expiry.as_ref().is_some_and(|given| given.on_line));
+        let expiry = expiry.ok_or_else(|| Error::usage("prune --bucket needs an age, for example --expiry=30d"))?;
+        let number = |given: &Given| value::integer(&given.text).ok_or_else(|| given.error("not a whole number"));
+        let rate = v.rate.as_ref().map_or(Ok(1000), number)?;
+        Ok(PruneConfig { cache, bucket, expiry, dry_run: on(&v.dry_run)?, proxied: on(&v.proxied)?, rate })
+    }
+
+    fn push(&self) -> Result<PushConfig, Error> {
+        let v = self.values;
+        let (mut bucket, sign) = (self.written_bucket("push")?, on(&v.sign)?);
+        if sign && !bucket.signer.signs() {
+            return Err(Error::usage("push --sign needs --signing-key-file"));
+        }
+        let unsigned = bucket.signer.signs() && !sign;
+        if !sign {
+            bucket.signer = Signer::default();
+        }
+        bucket.replace_nothing = true;
+        Ok(PushConfig { cache: self.with_bucket(None)?, bucket, since: age(&v.since, Duration::ZERO)?, unsigned })
     }
 
     /// Only what says where to clear is looked at: the variables are made for builds, and may hold

@@ -29,7 +29,7 @@ pub(super) fn integer(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// Go's `time.ParseDuration` for what is not negative: `90s`, `1h30m`, `1.5h`, `100ms`, `0`.
+/// Go's `time.ParseDuration` for what is not negative, and days: `90s`, `1h30m`, `1.5h`, `7d`, `0`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
@@ -49,6 +49,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
             _ => return None,
         };
         nanos += u128::from(whole) * unit + scaled(fraction, unit);
@@ -144,14 +145,17 @@ mod tests {
             ("+2s", 2_000),
             ("2000000us", 2_000),
             ("1h1h", 7_200_000),
+            ("7d", 604_800_000),
+            ("1.5d1h", 133_200_000),
         ] {
             assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
         assert_eq!(duration("1.5ns"), Some(Duration::from_nanos(1)));
         assert_eq!(duration("3µs"), Some(Duration::from_micros(3)));
-        for wrong in
-            ["", "1", "s", "-1s", "1d", "1 s", "1s ", ".s", "9999999999h", "1h30", "+", "99999999999999999999s"]
-        {
+        for wrong in [
+            "", "1", "s", "-1s", "1w", "d", "-1d", "106752d", "1 s", "1s ", ".s", "9999999999h", "1h30", "+",
+            "99999999999999999999s",
+        ] {
             assert_eq!(duration(wrong), None, "{wrong}");
         }
     }

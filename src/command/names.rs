@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::folder::{Held as File, each_file, is_id};
+use crate::lease::is_token;
 use crate::upload;
 
 /// What one folder holds.
@@ -38,15 +39,22 @@ pub fn pending(root: &Path) -> u64 {
     count
 }
 
+/// Where keys that this program writes begin: entries, lists and probes.
+pub const BUILDS: [&str; 6] = ["v1/", "action/", "output/", "manifest/", "pack/", "doctor/"];
+/// The same of what the proxies write.
+pub const PROXIED: [&str; 2] = ["module/", "revproxy/"];
+
 /// Whether a bucket's key, without its prefix, is one that this program writes.
 pub fn is_key(key: &str) -> bool {
-    let parts: Vec<&str> = key.split('/').collect();
+    // in a directory, a signature that has lost its object is listed like one
+    let parts: Vec<&str> = key.strip_suffix(".sig").unwrap_or(key).split('/').collect();
     match parts[..] {
         ["v1" | "action" | "output" | "module" | "revproxy", shard, id] => {
             shard.len() == 2 && id.starts_with(shard) && is_id(id)
         }
         ["manifest", id] => id.len() == 64 && is_id(id),
         ["pack", scope, id] => [scope, id].iter().all(|id| id.len() == 64 && is_id(id)),
+        ["doctor", token] => is_token(token),
         _ => false,
     }
 }
@@ -58,8 +66,15 @@ mod tests {
     #[test]
     fn keys_of_ours_and_of_others() {
         let id = "ab".repeat(32);
-        let pack = format!("pack/{id}/{id}");
-        for key in ["v1/ab/abcd", "action/00/00", &format!("module/ab/{id}"), &format!("manifest/{id}"), &pack] {
+        for key in [
+            "v1/ab/abcd",
+            "action/00/00",
+            "action/00/00.sig",
+            "doctor/12-ab",
+            &format!("module/ab/{id}"),
+            &format!("manifest/{id}"),
+            &format!("pack/{id}/{id}"),
+        ] {
             assert!(is_key(key), "{key}");
         }
         for key in [
@@ -74,6 +89,11 @@ mod tests {
             "manifest/abcd",
             "output/ab/abc.txt",
             "/v1/ab/abcd",
+            "doctor/x",
+            "pack/ab/x",
+            &format!("pack/{id}"),
+            &format!("pack/{id}/12-ab"),
+            &format!("pack/{id}/{id}/{id}"),
             &format!("team/{id}"),
         ] {
             assert!(!is_key(key), "{key}");

@@ -74,13 +74,15 @@ impl Stack {
             let failed = |e| Error::failed(format!("bucket: {e}"));
             let opened = Arc::new(Bucket::open(shared, metrics.clone(), Some(&dir.join(LEASE))).map_err(failed)?);
             let codec = Codec::new(config.compression_level, shared.signer.clone());
-            let fetcher = Arc::new(Fetcher::new(opened.clone(), shared.layout, codec, disk.clone(), metrics.clone()));
             if opened.writable() {
                 let target = target(shared, &opened);
                 let queue = Uploader::new(opened.clone(), target, dir, config.upload_concurrency, metrics.clone());
-                queue.register(ACTION, Arc::new(ActionSource::new(fetcher.clone())));
+                let (disk, layout, codec, metrics) = (disk.clone(), shared.layout, codec.clone(), metrics.clone());
+                queue.register(ACTION, Arc::new(ActionSource { disk, layout, codec, metrics }));
                 uploader = Some(Arc::new(queue));
             }
+            let fetcher = Fetcher::new(opened.clone(), shared.layout, codec, disk.clone(), metrics.clone());
+            let fetcher = Arc::new(fetcher.refreshing(uploader.clone()));
             tier = Some(Tier::new(fetcher, uploader.clone(), config.min_upload_size, config.readahead));
             bucket = Some(opened);
         }

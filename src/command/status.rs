@@ -4,7 +4,9 @@
 use std::fmt::{Display, Write as _};
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::bulk::Bulk;
 use super::names;
 use crate::atomic::process_token;
 use crate::config::{BucketConfig, BucketLocation, Config};
@@ -16,7 +18,8 @@ use crate::remote::{Bucket, PutBody, RemoteError};
 use crate::text;
 
 /// Prints one line for each part; fails where the bucket cannot be used as configured.
-pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
+/// `whole` looks through the whole bucket, too.
+pub(super) fn execute(config: &Config, whole: bool) -> Result<Exit, Error> {
     let root = &config.cache_dir;
     let mut page = String::new();
     let mut line = |name: &str, value: &str| writeln!(page, "{name:<16} {value}").expect("a String takes all");
@@ -26,7 +29,12 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
         line(folder, &format!("{} files, {}", text::count(held.files), text::bytes(held.bytes)));
     }
     line("pending uploads", &text::count(names::pending(root)));
-    let findings = config.bucket.as_ref().map(try_bucket).unwrap_or_default();
+    let mut findings = config.bucket.as_ref().map(try_bucket).unwrap_or_default();
+    let failed = |findings: &[Finding]| findings.iter().any(|f| f.mark == Mark::Fail);
+    if let Some(shared) = config.bucket.as_ref().filter(|_| whole && !failed(&findings)) {
+        let failed = |e: RemoteError| vec![Finding { mark: Mark::Fail, what: "listing", text: e.to_string() }];
+        findings.extend(look_through(shared).unwrap_or_else(failed));
+    }
     if findings.is_empty() {
         line("bucket", "none");
     }
@@ -34,7 +42,41 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
         line("bucket", &format!("{}{what}: {text}", if *mark == Mark::Fail { "FAIL " } else { "" }));
     }
     super::print(&page)?;
-    Ok(if findings.iter().any(|f| f.mark == Mark::Fail) { Exit::Failure } else { Exit::Success })
+    Ok(if failed(&findings) { Exit::Failure } else { Exit::Success })
+}
+
+/// What the bucket holds below its prefix under names of ours.
+fn look_through(config: &BucketConfig) -> Result<Vec<Finding>, RemoteError> {
+    let bucket = Arc::new(Bucket::open(config, Arc::new(Metrics::default()), None)?);
+    let mut bulk = Bulk::new("status", bucket.clone(), 1, 0);
+    // an output of the classic layout belongs to an entry
+    let mut kinds = [
+        ("entries", &["v1/", "action/"][..], 0),
+        ("packs", &["pack/"], 0),
+        ("scopes", &["manifest/"], 0),
+        ("modules", &["module/"], 0),
+        ("proxied", &["revproxy/"], 0),
+    ];
+    let (mut bytes, mut ages) = (0, None::<(Duration, Duration)>);
+    for kind in names::BUILDS.into_iter().chain(names::PROXIED) {
+        bucket.list(kind, &mut |object| {
+            bulk.look(None);
+            if names::is_key(&object.key) {
+                let counted = kinds.iter_mut().find(|(_, kinds, _)| kinds.contains(&kind));
+                counted.into_iter().for_each(|(.., count)| *count += 1);
+                bytes += object.len;
+                let widen = |age: Duration| ages.map_or((age, age), |(least, most)| (age.min(least), age.max(most)));
+                ages = object.age.map(widen).or(ages);
+            }
+        })?;
+    }
+    let found = |what, text| Finding { mark: Mark::Ok, what, text };
+    let mut findings: Vec<_> = kinds.into_iter().map(|(what, _, n)| found(what, text::count(n))).collect();
+    findings.push(found("bytes", text::bytes(bytes)));
+    if let Some((youngest, oldest)) = ages {
+        findings.extend([found("youngest", text::age(youngest)), found("oldest", text::age(oldest))]);
+    }
+    Ok(findings)
 }
 
 /// How a part does.

@@ -1,14 +1,23 @@
 //! A bucket as the program uses it: prefixes, and what may be written, over a guarded backend.
 
+use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::guard::{Guard, Kind, Side};
 use super::memory::Memory;
-use super::{Dir, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
+use super::{Dir, Head, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
+use crate::atomic::process_token;
 use crate::config::{BucketConfig, BucketLocation, KeyPrefix};
 use crate::metrics::Metrics;
+
+/// Objects whose age is remembered at most; of others nothing is known.
+const KNOWN: usize = 1 << 18;
+/// After so long at most it is looked at again how old an object is of which no answer tells.
+const LOOK_AGAIN: Duration = Duration::from_secs(7 * 86_400);
 
 /// What may be done to a bucket, and under which names.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +28,10 @@ pub struct BucketPolicy {
     pub write_prefix: Option<String>,
     /// Write nothing.
     pub read_only: bool,
+    /// Put without a condition only where nothing is.
+    pub replace_nothing: bool,
+    /// Objects that are used are renewed at this age; zero for never.
+    pub refresh_after: Duration,
 }
 
 /// A bucket as the rest of the program uses it, from any thread. Keys given to it carry no prefix.
@@ -26,6 +39,12 @@ pub struct BucketPolicy {
 pub struct Bucket {
     guard: Arc<Guard>,
     policy: BucketPolicy,
+    /// Objects by the hash of their keys: when they were looked at, and how old they were then.
+    known: Mutex<HashMap<u64, (Instant, Duration)>>,
+    /// Whether the backend renewed the first that it was asked to.
+    renews: OnceLock<bool>,
+    /// Whether the backend keeps the condition that nothing is there.
+    keeps_conditions: Mutex<Option<bool>>,
 }
 
 impl Bucket {
@@ -44,6 +63,8 @@ impl Bucket {
             prefix: config.prefix.to_string(),
             write_prefix: config.write_prefix.as_ref().map(KeyPrefix::to_string),
             read_only: config.read_only,
+            replace_nothing: config.replace_nothing,
+            refresh_after: config.refresh_after,
         };
         let memory = memory.map(|dir| Memory::new(dir, &remote.describe(policy.target()), key_id));
         Ok(Bucket::new(remote, policy, metrics, memory))
@@ -52,7 +73,13 @@ impl Bucket {
     /// Puts the policy around `remote`.
     pub fn new(remote: Box<dyn Remote>, policy: BucketPolicy, metrics: Arc<Metrics>, memory: Option<Memory>) -> Self {
         let (name, probe) = (remote.describe(policy.target()), join(&policy.prefix, "v1/probe"));
-        Bucket { guard: Arc::new(Guard::new(remote, metrics, name, probe, memory)), policy }
+        Bucket {
+            guard: Arc::new(Guard::new(remote, metrics, name, probe, memory)),
+            policy,
+            known: Mutex::default(),
+            renews: OnceLock::new(),
+            keeps_conditions: Mutex::default(),
+        }
     }
 
     /// Opens `key`. Every failure is a miss, logged and counted below. Reading the body may still
@@ -78,7 +105,10 @@ impl Bucket {
     pub fn get_range(&self, key: &str, range: Range<u64>, main: bool) -> Option<Object> {
         let key = join(if main { &self.policy.prefix } else { self.policy.target() }, key);
         let send = |remote: &dyn Remote| remote.get_range(&key, range.clone());
-        self.guard.attempt(Kind::Get, &key, send, Option::as_mut).ok().flatten()
+        let mut object = self.guard.attempt(Kind::Get, &key, send, Option::as_mut).ok().flatten()?;
+        let ours = !main || self.policy.write_prefix.is_none();
+        object.old = ours && object.age.is_some_and(|age| self.is_first_sight(&key, age));
+        Some(object)
     }
 
     fn fetch(&self, key: &str, etag: Option<&str>, main_alone: bool) -> Result<Option<Object>, RemoteError> {
@@ -94,6 +124,8 @@ impl Bucket {
                     object.own_prefix = policy.write_prefix.is_some() && !fallback;
                     if fallback {
                         object.etag = None;
+                    } else if let Some(age) = object.age {
+                        object.old = self.is_first_sight(&key, age);
                     }
                     return Ok(Some(object));
                 }
@@ -127,12 +159,120 @@ impl Bucket {
         if !self.writable() {
             return Err(RemoteError::ReadOnly);
         }
+        if if_match.is_none() && self.policy.replace_nothing {
+            // where it is not known to keep the condition, one look before
+            let there = !self.keeps_conditions()? && self.head(key)?.is_some();
+            let sent = if there { Err(RemoteError::Precondition) } else { self.send(key, body, Some(""), beside) };
+            if let Err(RemoteError::Precondition) = sent {
+                self.guard.metrics.bucket.present.inc();
+                return Ok(());
+            }
+            return sent;
+        }
+        self.send(key, body, if_match, beside)
+    }
+
+    fn send(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let key = join(self.policy.target(), key);
         // what is under a condition is no probe: it could undo what another has written
         let kind = if if_match.is_none() { Kind::Put(body, beside) } else { Kind::PutIf };
         self.guard.attempt(kind, &key, |remote| remote.put(&key, body, if_match, beside), |()| None)?;
+        self.guard.metrics.bucket.put_objects.inc();
         self.guard.metrics.bucket.put_bytes.add(body.len());
+        self.note(&key, Duration::ZERO);
         Ok(())
+    }
+
+    /// Whether the backend refuses what is to be put only where nothing is. It is tried once, on an
+    /// object of our own.
+    fn keeps_conditions(&self) -> Result<bool, RemoteError> {
+        let mut known = self.keeps_conditions.lock().expect("no holder panics");
+        if let Some(keeps) = *known {
+            return Ok(keeps);
+        }
+        let (key, body) = (format!("doctor/{}", process_token()), PutBody::Bytes(b"probe"[..].into()));
+        let full = join(self.policy.target(), &key);
+        let put = |remote: &dyn Remote| remote.put(&full, &body, Some(""), None);
+        let put = || self.guard.attempt(Kind::PutIf, &full, put, |()| None);
+        let twice = put().and_then(|()| put());
+        // only what cannot be deleted stays, and `prune` knows it
+        let _ = self.delete(&key);
+        let keeps = matches!(twice, Err(RemoteError::Precondition));
+        if !keeps {
+            twice?;
+        }
+        *known = Some(keeps);
+        Ok(keeps)
+    }
+
+    /// What is known of the object `key` where puts go.
+    fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
+        let key = join(self.policy.target(), key);
+        self.guard.attempt(Kind::Look, &key, |remote| remote.head(&key), |_| None)
+    }
+
+    /// Renews the object `key` where puts go, if it is old; `false` where there is none, and
+    /// [`RemoteError::Unsupported`] where it must be put for that.
+    pub fn refresh(&self, key: &str) -> Result<bool, RemoteError> {
+        let Some(seen) = self.head(key)? else { return Ok(false) };
+        let full = join(self.policy.target(), key);
+        let mut age = seen.age.unwrap_or_default();
+        if age >= self.policy.refresh_after {
+            if self.renews.get() == Some(&false) {
+                return Err(RemoteError::Unsupported("it did not renew the first".into()));
+            }
+            let renewed = self.guard.attempt(Kind::PutIf, &full, |remote| remote.renew(&full, &seen), |_| None);
+            if let Ok(true) | Err(RemoteError::Unsupported(_)) = renewed {
+                self.renews.get_or_init(|| renewed.is_ok());
+            }
+            if !renewed? {
+                return Ok(false);
+            }
+            age = Duration::ZERO;
+        }
+        self.note(&full, age);
+        Ok(true)
+    }
+
+    /// Takes note that the object `key` was used, which is as old as `age` at least, by what was said of
+    /// it some time; whether it is to be refreshed. What is read from two prefixes may be of either.
+    pub fn is_due(&self, key: &str, age: Duration) -> bool {
+        let BucketPolicy { prefix, write_prefix, refresh_after, .. } = &self.policy;
+        let due = write_prefix.is_none() && age >= LOOK_AGAIN.min(*refresh_after);
+        due && self.is_first_sight(&join(prefix, key), Duration::MAX)
+    }
+
+    /// How old the object `key` is where puts go, if it is known to be young; where that is looked at now
+    /// and then, it counts from there.
+    pub fn young(&self, key: &str) -> Option<Duration> {
+        let after = self.policy.refresh_after;
+        let age = if after.is_zero() { Duration::ZERO } else { self.known(&join(self.policy.target(), key))? };
+        (age <= after).then_some(if after > LOOK_AGAIN { Duration::ZERO } else { age })
+    }
+
+    /// Takes note of how old an object is, the first time; whether it is to be refreshed.
+    fn is_first_sight(&self, key: &str, age: Duration) -> bool {
+        let renews = self.writable() && !self.policy.refresh_after.is_zero();
+        let first = renews && self.known(key).is_none();
+        if first {
+            self.note(key, age);
+        }
+        first && age >= self.policy.refresh_after
+    }
+
+    /// How old an object was when it was last looked at, unless that was long ago.
+    fn known(&self, key: &str) -> Option<Duration> {
+        let known = self.known.lock().expect("no holder panics");
+        let (at, age) = *known.get(&known.hasher().hash_one(key))?;
+        (at.elapsed() < self.policy.refresh_after).then_some(age)
+    }
+
+    fn note(&self, key: &str, age: Duration) {
+        let mut known = self.known.lock().expect("no holder panics");
+        let key = known.hasher().hash_one(key);
+        if known.len() < KNOWN || known.contains_key(&key) {
+            known.insert(key, (Instant::now(), age));
+        }
     }
 
     /// Lists what lies under `prefix` where puts go, with keys as the other methods take them.
@@ -146,7 +286,14 @@ impl Bucket {
                 each(object);
             }
         };
-        self.guard.attempt(Kind::List, &full, |remote| remote.list(&full, &mut below), |()| None)
+        let mut from = None;
+        loop {
+            let page = |remote: &dyn Remote| remote.list(&full, from.as_deref(), &mut below);
+            from = self.guard.attempt(Kind::Look, &full, page, |_| None)?;
+            if from.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Deletes `key` where puts go.

@@ -17,7 +17,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
+
+use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::atomic::{TEMP_PREFIX, TempFile, careful, read_text, token_of};
 
 /// Name of the lock file; begins like a temporary file, so that it is none of the keys.
@@ -173,6 +175,12 @@ impl Dir {
             .map_err(|e| self.at(&path, e))
     }
 
+    /// What time it is where the files are: they get theirs from there. Our own where that cannot be had.
+    fn now(&self) -> SystemTime {
+        let probe = || TempFile::create(&self.temp_folder()?)?.file().metadata()?.modified();
+        if self.root.is_dir() { probe().unwrap_or_else(|_| SystemTime::now()) } else { SystemTime::now() }
+    }
+
     /// The temporary files, each with its token and last change.
     fn temp_files(&self) -> Vec<(PathBuf, String, Option<SystemTime>)> {
         let entries = fs::read_dir(self.root.join(TEMP_FOLDER)).into_iter().flatten().flatten();
@@ -184,39 +192,40 @@ impl Dir {
         entries.filter_map(ours).collect()
     }
 
-    fn walk(&self, dir: &Path, key: &str, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> io::Result<()> {
+    /// Hands out what lies in `dir` as it is met: a folder may hold a million.
+    fn walk(
+        &self,
+        dir: &Path,
+        key: &str,
+        prefix: &str,
+        now: SystemTime,
+        each: &mut dyn FnMut(ObjectInfo),
+    ) -> io::Result<()> {
         let entries = match fs::read_dir(dir) {
             Err(e) if e.kind() == ErrorKind::NotFound && !key.is_empty() => return Ok(()),
             other => other?,
         };
-        let mut names = Vec::new();
         for entry in entries {
             let entry = entry?;
-            if let Ok(name) = entry.file_name().into_string() {
-                names.push((name, entry));
-            }
-        }
-        names.sort_by(|a, b| a.0.cmp(&b.0));
-        let is_beside = |name: &str| {
-            let object = name.strip_suffix(SIDE);
-            object.is_some_and(|object| names.binary_search_by(|(name, _)| name.as_str().cmp(object)).is_ok())
-        };
-        for (name, entry) in names.iter().filter(|(name, _)| !is_beside(name)) {
+            let Ok(name) = entry.file_name().into_string() else { continue };
             let key = format!("{key}{name}");
             // of a file that vanished meanwhile there is nothing to say
             let Ok(meta) = entry.metadata() else { continue };
+            if name.strip_suffix(SIDE).is_some_and(|object| dir.join(object).symlink_metadata().is_ok()) {
+                continue;
+            }
             if name.starts_with(TEMP_PREFIX) {
                 // beside their targets, as older versions made them
-                if meta.is_file() && *name != LOCK && old(meta.modified().ok()) {
+                if meta.is_file() && name != LOCK && old(meta.modified().ok()) {
                     let _ = fs::remove_file(entry.path());
                 }
             } else if meta.is_dir() {
                 let below = format!("{key}/");
                 if below.starts_with(prefix) || prefix.starts_with(&below) {
-                    self.walk(&entry.path(), &below, prefix, each)?;
+                    self.walk(&entry.path(), &below, prefix, now, each)?;
                 }
             } else if meta.is_file() && key.starts_with(prefix) {
-                each(ObjectInfo { key, len: meta.len(), modified: meta.modified().ok() });
+                each(ObjectInfo { key, len: meta.len(), age: age(&meta, now) });
             }
         }
         Ok(())
@@ -228,28 +237,30 @@ impl Remote for Dir {
         let (key, known) = (key.to_string(), known_etag.map(str::to_string));
         let opened = self.bounded(LIMIT, move |dir| {
             let Some((file, meta)) = dir.open(&key)? else { return Ok(None) };
-            let (etag, len) = (tag(&meta), meta.len());
+            let (etag, len, age) = (tag(&meta), meta.len(), age(&meta, SystemTime::now()));
             if known.as_ref() == Some(&etag) {
                 return Err(RemoteError::NotModified);
             }
             let signature = beside(&dir.root.join(&key));
-            Ok(Some((read_block(&file, 0, len)?, file, etag, len, signature)))
+            Ok(Some((read_block(&file, 0, len)?, file, etag, len, signature, age)))
         })?;
-        let Some((block, file, etag, len, signature)) = opened else { return Ok(None) };
+        let Some((block, file, etag, len, signature, age)) = opened else { return Ok(None) };
         // a file is replaced, never written to: what is open keeps its length
         let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at: 0, block, used: 0 });
-        Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, body }))
+        Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, age, old: false, body }))
     }
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
         let (key, Range { start: at, end: len }) = (key.to_string(), range);
         let opened = self.bounded(LIMIT, move |dir| {
             let opened = dir.open(&key)?.filter(|(_, meta)| at < len && len <= meta.len());
-            Ok(opened.map(|(file, _)| read_block(&file, at, len).map(|block| (block, file))).transpose()?)
+            let read = |(file, meta): Opened| Ok((read_block(&file, at, len)?, file, age(&meta, SystemTime::now())));
+            opened.map(read).transpose()
         })?;
-        let Some((block, file)) = opened else { return Ok(None) };
+        let Some((block, file, age)) = opened else { return Ok(None) };
         let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at, block, used: 0 });
-        Ok(Some(Object { len: Some(len - at), etag: None, signature: None, own_prefix: false, body }))
+        let len = Some(len - at);
+        Ok(Some(Object { len, etag: None, signature: None, own_prefix: false, age, old: false, body }))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
@@ -272,14 +283,43 @@ impl Remote for Dir {
         })
     }
 
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError> {
+    fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
+        let key = key.to_string();
+        self.bounded(LIMIT, move |dir| {
+            let meta = dir.path(&key)?.1.filter(Metadata::is_file);
+            Ok(meta.map(|m| Head { etag: tag(&m), age: age(&m, SystemTime::now()), kept: Vec::new() }))
+        })
+    }
+
+    fn renew(&self, key: &str, seen: &Head) -> Result<bool, RemoteError> {
+        let (key, etag) = (key.to_string(), seen.etag.clone());
+        self.bounded(LIMIT, move |dir| {
+            let _turn = dir.lock()?;
+            let Some((file, meta)) = dir.open(&key)? else { return Ok(false) };
+            if tag(&meta) == etag {
+                // the time is the file system's own, as that of a put is
+                let now = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+                let times = Timestamps { last_access: now(UTIME_OMIT), last_modification: now(UTIME_NOW) };
+                futimens(&file, &times).map_err(|e| RemoteError::Unsupported(format!("{key}: {e}")))?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// One page holds all.
+    fn list(
+        &self,
+        prefix: &str,
+        _: Option<&str>,
+        each: &mut dyn FnMut(ObjectInfo),
+    ) -> Result<Option<String>, RemoteError> {
         let prefix = prefix.to_string();
         let (send, found) = mpsc::sync_channel(1024);
         self.spawn(move |dir| {
             for (path, _, _) in dir.temp_files().into_iter().filter(|(_, _, modified)| old(*modified)) {
                 let _ = fs::remove_file(path);
             }
-            let end = dir.walk(&dir.root, "", &prefix, &mut |object| {
+            let end = dir.walk(&dir.root, "", &prefix, dir.now(), &mut |object| {
                 let _ = send.send(Ok(object));
             });
             if let Err(e) = end {
@@ -289,7 +329,7 @@ impl Remote for Dir {
         loop {
             match found.recv_timeout(LIMIT) {
                 Ok(object) => each(object?),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(mpsc::RecvTimeoutError::Timeout) => return Err(self.hung()),
             }
         }
@@ -371,6 +411,11 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// How old the file is; what is of the future is new.
+fn age(meta: &Metadata, now: SystemTime) -> Option<Duration> {
+    Some(now.duration_since(meta.modified().ok()?).unwrap_or_default())
+}
+
 fn old(modified: Option<SystemTime>) -> bool {
     modified.is_some_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED))
 }
@@ -432,7 +477,8 @@ mod tests {
 
     fn keys(dir: &Dir, prefix: &str) -> Vec<String> {
         let mut keys = Vec::new();
-        dir.list(prefix, &mut |o| keys.push(format!("{}={}", o.key, o.len))).unwrap();
+        dir.list(prefix, None, &mut |o| keys.push(format!("{}={}", o.key, o.len))).unwrap();
+        keys.sort();
         keys
     }
 

@@ -26,6 +26,8 @@ pub enum RemoteError {
     Status(u16, String),
     /// Connecting, sending or receiving failed, time-outs included.
     Io(io::Error),
+    /// The backend does not do this at all; the text is its answer.
+    Unsupported(String),
     /// The bucket's name, region or endpoint cannot be used.
     Config(String),
 }
@@ -64,7 +66,10 @@ impl fmt::Display for RemoteError {
             RemoteError::NotModified => f.write_str("not modified"),
             RemoteError::Precondition => f.write_str("changed by another writer"),
             RemoteError::ReadOnly => f.write_str("the bucket is used read-only"),
-            RemoteError::Denied(why) | RemoteError::Forbidden(why) | RemoteError::Config(why) => f.write_str(why),
+            RemoteError::Denied(why)
+            | RemoteError::Forbidden(why)
+            | RemoteError::Unsupported(why)
+            | RemoteError::Config(why) => f.write_str(why),
             RemoteError::Status(code, text) if text.is_empty() => write!(f, "status {code}"),
             RemoteError::Status(code, text) => write!(f, "status {code}: {text}"),
             RemoteError::Io(e) => e.fmt(f),

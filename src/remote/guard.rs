@@ -37,7 +37,7 @@ const TIMED_OUT: u32 = 6;
 /// What can be turned off.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Side {
-    /// Gets and listings, and with them everything else.
+    /// Gets, heads and listings, and with them everything else.
     Reads,
     /// Puts and deletes.
     Writes,
@@ -46,13 +46,13 @@ pub enum Side {
 /// What a request is for.
 #[derive(Clone, Copy)]
 pub enum Kind<'a> {
-    /// GET or HEAD: somebody waits.
+    /// GET: somebody waits.
     Get,
-    /// A listing; never sent again, because part of it was handed out.
-    List,
+    /// HEAD, or a page of a listing, for which no build waits.
+    Look,
     /// PUT of a body, and of what is to stand beside it.
     Put(&'a PutBody, Option<&'a str>),
-    /// PUT on a condition.
+    /// PUT on a condition, or a copy.
     PutIf,
     /// DELETE.
     Delete,
@@ -61,7 +61,7 @@ pub enum Kind<'a> {
 impl Kind<'_> {
     fn side(self) -> Side {
         match self {
-            Kind::Get | Kind::List => Side::Reads,
+            Kind::Get | Kind::Look => Side::Reads,
             Kind::Put(..) | Kind::PutIf | Kind::Delete => Side::Writes,
         }
     }
@@ -297,7 +297,7 @@ impl Guard {
         body: impl Fn(&mut T) -> Option<&mut Object>,
     ) -> Result<T, RemoteError> {
         let counters = &self.metrics.bucket;
-        let patience = if kind.side() == Side::Reads { Patience::Get } else { Patience::Upload };
+        let patience = if matches!(kind, Kind::Get) { Patience::Get } else { Patience::Upload };
         for attempt in 0.. {
             self.admit(kind, key).inspect_err(|_| counters.breaker_skipped.inc())?;
             match kind {
@@ -310,7 +310,6 @@ impl Guard {
             counters.requests.inc();
             self.metrics.latency.bucket_request.observe(from.elapsed());
             if let Err(e) = &outcome
-                && !matches!(kind, Kind::List)
                 && from.elapsed() < SLOW
                 && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
             {

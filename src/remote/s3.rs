@@ -17,17 +17,19 @@ mod xml;
 use std::io::{BufReader, ErrorKind, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use ureq::http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use s3::signing::uri_encode;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::address::{Address, Place};
-use self::answer::{Failed, absent, header, is_genuine, is_page};
+use self::answer::{Failed, absent, absent_text, header, is_genuine, is_page};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
 use self::sign::{EMPTY_SHA256, SIGNATURE, sign};
 use self::transport::{Answer, Limits, Options, Transport};
-use super::{Object, ObjectInfo, PutBody, Remote, RemoteError};
+use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::client::proxy_for;
 use crate::config::{AwsEnv, BucketName, Endpoint, Region};
 use crate::id::Hashing;
@@ -54,14 +56,25 @@ struct Op<'a> {
     method: &'static str,
     key: &'a str,
     query: &'a [(&'a str, &'a str)],
-    headers: &'a [(HeaderName, &'a str)],
-    beside: Option<&'a str>,
+    /// Those of Amazon's names are signed.
+    headers: HeaderMap,
     body: Option<(&'a PutBody, String)>,
+    /// The answer is a document rather than an object or its acknowledgement.
+    document: bool,
 }
 
 impl<'a> Op<'a> {
     fn new(method: &'static str, key: &'a str) -> Self {
-        Op { method, key, query: &[], headers: &[], beside: None, body: None }
+        Op { method, key, query: &[], headers: HeaderMap::new(), body: None, document: false }
+    }
+
+    /// The request with one header more, where there is a value for it.
+    fn with(mut self, name: HeaderName, value: Option<&str>) -> Result<Self, RemoteError> {
+        if let Some(text) = value {
+            let value = HeaderValue::from_str(text).map_err(|_| invalid(format!("{text:?} cannot be sent as {name}")));
+            self.headers.insert(name, value?);
+        }
+        Ok(self)
     }
 }
 
@@ -103,9 +116,8 @@ impl S3 {
             let keys = self.keys()?;
             let place = self.place()?;
             let answer = self.send(op, &place, &keys)?;
-            let conditional = op.headers.iter().any(|(name, _)| *name == IF_NONE_MATCH);
-            let genuine =
-                if op.method == "DELETE" { !is_page(&answer) } else { op.key.is_empty() || is_genuine(&answer) };
+            let conditional = op.headers.contains_key(IF_NONE_MATCH);
+            let genuine = if op.method == "DELETE" { !is_page(&answer) } else { op.document || is_genuine(&answer) };
             match answer.status {
                 200..300 if !genuine => {}
                 304 if !conditional => {}
@@ -117,7 +129,7 @@ impl S3 {
                 log::debug!("bucket {} is in region {region}", self.name);
                 self.set_place(&region)?;
                 moved = true;
-            } else if !renewed && failed.is_expired() && self.credentials.discard(&keys) {
+            } else if !renewed && failed.is_expired(op.method) && self.credentials.discard(&keys) {
                 renewed = true;
             } else {
                 return Err(failed.into_error());
@@ -137,13 +149,8 @@ impl S3 {
         let url = place.url(op.key, op.query).map_err(invalid)?;
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
         let now = SystemTime::now();
-        let mut headers =
-            sign(op.method, &url, &place.region, keys, (payload, op.beside), now).map_err(RemoteError::Denied)?;
-        for (name, value) in op.headers {
-            let value =
-                HeaderValue::from_str(value).map_err(|_| invalid(format!("{value:?} cannot be sent as {name}")))?;
-            headers.insert(name.clone(), value);
-        }
+        let headers = sign(op.method, &url, &place.region, keys, payload, op.headers.clone(), now);
+        let headers = headers.map_err(RemoteError::Denied)?;
         let body = op.body.as_ref().map(|(body, _)| (body.len(), body.reader()));
         Ok(self.transport.send(op.method, url.as_str(), headers, body)?)
     }
@@ -163,28 +170,28 @@ impl S3 {
         known.map_or_else(|| self.set_place(&region()), Ok)
     }
 
-    fn list_page(&self, prefix: &str, token: Option<&str>) -> Result<String, RemoteError> {
+    /// A page of a listing, and what time it is there.
+    fn list_page(&self, prefix: &str, token: Option<&str>) -> Result<(String, Option<Timestamp>), RemoteError> {
         let mut query = vec![("list-type", "2"), ("prefix", prefix)];
         query.extend(token.map(|t| ("continuation-token", t)));
         // signatures are over sorted names, and so is the URL, for servers that compare bytes
         query.sort();
-        let answer = self.request(&Op { query: &query, ..Op::new("GET", "") })?;
+        let answer = self.request(&Op { query: &query, document: true, ..Op::new("GET", "") })?;
         if answer.status != 200 {
             return Err(Failed::read(answer).into_error());
         }
-        let mut text = String::new();
+        let (mut text, now) = (String::new(), date(&answer.headers, "date"));
         answer.body.take(LIST_LIMIT).read_to_string(&mut text)?;
         if !text.contains("<ListBucketResult") {
             return Err(RemoteError::Status(200, "not a listing of S3's".into()));
         }
-        Ok(text)
+        Ok((text, now))
     }
 }
 
 impl Remote for S3 {
     fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        let condition = known_etag.map(|tag| (IF_NONE_MATCH, tag));
-        let answer = self.request(&Op { headers: condition.as_slice(), ..Op::new("GET", key) })?;
+        let answer = self.request(&Op::new("GET", key).with(IF_NONE_MATCH, known_etag)?)?;
         match answer.status {
             200 => {
                 let etag = header(&answer.headers, "etag");
@@ -193,8 +200,16 @@ impl Remote for S3 {
                     Failed::read(answer);
                     return Err(RemoteError::NotModified);
                 }
-                let signature = header(&answer.headers, SIGNATURE);
-                Ok(Some(Object { len: answer.len, etag, signature, own_prefix: false, body: answer.body }))
+                let (signature, age) = (header(&answer.headers, SIGNATURE.as_str()), age(&answer.headers));
+                Ok(Some(Object {
+                    len: answer.len,
+                    etag,
+                    signature,
+                    own_prefix: false,
+                    age,
+                    old: false,
+                    body: answer.body,
+                }))
             }
             304 => {
                 Failed::read(answer);
@@ -206,13 +221,15 @@ impl Remote for S3 {
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
         let bytes = format!("bytes={}-{}", range.start, range.end - 1);
-        let answer = match self.request(&Op { headers: &[(RANGE, &bytes)], ..Op::new("GET", key) }) {
+        let answer = match self.request(&Op::new("GET", key).with(RANGE, Some(&bytes))?) {
             Err(RemoteError::Status(416, _)) => return Ok(None),
             answer => answer?,
         };
         match answer.status {
             206 => {
-                Ok(Some(Object { len: answer.len, etag: None, signature: None, own_prefix: false, body: answer.body }))
+                let (len, age) = (answer.len, age(&answer.headers));
+                let (etag, signature, own_prefix, old) = (None, None, false, false);
+                Ok(Some(Object { len, etag, signature, own_prefix, age, old, body: answer.body }))
             }
             // all of it, which would take too long to be read
             200 => Ok(None),
@@ -222,11 +239,12 @@ impl Remote for S3 {
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let sha = sha256(body).map_err(|e| invalid(e.to_string()))?;
-        let condition = if_match.map(|tag| if tag.is_empty() { (IF_NONE_MATCH, "*") } else { (IF_MATCH, tag) });
-        let op = Op { headers: condition.as_slice(), beside, body: Some((body, sha)), ..Op::new("PUT", key) };
+        let op = Op { body: Some((body, sha)), ..Op::new("PUT", key) }.with(SIGNATURE, beside)?;
+        let (condition, tag) = if if_match == Some("") { (IF_NONE_MATCH, Some("*")) } else { (IF_MATCH, if_match) };
+        let mut op = op.with(condition.clone(), tag)?;
         let answer = match self.request(&op) {
             // a server without conditional writes
-            Err(RemoteError::Status(501, _)) if if_match.is_some() => self.request(&Op { headers: &[], ..op }),
+            Err(RemoteError::Status(501, _)) if op.headers.remove(condition).is_some() => self.request(&op),
             Err(RemoteError::Status(409, _)) if if_match.is_some() => return Err(RemoteError::Precondition),
             other => other,
         }?;
@@ -244,24 +262,74 @@ impl Remote for S3 {
         }
     }
 
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError> {
-        let mut token: Option<String> = None;
-        loop {
-            let page = self.list_page(prefix, token.as_deref())?;
-            for object in xml::elements(&page, "Contents") {
-                let (Some(key), Some(len)) = (xml::text(object, "Key"), xml::text(object, "Size")) else { continue };
-                let modified = xml::text(object, "LastModified").and_then(|t| t.parse::<jiff::Timestamp>().ok());
-                each(ObjectInfo { key, len: len.parse().unwrap_or(0), modified: modified.map(Into::into) });
-            }
-            let next = xml::text(&page, "NextContinuationToken").filter(|t| !t.is_empty());
-            if xml::text(&page, "IsTruncated").as_deref() != Some("true") {
-                return Ok(());
-            }
-            if next.is_none() || next == token {
-                return Err(RemoteError::Status(200, "a listing that does not go on where it says so".into()));
-            }
-            token = next;
+    fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
+        let answer = self.request(&Op::new("HEAD", key))?;
+        if answer.status != 200 {
+            return absent(answer);
         }
+        let (etag, age) = (header(&answer.headers, "etag").unwrap_or_default(), age(&answer.headers));
+        let kept = |name: &HeaderName| name.as_str().starts_with("x-amz-meta-") || KEPT.contains(&name.as_str());
+        let kept = answer.headers.iter().filter(|(name, _)| kept(name)).map(|(n, v)| (n.clone(), v.clone()));
+        Ok(Some(Head { etag, age, kept: kept.collect() }))
+    }
+
+    fn renew(&self, key: &str, seen: &Head) -> Result<bool, RemoteError> {
+        let from = format!("/{}/{}", self.name, uri_encode(key, false));
+        // servers ask for a length, be it none
+        let nothing = PutBody::Bytes([].into());
+        let op = Op { document: true, body: Some((&nothing, EMPTY_SHA256.into())), ..Op::new("PUT", key) };
+        let op = op.with(COPY_SOURCE, Some(&from))?;
+        // Amazon copies no object onto itself unless it is told its metadata anew
+        let mut op = op.with(COPY_IF_MATCH, Some(&seen.etag))?.with(METADATA, Some("REPLACE"))?;
+        // servers do not agree on what to sign of others
+        let plain = |value: &HeaderValue| value.to_str().is_ok_and(|text| !text.contains("  "));
+        if !seen.kept.iter().all(|(_, value)| plain(value)) {
+            return Err(RemoteError::Unsupported("its metadata cannot be sent again".into()));
+        }
+        op.headers.extend(seen.kept.iter().cloned());
+        let answer = match self.request(&op) {
+            Ok(answer) => answer,
+            Err(RemoteError::Status(409, _)) => return Ok(true),
+            // should all else be refused too, the put that follows will tell
+            Err(
+                RemoteError::Status(400 | 405 | 411 | 415 | 422 | 501, why)
+                | RemoteError::Forbidden(why)
+                | RemoteError::Denied(why),
+            ) => return Err(RemoteError::Unsupported(why)),
+            Err(e) => return Err(e),
+        };
+        let status = answer.status;
+        let failed = Failed::read(answer);
+        match status {
+            // Amazon's success may turn out to be an error on the way; who does not know of copies has
+            // just put an empty object
+            200..300 if failed.text.contains("<CopyObjectResult") => Ok(true),
+            412 => Ok(true),
+            _ => match absent_text::<()>(failed) {
+                Err(RemoteError::Status(_, why)) => Err(RemoteError::Unsupported(why)),
+                other => other.map(|_| false),
+            },
+        }
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+        each: &mut dyn FnMut(ObjectInfo),
+    ) -> Result<Option<String>, RemoteError> {
+        let (page, now) = self.list_page(prefix, from)?;
+        let next = xml::text(&page, "NextContinuationToken").filter(|t| !t.is_empty());
+        let more = xml::text(&page, "IsTruncated").as_deref() == Some("true");
+        if more && (next.is_none() || next.as_deref() == from) {
+            return Err(RemoteError::Status(200, "a listing that does not go on where it says so".into()));
+        }
+        for object in xml::elements(&page, "Contents") {
+            let (Some(key), Some(len)) = (xml::text(object, "Key"), xml::text(object, "Size")) else { continue };
+            let modified = xml::text(object, "LastModified").and_then(|t| t.parse::<Timestamp>().ok());
+            each(ObjectInfo { key, len: len.parse().unwrap_or(0), age: between(modified, now) });
+        }
+        Ok(next.filter(|_| more))
     }
 
     fn delete(&self, key: &str) -> Result<(), RemoteError> {
@@ -284,6 +352,35 @@ impl Remote for S3 {
 const IF_MATCH: HeaderName = HeaderName::from_static("if-match");
 const RANGE: HeaderName = HeaderName::from_static("range");
 const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
+const COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
+const COPY_IF_MATCH: HeaderName = HeaderName::from_static("x-amz-copy-source-if-match");
+const METADATA: HeaderName = HeaderName::from_static("x-amz-metadata-directive");
+/// What a copy says anew, beside the metadata that users give.
+const KEPT: [&str; 9] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-storage-class",
+    "x-amz-website-redirect-location",
+];
+
+/// A time as HTTP writes it.
+fn date(headers: &HeaderMap, name: &str) -> Option<Timestamp> {
+    Some(jiff::fmt::rfc2822::parse(&header(headers, name)?).ok()?.timestamp())
+}
+
+/// How old the object of an answer is, by the clock of who answers.
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    between(date(headers, "last-modified"), date(headers, "date"))
+}
+
+fn between(then: Option<Timestamp>, now: Option<Timestamp>) -> Option<Duration> {
+    Some(now?.duration_since(then?).try_into().unwrap_or_default())
+}
 
 /// A request that cannot be sent, now or later.
 fn invalid(why: String) -> RemoteError {

@@ -17,7 +17,7 @@ fn a_wrong_command_line_is_one_line_and_exit_code_2() {
         &["run"],
         &["connect"],
         &["--plugin=1"],
-        &["--expiry=1d"],
+        &["--expiry=1w"],
         &["--bucket=some", "--signing-key-file=/nonexistent"],
         &["help", "frobnication"],
     ] {

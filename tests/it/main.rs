@@ -14,6 +14,7 @@ mod faults;
 mod guard;
 mod httpcache;
 mod kill;
+mod life;
 mod modproxy;
 mod modules;
 mod packs;

@@ -108,7 +108,9 @@ impl Shared {
             if self.with(is_lost) == Some(true) {
                 return None;
             }
-            let object = self.fetcher.bucket.get_range(&pack::key(&listed.key, &pack.id), range, pack.main);
+            let key = pack::key(&listed.key, &pack.id);
+            let object = self.fetcher.bucket.get_range(&key, range, pack.main);
+            self.fetcher.refresher.taken(&key, object.as_ref().is_some_and(|o| o.old), None);
             if object.is_none() && self.fetcher.bucket.available() {
                 self.with(|loaded| loaded.lost.insert(first.pack));
             }

@@ -54,10 +54,11 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
         Err(RemoteError::NotModified) => return (Loading::Unchanged, false),
         Err(_) => return (Loading::Failed, false),
     };
-    let (etag, own_prefix) = (object.etag, object.own_prefix);
+    let (etag, own_prefix, old) = (object.etag, object.own_prefix, object.old);
     let signer = fetcher.codec.signer();
     let loading = match Manifest::decode(&mut object.body, key, signer, signer.demands(own_prefix)) {
         Ok((mut manifest, len)) => {
+            fetcher.refresher.taken(key, old, None);
             let of_others = fetcher.bucket.has_write_prefix() && !own_prefix;
             manifest.packs.iter_mut().for_each(|pack| pack.main |= of_others);
             Loading::Found(Box::new(Found { manifest, etag: etag.unwrap_or_default(), len, frames: object.body }))

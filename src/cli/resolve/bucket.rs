@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use super::{Resolver, on, parsed};
+use super::{REFRESH_AFTER, Resolver, duration, on, parsed};
 use crate::cli::flags::Given;
 use crate::config::{AwsEnv, BucketConfig, BucketLocation, KeyPrefix, Layout};
 use crate::error::Error;
@@ -38,7 +38,9 @@ impl Resolver<'_> {
         let signer = self.signer()?;
         // unsigned puts would only push out what is signed
         let read_only = read_only || signer.demands(false) && !signer.signs() && write_prefix.is_none();
-        Ok(Some(BucketConfig { location, prefix, write_prefix, read_only, layout, signer }))
+        let refresh_after = v.refresh_after.as_ref().map_or(Ok(REFRESH_AFTER), duration)?;
+        let named = BucketConfig::at(location, prefix);
+        Ok(Some(BucketConfig { write_prefix, read_only, refresh_after, layout, signer, ..named }))
     }
 
     /// Where the bucket is, if there is one.

@@ -43,9 +43,11 @@ impl Failed {
         (!told.is_empty() && told != asked.region.to_string()).then_some(told)
     }
 
-    /// Whether the credentials were good once.
-    pub fn is_expired(&self) -> bool {
+    /// Whether the credentials were good once; the answer to a HEAD says no more than that something is
+    /// wrong with the request.
+    pub fn is_expired(&self, method: &str) -> bool {
         matches!(self.code().as_str(), "ExpiredToken" | "TokenRefreshRequired" | "RequestExpired")
+            || method == "HEAD" && self.status == 400
     }
 
     /// What this means to the rest of the program.
@@ -102,7 +104,11 @@ pub fn is_page(answer: &Answer) -> bool {
 
 /// A 404: no object, or no bucket.
 pub fn absent<T>(answer: Answer) -> Result<Option<T>, RemoteError> {
-    let failed = Failed::read(answer);
+    absent_text(Failed::read(answer))
+}
+
+/// As [`absent`], of one that was read.
+pub fn absent_text<T>(failed: Failed) -> Result<Option<T>, RemoteError> {
     let foreign = failed.is_foreign();
     match failed.into_error() {
         RemoteError::Status(404, _) if !foreign => Ok(None),

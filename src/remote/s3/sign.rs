@@ -1,8 +1,9 @@
-//! Signatures, AWS version 4: rust-s3 canonicalises and derives.
+//! Signatures, AWS version 4: rust-s3 encodes and derives.
 //!
 //! Only `host` and the `x-amz-` headers are signed, because some S3 implementations (Google's) and
 //! proxies change others on the way.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,7 +11,7 @@ use s3::Region;
 use s3::signing;
 use sha2::Sha256;
 use time::OffsetDateTime;
-use ureq::http::{HeaderMap, HeaderValue};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::keys::Keys;
@@ -19,41 +20,47 @@ use crate::id::hex;
 /// SHA-256 of no bytes, the payload of requests without a body.
 pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 /// The user metadata that holds an object's signature.
-pub const SIGNATURE: &str = "x-amz-meta-gocache-signature";
+pub const SIGNATURE: HeaderName = HeaderName::from_static("x-amz-meta-gocache-signature");
 
-/// The headers that make a request to S3 one of the holder of `keys`. `payload` is the SHA-256 of the
-/// body in hex, and what goes with it as [`SIGNATURE`]. The error is a reason in words: text that no
-/// header can carry.
+/// The headers that make a request to S3 one of the holder of `keys`: `more` and what signs it. `payload`
+/// is the SHA-256 of the body in hex. The error is a reason in words: text that no header can carry.
 pub fn sign(
     method: &str,
     url: &Url,
     region: &Region,
     keys: &Keys,
-    (payload, beside): (&str, Option<&str>),
+    payload: &str,
+    more: HeaderMap,
     now: SystemTime,
 ) -> Result<HeaderMap, String> {
     let now = OffsetDateTime::from(now);
-    let mut headers = HeaderMap::with_capacity(6);
+    let (mut headers, unsigned): (HeaderMap, HeaderMap) = {
+        let named = more.into_iter().filter_map(|(name, value)| Some((name?, value)));
+        named.partition(|(name, _)| name.as_str().starts_with("x-amz-"))
+    };
     headers.insert("host", value(&host(url))?);
     headers.insert("x-amz-content-sha256", value(payload)?);
     headers.insert("x-amz-date", value(&amz_date(now))?);
     if let Some(token) = &keys.token {
         headers.insert("x-amz-security-token", secret(token)?);
     }
-    if let Some(text) = beside {
-        headers.insert(SIGNATURE, value(text)?);
-    }
     let words = |e: s3::error::S3Error| format!("cannot sign the request: {e}");
-    let canonical = signing::canonical_request(method, url, &headers, payload).map_err(words)?;
+    // in the order of names; rust-s3 sorts whole lines, which puts `x-amz-a-b:` before `x-amz-a:`
+    let names: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
+    let line = |name: &str| format!("{name}:{}\n", headers[name].to_str().unwrap_or_default().trim());
+    let lines: String = names.iter().map(|name| line(name)).collect();
+    let signed = Vec::from_iter(names).join(";");
+    let (path, query) = (signing::canonical_uri_string(url), signing::canonical_query_string(url));
+    let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{signed}\n{payload}");
     let to_sign = signing::string_to_sign(&now, region, &canonical).map_err(words)?;
     let key = signing::signing_key(&now, &keys.secret, region, "s3").map_err(words)?;
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
     mac.update(to_sign.as_bytes());
     let signature = hex(&mac.finalize().into_bytes());
-    let signed = signing::signed_header_string(&headers);
     let authorization =
         signing::authorization_header(&keys.access, &now, region, &signed, &signature).map_err(words)?;
     headers.insert("authorization", secret(&authorization)?);
+    headers.extend(unsigned);
     Ok(headers)
 }
 
@@ -96,7 +103,7 @@ mod tests {
 
     fn authorization(url: &str, keys: &Keys) -> String {
         let url = Url::parse(url).unwrap();
-        let headers = sign("GET", &url, &Region::UsEast1, keys, (EMPTY_SHA256, None), day()).unwrap();
+        let headers = sign("GET", &url, &Region::UsEast1, keys, EMPTY_SHA256, HeaderMap::new(), day()).unwrap();
         headers["authorization"].to_str().unwrap().to_string()
     }
 
@@ -123,12 +130,14 @@ mod tests {
     fn a_token_is_signed_and_kept_out_of_logs() {
         let keys = Keys { token: Some("tok".into()), ..keys("s") };
         let url = Url::parse("http://[::1]:9000/b/k").unwrap();
-        let headers = sign("PUT", &url, &Region::UsEast1, &keys, ("UNSIGNED-PAYLOAD", Some("s")), day()).unwrap();
+        let more = [(SIGNATURE, "s"), (HeaderName::from_static("if-match"), "t")];
+        let more = more.map(|(name, text)| (name, HeaderValue::from_static(text))).into_iter().collect();
+        let headers = sign("PUT", &url, &Region::UsEast1, &keys, "UNSIGNED-PAYLOAD", more, day()).unwrap();
         let signed = "x-amz-date;x-amz-meta-gocache-signature;x-amz-security-token";
         assert!(headers["authorization"].to_str().unwrap().contains(signed) && headers[SIGNATURE] == "s");
         assert_eq!(headers["host"], "[::1]:9000");
         assert!(!format!("{headers:?}").contains("tok\""));
         let bad = Keys { token: Some("line\nbreak".into()), ..keys };
-        assert!(sign("GET", &url, &Region::UsEast1, &bad, ("x", None), day()).is_err());
+        assert!(sign("GET", &url, &Region::UsEast1, &bad, "x", HeaderMap::new(), day()).is_err());
     }
 }

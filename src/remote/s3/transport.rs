@@ -120,10 +120,11 @@ impl Transport {
         let empty = || head.headers.get("content-length").is_some_and(|l| l == "0").then_some(0);
         let len = body.content_length().or_else(empty);
         let mut inner: Box<dyn Read + Send> = Box::new(body.into_reader());
-        if len == Some(0) {
+        if len == Some(0) || method == "HEAD" {
             // nobody will read this, and it is what returns the connection to the pool
             let _ = inner.read(&mut [0]);
         }
+        let len = if method == "HEAD" { Some(0) } else { len };
         let body = Receiving { inner, pace: Pace::default(), left: len };
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Box::new(body), len })
     }

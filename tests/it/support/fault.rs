@@ -42,6 +42,8 @@ pub enum Fault {
     Refuse(&'static str),
     /// It is passed on, but what is absent is refused, as AWS does to those who may not list.
     HideAbsent,
+    /// It is passed on without the conditions that it is under, as if the server did not know them.
+    Unconditional,
     /// It is passed on without what it says of a range, as to a server that knows none.
     NoRanges,
 }
@@ -219,13 +221,16 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
                 s
             }
         };
-        if fault == Fault::NoRanges {
-            let text = String::from_utf8_lossy(&head).into_owned();
-            let lines = text.split_inclusive("\r\n").filter(|l| !l.to_ascii_lowercase().starts_with("range:"));
-            upstream.write_all(lines.collect::<String>().as_bytes())?;
-        } else {
-            upstream.write_all(&head)?;
-        }
+        let mut head = head;
+        let lost = match fault {
+            Fault::Unconditional => "if-",
+            Fault::NoRanges => "range:",
+            _ => "\0",
+        };
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let kept = text.split_inclusive('\n').filter(|line| !line.to_ascii_lowercase().starts_with(lost));
+        head = kept.collect::<String>().into_bytes();
+        upstream.write_all(&head)?;
         io::copy(&mut client.take(body_len), &mut upstream)?;
         let Some(answer) = read_head(&upstream)? else { return Ok(()) };
         if fault == Fault::HideAbsent && answer.starts_with(b"HTTP/1.1 404") && !head.starts_with(b"HEAD ") {

@@ -154,7 +154,13 @@ impl S3Server {
             None => {
                 let below = format!("{}/", self.prefix);
                 let mut each = |o: ObjectInfo| found.extend([(o.key[below.len()..].to_string(), o.len)]);
-                self.outside().list(&below, &mut each).expect("a listing");
+                let (server, mut from) = (self.outside(), None);
+                loop {
+                    from = server.list(&below, from.as_deref(), &mut each).expect("a listing");
+                    if from.is_none() {
+                        break;
+                    }
+                }
             }
         }
         found
@@ -194,6 +200,11 @@ impl S3Server {
         }
         fs::remove_file(self.dir().join(key)).expect("removing the object");
         self.forget(key);
+    }
+
+    /// The file of an object, to tell its age by, or to change it.
+    pub fn file(&self, key: &str) -> PathBuf {
+        self.dir().join(key)
     }
 
     fn outside(&self) -> S3 {
