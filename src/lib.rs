@@ -15,8 +15,8 @@
 //!
 //! Reading order: [`protocol`] and [`session`] (one client), [`cache`] with `disk`, `entry`,
 //! `fetch`, `readahead`, `manifest` and `pack` (what is asked for and where it comes from), [`upload`] and
-//! [`remote`] (the bucket and the policy around it, and how old what lies there may grow), [`http`] and [`store`] (the proxies), last
-//! [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
+//! [`remote`] (the bucket and the policy around it, and how old what lies there grows), [`http`] and
+//! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
 //! [`flight`], [`id`], [`places`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
 //!
 //! # The cache directory

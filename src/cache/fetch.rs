@@ -130,7 +130,8 @@ impl Fetcher {
         Ok(taken.map(|(hit, more)| (hit, moved + more)))
     }
 
-    /// Takes an object in, of whose outcome `output` tells the output. One that is no good under our own prefix does not hide the main one's.
+    /// Takes an object in, of whose outcome `output` tells the output. One that is no good under our own
+    /// prefix does not hide the main one's.
     fn take<T>(
         &self,
         action: &ActionId,

@@ -234,6 +234,23 @@ fn a_list_tells_how_old_things_are_without_a_request() {
 }
 
 #[test]
+fn packs_are_renewed_with_what_is_in_them() {
+    for store in stores() {
+        let bodies: Vec<Vec<u8>> = (0..30).map(|n| noise(n + 1, 50_000)).collect();
+        fill(&store, &["--scope=s"], &bodies);
+        assert!(store.keys().iter().any(|key| key.starts_with("pack/")), "{:?}", store.keys());
+        turn_back(&store, 8, &Signer::default());
+        age(&store, 8);
+        let mut s = Machine::new().session(&store, &["--scope=s"]);
+        assert_eq!(s.get_all(&bodies), 30);
+        // those of the fleet nobody reads
+        let fleet = manifest_key("").replace("manifest/", "pack/");
+        poll("all to be renewed", || old(&store).iter().all(|key| key.starts_with(&fleet)).then_some(()));
+        assert!(said(&s.end()).is_empty());
+    }
+}
+
+#[test]
 fn what_another_has_renewed_costs_one_look() {
     let store = Store::S3(Box::new(S3Server::in_process()));
     fill(&store, &["--scope=s"], &small());
