@@ -134,6 +134,7 @@ mod tests {
                 ("s3-layout", _) => "classic",
                 ("bucket", _) => "some",
                 ("s3-endpoint-url" | "upstream", _) => "http://h",
+                ("ca-domains", _) => "h",
                 ("sumdb", _) => "sum.golang.org",
                 ("mod-verify", _) => "off",
                 ("http", _) => "127.0.0.1:0",
@@ -146,7 +147,7 @@ mod tests {
             };
             let arg = format!("{}={value}", flag.spelling());
             let base = match flag.modes.first() {
-                Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy"][..],
+                Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy", "--revproxy=h"][..],
                 Some(Mode::Prune) => &["prune", "--bucket=some", "--expiry=1h"],
                 Some(Mode::Push) => &["push", "--bucket=some"],
                 Some(Mode::Clear | Mode::Keygen) => continue,
