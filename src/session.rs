@@ -118,6 +118,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
             return tell(self.writer.hold(id, &reply));
         }
         self.flush();
+        self.client.comes(&action);
         let (client, writer) = (self.client.clone(), self.writer.clone());
         self.pool.submit(move || {
             let reply = get(&client, &action);
@@ -137,6 +138,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
     ) -> Result<(), ProtocolError> {
         self.client.cache().metrics().server.put_requests.inc();
         self.flush();
+        self.client.comes(&action);
         let budget = &self.options.budget;
         let mut bytes = budget.buffer(size.min(PIECE as u64) as usize);
         let mut more = body.piece(&mut bytes)?;

@@ -75,6 +75,12 @@ impl Client {
         Some(hit)
     }
 
+    /// Takes note that `go` gets or puts `action`, in the order in which it does so: many are worked on at a
+    /// time, and end in any order.
+    pub fn comes(&self, action: &ActionId) {
+        self.record(|usage| usage.comes(action));
+    }
+
     /// Looks `action` up. Errors are the local disk's.
     pub fn get(&self, action: &ActionId) -> io::Result<Option<Hit>> {
         let Some(tier) = &self.cache.tier else {
@@ -105,10 +111,7 @@ impl Client {
                 host.get_fault_hit.inc();
                 self.record(|usage| usage.used(action, hit, true));
             }
-            None => {
-                host.get_fault_miss.inc();
-                self.record(|usage| usage.miss(action));
-            }
+            None => host.get_fault_miss.inc(),
         }
         Ok(hit)
     }

@@ -11,11 +11,8 @@ use crate::sign::nanos;
 #[derive(Default)]
 pub struct Usage {
     index: HashMap<[u8; 32], usize>,
-    slots: Vec<Slot>,
-}
-
-struct Slot {
-    used: Option<Used>,
+    /// Nothing where nothing came of it so far.
+    slots: Vec<Option<Used>>,
 }
 
 impl Usage {
@@ -24,16 +21,15 @@ impl Usage {
         self.record(action, Some(hit), shared);
     }
 
-    /// `go` asked for `action` and was given nothing: then it will likely put it, and keeps its
-    /// place.
-    pub fn miss(&mut self, action: &ActionId) {
+    /// `go` turns to `action`, which has its place from now on, should it come to be used.
+    pub fn comes(&mut self, action: &ActionId) {
         self.record(action, None, false);
     }
 
     /// What was recorded, leaving nothing.
     pub fn take(&mut self) -> Vec<Used> {
         self.index.clear();
-        self.slots.drain(..).filter_map(|slot| slot.used).collect()
+        self.slots.drain(..).flatten().collect()
     }
 
     fn record(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
@@ -42,16 +38,16 @@ impl Usage {
             Some(&i) => i,
             None if self.slots.len() >= manifest::MAX_ENTRIES => return,
             None => {
-                self.slots.push(Slot { used: None });
+                self.slots.push(None);
                 self.index.insert(id, self.slots.len() - 1);
                 self.slots.len() - 1
             }
         };
         let slot = &mut self.slots[i];
         if let Some(hit) = hit {
-            let shared = shared || slot.used.as_ref().is_some_and(|u| u.shared);
+            let shared = shared || slot.as_ref().is_some_and(|u| u.shared);
             let (output, size, time) = (hit.output, hit.size, nanos(hit.time));
-            slot.used = Some(Used { action: id, output, size, time, shared, young_since: None });
+            *slot = Some(Used { action: id, output, size, time, shared, young_since: None });
         }
     }
 }
@@ -72,11 +68,11 @@ mod tests {
         };
         let action = |n: u8| ActionId::new(&[n; 32]).unwrap();
         let mut usage = Usage::default();
-        usage.miss(&action(1));
+        usage.comes(&action(1));
         usage.used(&action(2), &hit(2), true);
         usage.used(&action(1), &hit(1), true);
         usage.used(&action(3), &hit(3), true);
-        usage.miss(&action(4));
+        usage.comes(&action(4));
         let got: Vec<_> = usage.take().iter().map(|u| (u.action[0], u.shared)).collect();
         assert_eq!(got, [(1, true), (2, true), (3, true)]);
         assert!(usage.take().is_empty());

@@ -220,7 +220,7 @@ fn a_small_build_in_a_large_scope_moves_little() {
         }
         let m = metrics(&s.end());
         let got = number(&m, "bucket", "get_bytes");
-        assert!(got <= used * 3 / 2 + 6_000_000, "{got} bytes for {used}");
+        assert!(got <= used * 3 / 2 + 6_000_000, "{got} bytes for {used}: {m}");
         assert!(number(&m, "bucket", "requests") <= 35, "{m}");
     }
 }
