@@ -28,10 +28,14 @@ mod version;
 mod web;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::config::{DebugMask, Invocation};
+use crate::config::{BucketConfig, DebugMask, Invocation};
 use crate::error::{Error, Exit};
+use crate::metrics::Metrics;
+use crate::remote::Bucket;
 use crate::text;
 
 /// Does what the command line asks for.
@@ -92,6 +96,37 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
 /// Writes one line to stderr. One that is closed or full changes nothing: the work goes on.
 pub fn say(line: impl Display) {
     let _ = io::stderr().write_all(text::without_secrets(&format!("{line}\n")).as_bytes());
+}
+
+/// How far something is, in one line on a terminal that is rewritten; it goes when this is dropped.
+struct Progress(Option<&'static str>);
+
+impl Progress {
+    /// Of things called `what`.
+    fn new(what: &'static str) -> Self {
+        Progress(io::stderr().is_terminal().then_some(what))
+    }
+
+    /// So many of them are done.
+    fn tell(&self, done: usize, all: usize) {
+        if let Some(what) = self.0 {
+            let _ = write!(io::stderr(), "\r{done} of {}\x1b[K", text::things(all as u64, what));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// The bucket that `config` describes, see [`Bucket::open`].
+fn open_bucket(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Path>) -> Result<Arc<Bucket>, Error> {
+    let opened = Bucket::open(config, metrics, memory);
+    opened.map(Arc::new).map_err(|e| Error::failed(format!("bucket: {e}")))
 }
 
 /// Writes what was asked for to stdout, which no protocol uses in these commands. A reader that

@@ -172,7 +172,8 @@ pub struct Config {
     pub expiry_given: bool,
     /// The local cache is pruned to this many bytes at close. Default: no limit.
     pub max_size: Option<u64>,
-    /// Requests that one session works on at a time. Default: four times the CPUs, at least 64: gets that wait for a far bucket cost a thread each, and little else.
+    /// Requests that one session works on at a time. Default: four times the CPUs, at least 64: gets that wait
+    /// for a far bucket cost a thread each, and little else.
     pub concurrency: usize,
     /// Uploads at a time. Default: 16.
     pub upload_concurrency: usize,

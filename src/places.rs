@@ -21,6 +21,13 @@ impl Default for Places {
 }
 
 impl Places {
+    /// So many places.
+    pub fn new(limit: usize) -> Arc<Self> {
+        let places = Places::default();
+        places.set_limit(limit);
+        Arc::new(places)
+    }
+
     /// From now on there are `limit` places.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
@@ -51,8 +58,7 @@ mod tests {
 
     #[test]
     fn places_are_bounded_and_given_back() {
-        let places = Arc::new(Places::default());
-        places.set_limit(2);
+        let places = Places::new(2);
         let (a, b) = (places.take(), places.take());
         assert!(a.is_some() && b.is_some() && places.take().is_none());
         drop(a);

@@ -44,6 +44,13 @@ pub struct Object {
     pub body: Box<dyn Read + Send>,
 }
 
+impl Object {
+    /// One of which no more is known than this.
+    pub fn new(len: Option<u64>, age: Option<Duration>, body: Box<dyn Read + Send>) -> Self {
+        Object { len, etag: None, signature: None, own_prefix: false, age, old: false, body }
+    }
+}
+
 /// An object in a listing.
 #[derive(Clone, Debug)]
 pub struct ObjectInfo {

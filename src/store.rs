@@ -246,7 +246,7 @@ impl BlobStore {
     pub fn writer(&self, name: &str) -> io::Result<BlobWriter> {
         let digest = digest(name);
         let bytes = self.place.begin(&digest)?;
-        let label = Label { name: self.place.label(name).to_string(), note: String::new() };
+        let label = Label::named(self.place.label(name));
         Ok(BlobWriter { place: self.place.clone(), uploader: self.uploader.clone(), digest, bytes, label })
     }
 }
@@ -352,7 +352,7 @@ impl Place {
             io::Error::new(io::ErrorKind::InvalidData, why)
         })?;
         written(&mut bytes)?.set_modified(SystemTime::UNIX_EPOCH)?;
-        let label = Label { name: self.label(name).to_string(), note: String::new() };
+        let label = Label::named(self.label(name));
         let (file, _) = self.keep(bytes, |temp| self.sums.persist(&self.path(digest), temp, claim, &label))?;
         let (modified, origin) = (SystemTime::UNIX_EPOCH, Origin::Bucket);
         Ok((Blob { file, len: got, modified, origin, note: String::new() }, claim))

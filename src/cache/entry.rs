@@ -485,9 +485,7 @@ mod tests {
     }
 
     fn object(bytes: &[u8]) -> Object {
-        let body = Box::new(io::Cursor::new(bytes.to_vec()));
-        let len = Some(bytes.len() as u64);
-        Object { len, etag: None, signature: None, own_prefix: false, age: None, old: false, body }
+        Object::new(Some(bytes.len() as u64), None, Box::new(io::Cursor::new(bytes.to_vec())))
     }
 
     fn bodies() -> Vec<Vec<u8>> {

@@ -63,6 +63,11 @@ impl Fetcher {
         self
     }
 
+    /// Whether the directory has `action`, with its output.
+    pub fn has(&self, action: &ActionId) -> bool {
+        self.disk.get(action).is_ok_and(|hit| hit.is_some())
+    }
+
     /// Waits for whoever is fetching `action`, and takes the turn where nobody is.
     pub fn turn(&self, action: &ActionId) -> Turn {
         match self.flights.join(action, Some(PATIENCE)) {

@@ -9,12 +9,13 @@
 //! Invariants: still at most one request a get; a get of a listed entry always waits; requests in
 //! the background are bounded, and what exceeds the bound is not asked.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::disk::Hit;
 use super::fetch::Fetcher;
 use super::id::ActionId;
+use crate::places::Places;
 use crate::pool::Pool;
 
 /// Unlisted gets in a row that must miss before haste begins.
@@ -57,30 +58,27 @@ impl Streak {
 /// Asks the bucket in the background.
 pub struct Background {
     pool: Mutex<Pool>,
-    pending: Arc<AtomicUsize>,
+    waiting: Arc<Places>,
 }
 
 impl Default for Background {
     fn default() -> Self {
-        Background { pool: Mutex::new(Pool::new("ask", THREADS, QUEUE)), pending: Arc::default() }
+        Background { pool: Mutex::new(Pool::new("ask", THREADS, QUEUE)), waiting: Places::new(QUEUE) }
     }
 }
 
 impl Background {
     /// Asks for `action`, unless there is too much to ask already; a find ends `streak`.
     pub fn ask(&self, fetcher: &Arc<Fetcher>, action: ActionId, streak: &Arc<Streak>) {
-        if self.pending.fetch_add(1, Ordering::Relaxed) >= QUEUE {
-            self.pending.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        let (fetcher, streak, pending) = (fetcher.clone(), streak.clone(), self.pending.clone());
+        let Some(place) = self.waiting.take() else { return };
+        let (fetcher, streak) = (fetcher.clone(), streak.clone());
         self.pool.lock().expect("no holder panics").submit(move || {
+            let _place = place;
             // what `go` has put itself in the meantime says nothing of the bucket
             fetcher.fetch_ahead(&action, None, |hit| {
                 streak.hit();
                 streak.found.lock().expect("no holder panics").push((action, hit.clone()));
             });
-            pending.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }

@@ -7,15 +7,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::names;
+use super::{names, open_bucket};
 use crate::cache::prune;
 use crate::cache::size::Size;
 use crate::config::{BucketConfig, ClearConfig};
 use crate::error::{Error, Exit};
 use crate::folder::{FOLDERS, HINTS, Held, each_file, each_in};
 use crate::lease::Census;
-use crate::metrics::Metrics;
-use crate::remote::Bucket;
 use crate::text;
 
 /// Clears, and says how much went.
@@ -50,7 +48,7 @@ fn local(root: &Path) -> Result<Exit, Error> {
 
 fn bucket(shared: &BucketConfig) -> Result<Exit, Error> {
     let failed = |e: &dyn std::fmt::Display| Error::failed(format!("bucket: {e}"));
-    let bucket = Bucket::open(shared, Arc::new(Metrics::default()), None).map_err(|e| failed(&e))?;
+    let bucket = open_bucket(shared, Arc::default(), None)?;
     let mut keys = Vec::new();
     let (mut bytes, mut foreign) = (0, 0u64);
     bucket

@@ -1,21 +1,19 @@
 //! `mod`: the modules that are kept, and how they get to machines without a network.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::modarchive;
 use super::modgraph::{self, Module, Wants};
 use super::stack::Stack;
-use super::web;
+use super::{Progress, modarchive, web};
 use crate::config::{ModAction, ModConfig};
 use crate::error::{Error, Exit};
 use crate::http::modproxy::ModProxy;
-use crate::http::modproxy::path::{ModPath, compare, escape, is_canonical};
+use crate::http::modproxy::path::{self, ModPath, escape, is_canonical};
+use crate::pool;
 use crate::text;
 
 /// Files that are fetched at a time.
@@ -102,9 +100,7 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
 fn latest(proxy: &ModProxy, escaped: &str) -> Result<String, String> {
     proxy.text(&format!("{escaped}/@latest")).and_then(|info| version_in(&info)).or_else(|why| {
         let list = proxy.text(&format!("{escaped}/@v/list"))?;
-        let versions = list.lines().filter(|version| is_canonical(version));
-        let rank = |version: &str| !version.contains('-');
-        let best = versions.max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| compare(a, b)));
+        let best = path::latest(list.lines().filter(|version| is_canonical(version)));
         best.map(str::to_string).ok_or(why)
     })
 }
@@ -146,25 +142,14 @@ impl Failures {
 }
 
 /// Does `work` for each of `items`, several at a time, and says on a terminal how far it is.
-pub(super) fn each<T: Sync, R: Send>(items: &[T], what: &str, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let (next, terminal) = (AtomicUsize::new(0), io::stderr().is_terminal());
-    let done = Mutex::new(Vec::with_capacity(items.len()));
-    let step = || {
-        while let Some((at, item)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, items.get(at)?)))
-        {
-            let outcome = work(item);
-            let mut done = done.lock().expect("no holder panics");
-            done.push((at, outcome));
-            if terminal {
-                let _ = write!(io::stderr(), "\r{} of {}\x1b[K", done.len(), text::things(items.len() as u64, what));
-            }
-        }
-    };
-    std::thread::scope(|s| (0..AT_A_TIME.min(items.len())).for_each(|_| drop(s.spawn(step))));
-    if terminal && !items.is_empty() {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
+pub(super) fn each<T: Sync, R: Send>(items: &[T], what: &'static str, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (progress, done) = (Progress::new(what), Mutex::new(Vec::with_capacity(items.len())));
+    pool::each("mod", AT_A_TIME, items.iter().enumerate().collect(), |(at, item)| {
+        let outcome = work(item);
+        let mut done = done.lock().expect("no holder panics");
+        done.push((at, outcome));
+        progress.tell(done.len(), items.len());
+    });
     let mut done = done.into_inner().expect("no holder panics");
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, outcome)| outcome).collect()

@@ -9,14 +9,12 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
-use super::{names, stack};
+use super::{names, open_bucket, stack};
 use crate::cache::prune;
 use crate::cache::size::Size;
 use crate::config::{Config, PruneConfig};
 use crate::error::{Error, Exit};
 use crate::lease::{Census, prune_turn};
-use crate::metrics::Metrics;
-use crate::remote::Bucket;
 use crate::text::{bytes, count, things};
 
 /// Prunes, and says what went and what was spared.
@@ -38,7 +36,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
 /// Prunes a bucket, and says what went.
 pub(super) fn bucket(config: &PruneConfig) -> Result<Exit, Error> {
     let failed = |e: &dyn Display| Error::failed(format!("bucket: {e}"));
-    let bucket = Arc::new(Bucket::open(&config.bucket, Arc::new(Metrics::default()), None).map_err(|e| failed(&e))?);
+    let bucket = open_bucket(&config.bucket, Arc::default(), None)?;
     let mut bulk = Bulk::new("prune", bucket.clone(), config.cache.upload_concurrency, config.rate);
     let (mut gone, mut gone_bytes, mut left, mut foreign) = (0, 0, 0, 0);
     let kinds = names::BUILDS.iter().chain(names::PROXIED.iter().filter(|_| config.proxied));

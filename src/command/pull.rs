@@ -1,11 +1,10 @@
 //! `pull`: fills the cache directory with what a scope's builds used, before any `go` runs.
 
 use std::env;
-use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
-use super::scope;
 use super::stack::Stack;
+use super::{Progress, scope};
 use crate::config::Config;
 use crate::error::{Error, Exit};
 use crate::text::{bytes, things};
@@ -17,17 +16,10 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     let tier = stack.cache.tier().ok_or_else(|| Error::usage("pull needs a bucket: give --bucket"))?;
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
     let readahead = tier.readahead(&scope);
-    let shown = io::stderr().is_terminal();
-    let tell = |done: usize, all: usize| {
-        if shown {
-            let _ = write!(io::stderr(), "\r{} of {} ", done, things(all as u64, "part"));
-        }
-    };
-    let pulled = readahead.pull(tell);
+    let progress = Progress::new("part");
+    let pulled = readahead.pull(|done, all| progress.tell(done, all));
+    drop(progress);
     readahead.close();
-    if shown {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
     stack.last_words();
     stack.close();
     let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}: cannot be asked")))? {

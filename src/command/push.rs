@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bulk::Bulk;
-use super::names;
+use super::{names, open_bucket};
 use crate::cache::ActionSource;
 use crate::cache::disk::DiskCache;
 use crate::cache::entry::Codec;
@@ -22,7 +22,6 @@ use crate::error::{Error, Exit};
 use crate::folder::{ACTION, Held, MODULE, REVPROXY, each_file, sum_of};
 use crate::id::sharded;
 use crate::metrics::Metrics;
-use crate::remote::Bucket;
 use crate::store::{BlobStore, Kind};
 use crate::text::{bytes, count, things};
 use crate::upload::Source;
@@ -35,8 +34,7 @@ pub(super) fn execute(config: &PushConfig) -> Result<Exit, Error> {
     }
     let (dir, metrics) = (&cache.cache_dir, Arc::new(Metrics::default()));
     let local = |e: &dyn Display| Error::failed(format!("{}: {e}", dir.display()));
-    let opened = Bucket::open(shared, metrics.clone(), None);
-    let bucket = Arc::new(opened.map_err(|e| Error::failed(format!("bucket: {e}")))?);
+    let bucket = open_bucket(shared, metrics.clone(), None)?;
     let disk = Arc::new(DiskCache::open(dir).map_err(|e| local(&e))?.use_granularity(Duration::MAX));
     let (layout, codec) = (shared.layout, Codec::new(cache.compression_level, shared.signer.clone()));
     let actions: Arc<dyn Source> =

@@ -71,8 +71,7 @@ impl Stack {
         let (lease, metrics) = (Lease::take(dir, granularity), Arc::new(Metrics::default()));
         let (mut bucket, mut uploader, mut tier) = (None, None, None);
         if let Some(shared) = &config.bucket {
-            let failed = |e| Error::failed(format!("bucket: {e}"));
-            let opened = Arc::new(Bucket::open(shared, metrics.clone(), Some(&dir.join(LEASE))).map_err(failed)?);
+            let opened = super::open_bucket(shared, metrics.clone(), Some(&dir.join(LEASE)))?;
             let codec = Codec::new(config.compression_level, shared.signer.clone());
             if opened.writable() {
                 let target = target(shared, &opened);

@@ -59,10 +59,15 @@ impl Gate {
                  (--http-auth-file, --http-tls-cert)"
             }
         };
-        if !addr.ip().to_canonical().is_loopback() {
+        if others_reach(addr) {
             log::warn!("--http {addr} is open to other machines: {lacks}");
         }
     }
+}
+
+/// Whether other machines may come in at `addr`.
+fn others_reach(addr: SocketAddr) -> bool {
+    !addr.ip().to_canonical().is_loopback()
 }
 
 /// A running HTTP server.
@@ -157,7 +162,7 @@ fn reverse_proxy(
     // said without -v too: HTTPS through the proxy works for nobody who does not know it
     let old = format!("; the authority in {} is removed, trust it no more", cache_dir.display());
     let others = "; other machines may not use it without --http-auth-file";
-    let alone = gate.tokens || config.addr.ip().to_canonical().is_loopback();
+    let alone = gate.tokens || !others_reach(config.addr);
     super::say(format_args!(
         "{PROGRAM}: clients of the reverse proxy have to trust {cert}{}{}",
         if replaced { &old } else { "" },

@@ -16,7 +16,6 @@ mod zip;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use super::exchange::{Handler, Method, Reply, Request};
 use crate::config::ModProxyConfig;
 use crate::id::OutputId;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::store::BlobStore;
 
 /// Bytes of a `.info` or `@latest`.
@@ -52,7 +52,7 @@ struct Inner {
     sumdb: SumDb,
     verifier: Verifier,
     private: String,
-    renewing: AtomicUsize,
+    renewing: Arc<Places>,
     metrics: Arc<Metrics>,
 }
 
@@ -67,7 +67,7 @@ impl ModProxy {
             sumdb: SumDb::new(&config.sumdb),
             verifier: Verifier::new(config.verify, &config.nosum),
             private: config.private.clone(),
-            renewing: AtomicUsize::default(),
+            renewing: Places::new(RENEWALS),
             metrics,
         })))
     }
@@ -139,19 +139,16 @@ impl Inner {
         if let Err(FetchError::Refused(_, why)) = &found {
             self.verifier.tell(why);
         }
-        if found.as_ref().is_ok_and(|found| found.lags) && self.renewing.fetch_add(1, Ordering::Relaxed) < RENEWALS {
+        if found.as_ref().is_ok_and(|found| found.lags)
+            && let Some(place) = self.renewing.take()
+        {
             let (inner, name, wanted) = (self.clone(), name.to_string(), wanted.clone());
             // nobody waits for it, not even at the end: an upstream may take its time
             let renew = move || {
+                let _place = place;
                 inner.wanted(&name, &wanted, |wanted| inner.depot.renew(wanted));
-                inner.renewing.fetch_sub(1, Ordering::Relaxed);
             };
-            if thread::Builder::new().name("renew".into()).spawn(renew).is_ok() {
-                return found;
-            }
-        }
-        if found.as_ref().is_ok_and(|found| found.lags) {
-            self.renewing.fetch_sub(1, Ordering::Relaxed);
+            let _ = thread::Builder::new().name("renew".into()).spawn(renew);
         }
         found
     }
@@ -192,9 +189,8 @@ impl Inner {
 
     /// The `.info` of the version that `go` would choose of those that are kept.
     fn latest(&self, wanted: &ModPath) -> Option<String> {
-        let rank = |version: &String| (!is_pseudo(version), !version.contains('-'));
         let versions = self.depot.versions(&wanted.escaped);
-        let best = versions.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| compare(a, b)))?;
+        let best = path::latest(versions.iter().map(String::as_str))?;
         Some(format!("{}/@v/{}.info", wanted.escaped, path::escape(best)))
     }
 }

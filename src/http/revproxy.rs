@@ -92,9 +92,7 @@ impl RevProxy {
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Self {
-        let (tunnels, refreshing) = (Arc::new(Places::default()), Arc::new(Places::default()));
-        refreshing.set_limit(MAX_REFRESHING);
-        tunnels.set_limit(connect::MAX_TUNNELS.min(metrics.waiting.state().1 / 2));
+        let tunnels = Places::new(connect::MAX_TUNNELS.min(metrics.waiting.state().1 / 2));
         RevProxy(Arc::new(Inner {
             hosts: hosts.to_vec(),
             may_tunnel: may_tunnel.clone(),
@@ -106,7 +104,7 @@ impl RevProxy {
             unkept: Unkept::default(),
             forwarder: Arc::new(Forwarder::new(Reach(hosts.to_vec()), metrics.clone())),
             tunnels,
-            refreshing,
+            refreshing: Places::new(MAX_REFRESHING),
             trouble: Repeat::new("answers of the reverse proxy could not be kept"),
             metrics,
             debug,

@@ -247,7 +247,7 @@ impl Remote for Dir {
         let Some((block, file, etag, len, signature, age)) = opened else { return Ok(None) };
         // a file is replaced, never written to: what is open keeps its length
         let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at: 0, block, used: 0 });
-        Ok(Some(Object { len: Some(len), etag: Some(etag), signature, own_prefix: false, age, old: false, body }))
+        Ok(Some(Object { etag: Some(etag), signature, ..Object::new(Some(len), age, body) }))
     }
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
@@ -259,8 +259,7 @@ impl Remote for Dir {
         })?;
         let Some((block, file, age)) = opened else { return Ok(None) };
         let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at, block, used: 0 });
-        let len = Some(len - at);
-        Ok(Some(Object { len, etag: None, signature: None, own_prefix: false, age, old: false, body }))
+        Ok(Some(Object::new(Some(len - at), age, body)))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {

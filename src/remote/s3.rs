@@ -201,15 +201,7 @@ impl Remote for S3 {
                     return Err(RemoteError::NotModified);
                 }
                 let (signature, age) = (header(&answer.headers, SIGNATURE.as_str()), age(&answer.headers));
-                Ok(Some(Object {
-                    len: answer.len,
-                    etag,
-                    signature,
-                    own_prefix: false,
-                    age,
-                    old: false,
-                    body: answer.body,
-                }))
+                Ok(Some(Object { etag, signature, ..Object::new(answer.len, age, answer.body) }))
             }
             304 => {
                 Failed::read(answer);
@@ -226,11 +218,7 @@ impl Remote for S3 {
             answer => answer?,
         };
         match answer.status {
-            206 => {
-                let (len, age) = (answer.len, age(&answer.headers));
-                let (etag, signature, own_prefix, old) = (None, None, false, false);
-                Ok(Some(Object { len, etag, signature, own_prefix, age, old, body: answer.body }))
-            }
+            206 => Ok(Some(Object::new(answer.len, age(&answer.headers), answer.body))),
             // all of it, which would take too long to be read
             200 => Ok(None),
             _ => absent(answer),

@@ -42,6 +42,13 @@ pub(super) struct Label {
     pub(super) note: String,
 }
 
+impl Label {
+    /// One without a note.
+    pub(super) fn named(name: &str) -> Self {
+        Label { name: name.to_string(), note: String::new() }
+    }
+}
+
 /// The files that this process has found whole, with their notes.
 #[derive(Default)]
 pub(super) struct Sums(Mutex<HashMap<PathBuf, (State, Claim, String)>>);
@@ -67,7 +74,7 @@ impl Sums {
             let claim = Claim { hash, size: meta.len(), time: nanos(meta.modified()?) };
             // in the place of nobody else's, who may just be replacing the blob; in a directory that is
             // not ours there is none
-            let label = Label { name: name.to_string(), note: String::new() };
+            let label = Label::named(name);
             match File::create_new(&sum_path) {
                 Ok(mut sum) => sum.write_all(lines_of(claim, None, &label).as_bytes())?,
                 Err(_) if claims(&read(&sum_path)).is_empty() => drop(write(path, claim, None, &label)),
@@ -79,7 +86,7 @@ impl Sums {
             used(&sum_path);
             if !name.is_empty() && name_in(&text).is_none() {
                 // from an older version
-                let _ = write(path, claim, None, &Label { name: name.to_string(), note: String::new() });
+                let _ = write(path, claim, None, &Label::named(name));
             }
             claim
         } else {

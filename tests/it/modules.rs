@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::env::{Output, Plugin, Running, TempDir, free_port, may_mount, mount, poll};
+use crate::support::env::{Output, Plugin, Running, TempDir, may_mount, mount, poll, serve_http};
 use crate::support::origin::Origin;
+use crate::support::script::noise;
 use crate::support::upstream::{Fault, SumDb, Tree, Upstream};
 
 /// `serve` with a module proxy.
@@ -24,15 +24,9 @@ impl Server {
     }
 
     pub(super) fn with(dir: &TempDir, args: &[&str], vars: &[(&str, &str)]) -> Self {
-        let port = free_port();
-        let socket = format!("--plugin={}", dir.join("plugin.sock").display());
-        let mut plugin = Plugin::new(dir).args(["serve", &socket, &format!("--http=127.0.0.1:{port}")]).args(args);
-        for (name, value) in [("no_proxy", "127.0.0.1")].iter().chain(vars) {
-            plugin = plugin.env(name, value);
-        }
-        let server = Server { child: plugin.spawn(), port };
-        poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
-        server
+        let set = |plugin: Plugin| vars.iter().fold(plugin.args(args), |plugin, (name, value)| plugin.env(name, value));
+        let (child, port) = serve_http(dir, "127.0.0.1", set);
+        Server { child, port }
     }
 
     pub(super) fn get_bytes(&self, path: &str) -> (u16, Vec<u8>) {
@@ -297,15 +291,7 @@ fn breaking(body: Vec<u8>, piece: usize, headers: &'static str, ranges: bool) ->
 fn downloads_go_on_where_they_broke_off() {
     let dir = TempDir::new();
     let mut tree = Tree::new(dir.dir("tree"));
-    // what does not compress
-    let mut seed = 1u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 33) as u8
-    })
-    .take(100_000)
-    .collect();
-    tree.add("example.com/m", "v1.0.0", &[("data", &noise)]);
+    tree.add("example.com/m", "v1.0.0", &[("data", &noise(1, 100_000))]);
     let zip = "example.com/m/@v/v1.0.0.zip";
     let whole = fs::read(tree.root.join(zip)).unwrap();
     for (headers, ranges, status, requests) in [
@@ -343,14 +329,7 @@ fn a_full_or_read_only_disk_costs_nothing_but_the_keeping() {
     }
     let dir = TempDir::new();
     let mut tree = Tree::new(dir.dir("tree"));
-    let mut seed = 1u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 33) as u8
-    })
-    .take(3 << 20)
-    .collect();
-    tree.add("example.com/m", "v1.0.0", &[("data", &noise)]);
+    tree.add("example.com/m", "v1.0.0", &[("data", &noise(1, 3 << 20))]);
     let names = ["list", "v1.0.0.info", "v1.0.0.mod", "v1.0.0.zip"].map(|f| format!("example.com/m/@v/{f}"));
     let upstream = Upstream::start(&tree.root);
     let database = SumDb::start(&tree.root);

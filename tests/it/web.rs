@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::support::browser::{self, Browser};
-use crate::support::env::{Plugin, Running, TempDir, binary, free_port, poll, run, scrubbed};
+use crate::support::env::{Plugin, Running, TempDir, binary, free_port, poll, run, scrubbed, serve_http};
 use crate::support::origin::{Origin, answer, self_signed};
 use crate::support::upstream::{Tree, Upstream};
 
@@ -29,17 +29,8 @@ impl Server {
     }
 
     fn at(dir: &TempDir, host: &str, args: &[&str]) -> Self {
-        let port = free_port();
-        let plugin = Plugin::new(dir).arg("serve").arg(format!("--plugin={}", dir.join("plugin.sock").display()));
-        let child = plugin
-            .arg(format!("--http={host}:{port}"))
-            .args(args)
-            .env("no_proxy", "127.0.0.1")
-            .env("GOCACHE_MOD_VERIFY", "off")
-            .spawn();
-        let server = Server { child, port };
-        poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
-        server
+        let (child, port) = serve_http(dir, host, |plugin| plugin.args(args).env("GOCACHE_MOD_VERIFY", "off"));
+        Server { child, port }
     }
 
     /// The answer to a head whose first line and headers are given.

@@ -81,8 +81,7 @@ impl Shared {
     /// Whether the directory has all that is in a frame.
     fn is_there(&self, listed: &Listed, piece: usize) -> bool {
         let action = |i: &u32| ActionId::new(&listed.manifest.entries[*i as usize].action);
-        let has = |action: ActionId| self.fetcher.disk.get(&action).is_ok_and(|hit| hit.is_some());
-        self.members(piece).iter().filter_map(action).all(has)
+        self.members(piece).iter().filter_map(action).all(|action| self.fetcher.has(&action))
     }
 
     pub(super) fn members(&self, piece: usize) -> Vec<u32> {
@@ -120,8 +119,8 @@ impl Shared {
     }
 
     fn frame(&self, listed: &Listed, piece: usize) -> Frame {
-        let first = &listed.manifest.entries[self.members(piece)[0] as usize];
-        listed.manifest.frames[first.place.expect("a member of a frame").frame as usize]
+        let frame = self.with(|loaded| loaded.window.frame(piece)).flatten();
+        listed.manifest.frames[frame.expect("a piece in a pack") as usize]
     }
 
     /// Takes frames, claimed by the caller, in while they arrive, and puts what is in them into the
@@ -140,19 +139,20 @@ impl Shared {
                 body = None;
             }
             if body.is_none() {
-                self.unpack(listed, piece, None);
+                self.unpack(listed, piece, frame.raw, None);
                 continue;
             }
             // reading goes on meanwhile
             let (shared, listed) = (self.clone(), listed.clone());
-            let unpack = move || shared.unpack(&listed, piece, Some(&bytes));
+            let unpack = move || shared.unpack(&listed, piece, frame.raw, Some(&bytes));
             self.fetchers.unpack.lock().expect("no holder panics").submit(unpack);
         }
     }
 
-    /// Puts what is in a frame into the directory; all of it is misplaced where the frame could not be read.
-    fn unpack(self: &Arc<Self>, listed: &Listed, piece: usize, bytes: Option<&[u8]>) {
-        let bodies = bytes.map(|bytes| pack::unpack(bytes, self.frame(listed, piece).raw));
+    /// Puts what is in a frame of `raw` bytes into the directory; all of it is misplaced where the frame could
+    /// not be read.
+    fn unpack(self: &Arc<Self>, listed: &Listed, piece: usize, raw: u32, bytes: Option<&[u8]>) {
+        let bodies = bytes.map(|bytes| pack::unpack(bytes, raw));
         if let Some(Err(why)) = &bodies {
             log::debug!("a frame is not used: {why}");
         }
@@ -166,7 +166,7 @@ impl Shared {
         let (entry, fetcher) = (&listed.manifest.entries[i], &self.fetcher);
         let (Some(place), Some((hash, time))) = (entry.place, entry.known) else { return };
         let Some(action) = ActionId::new(&entry.action) else { return };
-        if fetcher.disk.get(&action).is_ok_and(|hit| hit.is_some()) {
+        if fetcher.has(&action) {
             return;
         }
         let claim = Said { hash, size: u64::from(entry.size), time };

@@ -42,12 +42,16 @@ impl Readahead {
             drop(self.shared.landed.wait_timeout(state, TELL).expect("no holder panics"));
         };
         let (entries, fetcher) = (&listed.manifest.entries, &self.shared.fetcher);
-        let has = |action: &ActionId| fetcher.disk.get(action).is_ok_and(|hit| hit.is_some());
         let actions = || entries.iter().filter_map(|e| Some((ActionId::new(&e.action)?, e)));
         // what no pack brought
-        pool::each("pull", SINGLY, actions().filter(|(action, _)| !has(action)).collect(), |(action, entry)| {
-            fetcher.fetch_ahead(&action, known(entry), |_| ());
-        });
-        Ok(Some(Pulled { listed: entries.len(), there: actions().filter(|(action, _)| has(action)).count() }))
+        pool::each(
+            "pull",
+            SINGLY,
+            actions().filter(|(action, _)| !fetcher.has(action)).collect(),
+            |(action, entry)| {
+                fetcher.fetch_ahead(&action, known(entry), |_| ());
+            },
+        );
+        Ok(Some(Pulled { listed: entries.len(), there: actions().filter(|(action, _)| fetcher.has(action)).count() }))
     }
 }

@@ -277,6 +277,13 @@ pub fn is_pseudo(version: &str) -> bool {
     is(hash, 12, u8::is_ascii_alphanumeric) && is(time, 14, u8::is_ascii_digit)
 }
 
+/// The one of canonical versions that `go` takes for the latest: a release before a pre-release, and that
+/// before a commit without a tag.
+pub fn latest<'a>(versions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rank = |version: &str| (!is_pseudo(version), !version.contains('-'));
+    versions.max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| compare(a, b)))
+}
+
 /// `semver.Compare` of canonical versions.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let parts = |v: &'_ str| -> (Vec<String>, Option<String>) {

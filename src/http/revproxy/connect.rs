@@ -68,13 +68,7 @@ impl RevProxy {
             }
         };
         metrics.proxyconn.tunnelled.inc();
-        let authority = authority.to_string();
-        Reply::status(200).body(Body::Takeover(Box::new(move |client| {
-            let _place = place;
-            if let Err(e) = tunnel::carry_both(client, &target, &[]) {
-                log::debug!("tunnel to {authority} broke: {e}");
-            }
-        })))
+        Reply::status(200).body(tunnel::takeover(place, target, Vec::new(), format!("tunnel to {authority}")))
     }
 }
 

@@ -62,6 +62,13 @@ impl Directives {
     }
 }
 
+/// Shows the library what stands in for Cache-Control where there is none.
+fn show_pragma(headers: &HeaderMap, view: &mut HeaderMap) {
+    if !headers.contains_key("cache-control") && headers::list(headers, "pragma").any(|p| p == "no-cache") {
+        view.insert("pragma", value("no-cache"));
+    }
+}
+
 /// A number of seconds; too large ones are [`LONGEST`].
 fn seconds(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -91,9 +98,7 @@ impl Terms {
         let plain = !body && !["if-match", "if-unmodified-since"].iter().any(|name| headers.contains_key(*name));
         let mut view = Request::new(());
         view.headers_mut().insert("cache-control", value(told.line(&[])));
-        if !headers.contains_key("cache-control") && headers::list(&headers, "pragma").any(|p| p == "no-cache") {
-            view.headers_mut().insert("pragma", value("no-cache"));
-        }
+        show_pragma(&headers, view.headers_mut());
         Terms {
             lookup: read && plain && !told.has("no-store"),
             store: get && plain && !told.has("no-store"),
@@ -135,9 +140,7 @@ impl Rules {
                 None => {}
             }
         }
-        if !headers.contains_key("cache-control") && headers::list(headers, "pragma").any(|p| p == "no-cache") {
-            view.insert("pragma", value("no-cache"));
-        }
+        show_pragma(headers, &mut view);
         view.insert("age", value(initial_age(headers, at).to_string()));
         let says_how_long = lifetime || told.has("public");
         let known = (200..600).contains(&status) && !matches!(status, 206 | 304);

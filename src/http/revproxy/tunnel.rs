@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Reach;
+use crate::http::exchange::Body;
 use crate::http::socket::{Socket, is_pause};
+use crate::places::Place;
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
@@ -49,9 +51,20 @@ pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
+/// What carries bytes between the client and `target`, from which `came` was read already, and holds
+/// `place` meanwhile; `what` is called so in the log.
+pub fn takeover(place: Place, target: TcpStream, came: Vec<u8>, what: String) -> Body {
+    Body::Takeover(Box::new(move |client| {
+        let _place = place;
+        if let Err(e) = carry_both(client, &target, &came) {
+            log::debug!("{what} broke: {e}");
+        }
+    }))
+}
+
 /// Carries bytes both ways until both directions have ended, one breaks, or nothing moves; `came` was
 /// read from the target already.
-pub fn carry_both(mut client: Socket, target: &TcpStream, came: &[u8]) -> io::Result<()> {
+fn carry_both(mut client: Socket, target: &TcpStream, came: &[u8]) -> io::Result<()> {
     let (client, early) = client.parts();
     client.set_write_timeout(Some(IDLE))?;
     let clock = Clock { begin: Instant::now(), moved: AtomicU64::new(0) };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::headers::{self, HeaderMap, HeaderName, HeaderValue};
 use super::reply::{Outcome, tagged, text};
 use super::{Inner, hosts, tunnel};
-use crate::http::exchange::{Body, Reply};
+use crate::http::exchange::Reply;
 
 /// Time to the head of the answer.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -36,12 +36,7 @@ pub fn reply(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap)
     };
     let mut reply = Reply::status(head.0);
     reply.proxied = Some(Box::new(head.1));
-    reply.body = Body::Takeover(Box::new(move |client| {
-        let _place = place;
-        if let Err(e) = tunnel::carry_both(client, &target, &early) {
-            log::debug!("an upgraded connection broke: {e}");
-        }
-    }));
+    reply.body = tunnel::takeover(place, target, early, "an upgraded connection".into());
     tagged(url, Outcome::Uncached, reply)
 }
 

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -116,6 +116,16 @@ pub fn mount(kind: &str, options: &str, at: &Path) {
 /// A port on 127.0.0.1 that nobody listened on just now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// `serve` with a plugin socket in `dir` and HTTP at `host`, once it listens on 127.0.0.1 too, and its port.
+pub fn serve_http(dir: &TempDir, host: &str, set: impl FnOnce(Plugin) -> Plugin) -> (Running, u16) {
+    let port = free_port();
+    let socket = format!("--plugin={}", dir.join("plugin.sock").display());
+    let plugin = Plugin::new(dir).args(["serve", &socket, &format!("--http={host}:{port}")]);
+    let child = set(plugin.env("no_proxy", "127.0.0.1")).spawn();
+    poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    (child, port)
 }
 
 /// Waits until `ready` gives a value; panics with `what` when it does not in time.
