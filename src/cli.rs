@@ -133,6 +133,7 @@ mod tests {
             let value = match (flag.name, flag.value) {
                 ("s3-layout", _) => "classic",
                 ("bucket", _) => "some",
+                ("cache-dir", _) => "/c",
                 ("s3-endpoint-url" | "upstream", _) => "http://h",
                 ("ca-domains", _) => "h",
                 ("sumdb", _) => "sum.golang.org",
@@ -152,12 +153,12 @@ mod tests {
                 Some(Mode::Push) => &["push", "--bucket=some"],
                 Some(Mode::Clear | Mode::Keygen) => continue,
                 Some(Mode::Mod) => &["mod", "list"],
-                _ => &[],
+                _ => &["--bucket=some"],
             };
             let args: Vec<&str> = base.iter().copied().chain([arg.as_str()]).collect();
             with(&args, &[]).unwrap_or_else(|e| panic!("{arg}: {e}"));
             if flag.modes.is_empty() {
-                with(&[], &[(flag.variable, value)]).unwrap_or_else(|e| panic!("{}: {e}", flag.variable));
+                with(base, &[(flag.variable, value)]).unwrap_or_else(|e| panic!("{}: {e}", flag.variable));
             }
         }
     }
@@ -165,8 +166,9 @@ mod tests {
     #[test]
     fn a_flag_wins_over_its_variable_and_that_over_the_default() {
         assert_eq!(direct(&[], &[]).compression_level, 1);
-        assert_eq!(direct(&[], &[("GOCACHE_COMPRESSION_LEVEL", "3")]).compression_level, 3);
-        assert_eq!(direct(&["--compression-level=5"], &[("GOCACHE_COMPRESSION_LEVEL", "3")]).compression_level, 5);
+        let env = [("GOCACHE_COMPRESSION_LEVEL", "3"), ("GOCACHE_S3_BUCKET", "some")];
+        assert_eq!(direct(&[], &env).compression_level, 3);
+        assert_eq!(direct(&["--compression-level=5"], &env).compression_level, 5);
         assert!(direct(&[], &[("GOCACHE_VERBOSE", "T")]).verbose);
         assert!(!direct(&["-v=false"], &[("GOCACHE_VERBOSE", "1")]).verbose);
         assert!(direct(&["--bucket="], &[("GOCACHE_S3_BUCKET", "some")]).bucket.is_none());
@@ -180,15 +182,16 @@ mod tests {
 
     #[test]
     fn short_flags_lead() {
-        let config = direct(&["-v", "-c", "4", "-u", "6"], &[]);
+        let config = direct(&["-v", "-c", "4", "-u", "6", "--bucket=some"], &[]);
         assert!(config.verbose);
         assert_eq!((config.concurrency, config.upload_concurrency), (4, 6));
-        assert_eq!(direct(&["-u=0"], &[]).upload_concurrency, 16);
+        assert_eq!(direct(&["-u=0", "--bucket=some"], &[]).upload_concurrency, 16);
     }
 
     #[test]
     fn the_cache_directory_is_absolute() {
-        assert_eq!(direct(&["--cache-dir=a/b"], &[]).cache_dir, PathBuf::from("/cwd/a/b"));
+        let served = serve(&["serve", "--plugin=1"], &[("GOCACHE_DIR", "a/b")]);
+        assert_eq!(served.cache.cache_dir, PathBuf::from("/cwd/a/b"));
         assert_eq!(direct(&[], &[("XDG_CACHE_HOME", "/x")]).cache_dir, PathBuf::from("/x/go-cache-plugin"));
         // the XDG rules: a relative one is ignored
         let config = direct(&[], &[("XDG_CACHE_HOME", "x")]);
@@ -199,18 +202,20 @@ mod tests {
 
     #[test]
     fn durations_and_sizes() {
+        let some = [("GOCACHE_S3_BUCKET", "some"), ("GOCACHE_PENDING_EXPIRY", "1h")];
         let config =
-            direct(&["--expiry=36h", "--close-timeout=0", "--max-cache-size=10GB", "--min-upload-size", "100"], &[]);
+            direct(&["--expiry=36h", "--close-timeout=0", "--max-cache-size=10GB", "--min-upload-size", "100"], &some);
         assert_eq!(config.expiry, Some(Duration::from_secs(36 * 3600)));
         assert_eq!(config.close_timeout, Duration::ZERO);
         assert_eq!(config.max_size, Some(10_000_000_000));
         assert_eq!(config.min_upload_size, 100);
         assert!(config.expiry_given);
-        let (default, never) = (direct(&[], &[]), direct(&["--expiry=0", "--pending-expiry=0"], &[]));
+        let (default, never) = (direct(&[], &[]), direct(&["--expiry=0", "--pending-expiry=0"], &some));
         assert_eq!((default.expiry, default.expiry_given), (Some(Duration::from_secs(336 * 3600)), false));
         assert_eq!((never.expiry, never.expiry_given), (None, true));
         assert_eq!((default.pending_expiry.as_secs(), never.pending_expiry), (168 * 3600, value::LONGEST));
-        assert_eq!(direct(&[], &[("GOCACHE_PENDING_EXPIRY", "1h")]).pending_expiry.as_secs(), 3600);
+        assert_eq!(direct(&[], &some).pending_expiry.as_secs(), 3600);
+        assert_eq!(direct(&["--expiry=1d12h"], &[]).expiry, config.expiry);
     }
 
     #[test]
@@ -243,6 +248,53 @@ mod tests {
                 );
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_prefix_in_the_url_is_that_of_the_flag() {
+        for (args, env, want) in [
+            (&["--bucket=s3://some/a//b/"][..], &[][..], "a/b"),
+            (&["--bucket=s3://some/", "--prefix=p"], &[], "p"),
+            (&["--bucket=s3://some/p", "--prefix=/p/"], &[], "p"),
+            (&[], &[("GOCACHE_S3_BUCKET", "s3://some/a"), ("GOCACHE_WRITE_PREFIX", "b")], "a"),
+            (&["--bucket=file://$HOME/x"], &[("GOCACHE_KEY_PREFIX", "p")], "p"),
+        ] {
+            let bucket = direct(args, env).bucket.expect("a bucket was given");
+            assert_eq!(bucket.prefix.as_str(), want, "{args:?}");
+        }
+        assert_eq!(bucket(&["--bucket=file://~/x"]).location, BucketLocation::Dir("/home/u/x".into()));
+    }
+
+    #[test]
+    fn what_is_said_of_no_bucket_is_an_error_or_void() {
+        const VOID: &[(&str, &str)] =
+            &[("GOCACHE_S3_REGION", "r"), ("GOCACHE_SIGNING_KEY_FILE", "/nonexistent"), ("GOCACHE_READ_ONLY", "true")];
+        for flag in FLAGS.iter().filter(|flag| flag.needs_bucket()) {
+            let arg = format!("{}=1", flag.spelling());
+            assert!(error(&[&arg], &[]).starts_with(&format!("{} needs a bucket", flag.spelling())), "{arg}");
+        }
+        let note = |args: &[&str], env: &[(&str, &str)]| {
+            let config = direct(args, env);
+            assert!(config.bucket.is_none());
+            config.note.unwrap_or_default()
+        };
+        for quiet in [&[][..], &["--read-only=false"], &["--prefix="], &["--scope=s"], &["--close-timeout=0"]] {
+            assert_eq!(note(quiet, &[]), "");
+        }
+        // switched off on purpose
+        assert_eq!(note(&["--bucket=", "--prefix=p"], &[("GOCACHE_S3_BUCKET", "some"), VOID[0]]), "");
+        let lost = [("GOCACHE_S3_BUCKET", "")];
+        assert_eq!(note(&[], &lost), "GOCACHE_S3_BUCKET is empty: the cache is local");
+        assert_eq!(note(&["--prefix=p"], &lost), "GOCACHE_S3_BUCKET is empty: the cache is local; of no use: --prefix");
+        assert_eq!(note(&["--bucket="], &[]), "--bucket names none: the cache is local");
+        assert_eq!(
+            note(&["-u=2"], VOID),
+            "GOCACHE_S3_BUCKET is not set: the cache is local; of no use: GOCACHE_S3_REGION, GOCACHE_READ_ONLY, \
+             GOCACHE_SIGNING_KEY_FILE, -u"
+        );
+        for args in [&["push"][..], &["prune", "--bucket", "--expiry=1d"], &["status", "--bucket"]] {
+            assert!(error(args, VOID).contains("GOCACHE_S3_BUCKET"), "{args:?}");
         }
     }
 
@@ -281,8 +333,8 @@ mod tests {
             (vec![verify(&first), verify(&old)], "keygen"),
             (vec![format!("--signing-key-file={old}")], "keygen"),
             (vec![verify("/nonexistent")], "No such file"),
-            (vec![verify("")], "names no key file"),
-            (vec!["--signing-key-file=".into()], "names no key file"),
+            (vec![verify("")], "names no file"),
+            (vec!["--signing-key-file=".into()], "names no file"),
             (vec![signs.clone(), "--trust-write-prefix".into()], "cannot be combined"),
         ] {
             let args: Vec<&str> = ["--bucket=some"].into_iter().chain(flags.iter().map(String::as_str)).collect();
@@ -302,9 +354,15 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        match with(&["connect", "/run/s"], &[]) {
-            Ok(Invocation::Connect(c)) => assert_eq!(c.addr, ConnectAddr::Unix("/run/s".into())),
-            other => panic!("{other:?}"),
+        for (args, variable, want) in [
+            (&["connect", "/run/s"][..], "1", "/run/s"),
+            (&["connect"], "~/s", "/home/u/s"),
+            (&["connect", "${HOME}.s"], "", "/home/u.s"),
+        ] {
+            match with(args, &[("GOCACHE_PLUGIN", variable)]) {
+                Ok(Invocation::Connect(c)) => assert_eq!(c.addr, ConnectAddr::Unix(want.into())),
+                other => panic!("{other:?}"),
+            }
         }
         for (text, want) in [(":80", "0.0.0.0:80"), ("[::1]:80", "[::1]:80"), ("127.0.0.2:0", "127.0.0.2:0")] {
             let http = serve(&["serve", "--plugin=1", "--http", text], &[]).http.expect("given");
@@ -361,6 +419,9 @@ mod tests {
             (&["-h"], None),
             (&["help", "debug"], Some("debug")),
             (&["help", "connect"], Some("connect")),
+            (&["help", "version"], Some("version")),
+            (&["help", "help"], Some("help")),
+            (&["version", "--help"], Some("version")),
             (&["run", "--help"], Some("run")),
         ] {
             match with(args, &[]) {
@@ -368,7 +429,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(with(&["version"], &[]), Ok(Invocation::Version)));
+        for args in [&["version"][..], &["--version"], &["-version"], &["serve", "--version"]] {
+            assert!(matches!(with(args, &[]), Ok(Invocation::Version)), "{args:?}");
+        }
     }
 
     #[test]
@@ -378,16 +441,27 @@ mod tests {
             (&["-c=x"], "-c \"x\": not a whole number"),
             (&["--metrics=maybe"], "--metrics \"maybe\": not a bool"),
             (&["--debug=8"], "--debug \"8\": not a sum"),
-            (&["--compression-level=20"], "--compression-level \"20\": not a level"),
+            (&["--bucket=some", "--compression-level=20"], "--compression-level \"20\": not a level"),
             (&["--body-memory=1"], "--body-memory \"1\": less than"),
-            (&["--s3-layout=x"], "--s3-layout \"x\": the layouts are"),
+            (&["--bucket=some", "--s3-layout=x"], "--s3-layout \"x\": the layouts are"),
             (&["--bucket=a b"], "--bucket \"a b\": not a bucket's name"),
             (&["--bucket=file://x"], "--bucket \"file://x\": not an absolute path"),
-            (&["--prefix=a/../b"], "--prefix \"a/../b\": not a key prefix"),
-            (&["--s3-endpoint-url=h:1"], "--s3-endpoint-url \"h:1\": not an endpoint"),
-            (&["--read-only", "--write-prefix=p"], "--write-prefix \"p\": cannot be combined"),
-            (&["--prefix=p", "--write-prefix=p/"], "--write-prefix \"p/\": is the same"),
+            (&["--bucket=some", "--prefix=a/../b"], "--prefix \"a/../b\": not a key prefix"),
+            (&["--bucket=some", "--s3-endpoint-url=h:1"], "--s3-endpoint-url \"h:1\": not an endpoint"),
+            (&["--bucket=some", "--read-only", "--write-prefix=p"], "--write-prefix \"p\": cannot be combined"),
+            (&["--bucket=s3://some/p", "--write-prefix=p/"], "--write-prefix \"p/\": is the same"),
+            (&["--bucket=some", "--trust-write-prefix"], "--trust-write-prefix needs --write-prefix"),
+            (&["--bucket=s3://some/p/", "--prefix=q"], "--prefix \"q\": --bucket \"s3://some/p/\" has another"),
+            (&["--bucket=s3://some/a/../b"], "--bucket \"s3://some/a/../b\": not a key prefix"),
+            (&["--bucket=some/p"], "--bucket \"some/p\": not a bucket's name, nor s3://name/prefix"),
+            (&["--bucket=file://$HOMER/b"], "--bucket \"file://$HOMER/b\": HOMER is not set"),
+            (&["--bucket=file://~u/b"], "--bucket \"file://~u/b\": ~ stands for"),
+            (&["--cache-dir=c"], "--cache-dir \"c\": relative"),
             (&["keygen"], "keygen needs a file"),
+            (&["keygen", "--cache-dir=/c", "f"], "--cache-dir has no meaning for \"keygen\""),
+            (&["mod", "list", "-r"], "-r is for mod fetch"),
+            (&["prune", "--expiry=1h", "--prefix=p"], "prune --prefix needs --bucket"),
+            (&["--a\nb"], "unknown flag --a\\nb"),
             (&["--cache-dir="], "--cache-dir \"\": not a directory"),
             (&["serve"], "serve needs --plugin"),
             (&["serve", "--plugin=x"], "--plugin \"x\": neither"),
@@ -398,11 +472,16 @@ mod tests {
             (&["serve", "--plugin=1", "--http=::1:80"], "--http \"::1:80\": not an address"),
             (&["serve", "--plugin=1", "--revproxy=https://h"], "--revproxy \"https://h\": write host"),
             (&["serve", "--plugin=1", "--offline"], "--offline needs --modproxy"),
+            (&["serve", "--plugin=1", "--sumdb=x"], "--sumdb needs --modproxy"),
+            (&["serve", "--plugin=1", "--ca-dir=x"], "--ca-dir needs --revproxy"),
+            (&["serve", "--plugin=1", "--http-host=x"], "--http-host needs --http"),
+            (&["serve", "--plugin=1", "--http=:1", "--http-auth-file="], "--http-auth-file \"\": names no file"),
             (&["serve", "--plugin=1", "--install-ca"], "--install-ca needs --revproxy"),
             (&["serve", "--plugin=1", "x"], "serve takes no \"x\""),
             (&["run"], "run needs a command"),
             (&["run", "--modproxy", "--upstream=direct", "go"], "--upstream \"direct\": an entry"),
             (&["connect"], "connect needs an address"),
+            (&["connect", "~u/s"], "connect \"~u/s\": ~ stands for"),
             (&["connect", "0"], "connect \"0\": not a port"),
             (&["connect", "1", "2"], "connect takes no \"2\""),
             (&["prune", "--expiry=0"], "prune needs a limit"),
@@ -419,6 +498,8 @@ mod tests {
             let text = error(args, &[]);
             assert!(text.starts_with(want), "{args:?}: {text:?} does not start with {want:?}");
         }
+        assert!(error(&["connect"], &[("GOCACHE_PLUGIN", "x")]).starts_with("GOCACHE_PLUGIN \"x\": not a port"));
+        assert!(error(&[], &[("GOCACHE_DIR", "c")]).starts_with("GOCACHE_DIR \"c\": relative"));
         assert!(error(&[], &[("GOCACHE_EXPIRY", "x")]).starts_with("GOCACHE_EXPIRY \"x\": not a duration"));
     }
 }

@@ -32,7 +32,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{BucketConfig, DebugMask, Invocation};
+use crate::cli::PROGRAM;
+use crate::config::{BucketConfig, Config, DebugMask, Invocation};
 use crate::error::{Error, Exit};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
@@ -46,11 +47,11 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
         Invocation::Keygen(file) => keygen::execute(&file),
         Invocation::Token(name) => keygen::token(&name),
         Invocation::Direct(config) => {
-            logging::init(config.verbose, config.debug);
+            begin(&config);
             direct::execute(&config)
         }
         Invocation::Serve(config) => {
-            logging::init(config.cache.verbose, config.cache.debug);
+            begin(&config.cache);
             serve::execute(&config)
         }
         Invocation::Connect(config) => {
@@ -58,39 +59,48 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             connect::execute(&config)
         }
         Invocation::Run(config) => {
-            logging::init(config.cache.verbose, config.cache.debug);
+            begin(&config.cache);
             run::execute(&config)
         }
         Invocation::Status(cache, whole) => {
-            logging::init(cache.verbose, cache.debug);
+            begin(&cache);
             status::execute(&cache, whole)
         }
         Invocation::Prune(cache) => {
-            logging::init(cache.verbose, cache.debug);
+            begin(&cache);
             prune::execute(&cache)
         }
         Invocation::PruneBucket(prune) => {
-            logging::init(prune.cache.verbose, prune.cache.debug);
+            begin(&prune.cache);
             prune::bucket(&prune)
         }
         Invocation::Push(push) => {
-            logging::init(push.cache.verbose, push.cache.debug);
+            begin(&push.cache);
             push::execute(&push)
         }
         Invocation::Pull(cache) => {
-            logging::init(cache.verbose, cache.debug);
+            begin(&cache);
             pull::execute(&cache)
         }
         Invocation::Clear(clear) => {
             logging::init(clear.verbose, DebugMask::default());
             clear::execute(&clear)
         }
-        Invocation::Doctor(cache) => doctor::execute(&cache),
+        Invocation::Doctor(cache) => {
+            cache.note.iter().for_each(|note| say(format_args!("{PROGRAM}: {note}")));
+            doctor::execute(&cache)
+        }
         Invocation::Mod(config) => {
-            logging::init(config.cache.verbose, config.cache.debug);
+            begin(&config.cache);
             modules::execute(&config)
         }
     }
+}
+
+/// Sets the log up, and says what was noticed of the configuration.
+fn begin(config: &Config) {
+    logging::init(config.verbose, config.debug);
+    config.note.iter().for_each(|note| log::warn!("{note}"));
 }
 
 /// Writes one line to stderr. One that is closed or full changes nothing: the work goes on.

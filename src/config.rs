@@ -161,6 +161,9 @@ pub struct Config {
     pub cache_dir: PathBuf,
     /// The shared bucket. Default: none, local only.
     pub bucket: Option<BucketConfig>,
+    /// A line for people on a bucket that there was to be, as the environment shows, and is not.
+    /// Default: none.
+    pub note: Option<String>,
     /// Outputs of fewer bytes stay local. Default: 0.
     pub min_upload_size: u64,
     /// Print the metrics to stderr at exit. Default: false.
@@ -243,7 +246,8 @@ pub enum BucketLocation {
         /// Its region. Default: AWS_REGION or AWS_DEFAULT_REGION, else asked of the bucket
         /// (GetBucketLocation), us-east-1 where empty.
         region: Option<Region>,
-        /// A custom endpoint. Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS.
+        /// A custom endpoint. Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else that of the AWS
+        /// profile, else AWS.
         endpoint: Option<Endpoint>,
         /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: false.
         path_style: bool,
@@ -269,6 +273,11 @@ impl AwsEnv {
         name.starts_with("AWS_")
             || matches!(name, "HOME" | "SSL_CERT_FILE" | "SSL_CERT_DIR")
             || ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"].into_iter().any(either)
+    }
+
+    /// Whether no endpoint but that of our own flag counts.
+    pub fn ignores_endpoints(&self) -> bool {
+        self.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|v| v.eq_ignore_ascii_case("true"))
     }
 
     /// The value of a variable that is set and not empty.

@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::PROGRAM;
 use super::flags::{AS_SET, FLAGS, Flag, Mode};
 use crate::error::Error;
 
@@ -29,7 +30,7 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
     let mut flags: Vec<(&'static Flag, String)> = Vec::new();
     let mut words = Vec::new();
     let mut mode = Mode::Direct;
-    let mut help = false;
+    let (mut help, mut version) = (false, false);
     let mut command = Vec::new();
     let mut flags_ended = false;
     let mut rest = args.iter();
@@ -51,8 +52,8 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
             }
         } else {
             let (name, value) = split(text)?;
-            if matches!(name, "help" | "h") {
-                help = true;
+            if matches!(name, "help" | "h" | "version") {
+                *(if name == "version" { &mut version } else { &mut help }) = true;
                 continue;
             }
             let flag = Flag::named(name).ok_or_else(|| unknown_flag(name))?;
@@ -74,6 +75,9 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
             flags.push((flag, before.unwrap_or_default() + &value));
         }
     }
+    if version && !help {
+        (mode, flags, words) = (Mode::Version, Vec::new(), Vec::new());
+    }
     if !help {
         for (flag, value) in &flags {
             check_mode(flag, mode)?;
@@ -90,8 +94,8 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
         return Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\"")));
     }
     let word = words.pop();
-    // a token has a name without one
-    let optional = mode == Mode::Help || flags.iter().any(|(flag, _)| flag.name == "token");
+    // a token has a name without one, and a variable may name the server
+    let optional = matches!(mode, Mode::Help | Mode::Connect) || flags.iter().any(|(flag, _)| flag.name == "token");
     if let Some(what) = what.filter(|_| word.is_none() && !optional && !help) {
         return Err(Error::usage(format!("{name} needs {what}: see \"go-cache-plugin help {name}\"")));
     }
@@ -133,8 +137,8 @@ fn check_mode(flag: &Flag, mode: Mode) -> Result<(), Error> {
         (None, Some(home)) => {
             format!("{spelling} is a flag of {homes}: write \"go-cache-plugin {home} {spelling} …\"")
         }
-        (Some(name), _) => format!("{spelling} is a flag of {homes}, not of {name:?}"),
-        (None, None) => format!("{spelling} cannot be used here"),
+        (Some(name), Some(_)) => format!("{spelling} is a flag of {homes}, not of {name:?}"),
+        (_, None) => format!("{spelling} has no meaning for {:?}", mode.name().unwrap_or(PROGRAM)),
     }))
 }
 
@@ -144,7 +148,7 @@ fn unknown_flag(name: &str) -> Error {
         Some(flag) => format!("did you mean {}?", flag.spelling()),
         None => "see \"go-cache-plugin help configure\"".to_string(),
     };
-    Error::usage(format!("unknown flag --{name}: {hint}"))
+    Error::usage(format!("unknown flag --{}: {hint}", name.escape_debug()))
 }
 
 fn unknown_command(word: &str, before: Option<&Flag>) -> Error {

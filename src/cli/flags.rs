@@ -125,7 +125,7 @@ pub struct Flag {
     pub help: &'static str,
     /// Where it stands in the help text.
     pub section: Section,
-    /// The commands that take it; empty for all.
+    /// The commands that take it; empty for all that open a cache or lead to one.
     pub modes: &'static [Mode],
 }
 
@@ -137,7 +137,21 @@ impl Flag {
 
     /// Whether `mode` takes it.
     pub fn applies(&self, mode: Mode) -> bool {
-        self.modes.is_empty() || self.modes.contains(&mode)
+        match self.modes {
+            [] => !matches!(mode, Mode::Keygen | Mode::Help | Mode::Version),
+            modes => modes.contains(&mode),
+        }
+    }
+
+    /// Whether it says nothing where there is no bucket.
+    pub(super) fn needs_bucket(&self) -> bool {
+        self.section == Section::Bucket && !matches!(self.name, "bucket" | "scope" | "close-timeout")
+    }
+
+    /// Whether `given`, its value, asks for something.
+    pub(super) fn asks(&self, given: &Given) -> bool {
+        let off = self.value.is_none() && super::value::boolean(&given.text) == Some(false);
+        !given.text.is_empty() && !off
     }
 
     /// Whether it may be given several times; NUL stands between its values then.
@@ -208,6 +222,19 @@ macro_rules! flags {
             pub(super) fn merge(args: &Args, env: &BTreeMap<OsString, OsString>, mode: Mode) -> Result<Values, Error> {
                 Ok(Values { $( $field: given(&args.$field, $name, env, mode)?, )* })
             }
+
+            /// Each flag that asks for something, with its value.
+            pub(super) fn asked(&self) -> impl Iterator<Item = (&'static Flag, &Given)> {
+                let all = FLAGS.iter().zip([ $( &self.$field, )* ]);
+                all.filter_map(|(flag, given)| Some((flag, given.as_ref().filter(|given| flag.asks(given))?)))
+            }
+
+            /// Drops what is said by flags like these.
+            pub(super) fn drop_all(&mut self, these: impl Fn(&Flag) -> bool) {
+                for (flag, given) in FLAGS.iter().zip([ $( &mut self.$field, )* ]) {
+                    given.take_if(|_| these(flag));
+                }
+            }
         }
     };
 }
@@ -236,16 +263,16 @@ fn given(
 flags! {
     cache_dir: "cache-dir", "GOCACHE_DIR", Some("DIR"), "go-cache-plugin in the user's cache folder", Cache, ALL,
         "local cache directory";
-    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "336h", Cache, ALL,
+    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "14d", Cache, ALL,
         "at close, prune what is unused for longer; 0 for never; modules and proxied bodies only if given";
     max_cache_size: "max-cache-size", "GOCACHE_MAX_CACHE_SIZE", Some("SIZE"), "no limit", Cache, ALL,
-        "at close, prune the least recently used until the local cache is this small";
+        "at close, prune the least recently used until what is left of the local cache fits, but for what is in use";
     concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 64", Cache, ALL,
         "requests that one session works on at a time";
     body_memory: "body-memory", "GOCACHE_BODY_MEMORY", Some("SIZE"), "256MiB", Cache, ALL,
         "memory for put bodies in flight";
     bucket: "bucket", "GOCACHE_S3_BUCKET", Some("NAME"), "none: local only", Bucket, ALL,
-        "S3 bucket, or file:///dir for a directory";
+        "S3 bucket, s3://bucket/prefix, or file:///dir for a directory";
     region: "region", "GOCACHE_S3_REGION", Some("REGION"), "asked of the bucket", Bucket, ALL,
         "region of the bucket";
     endpoint: "s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", Some("URL"), "AWS", Bucket, ALL,
@@ -274,7 +301,7 @@ flags! {
         "zstd level of what is uploaded, 1 to 19";
     close_timeout: "close-timeout", "GOCACHE_CLOSE_TIMEOUT", Some("DURATION"), "30s", Bucket, ALL,
         "how long close waits for uploads; the next start sends what is left";
-    pending_expiry: "pending-expiry", "GOCACHE_PENDING_EXPIRY", Some("DURATION"), "168h", Bucket, ALL,
+    pending_expiry: "pending-expiry", "GOCACHE_PENDING_EXPIRY", Some("DURATION"), "7d", Bucket, ALL,
         "uploads that wait for longer are dropped, with a line; 0 for never";
     refresh_after: "refresh-after", "GOCACHE_REFRESH_AFTER", Some("DURATION"), "7d", Bucket, ALL,
         "renew what is used and this old, so that an object's age is its last use; 0 for never";

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod http;
+mod path;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -10,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use self::path::is_path;
 use super::Environment;
-use super::flags::{Given, Mode, Values};
+use super::flags::{Flag, Given, Mode, Section, Values};
 use super::value;
 use crate::config::{
-    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, PluginAddr, PruneConfig,
-    PushConfig, RunConfig, ServeConfig,
+    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, KeyPrefix, PluginAddr,
+    PruneConfig, PushConfig, RunConfig, ServeConfig,
 };
 use crate::error::Error;
 use crate::sign::Signer;
@@ -33,12 +35,17 @@ const REFRESH_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 pub(super) fn invocation(
     mode: Mode,
     word: String,
-    values: Values,
+    mut values: Values,
     command: Vec<OsString>,
     env: &Environment,
     cwd: &Path,
 ) -> Result<Invocation, Error> {
-    let from = Resolver { values: &values, env, cwd };
+    let note = match mode {
+        // these say themselves that they need a bucket, or look at none
+        Mode::Pull | Mode::Push | Mode::Prune | Mode::Clear => None,
+        _ => without_bucket(&mut values, env)?,
+    };
+    let from = Resolver { mode, note, values: &values, env, cwd };
     Ok(match mode {
         Mode::Direct => Invocation::Direct(from.cache()?),
         Mode::Serve => {
@@ -52,7 +59,7 @@ pub(super) fn invocation(
             })
         }
         Mode::Connect => Invocation::Connect(ConnectConfig {
-            addr: from.connect(&word)?,
+            addr: from.connect(word)?,
             scope: from.scope()?,
             verbose: on(&values.verbose)?,
         }),
@@ -67,7 +74,8 @@ pub(super) fn invocation(
         Mode::Prune if from.names_bucket()? => Invocation::PruneBucket(from.prune_bucket()?),
         Mode::Push => Invocation::Push(from.push()?),
         Mode::Prune => {
-            if let Some(given) = values.dry_run.as_ref().or(values.rate.as_ref()).or(values.proxied.as_ref()) {
+            let of_bucket = |flag: &Flag| flag.section == Section::Prune || flag.needs_bucket();
+            if let Some((_, given)) = values.asked().find(|(flag, given)| given.on_line && of_bucket(flag)) {
                 return Err(Error::usage(format!("prune {} needs --bucket", given.from)));
             }
             // what the variables say of a bucket does not matter
@@ -132,7 +140,34 @@ fn count(given: &Option<Given>, default: usize) -> Result<usize, Error> {
     }
 }
 
+/// Drops what is said of a bucket where none is named. The error is that flags alone say it; where there
+/// was to be a bucket, as the environment shows, a job may have been given none, like one for a fork, and
+/// a build never fails of that: then the line that says so.
+fn without_bucket(values: &mut Values, env: &Environment) -> Result<Option<String>, Error> {
+    let variable = env.get(OsStr::new("GOCACHE_S3_BUCKET")).map(|value| value.is_empty());
+    let why = match (&values.bucket, variable) {
+        (Some(given), _) if !given.text.is_empty() => return Ok(None),
+        (Some(_), Some(false)) => None,
+        (_, Some(true)) => Some("GOCACHE_S3_BUCKET is empty"),
+        (Some(_), None) => Some("--bucket names none"),
+        (None, _) => Some("GOCACHE_S3_BUCKET is not set"),
+    };
+    let (mut idle, mut lost) = (Vec::new(), values.bucket.is_some() || variable.is_some());
+    for (_, given) in values.asked().filter(|(flag, _)| flag.needs_bucket()) {
+        idle.push(given.from.clone());
+        lost |= !given.on_line;
+    }
+    if let Some(flag) = idle.first().filter(|_| !lost) {
+        return Err(Error::usage(format!("{flag} needs a bucket: --bucket=NAME, or GOCACHE_S3_BUCKET")));
+    }
+    values.drop_all(Flag::needs_bucket);
+    let void = if idle.is_empty() { String::new() } else { format!("; of no use: {}", idle.join(", ")) };
+    Ok(why.filter(|_| lost).map(|why| format!("{why}: the cache is local{void}")))
+}
+
 struct Resolver<'a> {
+    mode: Mode,
+    note: Option<String>,
     values: &'a Values,
     env: &'a Environment,
     cwd: &'a Path,
@@ -153,6 +188,7 @@ impl Resolver<'_> {
         Ok(Config {
             cache_dir: self.cache_dir()?,
             bucket,
+            note: self.note.clone(),
             min_upload_size: v.min_upload_size.as_ref().map_or(Ok(0), size)?,
             metrics: on(&v.metrics)?,
             expiry: age(&v.expiry, EXPIRY)?,
@@ -171,8 +207,15 @@ impl Resolver<'_> {
         })
     }
 
+    /// The local cache directory. `go` starts us wherever it is itself, where a relative one would be made.
     fn cache_dir(&self) -> Result<PathBuf, Error> {
-        self.user_dir(&self.values.cache_dir, "cache", "XDG_CACHE_HOME", ".cache")
+        let given = &self.values.cache_dir;
+        if let Some(given) = given.as_ref().filter(|_| matches!(self.mode, Mode::Direct | Mode::Connect))
+            && self.expanded(&given.text).is_ok_and(|path| !path.is_empty() && !path.starts_with('/'))
+        {
+            return Err(given.error("relative, while go starts this in any directory: write it in full, or $HOME/…"));
+        }
+        self.user_dir(given, "cache", "XDG_CACHE_HOME", ".cache")
     }
 
     /// The directory that `--<kind>-dir` gives, else ours in the user's folder: `variable`, or `folder`
@@ -182,7 +225,7 @@ impl Resolver<'_> {
             if given.text.is_empty() {
                 return Err(given.error("not a directory"));
             }
-            return Ok(self.cwd.join(&given.text));
+            return self.path(given);
         }
         let absolute = |name| self.variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(folder)));
@@ -227,33 +270,44 @@ impl Resolver<'_> {
     }
 
     fn plugin(&self, given: &Given) -> Result<PluginAddr, Error> {
-        if given.text.contains('/') {
-            return self.socket(&given.text).map(PluginAddr::Unix).map_err(|why| given.error(why));
+        if is_path(&given.text) {
+            return self.socket(given).map(PluginAddr::Unix);
         }
         let port = given.text.parse().map_err(|_| given.error("neither a port nor the path of a Unix socket"))?;
         Ok(PluginAddr::Port(port))
     }
 
-    fn connect(&self, address: &str) -> Result<ConnectAddr, Error> {
-        let wrong = |why: &str| Error::usage(format!("connect {address:?}: {why}"));
-        if address.contains('/') {
-            return self.socket(address).map(ConnectAddr::Unix).map_err(wrong);
+    /// The server that `word` names, else GOCACHE_PLUGIN.
+    fn connect(&self, word: String) -> Result<ConnectAddr, Error> {
+        let (text, from) = match self.variable("GOCACHE_PLUGIN").and_then(OsStr::to_str) {
+            Some(variable) if word.is_empty() => (variable.to_string(), "GOCACHE_PLUGIN"),
+            _ => (word, "connect"),
+        };
+        let given = Given { text, from: from.into(), on_line: from == "connect" };
+        let address = given.text.as_str();
+        if address.is_empty() {
+            return Err(Error::usage(
+                "connect needs an address: a port, host:port or a Unix socket, or GOCACHE_PLUGIN",
+            ));
+        }
+        if is_path(address) {
+            return self.socket(&given).map(ConnectAddr::Unix);
         }
         let (host, port) = match address.rsplit_once(':') {
             None => ("127.0.0.1", address),
             Some(("", port)) => ("127.0.0.1", port),
-            Some((host, port)) => (bare_host(host).ok_or_else(|| wrong("write [host]:port"))?, port),
+            Some((host, port)) => (bare_host(host).ok_or_else(|| given.error("write [host]:port"))?, port),
         };
         match port.parse() {
             Ok(port @ 1..) => Ok(ConnectAddr::Tcp(host.to_string(), port)),
-            _ => Err(wrong("not a port, host:port or the path of a Unix socket")),
+            _ => Err(given.error("not a port, host:port or the path of a Unix socket")),
         }
     }
 
-    fn socket(&self, path: &str) -> Result<PathBuf, &'static str> {
-        let path = self.cwd.join(path);
+    fn socket(&self, given: &Given) -> Result<PathBuf, Error> {
+        let path = self.path(given)?;
         let fits = path.as_os_str().len() <= SOCKET_PATH_LIMIT;
-        if fits { Ok(path) } else { Err("a Unix socket's path has at most 107 bytes") }
+        if fits { Ok(path) } else { Err(given.error("a Unix socket's path has at most 107 bytes")) }
     }
 
     /// Whether the command line says `--bucket`; the error is that there is none.
@@ -310,9 +364,13 @@ impl Resolver<'_> {
     fn clear(&self) -> Result<ClearConfig, Error> {
         let v = self.values;
         let on_line = |given: &Option<Given>| given.as_ref().is_some_and(|g| g.on_line);
+        let prefix = v.prefix.clone().filter(|given| given.on_line);
+        let named = if on_line(&v.bucket) { self.place(&prefix)? } else { None };
         let bucket = match (on(&v.local)?, on_line(&v.bucket)) {
             (true, false) => None,
-            (false, true) if !on_line(&v.prefix) => {
+            (false, true)
+                if !on_line(&v.prefix) && !named.as_ref().is_some_and(|b| b.prefix != KeyPrefix::default()) =>
+            {
                 return Err(Error::usage(
                     "clear --bucket needs an explicit --prefix; --prefix= means the whole bucket",
                 ));
@@ -320,10 +378,7 @@ impl Resolver<'_> {
             (false, true) if on_line(&v.read_only) && on(&v.read_only)? => {
                 return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
             }
-            (false, true) => {
-                let location = self.location()?.ok_or_else(|| Error::usage("clear --bucket needs a bucket's name"))?;
-                Some(BucketConfig::at(location, parsed(&v.prefix)?.unwrap_or_default()))
-            }
+            (false, true) => Some(named.ok_or_else(|| Error::usage("clear --bucket needs a bucket's name"))?),
             (true, true) => return Err(Error::usage("clear takes --local or --bucket, not both")),
             (false, false) => {
                 return Err(Error::usage("clear what? --local, or --bucket=NAME --prefix=PREFIX"));

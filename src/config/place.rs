@@ -42,12 +42,15 @@ words! {
 impl FromStr for BucketName {
     type Err = &'static str;
 
-    /// Takes `s3://name/` too.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = text.strip_prefix("s3://").unwrap_or(text).trim_end_matches('/');
+        let name = text.trim_end_matches('/');
         let fits = (3..=255).contains(&name.len()) && name.starts_with(|c: char| c.is_ascii_alphanumeric());
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
-        if fits && plain { Ok(BucketName(name.into())) } else { Err("not a bucket's name, nor file:///dir") }
+        if fits && plain {
+            Ok(BucketName(name.into()))
+        } else {
+            Err("not a bucket's name, nor s3://name/prefix or file:///dir")
+        }
     }
 }
 
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn buckets_regions_and_prefixes() {
-        for (text, name) in [("some", "some"), ("s3://a.b_c-1/", "a.b_c-1"), ("Old_Bucket", "Old_Bucket")] {
+        for (text, name) in [("some", "some"), ("a.b_c-1/", "a.b_c-1"), ("Old_Bucket", "Old_Bucket")] {
             assert_eq!(text.parse::<BucketName>().unwrap().as_str(), name);
         }
         for wrong in ["", "ab", "a/bc", "a bc", "..a", "b?xx", "üüü", "-abc", &"x".repeat(256)] {

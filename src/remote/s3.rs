@@ -2,7 +2,7 @@
 //!
 //! This file and those below it are the only ones that name rust-s3. Nothing is looked up or
 //! requested before the first request: credentials and, where it is not given, the region are
-//! found then.
+//! found then; only the profile is read before, for where the bucket is.
 
 mod address;
 mod answer;
@@ -79,8 +79,9 @@ impl<'a> Op<'a> {
 }
 
 impl S3 {
-    /// A bucket named `bucket`; without `region` the profile and at last the bucket itself tell it, on
-    /// first use. No I/O. `metrics` counts connections.
+    /// A bucket named `bucket`; without `endpoint` the profile may name one; without `region` the profile
+    /// and at last the bucket itself tell it, on first use. No I/O but to read the profile. `metrics`
+    /// counts connections.
     pub fn new(
         bucket: &BucketName,
         region: Option<&Region>,
@@ -89,6 +90,8 @@ impl S3 {
         env: &AwsEnv,
         metrics: Arc<Metrics>,
     ) -> Result<Self, RemoteError> {
+        let of_profile = if endpoint.is_none() { profile::endpoint(env).map_err(RemoteError::Config)? } else { None };
+        let endpoint = endpoint.or(of_profile.as_ref());
         let address = Address::new(bucket, endpoint, path_style);
         let place = region.map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
         let whereabouts = match (endpoint, region) {

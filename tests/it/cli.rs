@@ -26,8 +26,8 @@ fn a_wrong_command_line_is_one_line_and_exit_code_2() {
         assert!(out.stderr.starts_with("go-cache-plugin: "), "{}", out.describe());
         assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
     }
-    let out = Plugin::new(&dir).env("GOCACHE_S3_CONCURRENCY", "many").output().code(2);
-    assert!(out.stderr.starts_with("go-cache-plugin: GOCACHE_S3_CONCURRENCY \"many\": "), "{}", out.describe());
+    let out = Plugin::new(&dir).env("GOCACHE_CONCURRENCY", "many").output().code(2);
+    assert!(out.stderr.starts_with("go-cache-plugin: GOCACHE_CONCURRENCY \"many\": "), "{}", out.describe());
     assert!(!dir.join("cache").exists(), "a wrong command line leaves no trace");
 }
 
@@ -38,9 +38,16 @@ fn help_and_version_go_to_stdout() {
         let out = Plugin::new(&dir).args(args).output().ok().quiet();
         assert!(out.stdout.contains("go-cache-plugin"), "{}", out.describe());
     }
-    let out = Plugin::new(&dir).arg("version").output().ok().quiet();
-    assert_eq!(out.stdout.lines().count(), 1);
-    assert!(out.stdout.starts_with(concat!("go-cache-plugin ", env!("CARGO_PKG_VERSION"), " (")), "{}", out.describe());
+    for args in [&["help", "version"][..], &["help", "help"], &["version", "--help"]] {
+        let out = Plugin::new(&dir).args(args).output().ok().quiet();
+        assert!(out.stdout.contains("Usage:"), "{}", out.describe());
+    }
+    for args in [&["version"][..], &["--version"], &["-version"]] {
+        let out = Plugin::new(&dir).args(args).output().ok().quiet();
+        assert_eq!(out.stdout.lines().count(), 1);
+        let name = concat!("go-cache-plugin ", env!("CARGO_PKG_VERSION"), " (");
+        assert!(out.stdout.starts_with(name), "{}", out.describe());
+    }
     assert!(!dir.join("cache").exists());
 }
 

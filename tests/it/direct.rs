@@ -50,15 +50,6 @@ fn what_is_put_is_got() {
 }
 
 #[test]
-fn a_cache_directory_named_relatively_is_handed_out_absolute() {
-    let dir = TempDir::new();
-    let mut s = Session::start(Plugin::new(&dir).arg("--cache-dir=some/where"));
-    let path = s.client.put(&action(1), b"x");
-    assert!(path.starts_with(dir.join("some/where")), "{}", path.display());
-    s.end().quiet();
-}
-
-#[test]
 fn action_ids_have_1_to_64_bytes() {
     let dir = TempDir::new();
     let mut s = Session::start(Plugin::new(&dir));

@@ -203,6 +203,48 @@ fn the_endpoint_and_the_region_of_aws_are_used_and_checked() {
 }
 
 #[test]
+fn the_endpoint_of_the_profile_is_used() {
+    let server = S3Server::in_process();
+    let dir = TempDir::new();
+    let own = format!("endpoint_url = {}", server.endpoint);
+    let dead = "endpoint_url = http://127.0.0.1:1";
+    let services = |own: &str| {
+        format!("services = here\n[services here]\nec2 =\n  {dead}\ns3 =\n  {own}\n[services x]\ns3 =\n  {dead}\n")
+    };
+    let profile = |name: &str, text: &str| {
+        let file = dir.write("config", &format!("[profile other]\n{dead}\n[{name}]\nregion = us-east-1\n{text}\n"));
+        let mut env = server.env();
+        env.retain(|(name, _)| !["GOCACHE_S3_ENDPOINT_URL", "GOCACHE_S3_REGION"].contains(&name.as_str()));
+        env.extend([("AWS_CONFIG_FILE".to_string(), file.display().to_string())]);
+        env.extend(name.strip_prefix("profile ").map(|name| ("AWS_PROFILE".to_string(), name.to_string())));
+        // what earlier processes learnt of it is kept by its address
+        move || Plugin::new(&TempDir::new()).envs(&env)
+    };
+    let shown = |plugin: Plugin, code: i32| plugin.arg("status").output().code(code);
+    for (name, text) in [
+        ("default", own.clone()),
+        ("profile mine", own.clone()),
+        ("profile mine", format!("{dead}\n{}", services(&own))),
+    ] {
+        let plugin = profile(name, &text);
+        there_and_back(&server, |_| plugin());
+        let out = shown(plugin(), 0);
+        assert!(out.stdout.contains(&server.endpoint), "{}", out.describe());
+        // variables win, and so does our own flag
+        shown(plugin().env("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), 1);
+        let ignoring = plugin().env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
+        let out = shown(ignoring.env("HTTPS_PROXY", "http://127.0.0.1:1"), 1);
+        assert!(!out.stdout.contains(&server.endpoint), "{}", out.describe());
+    }
+    let plugin = profile("default", dead);
+    shown(plugin(), 1);
+    shown(plugin().args(["--s3-endpoint-url", &server.endpoint]), 0);
+    let out = profile("profile p", "endpoint_url = h:1")().output().code(1);
+    let want = "go-cache-plugin: bucket: AWS profile \"p\": endpoint_url \"h:1\": not an endpoint";
+    assert!(out.stderr.starts_with(want) && out.stderr.lines().count() == 1, "{}", out.describe());
+}
+
+#[test]
 fn clear_needs_nothing_that_is_meant_for_builds() {
     let dir = TempDir::new();
     let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());

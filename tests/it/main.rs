@@ -11,6 +11,7 @@ mod direct;
 mod doctor;
 mod environment;
 mod faults;
+mod firstday;
 mod guard;
 mod httpcache;
 mod kill;

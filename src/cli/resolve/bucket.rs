@@ -1,6 +1,6 @@
 //! The bucket: where it is and what may be done to it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ const KEY_LIMIT: u64 = 1024;
 impl Resolver<'_> {
     pub(super) fn bucket(&self) -> Result<Option<BucketConfig>, Error> {
         let v = self.values;
-        let prefix = parsed(&v.prefix)?.unwrap_or_default();
+        let Some(BucketConfig { location, prefix, .. }) = self.place(&v.prefix)? else { return Ok(None) };
         let write_prefix = parsed(&v.write_prefix)?.filter(|p| *p != KeyPrefix::default());
         let read_only = on(&v.read_only)?;
         let layout = match &v.layout {
@@ -34,8 +34,13 @@ impl Resolver<'_> {
         if let Some(p) = v.write_prefix.as_ref().filter(|_| write_prefix.as_ref() == Some(&prefix)) {
             return Err(p.error("is the same as --prefix: leave it out, or choose another"));
         }
-        let Some(location) = self.location()? else { return Ok(None) };
         let signer = self.signer()?;
+        if let Some(trust) = v.trust_write_prefix.as_ref().filter(|g| g.on_line && write_prefix.is_none())
+            && on(&v.trust_write_prefix)?
+            && !self.env.contains_key(OsStr::new("GOCACHE_WRITE_PREFIX"))
+        {
+            return Err(Error::usage(format!("{} needs --write-prefix", trust.from)));
+        }
         // unsigned puts would only push out what is signed
         let read_only = read_only || signer.demands(false) && !signer.signs() && write_prefix.is_none();
         let refresh_after = v.refresh_after.as_ref().map_or(Ok(REFRESH_AFTER), duration)?;
@@ -43,34 +48,50 @@ impl Resolver<'_> {
         Ok(Some(BucketConfig { write_prefix, read_only, refresh_after, layout, signer, ..named }))
     }
 
-    /// Where the bucket is, if there is one.
-    pub(super) fn location(&self) -> Result<Option<BucketLocation>, Error> {
+    /// Where the bucket is, if there is one, and below which prefix: its URL's, else `prefix`.
+    pub(super) fn place(&self, prefix: &Option<Given>) -> Result<Option<BucketConfig>, Error> {
         let v = self.values;
-        let (path_style, endpoint) = (on(&v.path_style)?, parsed(&v.endpoint)?);
         let Some(given) = v.bucket.as_ref().filter(|g| !g.text.is_empty()) else { return Ok(None) };
-        Ok(Some(match given.text.strip_prefix("file://") {
-            Some(path) if path.starts_with('/') => BucketLocation::Dir(PathBuf::from(path)),
-            Some(_) => return Err(given.error("not an absolute path: write file:///dir")),
-            None => {
-                let aws = self.aws();
-                let from_aws = |names: [&str; 2]| {
-                    let found = names.into_iter().find_map(|name| Some((name, aws.var(name)?)));
-                    found.map(|(name, text)| Given { text: text.into(), from: name.into(), on_line: false })
-                };
-                let urls = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
-                let obeyed = aws.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") != Some("true");
-                let endpoint = match endpoint {
-                    None if obeyed => parsed(&from_aws(urls))?,
-                    given => given,
-                };
-                let region = match parsed(&v.region)? {
-                    None => parsed(&from_aws(["AWS_REGION", "AWS_DEFAULT_REGION"]))?,
-                    given => given,
-                };
-                let bucket = given.text.parse().map_err(|why| given.error(why))?;
-                BucketLocation::S3 { bucket, region, endpoint, path_style, aws }
+        let wrong = |why: &str| given.error(why);
+        let none = KeyPrefix::default();
+        let mut below = parsed(prefix)?.unwrap_or_default();
+        if let Some(path) = given.text.strip_prefix("file://") {
+            let path = self.expanded(path).map_err(|why| given.error(why))?;
+            if !path.starts_with('/') {
+                return Err(wrong("not an absolute path: write file:///dir"));
             }
-        }))
+            return Ok(Some(BucketConfig::at(BucketLocation::Dir(PathBuf::from(path)), below)));
+        }
+        let mut name = given.text.as_str();
+        if let Some(url) = name.strip_prefix("s3://") {
+            let (bucket, path) = url.split_once('/').unwrap_or((url, ""));
+            let of_url: KeyPrefix = path.parse().map_err(wrong)?;
+            if of_url != none {
+                if let Some(prefix) = prefix.as_ref().filter(|_| below != none && below != of_url) {
+                    return Err(
+                        prefix.error(format_args!("{} {:?} has another: leave one out", given.from, given.text))
+                    );
+                }
+                below = of_url;
+            }
+            name = bucket;
+        }
+        let aws = self.aws();
+        let from_aws = |names: [&str; 2]| {
+            let found = names.into_iter().find_map(|name| Some((name, aws.var(name)?)));
+            found.map(|(name, text)| Given { text: text.into(), from: name.into(), on_line: false })
+        };
+        let urls = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+        let endpoint = match parsed(&v.endpoint)? {
+            None if !aws.ignores_endpoints() => parsed(&from_aws(urls))?,
+            given => given,
+        };
+        let region = match parsed(&v.region)? {
+            None => parsed(&from_aws(["AWS_REGION", "AWS_DEFAULT_REGION"]))?,
+            given => given,
+        };
+        let (bucket, path_style) = (name.parse().map_err(wrong)?, on(&v.path_style)?);
+        Ok(Some(BucketConfig::at(BucketLocation::S3 { bucket, region, endpoint, path_style, aws }, below)))
     }
 
     fn aws(&self) -> AwsEnv {
@@ -99,11 +120,8 @@ impl Resolver<'_> {
     }
 
     fn key<K>(&self, given: &Given, parse: impl Fn(&str) -> Result<K, &'static str>) -> Result<K, Error> {
-        if given.text.is_empty() {
-            return Err(given.error("names no key file"));
-        }
         let mut bytes = Vec::new();
-        let read = File::open(self.cwd.join(&given.text)).and_then(|f| f.take(KEY_LIMIT).read_to_end(&mut bytes));
+        let read = File::open(self.file(given)?).and_then(|f| f.take(KEY_LIMIT).read_to_end(&mut bytes));
         read.map_err(|e| given.error(e))?;
         parse(&String::from_utf8_lossy(&bytes)).map_err(|why| given.error(why))
     }

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Resolver, bare_host, duration, on};
-use crate::cli::flags::Given;
-use crate::cli::value;
+use crate::cli::flags::{Flag, Given, Section};
 use crate::config::{
     AccessConfig, AuthorityConfig, HttpConfig, ModAction, ModConfig, ModProxyConfig, ProxiedHost, Tunnels,
 };
@@ -20,30 +19,18 @@ impl Resolver<'_> {
         let modproxy = on(&v.modproxy)?;
         let rev_proxy = hosts(&v.revproxy)?;
         let install_ca = on(&v.install_ca)?;
-        if !modproxy {
-            for given in
-                [&v.upstream, &v.mod_private, &v.mod_ttl, &v.mod_stale, &v.mod_verify, &v.offline].into_iter().flatten()
-            {
-                if given.on_line && value::boolean(&given.text) != Some(false) {
-                    return Err(Error::usage(format!("{} needs --modproxy", given.from)));
-                }
+        let given = v.http.as_ref().filter(|g| !g.text.is_empty());
+        for (section, needs, there) in [
+            (Section::ModProxy, "--modproxy", modproxy),
+            (Section::RevProxy, "--revproxy", !rev_proxy.is_empty()),
+            (Section::Access, "--http", given.is_some()),
+        ] {
+            let idle = |(flag, given): &(&Flag, &Given)| flag.section == section && given.on_line;
+            if let Some((_, given)) = v.asked().find(idle).filter(|_| !there) {
+                return Err(Error::usage(format!("{} needs {needs}", given.from)));
             }
-        }
-        if rev_proxy.is_empty() && v.tunnel.as_ref().is_some_and(|g| g.on_line) {
-            return Err(Error::usage("--tunnel needs --revproxy"));
-        }
-        if rev_proxy.is_empty() && install_ca && v.install_ca.as_ref().is_some_and(|g| g.on_line) {
-            return Err(Error::usage("--install-ca needs --revproxy"));
         }
         let mod_proxy = modproxy.then(|| self.mod_proxy(fallback.is_some())).transpose()?;
-        let given = v.http.as_ref().filter(|g| !g.text.is_empty());
-        if given.is_none() {
-            for given in [&v.http_host, &v.http_auth_file, &v.http_tls_cert, &v.http_tls_key].into_iter().flatten() {
-                if given.on_line {
-                    return Err(Error::usage(format!("{} needs --http", given.from)));
-                }
-            }
-        }
         let addr = match given {
             Some(given) => http_addr(given)?,
             None => match fallback {
@@ -80,15 +67,13 @@ impl Resolver<'_> {
             }
         }
         let of_http = http.and_then(|given| Some(given.text.rsplit_once(':')?.0.to_ascii_lowercase()));
-        let file = |given: &Option<Given>| {
-            given.as_ref().filter(|g| !g.text.is_empty()).map(|given| self.cwd.join(&given.text))
-        };
-        let tls = match (file(&v.http_tls_cert), file(&v.http_tls_key)) {
+        let file = |given: &Option<Given>| given.as_ref().map(|given| self.file(given)).transpose();
+        let tls = match (file(&v.http_tls_cert)?, file(&v.http_tls_key)?) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             _ => return Err(Error::usage("--http-tls-cert and --http-tls-key need each other")),
         };
-        Ok(AccessConfig { hosts: of_http.into_iter().chain(names).collect(), auth_file: file(&v.http_auth_file), tls })
+        Ok(AccessConfig { hosts: of_http.into_iter().chain(names).collect(), auth_file: file(&v.http_auth_file)?, tls })
     }
 
     fn authority(&self, proxied: &[ProxiedHost], install: bool) -> Result<AuthorityConfig, Error> {
@@ -113,8 +98,10 @@ impl Resolver<'_> {
     /// What `mod` is to do, with the words after its first.
     pub(super) fn modules(&self, word: &str, words: Vec<OsString>) -> Result<ModConfig, Error> {
         let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let recursive = on(&self.values.recursive)?;
         let action = match (word, &words[..]) {
-            ("fetch", [_, ..]) => ModAction::Fetch(words, on(&self.values.recursive)?),
+            ("fetch", [_, ..]) => ModAction::Fetch(words, recursive),
+            _ if recursive => return Err(Error::usage("-r is for mod fetch go.mod|go.sum|MODULE@VERSION...")),
             ("export", [file]) => ModAction::Export(self.cwd.join(file)),
             ("import", [file]) => ModAction::Import(self.cwd.join(file)),
             ("list", []) => ModAction::List,

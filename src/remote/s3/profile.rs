@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::AwsEnv;
+use crate::config::{AwsEnv, Endpoint};
 
 /// A profile: the settings of both files, those of the credentials file first.
 #[derive(Debug, PartialEq)]
@@ -44,7 +44,7 @@ pub fn load(env: &AwsEnv) -> Result<Option<Profile>, String> {
         };
     };
     let mut settings = BTreeMap::new();
-    let mut found = false;
+    let (mut found, mut services) = (false, Vec::new());
     for (path, sections) in [
         (&credentials, vec![name.to_string()]),
         (&config, vec![format!("profile {name}"), if name == "default" { name.to_string() } else { String::new() }]),
@@ -55,13 +55,17 @@ pub fn load(env: &AwsEnv) -> Result<Option<Profile>, String> {
             Err(e) => return Err(format!("{}: {e}", path.display())),
         };
         for (section, key, value) in parse(&text) {
+            let setting = key.zip(value);
             if sections.contains(&section) {
                 found = true;
-                if let Some((key, value)) = key.zip(value) {
-                    settings.entry(key).or_insert(value);
-                }
+                setting.into_iter().for_each(|(key, value)| _ = settings.entry(key).or_insert(value));
+            } else if let Some(name) = section.strip_prefix("services ") {
+                services.extend(setting.map(|(key, value)| (name.to_string(), format!("services.{key}"), value)));
             }
         }
+    }
+    if let Some(chosen) = settings.get("services").cloned() {
+        settings.extend(services.into_iter().filter(|(name, ..)| *name == chosen).map(|(_, key, value)| (key, value)));
     }
     match (found, chosen) {
         (true, _) => Ok(Some(Profile { name: name.to_string(), settings })),
@@ -72,23 +76,43 @@ pub fn load(env: &AwsEnv) -> Result<Option<Profile>, String> {
     }
 }
 
-/// Section headers (without a key) and settings, in order. Indented lines belong to nested
-/// settings, of which none matters here.
+/// The endpoint of the profile in use, where it names one: its services' for S3 rather than its own.
+/// The error is a sentence for people; that there is no such profile is for those who want its keys.
+pub fn endpoint(env: &AwsEnv) -> Result<Option<Endpoint>, String> {
+    let Some(profile) = load(env).ok().flatten().filter(|_| !env.ignores_endpoints()) else { return Ok(None) };
+    if profile.get("ignore_configured_endpoint_urls").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
+        return Ok(None);
+    }
+    let url = profile.get("services.s3.endpoint_url").or(profile.get("endpoint_url"));
+    let wrong = |url, why| format!("AWS profile {:?}: endpoint_url {url:?}: {why}", profile.name);
+    url.map(|url| url.parse().map_err(|why: &str| wrong(url, why))).transpose()
+}
+
+/// Section headers (without a key) and settings, in order. Indented lines are settings of the one
+/// above them, as `s3.endpoint_url`.
 fn parse(text: &str) -> Vec<(String, Option<String>, Option<String>)> {
     let mut out = Vec::new();
-    let mut section = String::new();
+    let (mut section, mut above) = (String::new(), String::new());
     for line in text.lines() {
         let trimmed = line.trim();
-        if trimmed.is_empty() || trimmed.starts_with(['#', ';']) || line.starts_with([' ', '\t']) {
+        if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
             continue;
         }
-        if let Some(rest) = trimmed.strip_prefix('[') {
+        let nested = line.starts_with([' ', '\t']);
+        if let Some(rest) = trimmed.strip_prefix('[').filter(|_| !nested) {
             let name = rest.split(']').next().unwrap_or_default();
             section = name.split_whitespace().collect::<Vec<_>>().join(" ");
+            above.clear();
             out.push((section.clone(), None, None));
         } else if let Some((key, value)) = trimmed.split_once('=') {
             let value = [" #", " ;", "\t#", "\t;"].iter().fold(value, |v, mark| v.split(mark).next().unwrap_or(v));
-            out.push((section.clone(), Some(key.trim().to_ascii_lowercase()), Some(value.trim().to_string())));
+            let mut key = key.trim().to_ascii_lowercase();
+            if nested {
+                key = format!("{above}.{key}");
+            } else {
+                above.clone_from(&key);
+            }
+            out.push((section.clone(), Some(key), Some(value.trim().to_string())));
         }
     }
     out
