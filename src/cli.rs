@@ -56,7 +56,7 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        BucketConfig, BucketLocation, Config, ConnectAddr, Layout, PluginAddr, RunConfig, ServeConfig,
+        BucketConfig, BucketLocation, Config, ConnectAddr, Layout, PluginAddr, RunConfig, ServeConfig, Version,
     };
 
     fn with(args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, Error> {
@@ -430,7 +430,7 @@ mod tests {
             }
         }
         for args in [&["version"][..], &["--version"], &["-version"], &["serve", "--version"]] {
-            assert!(matches!(with(args, &[]), Ok(Invocation::Version)), "{args:?}");
+            assert!(matches!(with(args, &[]), Ok(Invocation::Version(Version::Line))), "{args:?}");
         }
     }
 

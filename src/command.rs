@@ -43,7 +43,7 @@ use crate::text;
 pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
     match invocation {
         Invocation::Help(word) => help::execute(word.as_deref()),
-        Invocation::Version => version::execute(),
+        Invocation::Version(how) => version::execute(how),
         Invocation::Keygen(file) => keygen::execute(&file),
         Invocation::Token(name) => keygen::token(&name),
         Invocation::Direct(config) => {

@@ -43,13 +43,24 @@ pub enum Invocation {
     /// `help [topic]`, or a command's `--help`: the word, or none for the overview.
     Help(Option<String>),
     /// `version`.
-    Version,
+    Version(Version),
     /// `keygen FILE`: the absolute path of the private key's file to make.
     Keygen(PathBuf),
     /// `keygen --token NAME`: the name that the token is to have.
     Token(String),
     /// `mod …`: the modules that are kept.
     Mod(ModConfig),
+}
+
+/// How `version` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// On one line.
+    Line,
+    /// `--json`
+    Json,
+    /// `--licenses`
+    Licenses,
 }
 
 /// What `mod` needs.

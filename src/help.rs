@@ -1,9 +1,11 @@
 //! The help texts. The tables of flags and variables come from the table that drives parsing.
 
-use std::env::consts::{ARCH, OS};
+mod man;
+mod shell;
+
 use std::fmt::Write as _;
 
-use crate::cli::{FLAGS, Flag, Mode, PROGRAM, Section};
+use crate::cli::{FLAGS, Flag, Mode, Section};
 
 /// A page of help.
 struct Topic {
@@ -39,6 +41,22 @@ const TOPICS: &[Topic] = &[
     ),
 ];
 
+/// A page's name, its summary, and what writes it.
+type Made = (&'static str, &'static str, fn() -> String);
+
+/// Pages that are written by the tables alone, for other programs to read.
+const MADE: &[Made] = &[
+    ("man", "all of this as a manual page", man::man),
+    ("bash", "completions for bash", shell::bash),
+    ("zsh", "completions for zsh", shell::zsh),
+    ("fish", "completions for fish", shell::fish),
+];
+
+/// What there are pages on.
+fn names() -> impl Iterator<Item = &'static str> {
+    TOPICS.iter().map(|topic| topic.name).chain(MADE.iter().map(|made| made.0))
+}
+
 const ALL_SECTIONS: &[Section] = &[
     Section::Cache,
     Section::Bucket,
@@ -52,6 +70,7 @@ const ALL_SECTIONS: &[Section] = &[
     Section::Push,
     Section::Clear,
     Section::Keygen,
+    Section::Version,
 ];
 
 /// The page on `word`, a topic or a command, or the overview. The error names the topics.
@@ -64,8 +83,11 @@ pub fn page(word: Option<&str>) -> Result<String, String> {
         Some("status" | "prune" | "push" | "clear" | "doctor") => "maintenance",
         Some(word) => word,
     };
+    if let Some((_, _, make)) = MADE.iter().find(|made| made.0 == name) {
+        return Ok(make());
+    }
     let Some(topic) = TOPICS.iter().find(|topic| topic.name == name) else {
-        let names: Vec<&str> = TOPICS.iter().map(|t| t.name).collect();
+        let names: Vec<&str> = names().collect();
         return Err(format!("no help on {name:?}: the topics are {}", names.join(", ")));
     };
     let mut page = topic.text.to_string();
@@ -78,17 +100,12 @@ pub fn page(word: Option<&str>) -> Result<String, String> {
     Ok(page)
 }
 
-/// `version`'s one line.
-pub fn version() -> String {
-    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
-    format!("{PROGRAM} {} ({ARCH}-unknown-{OS}-{libc})", env!("CARGO_PKG_VERSION"))
-}
-
 fn overview() -> String {
     let mut page = OVERVIEW.to_string();
     page.push_str("\nTopics (go-cache-plugin help TOPIC):\n");
-    for topic in TOPICS {
-        writeln!(page, "  {:<14} {}", topic.name, topic.summary).expect("a String takes all");
+    let made = MADE.iter().map(|(name, summary, _)| (*name, *summary));
+    for (name, summary) in TOPICS.iter().map(|topic| (topic.name, topic.summary)).chain(made) {
+        writeln!(page, "  {name:<14} {summary}").expect("a String takes all");
     }
     page
 }
@@ -107,6 +124,7 @@ fn title(section: Section) -> &'static str {
         Section::Clear => "Clear",
         Section::Access => "Who may ask over HTTP",
         Section::Keygen => "Tokens",
+        Section::Version => "Version",
     }
 }
 

@@ -108,6 +108,8 @@ pub enum Section {
     Clear,
     /// What `keygen` makes.
     Keygen,
+    /// What `version` says.
+    Version,
 }
 
 /// One flag.
@@ -192,6 +194,7 @@ const PUSH: &[Mode] = &[Mode::Push];
 const CLEAR: &[Mode] = &[Mode::Clear];
 const KEYGEN: &[Mode] = &[Mode::Keygen];
 const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod];
+const VERSION: &[Mode] = &[Mode::Version];
 const MOD: &[Mode] = &[Mode::Mod];
 
 /// The value of a `--bucket` that has none: the bucket that the variables name.
@@ -369,4 +372,8 @@ flags! {
         "sign what is sent with --signing-key-file, which vouches for everything in the cache directory, whoever put it there";
     local: "local", "", None, "", Clear, CLEAR,
         "empty the local cache directory";
+    json: "json", "", None, "", Version, VERSION,
+        "print version, commit, target and features as JSON";
+    licenses: "licenses", "", None, "", Version, VERSION,
+        "print the licences of all that the program contains";
 }

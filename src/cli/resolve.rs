@@ -17,7 +17,7 @@ use super::flags::{Flag, Given, Mode, Section, Values};
 use super::value;
 use crate::config::{
     BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, KeyPrefix, PluginAddr,
-    PruneConfig, PushConfig, RunConfig, ServeConfig,
+    PruneConfig, PushConfig, RunConfig, ServeConfig, Version,
 };
 use crate::error::Error;
 use crate::sign::Signer;
@@ -92,7 +92,12 @@ pub(super) fn invocation(
         Mode::Keygen => Invocation::Keygen(cwd.join(word)),
         Mode::Mod => Invocation::Mod(from.modules(&word, command)?),
         Mode::Help => Invocation::Help(Some(word).filter(|topic| !topic.is_empty())),
-        Mode::Version => Invocation::Version,
+        Mode::Version => Invocation::Version(match (on(&values.json)?, on(&values.licenses)?) {
+            (true, true) => return Err(Error::usage("version: --json or --licenses, one of them")),
+            (true, false) => Version::Json,
+            (false, true) => Version::Licenses,
+            (false, false) => Version::Line,
+        }),
     })
 }
 

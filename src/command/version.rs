@@ -1,9 +1,41 @@
-//! `version`: one line on stdout.
+//! `version`: what this binary is, and of what it is made, on stdout.
 
+use std::env::consts::ARCH;
+
+use serde_json::json;
+
+use crate::cli::{Mode, PROGRAM};
+use crate::config::Version;
 use crate::error::{Error, Exit};
-use crate::help;
 
-/// Prints name, version and target.
-pub(super) fn execute() -> Result<Exit, Error> {
-    super::print(&format!("{}\n", help::version()))
+/// Made by `.ci/licenses`.
+const LICENSES: &[u8] = include_bytes!("../help/licenses.txt.zst");
+
+/// Prints one line, a JSON object, or the licences.
+pub(super) fn execute(how: Version) -> Result<Exit, Error> {
+    let version = env!("CARGO_PKG_VERSION");
+    super::print(&match how {
+        Version::Line => format!("{PROGRAM} {version} ({})\n", target()),
+        Version::Json => {
+            let features: Vec<&str> = Mode::COMMANDS.iter().map(|(name, _)| *name).collect();
+            // the commit is what a build is told: a build script that asked git would tie the bytes to a checkout
+            let commit = option_env!("GO_CACHE_PLUGIN_COMMIT").filter(|commit| !commit.is_empty());
+            format!("{}\n", json!({ "version": version, "commit": commit, "target": target(), "features": features }))
+        }
+        Version::Licenses => zstd::decode_all(LICENSES)
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .map_err(|e| Error::failed(format!("licences: {e}")))?,
+    })
+}
+
+/// The target triple that it was built for.
+fn target() -> String {
+    let system = match () {
+        () if cfg!(target_os = "macos") => "apple-darwin",
+        () if cfg!(all(windows, target_env = "msvc")) => "pc-windows-msvc",
+        () if cfg!(windows) => "pc-windows-gnu",
+        () if cfg!(target_env = "musl") => "unknown-linux-musl",
+        () => "unknown-linux-gnu",
+    };
+    format!("{ARCH}-{system}")
 }

@@ -48,6 +48,17 @@ fn help_and_version_go_to_stdout() {
         let name = concat!("go-cache-plugin ", env!("CARGO_PKG_VERSION"), " (");
         assert!(out.stdout.starts_with(name), "{}", out.describe());
     }
+    let json = Plugin::new(&dir).args(["version", "--json"]).output().ok().quiet().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let out = Plugin::new(&dir).arg("version").output().ok();
+    let line = format!("go-cache-plugin {} ({})\n", env!("CARGO_PKG_VERSION"), json["target"].as_str().unwrap());
+    assert_eq!((out.stdout.as_str(), &json["version"]), (line.as_str(), &env!("CARGO_PKG_VERSION").into()));
+    assert_eq!(json["commit"].as_str(), option_env!("GO_CACHE_PLUGIN_COMMIT").filter(|commit| !commit.is_empty()));
+    assert!(json["features"].as_array().unwrap().contains(&"run".into()), "{json}");
+    let rustc = std::process::Command::new("rustc").arg("-vV").output().unwrap();
+    let host = format!("host: {}\n", json["target"].as_str().unwrap());
+    assert!(String::from_utf8(rustc.stdout).unwrap().contains(&host), "{json}");
+    Plugin::new(&dir).args(["version", "--json", "--licenses"]).output().code(2);
     assert!(!dir.join("cache").exists());
 }
 

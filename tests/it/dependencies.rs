@@ -6,6 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::support::env::{Plugin, TempDir};
+
 const DENY: &str = include_str!("../../.ci/deny.toml");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -71,6 +73,37 @@ fn every_licence_is_allowed() {
         .map(|p| format!("{}: {}", p["name"], p["license"]))
         .collect();
     assert!(refused.is_empty(), "licences that deny.toml does not allow: {refused:#?}");
+}
+
+#[test]
+fn version_names_every_package_that_is_linked_and_its_licence() {
+    let dir = TempDir::new();
+    let said = Plugin::new(&dir).args(["version", "--licenses"]).output().ok().quiet().stdout;
+    let (_, table) = said.split_once("\n\n").expect("a table after the first line");
+    let (table, texts) = table.split_once("\n\n").expect("texts after the table");
+    // not cargo's: the standard library and what a static binary has of the system
+    let mine = |line: &&str| !line.starts_with("rust-std  ") && !line.starts_with("musl  ");
+    let listed: BTreeSet<&str> = table.lines().map(str::trim_start).filter(mine).collect();
+
+    let mut args = vec!["tree", "--locked", "-e", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}  {l}"];
+    let (_, targets) = include_str!("../../.ci/targets").split_once("TARGETS='").expect("the list of targets");
+    args.extend(targets.split('\'').next().unwrap().split_whitespace().flat_map(|target| ["--target", target]));
+    let tree = cargo(&args).replace(" (*)", "");
+    // "name v1.2.3  LICENCE"; a path dependency, ourselves, has its path in between
+    let linked: BTreeSet<String> = tree
+        .lines()
+        .filter(|line| line.contains("  ") && !line.contains(" (/"))
+        .map(|line| line.replacen(" v", " ", 1))
+        .collect();
+    let linked: BTreeSet<&str> = linked.iter().map(String::as_str).collect();
+    let differ: Vec<_> = linked.symmetric_difference(&listed).collect();
+    assert!(differ.is_empty(), "run .ci/licenses: it and cargo differ in {differ:?}");
+    for package in listed {
+        let name = package.split("  ").next().unwrap();
+        let whose =
+            |line: &str| line.strip_prefix("  ").is_some_and(|l| l == name || l.starts_with(&format!("{name}: ")));
+        assert!(texts.lines().any(whose), "a text is said to be that of {name}");
+    }
 }
 
 #[test]

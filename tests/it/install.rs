@@ -1,0 +1,213 @@
+//! `.github/install.sh` against a server: what it installs, and that nothing else ever lands.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::support::env::{Output, Running, TempDir, binary, poll, run, scrubbed};
+use crate::support::upstream::{Fault, Upstream};
+
+const NAME: &str = "go-cache-plugin-x86_64-unknown-linux-musl";
+const SUMS: &str = "releases/latest/download/SHA256SUMS";
+
+/// A release on a server, and a home without anything in it.
+struct Release {
+    server: Upstream,
+    dir: TempDir,
+}
+
+impl Release {
+    /// The binary under test, as latest and as v1.2.3.
+    fn new() -> Self {
+        let dir = TempDir::new();
+        let release = dir.dir("releases/latest/download");
+        std::fs::create_dir_all(release.join(NAME)).unwrap();
+        symlink(binary(), release.join(NAME).join("go-cache-plugin")).unwrap();
+        let pack = format!(
+            "tar -chf - {NAME} | gzip -1 > {NAME}.tar.gz && rm -r {NAME} && sha256sum {NAME}.tar.gz > SHA256SUMS"
+        );
+        let packed = Command::new("sh").args(["-c", &pack]).current_dir(&release).status().unwrap();
+        assert!(packed.success());
+        dir.dir("releases/download");
+        symlink(&release, dir.join("releases/download/v1.2.3")).unwrap();
+        Release { server: Upstream::start(dir.path()), dir }
+    }
+
+    /// `install.sh` in a home of its own.
+    fn command(&self) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/install.sh");
+        let mut command = scrubbed("sh", &self.dir.dir("home"));
+        command.arg(script).env("GO_CACHE_PLUGIN_URL", format!("{}/releases", self.server.url()));
+        command.env("GO_CACHE_PLUGIN_TARGET", NAME.trim_start_matches("go-cache-plugin-"));
+        command
+    }
+
+    fn install(&self, set: impl FnOnce(&mut Command) -> &mut Command) -> Output {
+        let mut command = self.command();
+        set(&mut command);
+        run(command)
+    }
+
+    /// What is in the directory that binaries go to.
+    fn installed(&self) -> Vec<PathBuf> {
+        let bin = self.dir.join("home/.local/bin");
+        std::fs::read_dir(bin).map_or(Vec::new(), |all| all.map(|entry| entry.unwrap().path()).collect())
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.dir.join(&format!("releases/latest/download/{NAME}.tar.gz"))
+    }
+
+    /// That it fails with one line of ours that says `what`, and leaves only what was there.
+    #[track_caller]
+    fn refuses(&self, what: &str, set: impl FnOnce(&mut Command) -> &mut Command) {
+        let before = self.installed();
+        let out = self.install(set).code(1);
+        let ours: Vec<&str> = out.stderr.lines().filter(|line| line.starts_with("install.sh: ")).collect();
+        assert!(ours.len() == 1 && ours[0].contains(what), "{what}{}", out.describe());
+        assert_eq!(self.installed(), before, "{}", out.describe());
+    }
+}
+
+/// A PATH of a few programs alone.
+fn only(dir: &TempDir, programs: &[&str]) -> PathBuf {
+    let bin = dir.dir(&format!("path-{}", programs.join("-")));
+    for name in programs {
+        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| panic!("{name} is on PATH"));
+        symlink(found, bin.join(name)).unwrap();
+    }
+    bin
+}
+
+/// What the script calls beside what downloads.
+const TOOLS: [&str; 11] = ["sh", "cut", "gzip", "mkdir", "mktemp", "mv", "rm", "sed", "sha256sum", "tar", "uname"];
+
+#[test]
+fn what_a_release_has_is_installed() {
+    let release = Release::new();
+    let out = release.install(|c| c).ok();
+    let program = release.dir.join("home/.local/bin/go-cache-plugin");
+    assert!(out.stdout.ends_with(&format!(": {}\n", program.display())), "{}", out.describe());
+    assert!(out.stderr.contains("is not in PATH"), "{}", out.describe());
+    assert_eq!(std::fs::read(&program).unwrap(), std::fs::read(binary()).unwrap());
+    assert_eq!(release.installed(), std::slice::from_ref(&program), "nothing beside it");
+
+    // over what is there, by version, elsewhere, by a hash of one's own
+    std::fs::write(&program, "an old one").unwrap();
+    let bin = release.dir.dir("elsewhere");
+    let path = std::env::join_paths([bin.clone(), PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap();
+    let sums = std::fs::read_to_string(release.dir.join(SUMS)).unwrap();
+    std::fs::remove_file(release.dir.join(SUMS)).unwrap();
+    release
+        .install(|c| {
+            let pinned = c.env("GO_CACHE_PLUGIN_VERSION", "1.2.3").env("GO_CACHE_PLUGIN_SHA256", &sums[..64]);
+            pinned.env("GO_CACHE_PLUGIN_DIR", &bin).env("PATH", path)
+        })
+        .ok()
+        .quiet();
+    assert!(bin.join("go-cache-plugin").is_file());
+    assert_eq!(release.server.count(&format!("/releases/download/v1.2.3/{NAME}.tar.gz")), 1);
+    assert_eq!(std::fs::read(&program).unwrap(), b"an old one");
+
+    // without curl: wget; without the variable: this machine's target
+    std::fs::write(release.dir.join(SUMS), sums).unwrap();
+    let mut tools = TOOLS.to_vec();
+    tools.push("wget");
+    let wget = only(&release.dir, &tools);
+    release.install(|c| c.env("PATH", wget).env_remove("GO_CACHE_PLUGIN_TARGET")).ok();
+    assert_eq!(std::fs::read(&program).unwrap(), std::fs::read(binary()).unwrap());
+}
+
+#[test]
+fn broken_downloads_install_nothing() {
+    let release = Release::new();
+    std::fs::create_dir_all(release.dir.join("home/.local/bin")).unwrap();
+    std::fs::write(release.dir.join("home/.local/bin/go-cache-plugin"), "an old one").unwrap();
+    let good = std::fs::read(release.archive()).unwrap();
+    let sums = std::fs::read_to_string(release.dir.join(SUMS)).unwrap();
+    let wget = {
+        let mut tools = TOOLS.to_vec();
+        tools.push("wget");
+        only(&release.dir, &tools)
+    };
+
+    for fault in [Fault::Status(404), Fault::Status(403), Fault::Truncated, Fault::Down] {
+        release.server.set(fault);
+        release.refuses("cannot fetch ", |c| c);
+        release.refuses("cannot fetch ", |c| c.env("GO_CACHE_PLUGIN_SHA256", &sums[..64]));
+    }
+    release.server.set(Fault::Status(404));
+    release.refuses("cannot fetch ", |c| c.env("PATH", &wget));
+    release.server.set(Fault::Html);
+    release.refuses("has no line for ", |c| c);
+    for fault in [Fault::Html, Fault::Half] {
+        release.server.set(fault);
+        release.refuses("is not what it should be", |c| c.env("GO_CACHE_PLUGIN_SHA256", &sums[..64]));
+    }
+    release.server.set(Fault::None);
+
+    std::fs::write(release.archive(), &good[..good.len() - 1]).unwrap();
+    release.refuses("is not what it should be", |c| c);
+    std::fs::write(release.archive(), &good).unwrap();
+    std::fs::write(release.dir.join(SUMS), sums.replace("musl", "gnu")).unwrap();
+    release.refuses("has no line for ", |c| c);
+    std::fs::remove_file(release.dir.join(SUMS)).unwrap();
+    release.refuses("cannot fetch ", |c| c);
+    std::fs::write(release.dir.join(SUMS), &sums).unwrap();
+
+    release.refuses("is not what it should be", |c| c.env("GO_CACHE_PLUGIN_SHA256", "0".repeat(64)));
+    release.refuses("cannot fetch ", |c| c.env("GO_CACHE_PLUGIN_VERSION", "9.9.9"));
+    release.refuses("GO_CACHE_PLUGIN_URL is not set", |c| c.env_remove("GO_CACHE_PLUGIN_URL"));
+    release.refuses("HOME is not set", |c| c.env_remove("HOME"));
+    let file = release.dir.write("file", "");
+    release.refuses("set GO_CACHE_PLUGIN_DIR to another", |c| c.env("GO_CACHE_PLUGIN_DIR", file.join("bin")));
+    let closed = Path::new("/proc/self");
+    release.refuses("set GO_CACHE_PLUGIN_DIR to another", |c| c.env("GO_CACHE_PLUGIN_DIR", closed));
+    let neither = only(&release.dir, &TOOLS);
+    release.refuses("neither curl nor wget", |c| c.env("PATH", neither));
+
+    // what hashes right and does not run
+    let fake = release.dir.dir("fake").join(NAME);
+    std::fs::create_dir_all(&fake).unwrap();
+    std::fs::write(fake.join("go-cache-plugin"), "#!/nonexistent/interpreter\n").unwrap();
+    std::fs::set_permissions(fake.join("go-cache-plugin"), PermissionsExt::from_mode(0o755)).unwrap();
+    let pack = format!("tar -czf {0} -C {1} {NAME}", release.archive().display(), fake.parent().unwrap().display());
+    assert!(Command::new("sh").args(["-c", &pack]).status().unwrap().success());
+    let hash = run({
+        let mut command = Command::new("sha256sum");
+        command.arg(release.archive());
+        command
+    });
+    release.refuses("does not run here", |c| c.env("GO_CACHE_PLUGIN_SHA256", &hash.stdout[..64]));
+    assert_eq!(std::fs::read(release.dir.join("home/.local/bin/go-cache-plugin")).unwrap(), b"an old one");
+}
+
+#[test]
+fn half_of_it_and_an_interrupted_one_do_nothing() {
+    let release = Release::new();
+    let script = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/install.sh")).unwrap();
+    let half = release.dir.write("half.sh", script.strip_suffix("main\n").expect("main is its last line"));
+    let mut command = scrubbed("sh", &release.dir.dir("home"));
+    command.arg(half).env("GO_CACHE_PLUGIN_URL", format!("{}/releases", release.server.url()));
+    run(command).ok().quiet();
+    assert!(release.server.seen().is_empty());
+
+    // as ^C does it: the signal goes to all of them
+    release.server.set(Fault::Slow(Duration::from_secs(30)));
+    let mut command = release.command();
+    command.process_group(0);
+    let mut running = Running::start(command, Stdio::null());
+    poll("the request", || (!release.server.seen().is_empty()).then_some(()));
+    assert_eq!(release.installed().len(), 1, "its temporary directory");
+    kill_process_group(Pid::from_raw(running.pid() as i32).unwrap(), Signal::INT).unwrap();
+    let out = running.wait();
+    assert!(!out.status.success(), "{}", out.describe());
+    assert!(release.installed().is_empty(), "{:?}", release.installed());
+}
