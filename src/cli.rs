@@ -153,6 +153,7 @@ mod tests {
                 Some(Mode::Push) => &["push", "--bucket=some"],
                 Some(Mode::Clear | Mode::Keygen) => continue,
                 Some(Mode::Mod) => &["mod", "list"],
+                Some(Mode::Connect) => &["connect", "1"],
                 _ => &["--bucket=some"],
             };
             let args: Vec<&str> = base.iter().copied().chain([arg.as_str()]).collect();

@@ -88,6 +88,13 @@ impl Client {
         Ok(place.get_or_init(|| agent))
     }
 
+    /// The proxy that a request to `url` goes through.
+    pub fn proxy(&self, url: &str) -> Option<String> {
+        let proxy = self.options.proxy.as_ref()?;
+        let spared = url.parse::<Uri>().is_ok_and(|uri| proxy.is_no_proxy(&uri));
+        (!spared).then(|| format!("{}:{}", proxy.host(), proxy.port()))
+    }
+
     fn make(&self, https: bool) -> io::Result<Agent> {
         let o = &self.options;
         let mut config = Agent::config_builder()
@@ -119,6 +126,26 @@ impl Client {
         let connector = Counting { inner: DefaultConnector::default(), bucket: o.bucket.clone() };
         let resolver = Remembering { reach: o.reach.clone(), ..Remembering::default() };
         Ok(Agent::with_parts(config.build(), connector, resolver))
+    }
+}
+
+/// What went wrong, where ureq has no words of its own for people.
+pub fn words(e: &ureq::Error) -> String {
+    use ureq::Error;
+    let tls = match e {
+        Error::Rustls(e) => Some(e),
+        Error::Io(e) => e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()),
+        _ => None,
+    };
+    match e {
+        _ if matches!(tls, Some(rustls::Error::InvalidMessage(_))) => {
+            "what answers there speaks no TLS: is it http://, not https://?".to_string()
+        }
+        Error::Io(e) => e.to_string(),
+        Error::Timeout(which) => format!("no answer in time ({which})"),
+        Error::HostNotFound => "no such host".to_string(),
+        Error::ConnectionFailed => "cannot connect".to_string(),
+        e => e.to_string(),
     }
 }
 

@@ -6,6 +6,7 @@ mod clear;
 mod connect;
 mod direct;
 mod doctor;
+mod goenv;
 mod help;
 mod keygen;
 mod listen;
@@ -14,6 +15,7 @@ mod modarchive;
 mod modgraph;
 mod modules;
 mod names;
+mod private_dir;
 mod prune;
 mod pull;
 mod push;
@@ -43,6 +45,7 @@ use crate::text;
 pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
     match invocation {
         Invocation::Help(word) => help::execute(word.as_deref()),
+        Invocation::Summary(config) => summary::execute(&config),
         Invocation::Version(how) => version::execute(how),
         Invocation::Keygen(file) => keygen::execute(&file),
         Invocation::Token(name) => keygen::token(&name),
@@ -55,7 +58,8 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             serve::execute(&config)
         }
         Invocation::Connect(config) => {
-            logging::init(config.verbose, DebugMask::default());
+            let debug = config.fallback.as_ref().and_then(|f| f.as_ref().ok()).map(|f| f.debug);
+            logging::init(config.verbose, debug.unwrap_or_default());
             connect::execute(&config)
         }
         Invocation::Run(config) => {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
 pub use web::{
@@ -42,6 +43,8 @@ pub enum Invocation {
     Doctor(Config),
     /// `help [topic]`, or a command's `--help`: the word, or none for the overview.
     Help(Option<String>),
+    /// `summary`: adds up what the processes of a job have counted.
+    Summary(SummaryConfig),
     /// `version`.
     Version(Version),
     /// `keygen FILE`: the absolute path of the private key's file to make.
@@ -110,6 +113,9 @@ pub struct ConnectConfig {
     pub scope: Option<String>,
     /// Log what the program does. Default: false.
     pub verbose: bool,
+    /// The cache to go on with where no server answers; an error is of what matters only then.
+    /// Default: that of direct mode; none with `--strict`.
+    pub fallback: Option<Result<Config, Error>>,
 }
 
 /// What `run` needs.
@@ -121,6 +127,39 @@ pub struct RunConfig {
     pub http: Option<HttpConfig>,
     /// The command and its arguments; never empty.
     pub command: Vec<OsString>,
+    /// What `go`'s own settings say of the module proxy. Default: everything.
+    pub go_says: GoSays,
+    /// Where the table of what was counted goes. Default: nowhere, unless the variables name a CI's place.
+    pub report: Report,
+}
+
+/// What of a module proxy `go`'s own settings say, since no flag does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GoSays {
+    /// GOPROXY says whom to ask.
+    pub upstream: bool,
+    /// GOSUMDB says which sum database there is.
+    pub sumdb: bool,
+}
+
+/// What `summary` needs.
+#[derive(Clone, Debug)]
+pub struct SummaryConfig {
+    /// The file of lines, as [`Config::summary`] has them.
+    pub file: PathBuf,
+    /// Where the table goes. Default: stdout, unless the variables name a CI's place.
+    pub report: Report,
+}
+
+/// Where a job's summary is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// In no particular place.
+    Plain,
+    /// Below the job on GitHub: Markdown appended to the file that GITHUB_STEP_SUMMARY names.
+    GitHub(PathBuf),
+    /// In the job's log on GitLab, as a section that opens at a click.
+    GitLab,
 }
 
 /// What `clear` needs.
@@ -179,6 +218,8 @@ pub struct Config {
     pub min_upload_size: u64,
     /// Print the metrics to stderr at exit. Default: false.
     pub metrics: bool,
+    /// At the end, a line of JSON with what was counted is appended to this file. Default: none.
+    pub summary: Option<PathBuf>,
     /// What is unused for longer is pruned at close; `None` for never. Default: 14 days.
     pub expiry: Option<Duration>,
     /// Whether `expiry` was asked for: it then applies to modules and proxied bodies too, the
@@ -306,6 +347,16 @@ pub enum Layout {
     Classic,
 }
 
+impl Layout {
+    /// As `--s3-layout` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Single => "single",
+            Layout::Classic => "classic",
+        }
+    }
+}
+
 /// The bits of `--debug`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DebugMask(pub u8);
@@ -324,6 +375,9 @@ impl DebugMask {
         self.0 & 4 != 0
     }
 }
+
+/// A Unix socket's path may be this long, in bytes.
+pub const SOCKET_PATH_LIMIT: usize = 107;
 
 /// Where `serve` takes plugin clients.
 #[derive(Clone, Debug, PartialEq, Eq)]

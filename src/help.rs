@@ -77,6 +77,7 @@ const ALL_SECTIONS: &[Section] = &[
 pub fn page(word: Option<&str>) -> Result<String, String> {
     let name = match word {
         None | Some("help" | "version") => return Ok(overview()),
+        Some("summary") => "run",
         Some("serve" | "connect") => "serve-mode",
         Some("keygen") => "bucket",
         Some("pull") => "readahead",

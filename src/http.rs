@@ -19,6 +19,7 @@ use std::time::Instant;
 use self::auth::Guard;
 use self::exchange::{Body, Handler, Reply, Request, Target};
 use crate::metrics::Metrics;
+use crate::text;
 
 /// Who answers what. What is not there is 404, or 401 or 403 for who may not see the status.
 #[derive(Default)]
@@ -91,7 +92,7 @@ impl Handler for Router {
             body => body.length().unwrap_or(0),
         };
         if module && self.debug_modproxy {
-            log::info!(target: "request", "E {method} {path} {} {len} bytes, {took:?}", reply.status);
+            log::info!(target: "request", "E {method} {path} {} {}, {took:?}", reply.status, text::bytes(len));
         }
         if let Some(metrics) = &self.metrics {
             metrics.latency.http_request.observe(took);

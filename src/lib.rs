@@ -40,7 +40,8 @@
 //!
 //! # Log
 //!
-//! Everything goes to stderr, through `log`. A healthy run without flags writes nothing.
+//! Everything goes to stderr, through `log`. A healthy run without flags writes nothing, but for one line
+//! that is what was asked for: what `run` came to, and where `serve` listens.
 //!
 //! | level | what it tells | shown |
 //! |---|---|---|

@@ -20,6 +20,7 @@ use crate::cache::id::{ActionId, OutputId};
 use crate::metrics::{Histogram, Recent};
 use crate::pool::Pool;
 use crate::protocol::{Answer, Command, PIECE, ProtocolError, PutBody, Reader, Writer};
+use crate::text;
 pub use budget::Budget;
 use budget::Piece;
 
@@ -304,9 +305,11 @@ impl Span {
         recent.push(self.command, || self.action.to_string(), outcome, bytes, took);
         if self.debug {
             let Span { command, id, action, .. } = self;
-            let why = if let Answer::Failed(why) = reply { why } else { "" };
-            let bytes = bytes.map_or_else(String::new, |n| format!(", {n} bytes"));
-            log::info!(target: "request", "E {command} #{id} {action} {outcome} {why}{bytes}, {took:?}");
+            let more = match reply {
+                Answer::Failed(why) => format!(": {why}"),
+                _ => bytes.map_or_else(String::new, |n| format!(", {}", text::bytes(n))),
+            };
+            log::info!(target: "request", "E {command} #{id} {action} {outcome}{more}, {took:?}");
         }
     }
 }

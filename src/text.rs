@@ -13,9 +13,15 @@ pub fn count(n: u64) -> String {
     out
 }
 
-/// `1 file`, `1,234 files`.
+/// `1 file`, `1,234 files`; `2 misses`, `2 entries`.
 pub fn things(n: u64, name: &str) -> String {
-    format!("{} {name}{}", count(n), if n == 1 { "" } else { "s" })
+    let many = match name.strip_suffix('y') {
+        _ if n == 1 => name.to_string(),
+        Some(stem) => format!("{stem}ies"),
+        None if name.ends_with('s') => format!("{name}es"),
+        None => format!("{name}s"),
+    };
+    format!("{} {many}", count(n))
 }
 
 /// `512 B`, `1.5 MiB`.
@@ -33,6 +39,12 @@ pub fn bytes(n: u64) -> String {
     }
     let digits = if value < 9.95 { 1 } else { 0 };
     format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A text as one word of a line: in quotes where it would not be one.
+pub fn word(text: &str) -> String {
+    let plain = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+    if plain { text.to_string() } else { format!("{text:?}") }
 }
 
 /// `12 s`, `5 min`, `3 h`, `30 days`: in whole units.
@@ -119,6 +131,7 @@ mod tests {
     fn numbers_for_people() {
         assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([things(0, "file"), things(1, "file"), things(1000, "file")], ["0 files", "1 file", "1,000 files"]);
+        assert_eq!([things(1, "miss"), things(2, "miss"), things(2, "entry")], ["1 miss", "2 misses", "2 entries"]);
         assert_eq!(
             [bytes(0), bytes(1023), bytes(1024), bytes(10_240), bytes(1 << 20), bytes((1 << 20) - 1), bytes(u64::MAX)],
             ["0 B", "1023 B", "1.0 KiB", "10 KiB", "1.0 MiB", "1.0 MiB", "16 EiB"]

@@ -28,6 +28,7 @@ use super::id::{ActionId, OutputId};
 use super::manifest::{self, Entry, Manifest};
 use crate::pool::Pool;
 use crate::sign::from_nanos;
+use crate::text::{bytes, things};
 pub use pull::Pulled;
 use stored::Found;
 pub use stored::{Loading, read};
@@ -327,7 +328,8 @@ impl Shared {
         let metrics = &self.fetcher.metrics.readahead;
         metrics.manifest_loads.inc();
         metrics.manifest_entries.add(manifest.entries.len() as u64);
-        log::debug!("{key}: {} entries in {} frames, {len} bytes", manifest.entries.len(), manifest.frames.len());
+        let (entries, in_frames) = (manifest.entries.len() as u64, manifest.frames.len() as u64);
+        log::debug!("{key}: {} in {}, {}", things(entries, "entry"), things(in_frames, "frame"), bytes(len));
         let index: HashMap<_, _> = manifest.entries.iter().enumerate().map(|(i, e)| (e.action, i as u32)).collect();
         let mut window = Window::new(&manifest, len);
         let first = window.first(&manifest);

@@ -37,13 +37,15 @@ pub enum Mode {
     Keygen,
     /// `mod`
     Mod,
+    /// `summary`
+    Summary,
     /// `version`
     Version,
 }
 
 impl Mode {
     /// Every subcommand with its name.
-    pub const COMMANDS: [(&'static str, Mode); 13] = [
+    pub const COMMANDS: [(&'static str, Mode); 14] = [
         ("serve", Mode::Serve),
         ("connect", Mode::Connect),
         ("run", Mode::Run),
@@ -55,6 +57,7 @@ impl Mode {
         ("doctor", Mode::Doctor),
         ("keygen", Mode::Keygen),
         ("mod", Mode::Mod),
+        ("summary", Mode::Summary),
         ("help", Mode::Help),
         ("version", Mode::Version),
     ];
@@ -70,6 +73,7 @@ impl Mode {
             Mode::Connect => Some("an address"),
             Mode::Keygen => Some("a file, or with --token a name"),
             Mode::Mod => Some("fetch, export, import, list or rm"),
+            Mode::Summary => Some("a file"),
             Mode::Help => Some("a topic"),
             _ => None,
         }
@@ -188,6 +192,7 @@ impl Given {
 
 const ALL: &[Mode] = &[];
 const SERVE: &[Mode] = &[Mode::Serve];
+const CONNECT: &[Mode] = &[Mode::Connect];
 const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
 const PRUNE: &[Mode] = &[Mode::Prune];
 const PUSH: &[Mode] = &[Mode::Push];
@@ -314,12 +319,16 @@ flags! {
         "fetch nothing ahead of go";
     metrics: "metrics", "GOCACHE_METRICS", None, "false", Log, ALL,
         "print the metrics to stderr at exit, as JSON";
+    summary: "summary", "GOCACHE_SUMMARY", Some("FILE"), "none", Log, ALL,
+        "append what was counted, as one line of JSON, at the end; the command summary adds such lines up";
     verbose: "v", "GOCACHE_VERBOSE", None, "false", Log, ALL,
         "log what the program does to stderr";
     debug: "debug", "GOCACHE_DEBUG", Some("MASK"), "0", Log, ALL,
         "log every request; the sum of 1 (build cache), 2 (module proxy), 4 (reverse proxy)";
     plugin: "plugin", "GOCACHE_PLUGIN", Some("PORT|PATH"), "", Listen, SERVE,
         "port on 127.0.0.1, or path of a Unix socket, for plugin clients (required)";
+    strict: "strict", "GOCACHE_STRICT", None, "false", Listen, CONNECT,
+        "fail where no server answers, rather than build with the local cache, as without a command";
     http: "http", "GOCACHE_HTTP", Some("HOST:PORT"), "none; 127.0.0.1:0 for run --modproxy", Listen, HTTP,
         "address of the HTTP server";
     http_host: "http-host", "GOCACHE_HTTP_HOST", Some("NAME..."), "none", Access, SERVE,

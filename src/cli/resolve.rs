@@ -16,14 +16,12 @@ use super::Environment;
 use super::flags::{Flag, Given, Mode, Section, Values};
 use super::value;
 use crate::config::{
-    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, Invocation, KeyPrefix, PluginAddr,
-    PruneConfig, PushConfig, RunConfig, ServeConfig, Version,
+    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, GoSays, Invocation, KeyPrefix,
+    PluginAddr, PruneConfig, PushConfig, Report, RunConfig, SOCKET_PATH_LIMIT, ServeConfig, SummaryConfig, Version,
 };
 use crate::error::Error;
 use crate::sign::Signer;
 
-/// A Unix socket's path may be this long, in bytes.
-const SOCKET_PATH_LIMIT: usize = 107;
 /// How long what is unused stays: go's own cache keeps it for 5 days.
 const EXPIRY: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long an upload may wait.
@@ -62,13 +60,18 @@ pub(super) fn invocation(
             addr: from.connect(word)?,
             scope: from.scope()?,
             verbose: on(&values.verbose)?,
+            fallback: if on(&values.strict)? { None } else { Some(from.cache()) },
         }),
         Mode::Run => {
             if command.is_empty() {
                 return Err(Error::usage("run needs a command, for example: go-cache-plugin run go build ./..."));
             }
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            Invocation::Run(RunConfig { http: from.http(Some(any_port))?, cache: from.cache()?, command })
+            let (cache, http) = (from.cache()?, from.http(Some(any_port))?);
+            // where the job is summed up, so is this
+            let report = if cache.summary.is_some() { Report::Plain } else { from.report() };
+            let go_says = GoSays { upstream: values.upstream.is_none(), sumdb: values.sumdb.is_none() };
+            Invocation::Run(RunConfig { http, cache, command, go_says, report })
         }
         Mode::Status => Invocation::Status(from.cache()?, from.names_bucket()?),
         Mode::Prune if from.names_bucket()? => Invocation::PruneBucket(from.prune_bucket()?),
@@ -91,6 +94,11 @@ pub(super) fn invocation(
         Mode::Keygen if on(&values.token)? => Invocation::Token(token_name(word)?),
         Mode::Keygen => Invocation::Keygen(cwd.join(word)),
         Mode::Mod => Invocation::Mod(from.modules(&word, command)?),
+        Mode::Summary => {
+            let given = (!word.is_empty()).then(|| cwd.join(word)).or(from.summary()?);
+            let file = given.ok_or_else(|| Error::usage("summary needs a file: summary FILE, or GOCACHE_SUMMARY"))?;
+            Invocation::Summary(SummaryConfig { file, report: from.report() })
+        }
         Mode::Help => Invocation::Help(Some(word).filter(|topic| !topic.is_empty())),
         Mode::Version => Invocation::Version(match (on(&values.json)?, on(&values.licenses)?) {
             (true, true) => return Err(Error::usage("version: --json or --licenses, one of them")),
@@ -196,6 +204,7 @@ impl Resolver<'_> {
             note: self.note.clone(),
             min_upload_size: v.min_upload_size.as_ref().map_or(Ok(0), size)?,
             metrics: on(&v.metrics)?,
+            summary: self.summary()?,
             expiry: age(&v.expiry, EXPIRY)?,
             expiry_given: v.expiry.is_some(),
             max_size: v.max_cache_size.as_ref().map(size).transpose()?.filter(|n| *n > 0),
@@ -212,15 +221,20 @@ impl Resolver<'_> {
         })
     }
 
-    /// The local cache directory. `go` starts us wherever it is itself, where a relative one would be made.
-    fn cache_dir(&self) -> Result<PathBuf, Error> {
-        let given = &self.values.cache_dir;
+    /// Refuses a relative path where `go` starts us, wherever it is itself: that would be made there.
+    fn in_full(&self, given: &Option<Given>) -> Result<(), Error> {
         if let Some(given) = given.as_ref().filter(|_| matches!(self.mode, Mode::Direct | Mode::Connect))
             && self.expanded(&given.text).is_ok_and(|path| !path.is_empty() && !path.starts_with('/'))
         {
             return Err(given.error("relative, while go starts this in any directory: write it in full, or $HOME/…"));
         }
-        self.user_dir(given, "cache", "XDG_CACHE_HOME", ".cache")
+        Ok(())
+    }
+
+    /// The local cache directory.
+    fn cache_dir(&self) -> Result<PathBuf, Error> {
+        self.in_full(&self.values.cache_dir)?;
+        self.user_dir(&self.values.cache_dir, "cache", "XDG_CACHE_HOME", ".cache")
     }
 
     /// The directory that `--<kind>-dir` gives, else ours in the user's folder: `variable`, or `folder`
@@ -241,6 +255,22 @@ impl Resolver<'_> {
             return Err(Error::usage(format!("{kind} directory {dir:?}: not valid UTF-8, so give --{kind}-dir")));
         }
         Ok(dir)
+    }
+
+    /// The file that what was counted is appended to.
+    fn summary(&self) -> Result<Option<PathBuf>, Error> {
+        self.in_full(&self.values.summary)?;
+        let given = self.values.summary.as_ref().filter(|g| !g.text.is_empty());
+        given.map(|given| self.path(given)).transpose()
+    }
+
+    /// Where this job's summaries are looked for.
+    fn report(&self) -> Report {
+        match self.variable("GITHUB_STEP_SUMMARY") {
+            Some(file) => Report::GitHub(file.into()),
+            None if self.variable("GITLAB_CI").is_some() => Report::GitLab,
+            None => Report::Plain,
+        }
     }
 
     fn debug(&self) -> Result<DebugMask, Error> {

@@ -2,6 +2,8 @@
 //!
 //! The greeting is read first: only a server that lists the command `scope` is told ours, so that
 //! either side works with the reference program. Then bytes are copied both ways, unread.
+//!
+//! Where no server greets, nothing was said to `go` yet: the build goes on in direct mode.
 
 use std::env;
 use std::fs::File;
@@ -13,7 +15,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::scope;
+use super::{direct, scope};
+use crate::cli::PROGRAM;
 use crate::config::{ConnectAddr, ConnectConfig};
 use crate::error::{Error, Exit};
 
@@ -22,24 +25,22 @@ const MAX_GREETING: u64 = 64 * 1024;
 
 /// Connects and copies until the server closes the connection.
 pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
-    let stream = match &config.addr {
-        ConnectAddr::Tcp(host, port) => TcpStream::connect((host.as_str(), *port))
-            .and_then(|stream| stream.set_nodelay(true).map(|()| OwnedFd::from(stream)))
-            .map_err(|e| refused(&format!("{host}:{port}"), &e))?,
-        ConnectAddr::Unix(path) => {
-            UnixStream::connect(path).map_err(|e| refused(&path.display().to_string(), &e))?.into()
+    let shown = address(&config.addr);
+    let lost = |e: &io::Error| Error::failed(format!("connection to the server at {shown}: {e}"));
+    let (mut reader, mut writer, mut greeting) = match (greeted(&config.addr), &config.fallback) {
+        (Ok(greeted), _) => greeted,
+        (Err(e), None) => {
+            return Err(Error::failed(format!("{shown}: {e}; is `go-cache-plugin serve` running there?")));
+        }
+        (Err(e), Some(fallback)) => {
+            super::say(format_args!("{PROGRAM}: {shown}: {e}; building with the local cache, as without `serve`"));
+            let config = fallback.as_ref().map_err(Error::clone)?;
+            super::begin(config);
+            return direct::execute(config);
         }
     };
-    let mut writer = File::from(stream);
-    let reader = writer.try_clone().map_err(|e| lost(&e))?;
-    let mut reader = BufReader::new(reader);
     // unbuffered, so that an answer never waits for the next one
     let mut stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(|e| stdout_failed(&e))?;
-    let mut greeting = Vec::new();
-    reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting).map_err(|e| lost(&e))?;
-    if greeting.is_empty() {
-        return Err(Error::failed("the server closed the connection without a greeting"));
-    }
     if let Some(plain) = without_scope(&greeting) {
         let dir = env::current_dir().unwrap_or_default();
         let scope = scope::resolve(config.scope.as_deref(), &dir);
@@ -66,6 +67,35 @@ pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
     }
 }
 
+/// A server's connection, and its greeting.
+fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<File>, File, Vec<u8>)> {
+    let stream = match addr {
+        ConnectAddr::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port))?;
+            stream.set_nodelay(true)?;
+            OwnedFd::from(stream)
+        }
+        ConnectAddr::Unix(path) => UnixStream::connect(path)?.into(),
+    };
+    let writer = File::from(stream);
+    let mut reader = BufReader::new(writer.try_clone()?);
+    let mut greeting = Vec::new();
+    reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting)?;
+    if greeting.is_empty() {
+        return Err(io::Error::other("the connection was closed without a greeting"));
+    }
+    Ok((reader, writer, greeting))
+}
+
+/// Where the server is, as people write it.
+fn address(addr: &ConnectAddr) -> String {
+    match addr {
+        ConnectAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        ConnectAddr::Tcp(host, port) => format!("{host}:{port}"),
+        ConnectAddr::Unix(path) => path.display().to_string(),
+    }
+}
+
 /// Copies to the end, passing on at once whatever has come. (`io::copy` would splice, and hold
 /// answers back.)
 fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
@@ -89,16 +119,8 @@ fn without_scope(greeting: &[u8]) -> Option<Vec<u8>> {
     (commands.len() < before).then(|| format!("{value}\n").into_bytes())
 }
 
-fn refused(addr: &str, e: &io::Error) -> Error {
-    Error::failed(format!("{addr}: {e}; is `go-cache-plugin serve` running there?"))
-}
-
 fn stdout_failed(e: &io::Error) -> Error {
     Error::failed(format!("stdout: {e}"))
-}
-
-fn lost(e: &io::Error) -> Error {
-    Error::failed(format!("connection to the server: {e}"))
 }
 
 #[cfg(test)]

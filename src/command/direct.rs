@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::stack::Stack;
-use super::{scope, signals};
+use super::{scope, signals, summary};
 use crate::cache::Client;
 use crate::config::Config;
 use crate::error::{Error, Exit};
 use crate::session;
+use crate::text;
 
 /// Bytes that the pipe from `go` may hold: the most that anyone may ask for by default.
 const PIPE: usize = 1 << 20;
@@ -21,6 +22,7 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     let stack = Arc::new(Stack::open(config)?);
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
     stack.cache.disk().recall(&scope);
+    log::info!("{} scope={}", stack.describe(), text::word(&scope));
     let client = Arc::new(Client::new(stack.cache.clone(), Some(&scope)));
     let end = {
         let (stack, client) = (stack.clone(), client.clone());
@@ -33,6 +35,7 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
                 let deadline = stack.close_deadline();
                 stack.drain(deadline);
                 client.close(deadline);
+                log::info!("{}", summary::line(&stack));
                 stack.last_words();
             }
             first

@@ -95,7 +95,7 @@ impl Listener {
     /// The address as `connect` takes it.
     pub fn address(&self) -> String {
         match &self.shared.socket {
-            Socket::Tcp(l) => l.local_addr().map_or_else(|_| String::new(), |a| a.port().to_string()),
+            Socket::Tcp(l) => l.local_addr().map_or_else(|_| String::new(), |a| a.to_string()),
             Socket::Unix(_, path) => path.display().to_string(),
         }
     }

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::modules::{Failures, each, unsure};
-use super::run::PrivateDir;
+use super::private_dir::PrivateDir;
 use super::stack::Stack;
 use super::web;
 use crate::atomic::TempFile;
@@ -110,7 +110,7 @@ fn put_entry(out: &mut impl Write, name: &str, kind: u8, len: u64, bytes: impl R
 /// Takes what is in `file` into the cache.
 pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Result<String, Error> {
     let failed = |e: io::Error| Error::failed(format!("mod import {}: {e}", file.display()));
-    let dir = PrivateDir::new()?;
+    let dir = PrivateDir::new(&stack.config().cache_dir, |_| true)?;
     let names = File::open(file).and_then(|file| unpack(file, &dir.path)).map_err(failed)?;
     let folder = UpstreamEntry { url: UpstreamUrl::Dir(dir.path.clone()), on_any_error: false, private: true };
     let upstream = UpstreamList { entries: vec![folder], end: ListEnd::List };

@@ -6,69 +6,82 @@
 //! knows by a lock that nobody is there.
 
 use std::env;
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGINT;
 
 use super::listen::Listener;
+use super::private_dir::PrivateDir;
 use super::stack::Stack;
 use super::web::{Gate, Web};
-use super::{scope, signals, summary};
-use crate::atomic::{careful, process_token};
-use crate::config::{HttpConfig, PluginAddr, RunConfig};
+use super::{goenv, scope, signals, summary};
+use crate::cli::PROGRAM;
+use crate::config::{HttpConfig, PluginAddr, RunConfig, SOCKET_PATH_LIMIT};
 use crate::error::{Error, Exit};
-use crate::lease::is_token;
+use crate::text;
 
 /// How long sessions may outlive the command: its children that go on in the background are not
 /// waited for.
 const GRACE: Duration = Duration::from_secs(2);
+/// What the socket is called in its directory.
+const SOCKET: &str = "plugin";
 
 /// Runs the command.
 pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
-    let start = Instant::now();
+    let mut http = config.http.clone();
+    let mut behind = "";
+    if let Some(modules) = http.as_mut().and_then(|http| http.mod_proxy.as_mut()) {
+        behind = goenv::take_over(modules, config.go_says)?;
+    }
     let stack = Arc::new(Stack::open(&config.cache)?);
-    let dir = PrivateDir::new()?;
+    let fits = |path: &str| path.len() + SOCKET.len() < SOCKET_PATH_LIMIT && quote(path).is_ok();
+    let dir = PrivateDir::new(&config.cache.cache_dir, fits)?;
     let child = Arc::new(Mutex::new(None));
     pass_signals_on(child.clone(), dir.path.clone())?;
-    let socket = PluginAddr::Unix(dir.path.join("plugin"));
+    let socket = PluginAddr::Unix(dir.path.join(SOCKET));
     // every client of this run is of one scope, wherever its working directory is
     let here = env::current_dir().unwrap_or_default();
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
     stack.cache.disk().recall(&scope);
-    let listener = Arc::new(Listener::start(&socket, &stack, Some(scope))?);
+    log::info!("{} scope={}", stack.describe(), text::word(&scope));
+    let listener = Arc::new(stack.begin(Listener::start(&socket, &stack, Some(scope)))?);
     let sessions = listener.clone();
     let serve = |http: &HttpConfig| Web::start(http, Gate::open(&http.access)?, &stack, move || sessions.sessions());
-    let web = config.http.as_ref().map(serve).transpose()?;
+    let web = stack.begin(http.as_ref().map(serve).transpose())?;
     stack.adopt();
     let mut command = Command::new(&config.command[0]);
     command.args(&config.command[1..]);
     command.env("GOCACHEPROG", plugin_command(&listener.address())?);
-    if let (Some(web), Some(modproxy)) = (&web, config.http.as_ref().and_then(|h| h.mod_proxy.as_ref())) {
+    if let (Some(web), Some(modproxy)) = (&web, http.as_ref().and_then(|h| h.mod_proxy.as_ref())) {
         let base = format!("http://{}/mod", web.address());
-        command.env("GOPROXY", &base);
+        command.env("GOPROXY", format!("{base}{behind}"));
         // none where GOSUMDB says off, which is then left to go
         if let Some(database) = modproxy.sumdb.first() {
             command.env("GOSUMDB", format!("{} {base}/sumdb/{}", database.verifier(), database.name));
         }
     }
-    let status = wait(command, &config.command[0], &child);
+    let status = wait(command, &child);
     let deadline = stack.close_deadline();
     listener.stop(Instant::now() + GRACE);
     web.iter().for_each(Web::stop);
     stack.drain(deadline);
     stack.last_words();
     stack.close();
-    let status = status?;
-    super::say(summary::line(&stack, start.elapsed()));
+    let status = match status {
+        Ok(status) => status,
+        Err((code, e)) => {
+            super::say(format_args!("{PROGRAM}: {}: {e}", config.command[0].to_string_lossy()));
+            return Ok(Exit::Child(code));
+        }
+    };
+    summary::of_run(&stack, config);
     let code = status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1);
     Ok(Exit::Child(u8::try_from(code).unwrap_or(1)))
 }
@@ -94,18 +107,19 @@ fn pass_signals_on(child: Arc<Mutex<Option<Pid>>>, dir: PathBuf) -> Result<(), E
     })
 }
 
-/// Starts the command and waits for its end.
-fn wait(mut command: Command, name: &OsString, running: &Mutex<Option<Pid>>) -> Result<process::ExitStatus, Error> {
-    let failed = |what: &str, e: io::Error| Error::failed(format!("{what}{}: {e}", name.to_string_lossy()));
+/// Starts the command and waits for its end. An error comes with the code to exit with.
+fn wait(mut command: Command, running: &Mutex<Option<Pid>>) -> Result<process::ExitStatus, (u8, io::Error)> {
     let mut child = {
         let mut running = running.lock().expect("no holder panics");
-        let child = command.spawn().map_err(|e| failed("", e))?;
+        // as shells say that there is no such command, or that it cannot be started
+        let code = |e: &io::Error| if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        let child = command.spawn().map_err(|e| (code(&e), e))?;
         *running = Some(Pid::from_child(&child));
         child
     };
-    let status = child.wait().map_err(|e| failed("waiting for ", e));
+    let status = child.wait();
     *running.lock().expect("no holder panics") = None;
-    status
+    status.map_err(|e| (1, e))
 }
 
 /// This program's file: as the kernel says, or, where /proc is not mounted, as we were called.
@@ -125,9 +139,11 @@ fn own_file() -> io::Result<PathBuf> {
 fn plugin_command(address: &str) -> Result<String, Error> {
     let exe = own_file().map_err(|e| Error::failed(format!("finding this program's own file: {e}")))?;
     let exe = exe.to_str().ok_or_else(|| Error::failed(format!("{}: not UTF-8", exe.display())))?;
-    Ok(format!("{} connect {}", quote(exe)?, quote(address)?))
+    // past our end, nothing of this run's is to be had
+    Ok(format!("{} connect --strict {}", quote(exe)?, quote(address)?))
 }
 
+/// `word` as one of GOCACHEPROG's.
 fn quote(word: &str) -> Result<String, Error> {
     if !word.contains([' ', '\t', '\n', '\'', '"']) {
         Ok(word.to_string())
@@ -137,61 +153,6 @@ fn quote(word: &str) -> Result<String, Error> {
         Ok(format!("\"{word}\""))
     } else {
         Err(Error::failed(format!("{word}: GOCACHEPROG cannot hold a path with both kinds of quotes")))
-    }
-}
-
-/// A directory that nobody else may enter, removed in the end.
-pub(super) struct PrivateDir {
-    pub(super) path: PathBuf,
-    /// A locked file in it says that it is in use.
-    _lock: File,
-}
-
-/// What the directories' names begin with; a process id, a dash and a number follow.
-const DIR_PREFIX: &str = "go-cache-plugin-";
-const LOCK: &str = "lock";
-/// For so long a lock may not be taken yet.
-const NEWBORN: Duration = Duration::from_secs(1);
-
-impl PrivateDir {
-    pub(super) fn new() -> Result<Self, Error> {
-        let base = env::temp_dir();
-        let failed =
-            |e| Error::failed(format!("{}: {e}; set TMPDIR to a directory that can be written", base.display()));
-        sweep(&base);
-        // short, for so must a socket's path be
-        let path =
-            base.join(format!("{DIR_PREFIX}{}-{}", process::id(), &process_token()[process_token().len() - 8..]));
-        fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        let lock = File::create_new(path.join(LOCK)).map_err(failed)?;
-        lock.lock().map_err(failed)?;
-        Ok(PrivateDir { path, _lock: lock })
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Removes what runs that were killed have left in `base`.
-fn sweep(base: &Path) {
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if !name.strip_prefix(DIR_PREFIX).is_some_and(is_token)
-            || !entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == geteuid().as_raw())
-        {
-            continue;
-        }
-        // one without a lock is just being made, and so is one whose lock nobody has had the time to take
-        let Ok(lock) = careful().open(entry.path().join(LOCK)) else { continue };
-        if !lock.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > NEWBORN)) {
-            continue;
-        }
-        if lock.try_lock().is_ok() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
     }
 }
 

@@ -10,11 +10,13 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::listen::Listener;
-use super::signals;
 use super::stack::Stack;
 use super::web::{Gate, Web};
+use super::{signals, summary};
+use crate::cli::PROGRAM;
 use crate::config::ServeConfig;
 use crate::error::{Error, Exit};
+use crate::text;
 
 /// How often unfinished uploads are looked for, and pruning is considered.
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -28,14 +30,17 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     let reload = reload.map(|gate| Box::new(move || gate.reload()) as Box<dyn Fn() + Send>);
     signals::first_then_exit(move || drop(sender), reload)?;
     let stack = Arc::new(Stack::open(&config.cache)?);
-    let listener = Arc::new(Listener::start(&config.plugin, &stack, config.cache.scope.clone())?);
-    log::info!("serving plugin clients at {}", listener.address());
+    let listener = Arc::new(stack.begin(Listener::start(&config.plugin, &stack, config.cache.scope.clone()))?);
     let sessions = listener.clone();
     let web = config.http.as_ref().zip(gate);
-    let web = web.map(|(http, gate)| Web::start(http, gate, &stack, move || sessions.sessions())).transpose()?;
-    if let Some(web) = &web {
-        log::info!("serving HTTP at {}", web.address());
-    }
+    let web = web.map(|(http, gate)| Web::start(http, gate, &stack, move || sessions.sessions())).transpose();
+    let web = stack.begin(web)?;
+    let http = web.as_ref().map_or_else(|| "none".into(), |web| web.address().to_string());
+    super::say(format_args!(
+        "{PROGRAM}: listening plugin={} http={http} {}",
+        text::word(&listener.address()),
+        stack.describe()
+    ));
     // the HTTP side has told the upload queue of its kinds by now
     stack.adopt();
     while stop.recv_timeout(MAINTENANCE) == Err(RecvTimeoutError::Timeout) {
@@ -47,6 +52,7 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     listener.stop(deadline);
     web.iter().for_each(Web::stop);
     stack.drain(deadline);
+    log::info!("{}", summary::line(&stack));
     stack.last_words();
     stack.close();
     Ok(Exit::Success)

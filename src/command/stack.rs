@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::summary;
 use crate::atomic;
 use crate::cache::disk::DiskCache;
 use crate::cache::entry::Codec;
@@ -14,7 +15,7 @@ use crate::cache::fetch::Fetcher;
 use crate::cache::prune::{self, Limits, Report};
 use crate::cache::size::Size;
 use crate::cache::{ActionSource, BuildCache, Tier};
-use crate::config::{BucketLocation, Config, Layout};
+use crate::config::{BucketLocation, Config};
 use crate::error::Error;
 
 use crate::folder::ACTION;
@@ -47,6 +48,8 @@ pub struct Stack {
     pub metrics: Arc<Metrics>,
     /// Memory for put bodies.
     budget: Arc<Budget>,
+    /// When it was opened.
+    pub begun: Instant,
     config: Config,
     lease: Arc<Lease>,
     /// Bytes added when the directory's size was last brought up to date.
@@ -90,6 +93,7 @@ impl Stack {
             bucket,
             uploader,
             budget: Budget::new(config.body_memory),
+            begun: Instant::now(),
             config: config.clone(),
             lease,
             counted: AtomicU64::new(0),
@@ -102,6 +106,17 @@ impl Stack {
         &self.config
     }
 
+    /// Where everything is kept, in words of `name=value` that a script can read.
+    pub fn describe(&self) -> String {
+        let cache = text::word(&self.config.cache_dir.display().to_string());
+        let Some((bucket, config)) = self.bucket.as_ref().zip(self.config.bucket.as_ref()) else {
+            return format!("cache={cache} bucket=none");
+        };
+        let access = if bucket.writable() { "read-write" } else { "read-only" };
+        let (bucket, layout) = (text::word(&bucket.target()), config.layout.name());
+        format!("cache={cache} bucket={bucket} layout={layout} access={access}")
+    }
+
     /// How sessions over this cache work.
     pub fn session_options(&self, scope_command: bool) -> Options {
         Options {
@@ -110,6 +125,11 @@ impl Stack {
             debug: self.config.debug.build_cache(),
             scope_command,
         }
+    }
+
+    /// What was `started`; where it was not, nothing of this process stays behind.
+    pub fn begin<T>(&self, started: Result<T, Error>) -> Result<T, Error> {
+        started.inspect_err(|_| self.lease.give_back())
     }
 
     /// Takes over the uploads of processes that have ended. Call it off the start's critical path.
@@ -133,10 +153,12 @@ impl Stack {
         let left = uploader.drain(deadline);
         // while the bucket is down, its own line has said so
         if left > 0 && bucket.available() {
-            let why = bucket.write_trouble().map_or_else(String::new, |why| format!(" ({why})"));
+            let slow = || format!("it took no more of them within --close-timeout ({:?})", self.config.close_timeout);
+            let (target, why) = (bucket.target(), bucket.write_trouble().unwrap_or_else(slow));
+            let verb = if left == 1 { "is" } else { "are" };
+            let left = text::things(left as u64, "upload");
             log::warn!(
-                "{} not done yet{why}; what is left stays marked for the next start",
-                text::things(left as u64, "upload")
+                "{left} {verb} not done yet: bucket {target}: {why}; what is left stays marked for the next start"
             );
         }
     }
@@ -148,6 +170,11 @@ impl Stack {
         self.bucket.iter().flat_map(|bucket| bucket.last_words()).for_each(|line| log::warn!("{line}"));
         if self.config.metrics {
             super::say(self.metrics.to_json());
+        }
+        if let Some(file) = &self.config.summary
+            && let Err(e) = summary::append(file, self)
+        {
+            log::warn!("--summary {}: {e}", file.display());
         }
     }
 
@@ -218,7 +245,7 @@ impl Stack {
 
 /// What uploads to `bucket` are for, as markers say it.
 fn target(config: &crate::config::BucketConfig, bucket: &Bucket) -> Target {
-    let layout = if config.layout == Layout::Single { "single" } else { "classic" };
+    let layout = config.layout.name();
     let place = match &config.location {
         BucketLocation::S3 { bucket, .. } => format!("s3://{bucket}"),
         BucketLocation::Dir(root) => format!("file://{}", root.display()),

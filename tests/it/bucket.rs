@@ -476,8 +476,8 @@ fn sessions_at_the_same_time_both_get_into_the_manifest() {
 fn serve(dir: &TempDir, store: &Store) -> (Running, u16) {
     let port = free_port();
     let plugin = Plugin::new(dir).envs(&store.vars());
-    let child = plugin.args(["serve", "--plugin", &port.to_string(), "-v"]).spawn();
-    poll("the server", || child.stderr().contains("serving plugin clients").then_some(()));
+    let child = plugin.args(["serve", "--plugin", &port.to_string()]).spawn();
+    poll("the server", || child.stderr().contains(": listening plugin=").then_some(()));
     (child, port)
 }
 

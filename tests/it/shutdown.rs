@@ -139,8 +139,8 @@ fn two_processes_share_one_directory() {
 /// `serve` on a Unix socket in `dir`, once it listens.
 fn serve(dir: &TempDir) -> (Running, std::path::PathBuf) {
     let socket = dir.join("plugin.sock");
-    let child = Plugin::new(dir).arg("serve").arg("-v").arg("--plugin").arg(&socket).spawn();
-    poll("the server", || child.stderr().contains("serving plugin clients").then_some(()));
+    let child = Plugin::new(dir).arg("serve").arg("--plugin").arg(&socket).spawn();
+    poll("the server", || child.stderr().contains(": listening plugin=").then_some(()));
     (child, socket)
 }
 
@@ -183,7 +183,7 @@ fn a_port_in_use_is_one_clear_line() {
     let out = Plugin::new(&dir).args(["serve", "--plugin", &port]).output().code(1);
     assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
     assert!(out.stderr.contains(&port) && out.stderr.contains("in use"), "{}", out.describe());
-    let out = Plugin::new(&dir).args(["connect", &free_port().to_string()]).output().code(1);
+    let out = Plugin::new(&dir).args(["connect", "--strict", &free_port().to_string()]).output().code(1);
     assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
     assert!(out.stderr.contains("serve"), "{}", out.describe());
 }
@@ -224,7 +224,7 @@ fn run_passes_exit_codes_on() {
         assert_eq!(out.stderr.lines().count(), 1, "{script}{}", out.describe());
         assert!(out.stderr.starts_with("go-cache-plugin: 0 gets"), "{script}{}", out.describe());
     }
-    let out = Plugin::new(&dir).args(["run", "./no-such-command"]).output().code(1);
+    let out = Plugin::new(&dir).args(["run", "./no-such-command"]).output().code(127);
     assert!(out.stderr.starts_with("go-cache-plugin: ./no-such-command: "), "{}", out.describe());
     assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
 }

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64_simd::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
@@ -105,6 +106,20 @@ fn every_command_survives_its_stderr() {
         &["help", "nonsense"],
         &["version"],
         &["connect", "1"],
+        &["connect", "--strict", "1"],
+        &["run", "--modproxy", "true"],
+        &["run", "--bucket=file:///proc/nonexistent", "true"],
+        &["prune", "--bucket=file:///proc/nonexistent", "--expiry=1h"],
+        &["push", "--bucket=file:///proc/nonexistent"],
+        &["pull", "--bucket=file:///proc/nonexistent"],
+        &["mod", "list"],
+        &["mod", "rm", "nonsense"],
+        &["keygen", "--token", "some"],
+        &["keygen", "/proc/nonexistent/key"],
+        &["summary", "none"],
+        &["summary", "/proc"],
+        &["serve"],
+        &["serve", "--plugin=/proc/nonexistent/socket"],
         &["--bucket=file:///proc/nonexistent"],
         &["--nonsense"],
     ] {
@@ -116,6 +131,10 @@ fn every_command_survives_its_stderr() {
             assert_eq!(code_of(plugin(&dir, 2, Some(wrong), &args)), want, "{args:?}, stderr {wrong:?}");
         }
         assert!(folders(&dir).is_empty(), "{args:?}: {:?}", folders(&dir));
+        // a process's begins with its number
+        let leases = fs::read_dir(dir.join("cache/lease")).into_iter().flatten().flatten();
+        let alive = leases.filter(|e| e.file_name().as_encoded_bytes()[0].is_ascii_digit()).count();
+        assert_eq!(alive, 0, "{args:?}");
     }
 }
 
@@ -176,15 +195,19 @@ fn the_next_run_removes_the_folder_of_one_that_was_killed_and_of_no_other() {
         dir.dir(&format!("tmp/{other}"));
     }
     let file = dir.write("tmp/go-cache-plugin-78-7", "");
+    // a maker that came no further, and one that is at it
+    for (name, age) in [("81-7", 10), ("82-7", 0)] {
+        let made = dir.dir(&format!("tmp/go-cache-plugin-{name}"));
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o700)).expect("ours");
+        File::open(&made).and_then(|d| d.set_modified(SystemTime::now() - Duration::from_secs(age))).expect("ours");
+    }
     let outside = dir.dir("outside");
     fs::write(outside.join("lock"), "").expect("writable");
     std::os::unix::fs::symlink(&outside, dir.join("tmp/go-cache-plugin-79-7")).expect("a link");
-    // a moment old, one may not have its lock yet
-    std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(code_of(plugin(&dir, 2, None, &["run", "true"])), Some(0));
     let mut left = folders(&dir);
     left.sort();
-    let mut want: Vec<&str> = ["7-x", "77-7", "78-7", "79-7", "it-7-7"].to_vec();
+    let mut want: Vec<&str> = ["7-x", "77-7", "78-7", "79-7", "82-7", "it-7-7"].to_vec();
     want.push(of_alive.strip_prefix("go-cache-plugin-").expect("its name"));
     want.sort_unstable();
     assert_eq!(left, want.iter().map(|name| format!("go-cache-plugin-{name}")).collect::<Vec<_>>());

@@ -186,7 +186,8 @@ fn two_builds_through_connect_share_a_server() {
     let third = run(command).ok();
     assert!(!third.stderr.contains("/compile "), "{}", third.describe());
     server.signal(Signal::TERM);
-    server.wait().ok().quiet();
+    let out = server.wait().ok();
+    assert_eq!(out.stderr.lines().count(), 1, "where it listens, and no more{}", out.describe());
 }
 
 #[test]

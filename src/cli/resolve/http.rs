@@ -1,6 +1,6 @@
 //! The HTTP side: its address, the module proxy and the reverse proxy.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl Resolver<'_> {
                 return Err(Error::usage(format!("{} needs {needs}", given.from)));
             }
         }
-        let mod_proxy = modproxy.then(|| self.mod_proxy(fallback.is_some())).transpose()?;
+        let mod_proxy = modproxy.then(|| self.mod_proxy()).transpose()?;
         let addr = match given {
             Some(given) => http_addr(given)?,
             None => match fallback {
@@ -112,25 +112,18 @@ impl Resolver<'_> {
                 ));
             }
         };
-        Ok(ModConfig { cache: self.cache()?, proxy: self.mod_proxy(false)?, action })
+        Ok(ModConfig { cache: self.cache()?, proxy: self.mod_proxy()?, action })
     }
 
-    /// The module proxy; of the sum database, `go`'s own variables say what flags do not, where it is for
-    /// one command.
-    fn mod_proxy(&self, for_command: bool) -> Result<ModProxyConfig, Error> {
+    /// The module proxy.
+    fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
         let v = self.values;
-        let go = |name| self.variable(name).filter(|_| for_command).and_then(OsStr::to_str);
         // these errors quote what is wrong themselves: there may be a password in the list
         let wrong = |given: &Option<Given>, why: String| {
-            Error::usage(format!("{} {why}", given.as_ref().map_or("GOSUMDB", |g| &g.from)))
+            Error::usage(format!("{} {why}", given.as_ref().map_or("", |g| &g.from)))
         };
         let upstream = v.upstream.as_ref().map_or("https://proxy.golang.org", |g| &g.text);
-        let gosumdb = go("GOSUMDB").filter(|_| v.sumdb.is_none()).map(|text| match text {
-            "off" => String::new(),
-            "sum.golang.google.cn" => "sum.golang.org=https://sum.golang.google.cn".to_string(),
-            text => text.split_whitespace().collect::<Vec<_>>().join("="),
-        });
-        let sumdb = v.sumdb.as_ref().map(|g| &g.text).or(gosumdb.as_ref()).map_or("sum.golang.org", |text| text);
+        let sumdb = v.sumdb.as_ref().map_or("sum.golang.org", |g| &g.text);
         let verify = match v.mod_verify.as_ref().map(|given| (given, given.text.as_str())) {
             None | Some((_, "on")) => true,
             Some((_, "off")) => false,
@@ -147,7 +140,7 @@ impl Resolver<'_> {
             ttl: v.mod_ttl.as_ref().map_or(Ok(Duration::from_secs(60)), duration)?,
             stale: v.mod_stale.as_ref().map_or(Ok(Duration::from_secs(3600)), duration)?,
             verify,
-            nosum: go("GONOSUMDB").or(go("GOPRIVATE")).unwrap_or_default().to_string(),
+            nosum: String::new(),
             sumdb: items(sumdb).map(str::parse).collect::<Result<_, _>>().map_err(|why| wrong(&v.sumdb, why))?,
             netrc,
         })

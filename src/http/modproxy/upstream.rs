@@ -241,11 +241,11 @@ impl Fetcher {
                 request = request.header(name, value);
             }
             let answer = request.call().map_err(|e| match e {
-                ureq::Error::Timeout(which) => failed(504, &format!("no answer in time ({which})")),
+                ureq::Error::Timeout(_) => failed(504, &client::words(&e)),
                 // these show where they were sent to, which may be a signed URL
                 ureq::Error::RequireHttpsOnly(_) => failed(502, &"it redirects from https to http"),
                 ureq::Error::BadUri(_) => failed(502, &"it redirects to what is no URL"),
-                e => failed(502, &e),
+                e => failed(502, &client::words(&e)),
             })?;
             let (parts, body) = answer.into_parts();
             let head = Head::of(&parts.headers, body.content_length());
@@ -262,7 +262,7 @@ impl Fetcher {
             }
             let head = first.as_ref().expect("it was set, or there");
             if head.len.is_some_and(|n| n > ask.limit) {
-                return Err(failed(502, &format!("more than {} bytes", ask.limit)));
+                return Err(failed(502, &format!("more than {}", text::bytes(ask.limit))));
             }
             let before = got;
             let why = match copy(&mut body.into_reader(), skip, &mut got, ask.limit, to, failed) {
@@ -332,7 +332,7 @@ fn copy(
             Err(e) => return Err(Broken::Reading(e)),
         };
         if *got + n as u64 > limit {
-            return Err(Broken::Ended(failed(502, &format!("more than {limit} bytes"))));
+            return Err(Broken::Ended(failed(502, &format!("more than {}", text::bytes(limit)))));
         }
         to.write_all(&piece[..n]).map_err(|e| Broken::Ended(failed(500, &format!("cannot be stored: {e}"))))?;
         *got += n as u64;

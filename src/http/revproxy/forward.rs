@@ -166,11 +166,11 @@ fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Forwarded {
 
 fn failed(e: &ureq::Error) -> Failed {
     match e {
-        ureq::Error::Timeout(which) => Failed(504, format!("no answer in time ({which})")),
+        ureq::Error::Timeout(_) => Failed(504, client::words(e)),
         // these repeat the URL, whose query may be a secret
         ureq::Error::Http(_) | ureq::Error::BadUri(_) => Failed(400, "cannot be forwarded: malformed".to_string()),
         ureq::Error::Io(e) if e.kind() == io::ErrorKind::PermissionDenied => Failed(403, e.to_string()),
-        e => Failed(502, e.to_string()),
+        e => Failed(502, client::words(e)),
     }
 }
 

@@ -95,7 +95,10 @@ impl Credentials {
 
     fn look(&self) -> Found {
         self.lock().asked = Some(Instant::now());
-        let found = chain(&self.env).map(Arc::new);
+        let found = chain(&self.env).map(|(keys, source)| {
+            log::info!("AWS credentials: key {} from {source}", keys.access);
+            Arc::new(keys)
+        });
         let mut state = self.lock();
         match (&found, &state.found) {
             (Err(e), Some(Ok(keys))) if keys.left().is_none_or(|left| !left.is_zero()) => {
@@ -112,13 +115,14 @@ impl Credentials {
     }
 }
 
-/// Asks one source after another.
-fn chain(env: &AwsEnv) -> Result<Keys, CredentialError> {
+/// Asks one source after another; which one had keys, too.
+fn chain(env: &AwsEnv) -> Result<(Keys, String), CredentialError> {
     let missing = |why: String| Err(CredentialError::Missing(why));
     match (env.var("AWS_ACCESS_KEY_ID"), env.var("AWS_SECRET_ACCESS_KEY")) {
         (Some(access), Some(secret)) => {
             let token = env.var("AWS_SESSION_TOKEN").map(str::to_string);
-            return Ok(Keys { access: access.into(), secret: secret.into(), token, expires: None });
+            let keys = Keys { access: access.into(), secret: secret.into(), token, expires: None };
+            return Ok((keys, "AWS_ACCESS_KEY_ID".into()));
         }
         (Some(_), None) => return missing("AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not".into()),
         (None, Some(_)) => return missing("AWS_SECRET_ACCESS_KEY is set but AWS_ACCESS_KEY_ID is not".into()),
@@ -126,23 +130,25 @@ fn chain(env: &AwsEnv) -> Result<Keys, CredentialError> {
     }
     let chosen = env.var("AWS_PROFILE").is_some();
     let profile = profile::load(env).map_err(CredentialError::Missing)?;
+    let of = |profile: &Profile| format!("AWS profile {:?}", profile.name);
     if chosen && let Some(profile) = &profile {
-        return from_profile(env, profile)?
-            .map_or_else(|| missing(format!("AWS profile {:?} holds no credentials", profile.name)), Ok);
+        let keys = from_profile(env, profile)?.map(|keys| (keys, of(profile)));
+        return keys.map_or_else(|| missing(format!("{} holds no credentials", of(profile))), Ok);
     }
     if let (Some(file), Some(role)) = (env.var("AWS_WEB_IDENTITY_TOKEN_FILE"), env.var("AWS_ROLE_ARN")) {
-        return providers::web_identity(env, file, role, env.var("AWS_ROLE_SESSION_NAME"));
+        let keys = providers::web_identity(env, file, role, env.var("AWS_ROLE_SESSION_NAME"))?;
+        return Ok((keys, format!("web identity, role {role}")));
     }
     if let Some(profile) = &profile
         && let Some(keys) = from_profile(env, profile)?
     {
-        return Ok(keys);
+        return Ok((keys, of(profile)));
     }
     if let Some(found) = providers::container(env) {
-        return found;
+        return Ok((found?, "the container's agent".into()));
     }
     let metadata = match providers::instance_metadata(env) {
-        Ok(keys) => return Ok(keys),
+        Ok(keys) => return Ok((keys, "instance metadata".into())),
         Err(why) => why,
     };
     let files = match profile::paths(env) {

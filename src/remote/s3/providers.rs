@@ -82,7 +82,7 @@ fn ask(
     let body = (method != "GET").then(|| -> (u64, Box<dyn Read + Send>) {
         (body.len() as u64, Box::new(std::io::Cursor::new(body.into_bytes())))
     });
-    let answer = transport.send(method, url, map, body).map_err(|e| format!("{}: {e}", brief(url)))?;
+    let answer = transport.send(method, url, map, body).map_err(|e| e.to_string())?;
     let mut text = String::new();
     answer.body.take(ANSWER_LIMIT).read_to_string(&mut text).map_err(|e| format!("{}: {e}", brief(url)))?;
     Ok((answer.status, text))

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, Request};
 use ureq::{Proxy, SendBody};
+use url::Url;
 
 use crate::client::{self, Client};
 use crate::metrics::Metrics;
+use crate::text::bytes;
 
 /// Bytes that must move within each [`FLOOR_WINDOW`] of waiting for a body.
 const FLOOR: u64 = 32 * 1024;
@@ -92,9 +94,16 @@ impl Transport {
     }
 
     /// Sends one request and waits for the head of the answer, whatever its status. Errors are
-    /// those of the connection; no redirect is followed and nothing is sent twice.
+    /// those of the connection, and say where that was to lead; no redirect is followed and nothing is
+    /// sent twice.
     pub fn send(&self, method: &str, url: &str, headers: HeaderMap, body: Option<RequestBody>) -> io::Result<Answer> {
-        let agent = self.client.agent(url.starts_with("https:"))?;
+        let place = |e: io::Error| {
+            let origin = Url::parse(url).map_or_else(|_| url.to_string(), |u| u.origin().ascii_serialization());
+            let through =
+                self.client.proxy(url).map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
+            io::Error::new(e.kind(), format!("{origin}{through}: {e}"))
+        };
+        let agent = self.client.agent(url.starts_with("https:")).map_err(place)?;
         let mut request = Request::builder().method(method).uri(url);
         if let Some(h) = request.headers_mut() {
             *h = headers;
@@ -114,7 +123,7 @@ impl Transport {
                 agent.run(patient.timeout_per_read(patience).build())
             }
         };
-        let answer = answer.map_err(plain)?;
+        let answer = answer.map_err(|e| place(plain(&e)))?;
         let (head, body) = answer.into_parts();
         // ureq does not tell an empty body from one of unknown length
         let empty = || head.headers.get("content-length").is_some_and(|l| l == "0").then_some(0);
@@ -131,22 +140,21 @@ impl Transport {
 }
 
 /// ureq's error as an `io::Error` whose kind tells what [`crate::retry`] needs to know.
-fn plain(e: ureq::Error) -> io::Error {
+fn plain(e: &ureq::Error) -> io::Error {
     use ureq::Error;
-    match e {
-        // one that wraps one of ours keeps its kind
-        Error::Io(e) => e,
-        Error::Timeout(which) => io::Error::new(io::ErrorKind::TimedOut, format!("no answer in time ({which})")),
-        Error::HostNotFound => io::Error::new(io::ErrorKind::HostUnreachable, "no such host"),
-        Error::ConnectionFailed => io::Error::new(io::ErrorKind::HostUnreachable, "cannot connect"),
-        e => io::Error::other(e),
-    }
+    let kind = match e {
+        Error::Io(e) => e.kind(),
+        Error::Timeout(_) => io::ErrorKind::TimedOut,
+        Error::HostNotFound | Error::ConnectionFailed => io::ErrorKind::HostUnreachable,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, client::words(e))
 }
 
 /// Like [`plain`], for errors that ureq has wrapped already.
 fn plain_io(e: io::Error) -> io::Error {
     match e.downcast::<ureq::Error>() {
-        Ok(e) => plain(e),
+        Ok(e) => plain(&e),
         Err(e) => e,
     }
 }
@@ -164,7 +172,7 @@ impl Pace {
         self.moved += moved;
         if self.waited >= FLOOR_WINDOW {
             if self.moved < FLOOR {
-                let text = format!("too slow: {} bytes in {} s", self.moved, self.waited.as_secs());
+                let text = format!("too slow: {} in {} s", bytes(self.moved), self.waited.as_secs());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             *self = Pace::default();
@@ -236,7 +244,7 @@ mod tests {
             pace.step(second, 1).unwrap();
         }
         let e = pace.step(second, 1).unwrap_err();
-        assert_eq!((e.kind(), e.to_string().as_str()), (io::ErrorKind::TimedOut, "too slow: 10 bytes in 10 s"));
+        assert_eq!((e.kind(), e.to_string().as_str()), (io::ErrorKind::TimedOut, "too slow: 10 B in 10 s"));
     }
 
     #[test]
