@@ -1,7 +1,7 @@
 //! What the program does beside answering: pruning very large directories, getting along without a
-//! bucket, checking signatures.
+//! bucket, checking signatures, settling checkouts.
 //!
-//! `cargo bench --bench maintenance -- --rows close,prune,job,signatures --entries 1000000 --runs 5 --seconds 5`
+//! `cargo bench --bench maintenance -- --rows close,prune,job,signatures,settle --entries 1000000 --runs 5 --seconds 5`
 //! (those are the defaults; `--against PATH`: beside another build of the program, taking turns)
 
 mod support;
@@ -32,13 +32,14 @@ fn bench(args: &Args) -> Result<()> {
     args.check(&["rows", "entries", "runs", "seconds", "against"])?;
     let (entries, runs) = (args.number("entries", 1_000_000)? as u64, args.number("runs", 5)?);
     section(&format!("maintenance, {entries} entries"));
-    for rows in args.text("rows", "close,prune,job,signatures").split(',') {
+    for rows in args.text("rows", "close,prune,job,signatures,settle").split(',') {
         match rows {
             "close" => close(entries, runs)?,
             "prune" => prune(entries, Duration::from_secs(args.number("seconds", 5)? as u64))?,
             "job" => job(runs)?,
             "signatures" => signatures(runs)?,
-            other => return Err(format!("--rows {other}: there are close, prune, job, signatures").into()),
+            "settle" => settle(runs)?,
+            other => return Err(format!("--rows {other}: there are close, prune, job, signatures, settle").into()),
         }
     }
     Ok(())
@@ -298,5 +299,58 @@ fn signatures(runs: usize) -> Result<()> {
     let more = signed.0.iter().zip(&unsigned.0).map(|(a, b)| (a - b) * 1e6).collect();
     let what = "a get from a directory bucket with --verify-key-file, by without; ratio: µs more";
     measured(what, &signed, "µs", &unsigned.show("µs"), Turns(more, vec![]).median(), Bound::Most(100.0));
+    Ok(())
+}
+
+/// `settle` on what was just checked out, and once more.
+fn settle(runs: usize) -> Result<()> {
+    const FILES: u64 = 50_000;
+    let dir = Scratch::open()?.fresh("settle")?;
+    let git = |args: &[&str]| -> Result<()> {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=b", "-c", "user.email=b", "-c", "gc.auto=0"]).args(args).current_dir(&dir);
+        if git.status()?.success() { Ok(()) } else { Err(format!("git {args:?} failed").into()) }
+    };
+    let files = || (0..FILES).map(|n| dir.join(format!("p{}/q{}", n / 500, n / 25)).join(format!("f{n}.go")));
+    table::progress("  writing 50,000 files of 200 MB");
+    let mut sizes = bodies::Numbers::new(1);
+    for (n, file) in files().enumerate() {
+        std::fs::create_dir_all(file.parent().ok_or("no folder")?)?;
+        std::fs::write(file, bodies::body(n as u64, (sizes.share() * 8000.0) as usize + 1))?;
+    }
+    git(&["init", "--quiet"])?;
+    git(&["add", "--all"])?;
+    git(&["commit", "--quiet", "--message=all"])?;
+    let [mut first, mut second] = [const { Turns(vec![], vec![]) }; 2];
+    for i in 0..runs {
+        turns::each(i, || {
+            let now = std::time::SystemTime::now();
+            files().try_for_each(|file| std::fs::File::open(file)?.set_modified(now))?;
+            git(&["update-index", "-q", "--refresh"])?;
+            for times in [&mut first, &mut second] {
+                let begin = Instant::now();
+                let out = Command::new(turns::program()).arg("settle").current_dir(&dir).output()?;
+                times.push_time(begin.elapsed());
+                table::progress(&format!(
+                    "  {:.2?}: {}",
+                    begin.elapsed(),
+                    String::from_utf8_lossy(&out.stdout).trim_end()
+                ));
+                if !out.status.success() {
+                    return Err(String::from_utf8_lossy(&out.stderr).into());
+                }
+            }
+            Ok(())
+        })?;
+    }
+    measured(
+        "settle 50,000 files of 200 MB, git's index included; ratio: s",
+        &first,
+        "s",
+        "",
+        first.median(),
+        Bound::Most(2.5),
+    );
+    measured("— again, with nothing to do; ratio: s", &second, "s", "", second.median(), Bound::Most(0.5));
     Ok(())
 }

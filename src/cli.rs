@@ -133,7 +133,7 @@ mod tests {
             let value = match (flag.name, flag.value) {
                 ("s3-layout", _) => "classic",
                 ("bucket", _) => "some",
-                ("cache-dir", _) => "/c",
+                ("cache-dir" | "summary", _) => "/c",
                 ("s3-endpoint-url" | "upstream", _) => "http://h",
                 ("ca-domains", _) => "h",
                 ("sumdb", _) => "sum.golang.org",
@@ -151,7 +151,8 @@ mod tests {
                 Some(Mode::Serve) => &["serve", "--plugin=1", "--http=127.0.0.1:0", "--modproxy", "--revproxy=h"][..],
                 Some(Mode::Prune) => &["prune", "--bucket=some", "--expiry=1h"],
                 Some(Mode::Push) => &["push", "--bucket=some"],
-                Some(Mode::Clear | Mode::Keygen) => continue,
+                Some(Mode::Settle) => &["settle"],
+                Some(Mode::Clear | Mode::Keygen | Mode::Run | Mode::Version) => continue,
                 Some(Mode::Mod) => &["mod", "list"],
                 Some(Mode::Connect) => &["connect", "1"],
                 _ => &["--bucket=some"],
@@ -376,6 +377,7 @@ mod tests {
         let config = run(&["run", "--bucket=some", "go", "build", "--", "-v"], &[]);
         assert_eq!(config.command, ["go", "build", "--", "-v"]);
         assert!(config.http.is_none() && config.cache.bucket.is_some());
+        assert!(run(&["run", "--settle", "go"], &[]).settle && !config.settle);
         let http = run(&["run", "--modproxy", "--", "go"], &[]).http.expect("--modproxy brings it");
         assert_eq!(http.addr.to_string(), "127.0.0.1:0");
     }
@@ -486,6 +488,9 @@ mod tests {
             (&["connect", "0"], "connect \"0\": not a port"),
             (&["connect", "1", "2"], "connect takes no \"2\""),
             (&["prune", "--expiry=0"], "prune needs a limit"),
+            (&["settle", "a", "b"], "settle takes no \"b\""),
+            (&["settle", "--bucket=some"], "--bucket has no meaning for \"settle\""),
+            (&["run", "--modes", "go"], "--modes is a flag of \"settle\", not of \"run\""),
             (&["prune", "--dry-run", "--expiry=1h"], "prune --dry-run needs --bucket"),
             (&["prune", "--bucket", "--expiry=30d"], "--bucket names none"),
             (&["prune", "--bucket=some"], "prune --bucket needs an age"),

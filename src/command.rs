@@ -22,6 +22,7 @@ mod push;
 mod run;
 mod scope;
 mod serve;
+mod settle;
 mod signals;
 mod stack;
 mod status;
@@ -81,6 +82,10 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
         Invocation::Push(push) => {
             begin(&push.cache);
             push::execute(&push)
+        }
+        Invocation::Settle(config) => {
+            logging::init(config.verbose, DebugMask::default());
+            settle::execute(&config)
         }
         Invocation::Pull(cache) => {
             begin(&cache);

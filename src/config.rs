@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::settle::Options;
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
 pub use web::{
@@ -35,6 +36,8 @@ pub enum Invocation {
     PruneBucket(PruneConfig),
     /// `push`: sends what the local cache has to the bucket.
     Push(PushConfig),
+    /// `settle`: gives tracked files times that follow from what they hold.
+    Settle(SettleConfig),
     /// `pull`: fetches what a scope's builds used; there is a bucket.
     Pull(Config),
     /// `clear`: empties the local cache, or our names under a prefix of the bucket.
@@ -125,6 +128,8 @@ pub struct RunConfig {
     pub cache: Config,
     /// The HTTP side; with its module proxy, GOPROXY and GOSUMDB are set too. Default: none.
     pub http: Option<HttpConfig>,
+    /// Settle the work tree around the working directory first. Default: false.
+    pub settle: bool,
     /// The command and its arguments; never empty.
     pub command: Vec<OsString>,
     /// What `go`'s own settings say of the module proxy. Default: everything.
@@ -160,6 +165,19 @@ pub enum Report {
     GitHub(PathBuf),
     /// In the job's log on GitLab, as a section that opens at a click.
     GitLab,
+}
+
+/// What `settle` needs.
+#[derive(Clone, Debug)]
+pub struct SettleConfig {
+    /// What is below this is settled, an absolute path. Default: the whole work tree around the working directory.
+    pub dir: Option<PathBuf>,
+    /// How.
+    pub options: Options,
+    /// Say what was done as JSON. Default: false.
+    pub json: bool,
+    /// Log what the program does. Default: false.
+    pub verbose: bool,
 }
 
 /// What `clear` needs.

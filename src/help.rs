@@ -27,6 +27,7 @@ const TOPICS: &[Topic] = &[
     topic("serve-mode", "one cache process for many go commands", SERVE, &[Section::Listen]),
     topic("http", "who may ask the HTTP server: names, tokens, TLS", HTTP, &[Section::Access, Section::Keygen]),
     topic("run", "the cache for one command and its children", RUN, &[Section::ModProxy]),
+    topic("settle", "cached tests on a fresh checkout", SETTLE, &[Section::Settle]),
     topic("bucket", "sharing through S3 or a directory; trust; layouts", BUCKET, &[Section::Bucket]),
     topic("readahead", "how a far bucket is made fast", READAHEAD, &[]),
     topic("module-proxy", "a caching Go module proxy", MODULE_PROXY, &[Section::ModProxy]),
@@ -68,6 +69,7 @@ const ALL_SECTIONS: &[Section] = &[
     Section::RevProxy,
     Section::Prune,
     Section::Push,
+    Section::Settle,
     Section::Clear,
     Section::Keygen,
     Section::Version,
@@ -122,6 +124,7 @@ fn title(section: Section) -> &'static str {
         Section::RevProxy => "Reverse proxy",
         Section::Prune => "Prune a bucket",
         Section::Push => "Push",
+        Section::Settle => "Settle",
         Section::Clear => "Clear",
         Section::Access => "Who may ask over HTTP",
         Section::Keygen => "Tokens",
@@ -132,9 +135,10 @@ fn title(section: Section) -> &'static str {
 fn flags(page: &mut String, section: Section) {
     write!(page, "\n{}", title(section)).expect("a String takes all");
     let of_section: Vec<&Flag> = FLAGS.iter().filter(|f| f.section == section).collect();
-    if let Some(first) = of_section.first().filter(|f| !f.modes.is_empty()) {
-        let homes: Vec<&str> = first.modes.iter().filter_map(|m: &Mode| m.name()).collect();
-        write!(page, " ({})", homes.join(", ")).expect("a String takes all");
+    let names = |modes: &[Mode]| modes.iter().filter_map(|m| m.name()).collect::<Vec<_>>().join(", ");
+    let homes = of_section.first().map_or(&[][..], |first| first.modes);
+    if !homes.is_empty() {
+        write!(page, " ({})", names(homes)).expect("a String takes all");
     }
     page.push_str(":\n");
     for flag in of_section {
@@ -143,6 +147,9 @@ fn flags(page: &mut String, section: Section) {
         write!(page, "      {}", flag.help).expect("a String takes all");
         if !flag.default.is_empty() {
             write!(page, "; default: {}", flag.default).expect("a String takes all");
+        }
+        if flag.modes != homes {
+            write!(page, " ({})", names(flag.modes)).expect("a String takes all");
         }
         if !flag.variable.is_empty() {
             write!(page, " [{}]", flag.variable).expect("a String takes all");
@@ -171,6 +178,8 @@ const SERVE: &str = include_str!("help/serve.txt");
 const HTTP: &str = include_str!("help/http.txt");
 
 const RUN: &str = include_str!("help/run.txt");
+
+const SETTLE: &str = include_str!("help/settle.txt");
 
 const BUCKET: &str = include_str!("help/bucket.txt");
 

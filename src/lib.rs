@@ -16,8 +16,9 @@
 //! Reading order: [`protocol`] and [`session`] (one client), [`cache`] with `disk`, `entry`,
 //! `fetch`, `readahead`, `manifest` and `pack` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it, and how old what lies there grows), [`http`] and
-//! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe. [`atomic`],
-//! [`flight`], [`id`], [`places`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
+//! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe,
+//! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], [`flight`], [`id`],
+//! [`places`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
 //!
 //! # The cache directory
 //!
@@ -72,6 +73,7 @@ pub mod remote;
 pub mod repeat;
 pub mod retry;
 pub mod session;
+pub mod settle;
 pub mod sign;
 pub mod store;
 mod text;

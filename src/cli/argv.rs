@@ -94,8 +94,8 @@ pub(super) fn tidy(args: &[OsString]) -> Result<Line, Error> {
         return Err(Error::usage(format!("{name} takes no {extra:?}: see \"go-cache-plugin help\"")));
     }
     let word = words.pop();
-    // a token has a name without one, and a variable may name the server or the file
-    let optional = matches!(mode, Mode::Help | Mode::Connect | Mode::Summary)
+    // a token has a name without one, a variable may name the server or the file, and a work tree is found
+    let optional = matches!(mode, Mode::Help | Mode::Connect | Mode::Summary | Mode::Settle)
         || flags.iter().any(|(flag, _)| flag.name == "token");
     if let Some(what) = what.filter(|_| word.is_none() && !optional && !help) {
         return Err(Error::usage(format!("{name} needs {what}: see \"go-cache-plugin help {name}\"")));

@@ -27,6 +27,8 @@ pub enum Mode {
     Pull,
     /// `push`
     Push,
+    /// `settle`
+    Settle,
     /// `clear`
     Clear,
     /// `doctor`
@@ -45,7 +47,7 @@ pub enum Mode {
 
 impl Mode {
     /// Every subcommand with its name.
-    pub const COMMANDS: [(&'static str, Mode); 14] = [
+    pub const COMMANDS: [(&'static str, Mode); 15] = [
         ("serve", Mode::Serve),
         ("connect", Mode::Connect),
         ("run", Mode::Run),
@@ -53,6 +55,7 @@ impl Mode {
         ("prune", Mode::Prune),
         ("pull", Mode::Pull),
         ("push", Mode::Push),
+        ("settle", Mode::Settle),
         ("clear", Mode::Clear),
         ("doctor", Mode::Doctor),
         ("keygen", Mode::Keygen),
@@ -74,6 +77,7 @@ impl Mode {
             Mode::Keygen => Some("a file, or with --token a name"),
             Mode::Mod => Some("fetch, export, import, list or rm"),
             Mode::Summary => Some("a file"),
+            Mode::Settle => Some("a directory"),
             Mode::Help => Some("a topic"),
             _ => None,
         }
@@ -108,6 +112,8 @@ pub enum Section {
     Prune,
     /// What `push` sends.
     Push,
+    /// What `settle` does.
+    Settle,
     /// What `clear` empties.
     Clear,
     /// What `keygen` makes.
@@ -144,6 +150,7 @@ impl Flag {
     /// Whether `mode` takes it.
     pub fn applies(&self, mode: Mode) -> bool {
         match self.modes {
+            [] if mode == Mode::Settle => self.section == Section::Log,
             [] => !matches!(mode, Mode::Keygen | Mode::Help | Mode::Version),
             modes => modes.contains(&mode),
         }
@@ -196,10 +203,14 @@ const CONNECT: &[Mode] = &[Mode::Connect];
 const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
 const PRUNE: &[Mode] = &[Mode::Prune];
 const PUSH: &[Mode] = &[Mode::Push];
+const SETTLE: &[Mode] = &[Mode::Settle];
+const DRY: &[Mode] = &[Mode::Settle, Mode::Prune];
+const RUN: &[Mode] = &[Mode::Run];
 const CLEAR: &[Mode] = &[Mode::Clear];
 const KEYGEN: &[Mode] = &[Mode::Keygen];
 const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod];
 const VERSION: &[Mode] = &[Mode::Version];
+const JSON: &[Mode] = &[Mode::Version, Mode::Settle];
 const MOD: &[Mode] = &[Mode::Mod];
 
 /// The value of a `--bucket` that has none: the bucket that the variables name.
@@ -369,8 +380,12 @@ flags! {
         "comma-separated domains and addresses that the authority may sign for";
     token: "token", "", None, "", Keygen, KEYGEN,
         "make a token for --http-auth-file instead of a pair of keys; the word is then its name";
-    dry_run: "dry-run", "", None, "", Prune, PRUNE,
-        "with --bucket: say what would be removed from it, and remove nothing";
+    dry_run: "dry-run", "", None, "", Settle, DRY,
+        "change nothing, and say what would be; prune takes it with --bucket";
+    modes: "modes", "", None, "", Settle, SETTLE,
+        "give what is settled the modes that a checkout under a umask of 022 gives, too";
+    settle: "settle", "GOCACHE_SETTLE", None, "false", Settle, RUN,
+        "settle the work tree around the working directory first";
     rate: "rate", "", Some("N"), "1000", Prune, PRUNE,
         "with --bucket: objects removed a second at most; 0 for as many as can be";
     proxied: "proxied", "", None, "", Prune, PRUNE,
@@ -381,8 +396,8 @@ flags! {
         "sign what is sent with --signing-key-file, which vouches for everything in the cache directory, whoever put it there";
     local: "local", "", None, "", Clear, CLEAR,
         "empty the local cache directory";
-    json: "json", "", None, "", Version, VERSION,
-        "print version, commit, target and features as JSON";
+    json: "json", "", None, "", Version, JSON,
+        "answer in JSON: version, commit, target and features; of settle, what was done";
     licenses: "licenses", "", None, "", Version, VERSION,
         "print the licences of all that the program contains";
 }

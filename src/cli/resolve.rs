@@ -17,9 +17,11 @@ use super::flags::{Flag, Given, Mode, Section, Values};
 use super::value;
 use crate::config::{
     BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, GoSays, Invocation, KeyPrefix,
-    PluginAddr, PruneConfig, PushConfig, Report, RunConfig, SOCKET_PATH_LIMIT, ServeConfig, SummaryConfig, Version,
+    PluginAddr, PruneConfig, PushConfig, Report, RunConfig, SOCKET_PATH_LIMIT, ServeConfig, SettleConfig,
+    SummaryConfig, Version,
 };
 use crate::error::Error;
+use crate::settle::Options;
 use crate::sign::Signer;
 
 /// How long what is unused stays: go's own cache keeps it for 5 days.
@@ -71,13 +73,21 @@ pub(super) fn invocation(
             // where the job is summed up, so is this
             let report = if cache.summary.is_some() { Report::Plain } else { from.report() };
             let go_says = GoSays { upstream: values.upstream.is_none(), sumdb: values.sumdb.is_none() };
-            Invocation::Run(RunConfig { http, cache, command, go_says, report })
+            let settle = on(&values.settle)?;
+            Invocation::Run(RunConfig { http, cache, command, go_says, report, settle })
         }
         Mode::Status => Invocation::Status(from.cache()?, from.names_bucket()?),
         Mode::Prune if from.names_bucket()? => Invocation::PruneBucket(from.prune_bucket()?),
         Mode::Push => Invocation::Push(from.push()?),
+        Mode::Settle => Invocation::Settle(SettleConfig {
+            dir: Some(word).filter(|word| !word.is_empty()).map(|word| cwd.join(word)),
+            options: Options { dry_run: on(&values.dry_run)?, modes: on(&values.modes)? },
+            json: on(&values.json)?,
+            verbose: on(&values.verbose)?,
+        }),
         Mode::Prune => {
-            let of_bucket = |flag: &Flag| flag.section == Section::Prune || flag.needs_bucket();
+            let of_bucket =
+                |flag: &Flag| flag.section == Section::Prune || flag.name == "dry-run" || flag.needs_bucket();
             if let Some((_, given)) = values.asked().find(|(flag, given)| given.on_line && of_bucket(flag)) {
                 return Err(Error::usage(format!("prune {} needs --bucket", given.from)));
             }

@@ -35,6 +35,9 @@ const SOCKET: &str = "plugin";
 
 /// Runs the command.
 pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
+    if config.settle {
+        super::settle::before_run();
+    }
     let mut http = config.http.clone();
     let mut behind = "";
     if let Some(modules) = http.as_mut().and_then(|http| http.mod_proxy.as_mut()) {

@@ -109,6 +109,7 @@ pub(super) fn zsh() -> String {
         let rest = match (mode, words(mode)) {
             (Mode::Run, _) => "'*:::command:_normal'".to_string(),
             (Mode::Keygen, _) => "'1:file:_files'".to_string(),
+            (Mode::Settle, _) => "'1:directory:_files -/'".to_string(),
             (_, words) if words.is_empty() => String::new(),
             (_, words) => format!("'1:word:({words})' '*:file:_files'"),
         };
@@ -129,6 +130,7 @@ pub(super) fn fish() -> String {
         match (mode, words(mode)) {
             (Mode::Run, _) => line(&when, "-a '(__fish_complete_subcommand --fcs-skip=2)'"),
             (Mode::Keygen, _) => line(&when, "-F"),
+            (Mode::Settle, _) => line(&when, "-a '(__fish_complete_directories)'"),
             (_, words) if words.is_empty() => {}
             (_, words) => line(&when, &format!("-a '{words}'")),
         }

@@ -23,6 +23,7 @@ mod packs;
 mod remote;
 mod revproxy;
 mod run;
+mod settle;
 mod shells;
 mod shutdown;
 mod signing;
