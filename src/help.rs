@@ -211,6 +211,10 @@ mod tests {
         for flag in FLAGS {
             assert!(all.contains(&format!("  {}", flag.spelling())), "{}", flag.name);
             assert!(environment.contains(flag.variable), "{}", flag.name);
+            // which have none, `environment` and README say
+            let builds = |mode: &Mode| matches!(mode, Mode::Serve | Mode::Connect | Mode::Run);
+            let task = !flag.modes.is_empty() && !flag.modes.iter().any(builds);
+            assert_eq!(flag.variable.is_empty(), task, "{}", flag.name);
             let cell = format!("| `{}", flag.spelling());
             assert!(readme.contains(&cell) && readme.contains(flag.variable), "README: {}", flag.name);
             assert!(readme.contains(flag.help), "README: {}", flag.name);

@@ -20,6 +20,20 @@ fn a_wrong_command_line_is_one_line_and_exit_code_2() {
         &["--expiry=1w"],
         &["--bucket=some", "--signing-key-file=/nonexistent"],
         &["help", "frobnication"],
+        // one line, whatever is in it
+        &["--a\nb"],
+        &["a\nb"],
+        &["help", "a\nb"],
+        &["--cache-dir=$a\nb"],
+        &["serve", "--plugin=1", "--http=:1", "--modproxy", "--upstream=a\nb"],
+        &["serve", "--plugin=1", "--http=:1", "--http-auth-file="],
+        &["keygen", "--cache-dir=/c", "key"],
+        &["mod", "list", "-r"],
+        &["run", "--sumdb=x", "go"],
+        &["serve", "--plugin=1", "--ca-domains=x"],
+        &["prune", "--expiry=1h", "--prefix=p"],
+        &["--bucket=some", "--trust-write-prefix"],
+        &["--bucket=s3://some/a", "--prefix=b"],
     ] {
         let out = Plugin::new(&dir).args(args).output().code(2);
         assert!(out.stdout.is_empty(), "{}", out.describe());

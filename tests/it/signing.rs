@@ -78,7 +78,7 @@ fn a_wrong_key_file_is_one_line_that_says_what_to_do() {
         ("--signing-key-file=key.pub", "--verify-key-file"),
         ("--verify-key-file=key", ".pub"),
         ("--verify-key-file=/dev/zero", "keygen"),
-        ("--verify-key-file=", "no key file"),
+        ("--verify-key-file=", "names no file"),
         ("--signing-key-file=nowhere", "No such file"),
     ] {
         let out = Plugin::new(&dir).args(["--bucket=some", flag]).output().code(2);
