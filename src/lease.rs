@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{careful, is_at, process_token};
 use crate::folder::make_real_dir;
+use crate::platform::is_local;
 
 /// Folder of the leases.
 pub const LEASE: &str = "lease";
@@ -27,14 +28,6 @@ pub const LEASE: &str = "lease";
 const PRUNE: &str = "prune";
 /// For so long, what another machine may hold is taken for alive.
 const FAR: Duration = Duration::from_secs(86_400);
-/// The file systems that keep their locks and directories in this machine's memory, by the magic
-/// numbers of statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs and overlayfs.
-const LOCAL: &[u32] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
-
-/// Whether no other machine can have the file's file system mounted.
-pub fn is_local(file: impl rustix::fd::AsFd) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|s| LOCAL.contains(&(s.f_type as u32)))
-}
 
 /// What is to be said of a cache directory that other machines may use without our seeing their
 /// locks; nothing where none can.

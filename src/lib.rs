@@ -67,6 +67,7 @@ pub mod id;
 mod lease;
 pub mod metrics;
 pub mod places;
+mod platform;
 pub mod pool;
 pub mod protocol;
 pub mod remote;

@@ -13,9 +13,7 @@
 //! Directories that we write into are real directories, never symbolic links. Several processes
 //! may share one directory.
 
-#[cfg(target_os = "linux")]
 mod at_hand;
-#[cfg(target_os = "linux")]
 mod recall;
 
 use std::fs::{self, File, FileTimes};
@@ -49,7 +47,6 @@ pub struct DiskCache {
     added: AtomicU64,
     /// Held by who replaces an action of no use; shared by puts, whose actions are of use.
     mending: RwLock<()>,
-    #[cfg(target_os = "linux")]
     at_hand: Option<at_hand::AtHand>,
 }
 
@@ -81,7 +78,6 @@ impl DiskCache {
             mending: RwLock::default(),
             action_shards: Shards::default(),
             output_shards: Shards::default(),
-            #[cfg(target_os = "linux")]
             at_hand: at_hand::AtHand::open(&root.join(ACTION), &root.join(OUTPUT)),
         })
     }
@@ -121,7 +117,6 @@ impl DiskCache {
     }
 
     /// As [`Self::get`], without ever waiting for the disk: `None` says nothing.
-    #[cfg(target_os = "linux")]
     pub fn get_at_hand(&self, action: &ActionId) -> Option<Hit> {
         let at_hand = self.at_hand.as_ref()?;
         // noting the use is for one who may wait
@@ -130,26 +125,16 @@ impl DiskCache {
         Some(Hit { output, size, time, path: sharded_path(&self.root, OUTPUT, &hex) })
     }
 
-    /// As [`Self::get`], without ever waiting for the disk: `None` says nothing.
-    #[cfg(not(target_os = "linux"))]
-    pub fn get_at_hand(&self, _: &ActionId) -> Option<Hit> {
-        None
-    }
-
     /// Lets [`Self::get_at_hand`] go by what earlier processes have read for `scope`. Before the
     /// first get.
     pub fn recall(&self, scope: &str) {
-        #[cfg(target_os = "linux")]
         if let Some(recall) = self.at_hand.as_ref().and_then(|a| a.recall()) {
             recall.keep_in(sharded_path(&self.root, RECALL, &OutputId::of(scope.as_bytes()).to_string()));
         }
-        #[cfg(not(target_os = "linux"))]
-        let _ = scope;
     }
 
     /// Keeps what was read for the next process. Its loss costs a little speed.
     pub fn save_recall(&self) {
-        #[cfg(target_os = "linux")]
         if let Some(recall) = self.at_hand.as_ref().and_then(|a| a.recall())
             && let Err(e) = recall.save()
         {

@@ -11,6 +11,7 @@ use super::{scope, signals, summary};
 use crate::cache::Client;
 use crate::config::Config;
 use crate::error::{Error, Exit};
+use crate::platform;
 use crate::session;
 use crate::text;
 
@@ -65,8 +66,8 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
         }
     };
     let options = stack.session_options(false);
-    // go waits less while it writes bodies; no harm where it cannot be had or stdin is no pipe
-    let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), PIPE);
+    // go waits less while it writes bodies
+    platform::widen(io::stdin(), PIPE);
     let stdin = io::stdin().lock();
     // `StdinLock` is buffered, the reader is too: large reads pass through
     let result = session::run(stdin, io::stdout(), &client, &options, greeted, || {

@@ -24,6 +24,7 @@ use super::stack::Stack;
 use crate::cache::Client;
 use crate::config::PluginAddr;
 use crate::error::Error;
+use crate::platform;
 use crate::session::{self, Options};
 
 /// How long sessions whose input was ended may take to end: their manifests are written meanwhile.
@@ -40,15 +41,19 @@ enum Socket {
 }
 
 impl Socket {
-    /// A client's connection, of either kind.
-    fn accept(&self) -> io::Result<File> {
+    /// A client's connection, of either kind; any or none once `stopped` says so.
+    fn accept(&self, stopped: impl Fn() -> bool) -> io::Result<File> {
         match self {
             Socket::Tcp(l) => {
+                platform::await_client(l, stopped);
                 let (stream, _) = l.accept()?;
                 stream.set_nodelay(true)?;
                 Ok(File::from(OwnedFd::from(stream)))
             }
-            Socket::Unix(l, _) => Ok(File::from(OwnedFd::from(l.accept()?.0))),
+            Socket::Unix(l, _) => {
+                platform::await_client(l, stopped);
+                Ok(File::from(OwnedFd::from(l.accept()?.0)))
+            }
         }
     }
 }
@@ -147,15 +152,15 @@ impl Shared {
 
     /// Lets a blocked accept return, also where the socket's file is gone.
     fn wake(&self) {
-        let _ = match &self.socket {
-            Socket::Tcp(l) => rustix::net::shutdown(l, Shutdown::Both),
-            Socket::Unix(l, _) => rustix::net::shutdown(l, Shutdown::Both),
-        };
+        match &self.socket {
+            Socket::Tcp(l) => platform::wake(l),
+            Socket::Unix(l, _) => platform::wake(l),
+        }
     }
 
     fn accept(self: Arc<Self>, stack: &Arc<Stack>, default_scope: Option<&str>) {
         loop {
-            let accepted = self.socket.accept();
+            let accepted = self.socket.accept(|| self.stopping.load(Ordering::SeqCst));
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }

@@ -1,12 +1,11 @@
 //! `version`: what this binary is, and of what it is made, on stdout.
 
-use std::env::consts::ARCH;
-
 use serde_json::json;
 
 use crate::cli::{Mode, PROGRAM};
 use crate::config::Version;
 use crate::error::{Error, Exit};
+use crate::platform::target;
 
 /// Made by `.ci/licenses`.
 const LICENSES: &[u8] = include_bytes!("../help/licenses.txt.zst");
@@ -26,16 +25,4 @@ pub(super) fn execute(how: Version) -> Result<Exit, Error> {
             .map(|text| String::from_utf8_lossy(&text).into_owned())
             .map_err(|e| Error::failed(format!("licences: {e}")))?,
     })
-}
-
-/// The target triple that it was built for.
-fn target() -> String {
-    let system = match () {
-        () if cfg!(target_os = "macos") => "apple-darwin",
-        () if cfg!(all(windows, target_env = "msvc")) => "pc-windows-msvc",
-        () if cfg!(windows) => "pc-windows-gnu",
-        () if cfg!(target_env = "musl") => "unknown-linux-musl",
-        () => "unknown-linux-gnu",
-    };
-    format!("{ARCH}-{system}")
 }

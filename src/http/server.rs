@@ -22,6 +22,7 @@ use std::time::Duration;
 use super::exchange::Handler;
 use super::socket::{Secured, Socket};
 use super::tls::Identity;
+use crate::platform;
 
 pub use self::conn::serve;
 pub use self::head::Context;
@@ -77,7 +78,7 @@ impl Server {
         let Some((listener, acceptor)) = self.running.lock().expect("no holder panics").take() else { return };
         self.open.stop();
         // lets a blocked accept return
-        let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
+        platform::wake(&*listener);
         let threads = join(acceptor).unwrap_or_default();
         let grace = self.open.limits.grace;
         if !self.open.wait_closed(grace) {
@@ -133,6 +134,7 @@ fn accept(open: &Arc<Open>, listener: &TcpListener, service: &Arc<Service>) -> T
         })
     };
     while !open.is_stopping() {
+        platform::await_client(listener, || open.is_stopping());
         match listener.accept().and_then(admit) {
             Ok(thread) => {
                 troubled = false;

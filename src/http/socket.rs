@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use self::open::State;
 pub use self::open::{Entry, Open, ServerLimits};
 pub use self::secured::Secured;
+use crate::platform;
 
 /// Bytes a second at which a body is not too slow, in either direction, whatever its length.
 pub const FLOOR: u64 = 1 << 10;
@@ -201,11 +202,10 @@ impl Stream for Socket {
         Some(self)
     }
 
-    #[cfg(target_os = "linux")]
     fn send_file(&mut self, file: &File, len: u64) -> io::Result<u64> {
         // the pages go out uncopied: fine, for files of the cache are replaced, never changed
         let most = len.min(4 << 20) as usize;
-        let sent = self.patient_write(|tcp| Ok(rustix::fs::sendfile(tcp, file, None, most)?))?;
+        let sent = self.patient_write(|tcp| platform::send_file(tcp, file, most))?;
         Ok(sent as u64)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Place;
 use crate::atomic::TempFile;
+use crate::platform::memory;
 
 /// The bytes; removed on drop.
 pub(super) struct Spool {
@@ -83,17 +84,4 @@ impl Write for Spool {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// A file that is in memory alone.
-#[cfg(target_os = "linux")]
-fn memory() -> io::Result<File> {
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    Ok(rustix::fs::memfd_create("go-cache-plugin", flags).map(File::from)?)
-}
-
-/// A file without a name in the folder for temporary files, which may lie in memory.
-#[cfg(not(target_os = "linux"))]
-fn memory() -> io::Result<File> {
-    TempFile::create(&std::env::temp_dir())?.opened().try_clone()
 }

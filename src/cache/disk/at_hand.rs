@@ -8,19 +8,17 @@
 //! it should be, is `None`, which says nothing about the cache.
 
 use std::fs::{File, Metadata};
-use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-use rustix::io::{ReadWriteFlags, fcntl_dupfd_cloexec, preadv2};
+use rustix::io::fcntl_dupfd_cloexec;
 
 use super::recall::{Known, Recall, SHARDS};
 use super::{ACTION_LEN, parse_action};
 use crate::cache::id::ActionId;
-use crate::lease::is_local;
+use crate::platform::{From, Wanted, is_local, look_up, open_folder, read_at_hand};
 
 /// The directories whose files are looked up.
 pub struct AtHand {
@@ -37,8 +35,7 @@ impl AtHand {
     /// `None` where the system cannot look without waiting, or might have to ask another machine or
     /// process. Best called before there are other threads.
     pub fn open(actions: &Path, outputs: &Path) -> Option<Self> {
-        let open = |dir: &Path| openat2(CWD, dir, DIR, Mode::empty(), ResolveFlags::empty()).ok();
-        let (actions, outputs) = (open(actions)?, open(outputs)?);
+        let (actions, outputs) = (open_folder(actions)?, open_folder(outputs)?);
         if !is_local(&actions) {
             return None;
         }
@@ -58,11 +55,13 @@ impl AtHand {
     pub fn get(&self, action: &ActionId, whole: impl Fn(&Metadata, u64) -> bool) -> Option<(Known, String)> {
         let read = || self.read(action);
         let known = match &self.recall {
-            Some(recall) => recall.get(action, |shard| lookup(&self.actions, shard, DIR), read)?,
+            Some(recall) => {
+                recall.get(action, |shard| look_up(From::Folder(&self.actions), shard, Wanted::Folder), read)?
+            }
             None => read()?,
         };
         let hex = known.output.to_string();
-        let look_up = || Some(File::from(lookup_sharded(&self.outputs, &hex, OFlags::PATH)?));
+        let look_up = || Some(File::from(look_up_sharded(&self.outputs, &hex, Wanted::Metadata)?));
         let meta = if known.size == 0 {
             let mut empty = self.empty.lock().expect("no holder panics");
             let held = empty.as_ref().and_then(|file| file.metadata().ok()).filter(|meta| meta.nlink() > 0);
@@ -75,22 +74,13 @@ impl AtHand {
 
     fn read(&self, action: &ActionId) -> Option<Known> {
         let mut text = [0; ACTION_LEN];
-        // should it be no plain file, opening it must not wait either
-        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let file = File::from(lookup_sharded(&self.actions, &action.to_string(), flags)?);
-        let len = preadv2(&file, &mut [IoSliceMut::new(&mut text)], 0, ReadWriteFlags::NOWAIT).ok()?;
+        let file = File::from(look_up_sharded(&self.actions, &action.to_string(), Wanted::Content)?);
+        let len = read_at_hand(&file, &mut text, 0)?;
         let (output, size) = parse_action(&text[..len])?;
         Some(Known { output, size, time: file.metadata().ok()?.modified().ok()? })
     }
 }
 
-const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-fn lookup_sharded(dir: &OwnedFd, hex: &str, flags: OFlags) -> Option<OwnedFd> {
-    lookup(dir, &[&hex[..2], "/", hex].concat(), flags)
-}
-
-fn lookup(dir: &OwnedFd, path: &str, flags: OFlags) -> Option<OwnedFd> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS).ok()
+fn look_up_sharded(dir: &OwnedFd, hex: &str, wanted: Wanted) -> Option<OwnedFd> {
+    look_up(From::Folder(dir), [&hex[..2], "/", hex].concat(), wanted)
 }

@@ -12,21 +12,21 @@
 //! of change (seconds, nanoseconds) and number of actions, then these, then the SHA-256 of it all.
 //! All numbers are little-endian.
 
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::fs::fstat;
 use sha2::{Digest, Sha256};
 
 use crate::atomic::TempFile;
 use crate::cache::cursor::Cursor;
 use crate::cache::id::{ActionId, OutputId};
 use crate::folder::make_real_dir;
+use crate::platform::{self, From, Wanted};
 
 const MAGIC: &[u8; 8] = b"gcprec1\n";
 /// Bytes of the ids that are learnt: those of `go`.
@@ -234,13 +234,12 @@ impl Learnt {
 
 /// Reads a file that the kernel has in memory.
 fn read_at_hand(path: &Path) -> Option<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    let file = platform::look_up(From::Here, path, Wanted::Content)?;
     let len = usize::try_from(fstat(&file).ok()?.st_size).ok().filter(|len| *len <= MAX_FILE)?;
     let mut text = vec![0; len];
     let mut read = 0;
     while read < len {
-        match preadv2(&file, &mut [IoSliceMut::new(&mut text[read..])], read as u64, ReadWriteFlags::NOWAIT).ok()? {
+        match platform::read_at_hand(&file, &mut text[read..], read as u64)? {
             0 => return None,
             n => read += n,
         }

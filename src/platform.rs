@@ -1,0 +1,47 @@
+//! What differs between the systems that we run on: the only room that asks which one it is.
+//!
+//! Linux is what we are measured on. Elsewhere (macOS) `portable` does the same by what every Unix has, slower.
+
+#[cfg(target_os = "linux")]
+mod linux;
+// on Linux it is tested, not used
+#[cfg(any(test, not(target_os = "linux")))]
+#[cfg_attr(target_os = "linux", allow(dead_code))]
+mod portable;
+
+use std::env::consts::ARCH;
+
+#[cfg(target_os = "linux")]
+pub use linux::*;
+#[cfg(not(target_os = "linux"))]
+pub use portable::*;
+
+/// What is wanted of a file that is looked up without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A directory to look things up in.
+    Folder,
+    /// What it is, its size and times.
+    Metadata,
+    /// What is in it.
+    Content,
+}
+
+/// From where a path is looked up.
+#[derive(Clone, Copy, Debug)]
+pub enum From<'a> {
+    /// The working directory; folders on the way may be symbolic links.
+    Here,
+    /// A folder that [`open_folder`] or [`look_up`] gave; nothing on the way may be a symbolic link.
+    Folder(&'a std::os::fd::OwnedFd),
+}
+
+/// The target triple that this binary was built for.
+pub fn target() -> String {
+    let system = match () {
+        () if cfg!(target_os = "macos") => "apple-darwin",
+        () if cfg!(target_env = "musl") => "unknown-linux-musl",
+        () => "unknown-linux-gnu",
+    };
+    format!("{ARCH}-{system}")
+}

@@ -1,0 +1,74 @@
+//! Linux: look-ups that do not wait, files copied inside the kernel, files that are memory alone.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::{ReadWriteFlags, preadv2};
+
+use super::{From, Wanted};
+
+/// The file systems that keep their locks and directories in this machine's memory, by the magic
+/// numbers of statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs and overlayfs.
+const LOCAL: &[u32] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
+
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Whether no other machine can have the file's file system mounted.
+pub fn is_local(file: impl AsFd) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|s| LOCAL.contains(&(s.f_type as u32)))
+}
+
+/// A folder for [`look_up`]; `None` where the system cannot look without waiting.
+pub fn open_folder(path: &Path) -> Option<OwnedFd> {
+    openat2(CWD, path, FOLDER, Mode::empty(), ResolveFlags::empty()).ok()
+}
+
+/// Opens what the kernel has at hand, itself no symbolic link; `None` for all that would have to wait.
+pub fn look_up(from: From, path: impl rustix::path::Arg, wanted: Wanted) -> Option<OwnedFd> {
+    let flags = match wanted {
+        Wanted::Folder => FOLDER,
+        Wanted::Metadata => OFlags::PATH,
+        // should it be no plain file, opening it must not wait either
+        Wanted::Content => OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK,
+    };
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match from {
+        From::Here => openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok(),
+        From::Folder(dir) => {
+            openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS).ok()
+        }
+    }
+}
+
+/// Reads at `offset` what the kernel has in memory; `None` where it would have to wait.
+pub fn read_at_hand(file: impl AsFd, to: &mut [u8], offset: u64) -> Option<usize> {
+    preadv2(file, &mut [IoSliceMut::new(to)], offset, ReadWriteFlags::NOWAIT).ok()
+}
+
+/// Asks for a pipe of that many bytes; no harm where it cannot be had or `pipe` is none.
+pub fn widen(pipe: impl AsFd, bytes: usize) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, bytes);
+}
+
+/// Sends at most `most` bytes from where `file` stands, and moves it on by what was sent.
+pub fn send_file(to: &TcpStream, file: &File, most: usize) -> io::Result<usize> {
+    Ok(rustix::fs::sendfile(to, file, None, most)?)
+}
+
+/// A file that is in memory alone.
+pub fn memory() -> io::Result<File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    Ok(rustix::fs::memfd_create("go-cache-plugin", flags).map(File::from)?)
+}
+
+/// Before a blocking accept. Nothing to do: [`wake`] ends it.
+pub fn await_client(_: impl AsFd, _: impl Fn() -> bool) {}
+
+/// Lets a blocked accept return, also where a Unix socket's file is gone.
+pub fn wake(listener: impl AsFd) {
+    let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+}
