@@ -15,20 +15,20 @@ const NAME: &str = "go-cache-plugin-x86_64-unknown-linux-musl";
 const SUMS: &str = "releases/latest/download/SHA256SUMS";
 
 /// A release on a server, and a home without anything in it.
-struct Release {
-    server: Upstream,
-    dir: TempDir,
+pub struct Release {
+    pub server: Upstream,
+    pub dir: TempDir,
 }
 
 impl Release {
     /// The binary under test, as latest and as v1.2.3.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = TempDir::new();
         let release = dir.dir("releases/latest/download");
-        std::fs::create_dir_all(release.join(NAME)).unwrap();
-        symlink(binary(), release.join(NAME).join("go-cache-plugin")).unwrap();
         let pack = format!(
-            "tar -chf - {NAME} | gzip -1 > {NAME}.tar.gz && rm -r {NAME} && sha256sum {NAME}.tar.gz > SHA256SUMS"
+            "mkdir {NAME} && strip -o {NAME}/go-cache-plugin {} && tar -cf - {NAME} | gzip -1 > {NAME}.tar.gz && \
+             mv {NAME} ../.. && sha256sum {NAME}.tar.gz > SHA256SUMS",
+            binary()
         );
         let packed = Command::new("sh").args(["-c", &pack]).current_dir(&release).status().unwrap();
         assert!(packed.success());
@@ -56,6 +56,11 @@ impl Release {
     fn installed(&self) -> Vec<PathBuf> {
         let bin = self.dir.join("home/.local/bin");
         std::fs::read_dir(bin).map_or(Vec::new(), |all| all.map(|entry| entry.unwrap().path()).collect())
+    }
+
+    /// The program as it was packed.
+    fn program(&self) -> Vec<u8> {
+        std::fs::read(self.dir.join("releases").join(NAME).join("go-cache-plugin")).unwrap()
     }
 
     fn archive(&self) -> PathBuf {
@@ -96,7 +101,7 @@ fn what_a_release_has_is_installed() {
     let program = release.dir.join("home/.local/bin/go-cache-plugin");
     assert!(out.stdout.ends_with(&format!(": {}\n", program.display())), "{}", out.describe());
     assert!(out.stderr.contains("is not in PATH"), "{}", out.describe());
-    assert_eq!(std::fs::read(&program).unwrap(), std::fs::read(binary()).unwrap());
+    assert_eq!(std::fs::read(&program).unwrap(), release.program());
     assert_eq!(release.installed(), std::slice::from_ref(&program), "nothing beside it");
 
     // over what is there, by version, elsewhere, by a hash of one's own
@@ -122,7 +127,7 @@ fn what_a_release_has_is_installed() {
     tools.push("wget");
     let wget = only(&release.dir, &tools);
     release.install(|c| c.env("PATH", wget).env_remove("GO_CACHE_PLUGIN_TARGET")).ok();
-    assert_eq!(std::fs::read(&program).unwrap(), std::fs::read(binary()).unwrap());
+    assert_eq!(std::fs::read(&program).unwrap(), release.program());
 }
 
 #[test]

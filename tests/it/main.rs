@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr)] // tests say what they leave behind, and what cannot be tried here
 
+mod action;
 mod blobs;
 mod bucket;
 mod cli;
