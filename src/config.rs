@@ -2,6 +2,7 @@
 //! commands read it. Every field's doc ends with its default.
 
 mod place;
+mod vendor;
 mod web;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use crate::error::Error;
 use crate::settle::Options;
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
+pub use vendor::{Vendor, describe};
 pub use web::{
     AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, Tunnels, UpstreamEntry, UpstreamList, UpstreamUrl,
 };
@@ -313,13 +315,14 @@ pub enum BucketLocation {
     S3 {
         /// Its name.
         bucket: BucketName,
-        /// Its region. Default: AWS_REGION or AWS_DEFAULT_REGION, else asked of the bucket
-        /// (GetBucketLocation), us-east-1 where empty.
+        /// Its region. Default: what the endpoint's host tells, else AWS_REGION or AWS_DEFAULT_REGION,
+        /// else the profile's, else asked of the bucket.
         region: Option<Region>,
         /// A custom endpoint. Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else that of the AWS
         /// profile, else AWS.
         endpoint: Option<Endpoint>,
-        /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: false.
+        /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: as the endpoint's host tells, else
+        /// false.
         path_style: bool,
         /// AWS_PROFILE and the files' paths as found in the environment.
         aws: AwsEnv,

@@ -48,6 +48,12 @@ pub fn wait_before_retry(patience: Patience, attempt: u32, failure: Failure, jit
     Some(Duration::from_millis(millis).mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0)))
 }
 
+/// Random, from 0 to 1.
+pub fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

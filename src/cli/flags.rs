@@ -292,11 +292,11 @@ flags! {
         "memory for put bodies in flight";
     bucket: "bucket", "GOCACHE_S3_BUCKET", Some("NAME"), "none: local only", Bucket, ALL,
         "S3 bucket, s3://bucket/prefix, or file:///dir for a directory";
-    region: "region", "GOCACHE_S3_REGION", Some("REGION"), "asked of the bucket", Bucket, ALL,
+    region: "region", "GOCACHE_S3_REGION", Some("REGION"), "as the endpoint's host tells, else asked of the bucket", Bucket, ALL,
         "region of the bucket";
     endpoint: "s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", Some("URL"), "AWS", Bucket, ALL,
         "endpoint of an S3-compatible service";
-    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "false", Bucket, ALL,
+    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "as the endpoint's host tells", Bucket, ALL,
         "address the bucket in the path, not in the host name";
     prefix: "prefix", "GOCACHE_KEY_PREFIX", Some("PREFIX"), "none", Bucket, ALL,
         "prefix of every key in the bucket";

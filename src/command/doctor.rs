@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::status::{Finding, Mark, try_bucket};
 use crate::atomic::TempFile;
-use crate::config::{AwsEnv, BucketLocation, Config};
+use crate::config::{self, AwsEnv, BucketLocation, Config};
 use crate::error::{Error, Exit};
 use crate::lease;
 use crate::text;
@@ -27,7 +27,9 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     match &config.bucket {
         None => found("bucket", Ok("none, the cache is local".into())),
         Some(shared) => {
-            if let BucketLocation::S3 { aws, .. } = &shared.location {
+            if let BucketLocation::S3 { region, endpoint, path_style, aws, .. } = &shared.location {
+                let described = endpoint.as_ref().map(|e| config::describe(e, region.as_ref(), *path_style));
+                described.into_iter().for_each(|text| found("endpoint", Ok(text)));
                 found("credentials", Ok(sources(aws)));
             }
             findings.extend(try_bucket(shared));

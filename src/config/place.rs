@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use url::{Host, Url};
+use url::Url;
 
 /// Words that are checked as they are parsed. The error says what is wrong, for a line that names
 /// where the word was found.
@@ -85,9 +85,9 @@ impl Endpoint {
         self.0.scheme() == "https"
     }
 
-    /// Whether its host is a name, which may have subdomains, and no address.
-    pub fn has_name(&self) -> bool {
-        matches!(self.0.host(), Some(Host::Domain(_)))
+    /// Its host, where that is a name, which may have subdomains, and no address.
+    pub fn name(&self) -> Option<&str> {
+        self.0.domain()
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
         ] {
             assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
         }
-        let name = |text: &str| text.parse::<Endpoint>().unwrap().has_name();
-        assert!(name("http://minio") && !name("http://127.0.0.1") && !name("http://[::1]"));
+        let named = |text: &str| text.parse::<Endpoint>().unwrap().name().is_some();
+        assert!(named("http://minio") && !named("http://127.0.0.1") && !named("http://[::1]"));
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::memory::Memory;
 use super::{Object, PutBody, Remote, RemoteError};
 use crate::metrics::Metrics;
-use crate::retry::{Failure, Patience, wait_before_retry};
+use crate::retry::{Failure, Patience, jitter, wait_before_retry};
 
 /// Time between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -379,12 +379,6 @@ impl Guard {
         object.body = Box::new(Watched { body, guard, from, left: object.len, settled });
         true
     }
-}
-
-/// Random, from 0 to 1.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 
 /// A body whose bytes are counted, and whose end, good or bad, the guard hears of.

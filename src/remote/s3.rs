@@ -11,6 +11,8 @@ mod keys;
 mod profile;
 mod providers;
 mod sign;
+mod sso;
+mod sts;
 mod transport;
 mod xml;
 
@@ -27,11 +29,11 @@ use self::address::{Address, Place};
 use self::answer::{Failed, absent, absent_text, header, is_genuine, is_page};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
-use self::sign::{EMPTY_SHA256, SIGNATURE, sign};
+use self::sign::{EMPTY_SHA256, SIGNATURE, Scope, sign};
 use self::transport::{Answer, Limits, Options, Transport};
 use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::client::proxy_for;
-use crate::config::{AwsEnv, BucketName, Endpoint, Region};
+use crate::config::{AwsEnv, BucketName, Endpoint, Region, Vendor};
 use crate::id::Hashing;
 use crate::metrics::Metrics;
 
@@ -92,6 +94,9 @@ impl S3 {
     ) -> Result<Self, RemoteError> {
         let of_profile = if endpoint.is_none() { profile::endpoint(env).map_err(RemoteError::Config)? } else { None };
         let endpoint = endpoint.or(of_profile.as_ref());
+        let known = of_profile.as_ref().and_then(Vendor::of);
+        let region = region.or_else(|| known.as_ref()?.region.as_ref());
+        let path_style = path_style || known.as_ref().is_some_and(|known| known.path_style);
         let address = Address::new(bucket, endpoint, path_style);
         let place = region.map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
         let whereabouts = match (endpoint, region) {
@@ -151,8 +156,9 @@ impl S3 {
     fn send(&self, op: &Op, place: &Place, keys: &Arc<Keys>) -> Result<Answer, RemoteError> {
         let url = place.url(op.key, op.query).map_err(invalid)?;
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
-        let now = SystemTime::now();
-        let headers = sign(op.method, &url, &place.region, keys, payload, op.headers.clone(), now);
+        let region = place.region.to_string();
+        let scope = Scope { region: &region, service: "s3" };
+        let headers = sign(op.method, &url, scope, keys, payload, op.headers.clone(), SystemTime::now());
         let headers = headers.map_err(RemoteError::Denied)?;
         let body = op.body.as_ref().map(|(body, _)| (body.len(), body.reader()));
         Ok(self.transport.send(op.method, url.as_str(), headers, body)?)

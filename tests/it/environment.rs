@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use rustls::{ServerConnection, StreamOwned};
 
 use crate::support::env::{Plugin, TempDir};
+use crate::support::go;
 use crate::support::origin::self_signed;
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, noise};
@@ -106,6 +107,40 @@ fn requests_to_the_bucket_go_through_the_proxy() {
         let credentials = "Proxy-Authorization: Basic dXNAZXI6cGE6c3M=\r\n";
         assert!(login.is_empty() || seen.iter().all(|h| h.contains(credentials)), "{seen:?}");
     }
+}
+
+#[test]
+fn a_service_is_known_by_its_host() {
+    let server = S3Server::in_process();
+    let proxy = ForwardProxy::to(&server.endpoint);
+    let dir = TempDir::new();
+    let doctor = |endpoint: &str, more: &[&str]| {
+        let mut vars = server.env_through(endpoint);
+        vars.retain(|(name, _)| !["GOCACHE_S3_REGION", "GOCACHE_S3_PATH_STYLE"].contains(&name.as_str()));
+        let path = std::env::join_paths([go::any().root.join("bin")]).unwrap();
+        let plugin = Plugin::new(&dir).arg("doctor").args(more).envs(&vars).env("PATH", path);
+        let plugin = plugin.env("AWS_REGION", "eu-west-1").env("http_proxy", format!("http://{}", proxy.addr));
+        plugin.output().ok().stdout
+    };
+    let says = |out: &str, all: [&str; 3]| {
+        let line = out.lines().find(|line| line.starts_with("ok    endpoint: ")).expect(out);
+        all.iter().for_each(|part| assert!(line.contains(part), "{part}: {line}"));
+    };
+    // Amazon's region is not R2's, and a bucket's name is no part of this host
+    let r2 = "http://0123.r2.cloudflarestorage.com";
+    says(&doctor(r2, &[]), [r2, "Cloudflare R2: signed for auto", "the bucket in the path"]);
+    assert!(proxy.seen().iter().all(|head| head.starts_with("CONNECT 0123.r2.cloudflarestorage.com:80 ")));
+    let given = doctor(r2, &["--region=eu-central-1", "--s3-path-style=true"]);
+    says(&given, [r2, "signed for eu-central-1", "the bucket in the path"]);
+    // a host of one word has no subdomains; what to sign for is for its owner to say
+    let local = server.endpoint.replace("127.0.0.1", "localhost");
+    says(&doctor(&local, &[]), [&local, "signed for eu-west-1", "the bucket in the path"]);
+    // what nobody knows is as it was
+    let other = Plugin::new(&dir).arg("doctor").envs(&server.env_through("http://s3.example.com"));
+    let out = other.env("GOCACHE_S3_PATH_STYLE", "").env("http_proxy", "http://127.0.0.1:1").output().stdout;
+    says(&out, ["http://s3.example.com: signed for us-east-1", "the bucket in the host name", "--s3-path-style"]);
+    let paths: Vec<String> = server.requests().into_iter().map(|seen| seen.path).collect();
+    assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with("/cache-bucket")), "{paths:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod blobs;
 mod bucket;
 mod cli;
 mod connections;
+mod credentials;
 mod dependencies;
 mod direct;
 mod doctor;

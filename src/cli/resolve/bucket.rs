@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{REFRESH_AFTER, Resolver, duration, on, parsed};
 use crate::cli::flags::Given;
-use crate::config::{AwsEnv, BucketConfig, BucketLocation, KeyPrefix, Layout};
+use crate::config::{AwsEnv, BucketConfig, BucketLocation, KeyPrefix, Layout, Vendor};
 use crate::error::Error;
 use crate::sign::{self, Signer};
 
@@ -86,11 +86,14 @@ impl Resolver<'_> {
             None if !aws.ignores_endpoints() => parsed(&from_aws(urls))?,
             given => given,
         };
-        let region = match parsed(&v.region)? {
+        // AWS's variables say nothing of a service that signs for another region
+        let vendor = endpoint.as_ref().and_then(Vendor::of);
+        let region = match parsed(&v.region)?.or_else(|| vendor.as_ref()?.region.clone()) {
             None => parsed(&from_aws(["AWS_REGION", "AWS_DEFAULT_REGION"]))?,
-            given => given,
+            known => known,
         };
         let (bucket, path_style) = (name.parse().map_err(wrong)?, on(&v.path_style)?);
+        let path_style = path_style || v.path_style.is_none() && vendor.is_some_and(|known| known.path_style);
         Ok(Some(BucketConfig::at(BucketLocation::S3 { bucket, region, endpoint, path_style, aws }, below)))
     }
 

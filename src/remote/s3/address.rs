@@ -31,7 +31,7 @@ impl Address {
     /// The bucket `bucket` at `endpoint`, AWS by default.
     pub fn new(bucket: &BucketName, endpoint: Option<&Endpoint>, path_style: bool) -> Self {
         // an address has no subdomains, and a certificate for *.s3… does not cover a name with dots
-        let path_style = path_style || endpoint.map_or(bucket.as_str().contains('.'), |e| !e.has_name());
+        let path_style = path_style || endpoint.map_or(bucket.as_str().contains('.'), |e| e.name().is_none());
         Address { bucket: bucket.clone(), endpoint: endpoint.cloned(), path_style }
     }
 

@@ -99,7 +99,8 @@ pub fn is_genuine(answer: &Answer) -> bool {
 pub fn is_page(answer: &Answer) -> bool {
     let kind = header(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
     // where there is no content, its type says nothing
-    answer.len != Some(0) && ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
+    let empty = answer.status == 204 || answer.len == Some(0);
+    !empty && ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
 }
 
 /// A 404: no object, or no bucket.

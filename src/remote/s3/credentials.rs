@@ -5,21 +5,26 @@
 //! The first source that is configured decides: where it fails, the next is not asked.
 //!
 //! Invariants: nothing is looked up before the first [`Credentials::get`]; one thread at a time
-//! looks, others use the keys that there are or wait for it; a chain that came up empty is not
-//! asked again; keys that expire are renewed [`EARLY`] before they do.
+//! looks, others use the keys that there are or wait for it; what came up empty is not asked by every
+//! request, but after a while, since people sign on meanwhile; keys that expire are renewed [`EARLY`]
+//! before they do.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::keys::{CredentialError, Keys};
 use super::profile::{self, Profile};
-use super::providers;
+use super::providers::{self, missing};
+use super::{sso, sts};
 use crate::config::AwsEnv;
 
 /// How long before their end keys are renewed.
 const EARLY: Duration = Duration::from_secs(300);
 /// Renewals that fail, or bring keys that end soon, are tried again no sooner than this.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
+
+/// So many profiles may each take their keys from another.
+const MOST_ROLES: u32 = 5;
 
 /// Finds, keeps and renews the credentials of this process.
 pub struct Credentials {
@@ -67,8 +72,7 @@ impl Credentials {
         let found = state.found.as_ref()?;
         let paused = state.asked.is_some_and(|at| at.elapsed() < RENEW_PAUSE);
         let good = match found {
-            Err(CredentialError::Missing(_)) => true,
-            Err(CredentialError::Unreachable(_)) => paused,
+            Err(_) => paused,
             Ok(keys) => keys.left().is_none_or(|left| left > EARLY || !left.is_zero() && (alive || paused)),
         };
         good.then(|| found.clone())
@@ -117,30 +121,22 @@ impl Credentials {
 
 /// Asks one source after another; which one had keys, too.
 fn chain(env: &AwsEnv) -> Result<(Keys, String), CredentialError> {
-    let missing = |why: String| Err(CredentialError::Missing(why));
-    match (env.var("AWS_ACCESS_KEY_ID"), env.var("AWS_SECRET_ACCESS_KEY")) {
-        (Some(access), Some(secret)) => {
-            let token = env.var("AWS_SESSION_TOKEN").map(str::to_string);
-            let keys = Keys { access: access.into(), secret: secret.into(), token, expires: None };
-            return Ok((keys, "AWS_ACCESS_KEY_ID".into()));
-        }
-        (Some(_), None) => return missing("AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not".into()),
-        (None, Some(_)) => return missing("AWS_SECRET_ACCESS_KEY is set but AWS_ACCESS_KEY_ID is not".into()),
-        (None, None) => {}
+    if let Some(keys) = from_environment(env)? {
+        return Ok((keys, "AWS_ACCESS_KEY_ID".into()));
     }
     let chosen = env.var("AWS_PROFILE").is_some();
     let profile = profile::load(env).map_err(CredentialError::Missing)?;
     let of = |profile: &Profile| format!("AWS profile {:?}", profile.name);
     if chosen && let Some(profile) = &profile {
-        let keys = from_profile(env, profile)?.map(|keys| (keys, of(profile)));
-        return keys.map_or_else(|| missing(format!("{} holds no credentials", of(profile))), Ok);
+        let keys = from_profile(env, profile, 0)?.ok_or_else(|| empty(profile))?;
+        return Ok((keys, of(profile)));
     }
     if let (Some(file), Some(role)) = (env.var("AWS_WEB_IDENTITY_TOKEN_FILE"), env.var("AWS_ROLE_ARN")) {
-        let keys = providers::web_identity(env, file, role, env.var("AWS_ROLE_SESSION_NAME"))?;
+        let keys = sts::web_identity(env, profile.as_ref(), file, role, env.var("AWS_ROLE_SESSION_NAME"))?;
         return Ok((keys, format!("web identity, role {role}")));
     }
     if let Some(profile) = &profile
-        && let Some(keys) = from_profile(env, profile)?
+        && let Some(keys) = from_profile(env, profile, 0)?
     {
         return Ok((keys, of(profile)));
     }
@@ -155,48 +151,90 @@ fn chain(env: &AwsEnv) -> Result<(Keys, String), CredentialError> {
         Some((credentials, config)) => format!("{} and {}", credentials.display(), config.display()),
         None => "no home directory".into(),
     };
-    missing(format!(
+    Err(missing(format!(
         "no AWS credentials found; tried AWS_ACCESS_KEY_ID, web identity, the default profile ({files}), \
          container credentials, instance metadata ({metadata}); set AWS_ACCESS_KEY_ID and \
          AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
-    ))
+    )))
 }
 
-/// What a profile says; `None` where it says nothing of credentials.
-fn from_profile(env: &AwsEnv, profile: &Profile) -> Result<Option<Keys>, CredentialError> {
-    let hint = |what: &str| {
-        let name = &profile.name;
-        Err(CredentialError::Missing(format!(
-            "AWS profile {name:?} uses {what}, which is not supported here; set credential_process = \
-             aws configure export-credentials --profile {name} --format process in another profile"
-        )))
-    };
-    if let Some(role) = profile.get("role_arn") {
-        return match profile.get("web_identity_token_file") {
-            Some(file) => providers::web_identity(env, file, role, profile.get("role_session_name")).map(Some),
-            None => hint("role_arn"),
-        };
+fn from_environment(env: &AwsEnv) -> Result<Option<Keys>, CredentialError> {
+    let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    pair(names.map(|name| env.var(name)), env.var("AWS_SESSION_TOKEN"), |there, lacking| {
+        format!("{} is set but {} is not", names[there], names[lacking])
+    })
+}
+
+/// Keys that do not end; `None` where there is neither half. `words` say which of the two is there alone.
+fn pair(
+    halves: [Option<&str>; 2],
+    token: Option<&str>,
+    words: impl Fn(usize, usize) -> String,
+) -> Result<Option<Keys>, CredentialError> {
+    match halves {
+        [Some(access), Some(secret)] => {
+            let token = token.map(str::to_string);
+            Ok(Some(Keys { access: access.into(), secret: secret.into(), token, expires: None }))
+        }
+        [Some(_), None] => Err(missing(words(0, 1))),
+        [None, Some(_)] => Err(missing(words(1, 0))),
+        [None, None] => Ok(None),
     }
-    match (profile.get("aws_access_key_id"), profile.get("aws_secret_access_key")) {
-        (Some(access), Some(secret)) => {
-            let token = profile.get("aws_session_token").map(str::to_string);
-            return Ok(Some(Keys { access: access.into(), secret: secret.into(), token, expires: None }));
-        }
-        (None, None) => {}
-        _ => {
-            return Err(CredentialError::Missing(format!(
-                "AWS profile {:?} has only one of aws_access_key_id and aws_secret_access_key",
-                profile.name
-            )));
-        }
+}
+
+/// What a profile says; `None` where it says nothing of credentials. `depth` profiles were on the way.
+fn from_profile(env: &AwsEnv, profile: &Profile, depth: u32) -> Result<Option<Keys>, CredentialError> {
+    if let Some(role) = profile.get("role_arn") {
+        return from_role(env, profile, role, depth).map(Some);
+    }
+    if let Some(keys) = own_keys(profile)? {
+        return Ok(Some(keys));
     }
     if let Some(command) = profile.get("credential_process") {
         return providers::process(command).map(Some);
     }
-    if profile.get("sso_session").or(profile.get("sso_start_url")).is_some() {
-        return hint("single sign-on");
+    sso::keys(env, profile).transpose()
+}
+
+fn own_keys(profile: &Profile) -> Result<Option<Keys>, CredentialError> {
+    let names = ["aws_access_key_id", "aws_secret_access_key"];
+    pair(names.map(|name| profile.get(name)), profile.get("aws_session_token"), |there, lacking| {
+        format!("AWS profile {:?} has {} but not {}", profile.name, names[there], names[lacking])
+    })
+}
+
+/// Keys of the role that a profile names, by a token, or by keys of another source.
+fn from_role(env: &AwsEnv, profile: &Profile, role: &str, depth: u32) -> Result<Keys, CredentialError> {
+    let name = &profile.name;
+    if let Some(file) = profile.get("web_identity_token_file") {
+        return sts::web_identity(env, Some(profile), file, role, profile.get("role_session_name"));
     }
-    Ok(None)
+    if profile.get("mfa_serial").is_some() {
+        return Err(missing(format!(
+            "AWS profile {name:?} asks for a code (mfa_serial), which nobody is here to give; in another profile, set \
+             credential_process = aws configure export-credentials --profile {name} --format process"
+        )));
+    }
+    let lacks = |what: &str| missing(format!("AWS profile {name:?} has a role_arn but {what}"));
+    let keys = match (profile.get("source_profile"), profile.get("credential_source")) {
+        (Some(own), _) if own == name => own_keys(profile)?.ok_or_else(|| empty(profile)),
+        (Some(_), _) if depth == MOST_ROLES => Err(lacks("too many profiles are on the way to its keys")),
+        (Some(other), _) => {
+            let other = profile::named(env, other).map_err(missing)?;
+            from_profile(env, &other, depth + 1)?.ok_or_else(|| empty(&other))
+        }
+        (None, Some("Environment")) => from_environment(env)?.ok_or_else(|| lacks("AWS_ACCESS_KEY_ID is not set")),
+        (None, Some("EcsContainer")) => {
+            providers::container(env).unwrap_or_else(|| Err(lacks("there are no container credentials")))
+        }
+        (None, Some("Ec2InstanceMetadata")) => providers::instance_metadata(env).map_err(missing),
+        (None, _) => Err(lacks("no source_profile, credential_source or web_identity_token_file")),
+    }?;
+    sts::assume_role(env, profile, role, &keys)
+}
+
+fn empty(profile: &Profile) -> CredentialError {
+    missing(format!("AWS profile {:?} holds no credentials", profile.name))
 }
 
 #[cfg(test)]

@@ -35,45 +35,59 @@ pub fn paths(env: &AwsEnv) -> Option<(PathBuf, PathBuf)> {
 /// The profile that AWS_PROFILE names, which must be there, or the default one, which need not.
 /// The error is a sentence for people.
 pub fn load(env: &AwsEnv) -> Result<Option<Profile>, String> {
-    let chosen = env.var("AWS_PROFILE");
-    let name = chosen.unwrap_or("default");
-    let Some((credentials, config)) = paths(env) else {
-        return match chosen {
-            Some(name) => Err(format!("AWS_PROFILE is {name:?} but there is no home directory to look for it")),
-            None => Ok(None),
-        };
-    };
-    let mut settings = BTreeMap::new();
-    let (mut found, mut services) = (false, Vec::new());
-    for (path, sections) in [
-        (&credentials, vec![name.to_string()]),
-        (&config, vec![format!("profile {name}"), if name == "default" { name.to_string() } else { String::new() }]),
-    ] {
+    env.var("AWS_PROFILE").map_or_else(|| find(env, "default"), |name| named(env, name).map(Some))
+}
+
+/// The profile of that name, which must be there. The error is a sentence for people.
+pub fn named(env: &AwsEnv, name: &str) -> Result<Profile, String> {
+    find(env, name)?.ok_or_else(|| match paths(env) {
+        Some((credentials, config)) => {
+            format!("AWS profile {name:?} is neither in {} nor in {}", credentials.display(), config.display())
+        }
+        None => format!("there is no home directory to look for AWS profile {name:?} in"),
+    })
+}
+
+/// The section `[sso-session name]` of the config file.
+pub fn sso_session(env: &AwsEnv, name: &str) -> Result<Profile, String> {
+    let config = paths(env).map(|(_, config)| config).unwrap_or_default();
+    let settings = gather(&[(&config, &[format!("sso-session {name}")])])?;
+    let settings = settings.ok_or_else(|| format!("there is no [sso-session {name}] in {}", config.display()))?;
+    Ok(Profile { name: name.to_string(), settings })
+}
+
+fn find(env: &AwsEnv, name: &str) -> Result<Option<Profile>, String> {
+    let Some((credentials, config)) = paths(env) else { return Ok(None) };
+    let plain = [name.to_string()];
+    let in_config = [format!("profile {name}"), if name == "default" { name.to_string() } else { String::new() }];
+    let Some(mut settings) = gather(&[(&credentials, &plain), (&config, &in_config)])? else { return Ok(None) };
+    if let Some(services) = settings.get("services").map(|name| format!("services {name}")) {
+        let services = gather(&[(&config, &[services])])?.unwrap_or_default();
+        settings.extend(services.into_iter().map(|(key, value)| (format!("services.{key}"), value)));
+    }
+    Ok(Some(Profile { name: name.to_string(), settings }))
+}
+
+/// The settings of these sections of these files, the first that says something first; `None` where no
+/// section is there.
+fn gather(places: &[(&Path, &[String])]) -> Result<Option<BTreeMap<String, String>>, String> {
+    let mut settings = None;
+    for (path, sections) in places {
         let text = match std::fs::read(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(format!("{}: {e}", path.display())),
         };
         for (section, key, value) in parse(&text) {
-            let setting = key.zip(value);
             if sections.contains(&section) {
-                found = true;
-                setting.into_iter().for_each(|(key, value)| _ = settings.entry(key).or_insert(value));
-            } else if let Some(name) = section.strip_prefix("services ") {
-                services.extend(setting.map(|(key, value)| (name.to_string(), format!("services.{key}"), value)));
+                let settings: &mut BTreeMap<_, _> = settings.get_or_insert_default();
+                if let Some((key, value)) = key.zip(value) {
+                    settings.entry(key).or_insert(value);
+                }
             }
         }
     }
-    if let Some(chosen) = settings.get("services").cloned() {
-        settings.extend(services.into_iter().filter(|(name, ..)| *name == chosen).map(|(_, key, value)| (key, value)));
-    }
-    match (found, chosen) {
-        (true, _) => Ok(Some(Profile { name: name.to_string(), settings })),
-        (false, None) => Ok(None),
-        (false, Some(name)) => {
-            Err(format!("AWS profile {name:?} is neither in {} nor in {}", credentials.display(), config.display()))
-        }
-    }
+    Ok(settings)
 }
 
 /// The endpoint of the profile in use, where it names one: its services' for S3 rather than its own.

@@ -1,5 +1,5 @@
-//! Sources of credentials that have to be asked: STS with a web identity token, the container
-//! agent, the instance metadata service, a command.
+//! Sources of credentials on this machine or its network that have to be asked: the container agent,
+//! the instance metadata service, a command; and what all sources share.
 //!
 //! Every one of them is bounded in time and in the length of its answer.
 
@@ -18,7 +18,6 @@ use url::{Host, Url};
 
 use super::keys::{CredentialError, Keys};
 use super::transport::{Limits, Options, Transport};
-use super::xml;
 use crate::client::proxy_for;
 use crate::config::AwsEnv;
 
@@ -30,10 +29,14 @@ const PROCESS_LIMIT: Duration = Duration::from_secs(10);
 const CONTAINER: &str = "http://169.254.170.2";
 /// Where the instance metadata service listens.
 const METADATA: &str = "http://169.254.169.254";
+/// What helps where its token does not come.
+const HOP: &str = "the instance needs HttpPutResponseHopLimit 2";
 
-type Found = Result<Keys, CredentialError>;
+/// What a source answers.
+pub type Found = Result<Keys, CredentialError>;
 
-fn missing(why: impl Into<String>) -> CredentialError {
+/// There are no keys, and why.
+pub fn missing(why: impl Into<String>) -> CredentialError {
     CredentialError::Missing(why.into())
 }
 
@@ -56,11 +59,22 @@ fn from_json(text: &str, source: &str) -> Found {
     Ok(Keys { access: json.access_key_id, secret: json.secret_access_key, token, expires })
 }
 
-fn expiry(text: &str, source: &str) -> Result<SystemTime, CredentialError> {
+/// The time `text`, in RFC 3339, that `source` told.
+pub fn expiry(text: &str, source: &str) -> Result<SystemTime, CredentialError> {
     match text.parse::<jiff::Timestamp>() {
         Ok(t) => Ok(t.into()),
         Err(_) => Err(missing(format!("{source}: {text:?} is no time"))),
     }
+}
+
+/// Headers that stay out of logs.
+pub fn secret_headers(headers: &[(&'static str, &str)]) -> Result<HeaderMap, String> {
+    let line = |(name, value): &(&'static str, &str)| {
+        let mut value = HeaderValue::from_str(value).map_err(|_| "a token contains line breaks".to_string())?;
+        value.set_sensitive(true);
+        Ok((HeaderName::from_static(name), value))
+    };
+    headers.iter().map(line).collect()
 }
 
 /// One exchange: status and text. The error is in words.
@@ -68,21 +82,14 @@ fn ask(
     transport: &Transport,
     method: &str,
     url: &str,
-    headers: &[(&str, &str)],
+    headers: HeaderMap,
     body: &str,
 ) -> Result<(u16, String), String> {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        let name: HeaderName = name.parse().map_err(|_| format!("{name:?} is no header name"))?;
-        let mut value = HeaderValue::from_str(value).map_err(|_| "a token contains line breaks".to_string())?;
-        value.set_sensitive(true);
-        map.insert(name, value);
-    }
     let body = body.to_string();
     let body = (method != "GET").then(|| -> (u64, Box<dyn Read + Send>) {
         (body.len() as u64, Box::new(std::io::Cursor::new(body.into_bytes())))
     });
-    let answer = transport.send(method, url, map, body).map_err(|e| e.to_string())?;
+    let answer = transport.send(method, url, headers, body).map_err(|e| e.to_string())?;
     let mut text = String::new();
     answer.body.take(ANSWER_LIMIT).read_to_string(&mut text).map_err(|e| format!("{}: {e}", brief(url)))?;
     Ok((answer.status, text))
@@ -93,55 +100,33 @@ fn brief(url: &str) -> String {
     Url::parse(url).map_or_else(|_| url.to_string(), |u| u.origin().ascii_serialization())
 }
 
-fn local_transport() -> Transport {
-    Transport::new(Options { limits: Limits::LOCAL, proxy: None, ca_file: None }, None)
+fn local_transport(limits: Limits) -> Transport {
+    Transport::new(Options { limits, proxy: None, ca_file: None }, None)
 }
 
-/// STS AssumeRoleWithWebIdentity with the token in `file`.
-pub fn web_identity(env: &AwsEnv, file: &str, role: &str, session: Option<&str>) -> Found {
-    let token = std::fs::read_to_string(file).map_err(|e| missing(format!("web identity token {file}: {e}")))?;
-    let region = env.var("AWS_REGION").or(env.var("AWS_DEFAULT_REGION"));
-    let endpoint = match (env.var("AWS_ENDPOINT_URL_STS"), region) {
-        (Some(url), _) => url.to_string(),
-        (None, Some(region)) if region.starts_with("cn-") => format!("https://sts.{region}.amazonaws.com.cn"),
-        (None, Some(region)) => format!("https://sts.{region}.amazonaws.com"),
-        (None, None) => "https://sts.amazonaws.com".to_string(),
+/// Where a service of AWS's listens: `host` below AWS's domain, unless the environment has another place.
+pub fn endpoint(env: &AwsEnv, service: &str, host: &str) -> Result<Url, CredentialError> {
+    let variable = format!("AWS_ENDPOINT_URL_{service}");
+    let end = if host.contains(".cn-") { ".cn" } else { "" };
+    let told = env.var(&variable).or(env.var("AWS_ENDPOINT_URL")).filter(|_| !env.ignores_endpoints());
+    let url = match told {
+        Some(url) => url.trim_end_matches('/').to_string(),
+        None => format!("https://{host}.amazonaws.com{end}"),
     };
-    let source = format!("web identity ({endpoint})");
-    let url = Url::parse(&endpoint).map_err(|e| missing(format!("{source}: {e}")))?;
-    let form = url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("Action", "AssumeRoleWithWebIdentity")
-        .append_pair("Version", "2011-06-15")
-        .append_pair("RoleArn", role)
-        .append_pair("RoleSessionName", session.unwrap_or("go-cache-plugin"))
-        .append_pair("WebIdentityToken", token.trim())
-        .finish();
+    Url::parse(&url).map_err(|e| missing(format!("{variable}: {url}: {e}")))
+}
+
+/// One exchange with a service of AWS's.
+pub fn ask_service(
+    env: &AwsEnv,
+    method: &str,
+    url: &Url,
+    headers: HeaderMap,
+    body: &str,
+) -> Result<(u16, String), CredentialError> {
     let proxy = proxy_for(env, url.scheme() == "https").map_err(missing)?;
-    let ca_file = ca_file(env);
-    let transport = Transport::new(Options { limits: Limits::STS, proxy, ca_file }, None);
-    let form_type = [("content-type", "application/x-www-form-urlencoded")];
-    let (status, text) =
-        ask(&transport, "POST", url.as_str(), &form_type, &form).map_err(CredentialError::Unreachable)?;
-    match status {
-        200..300 => {}
-        400..500 if status != 429 => {
-            let code = xml::text(&text, "Code").unwrap_or_default();
-            let message = xml::text(&text, "Message").unwrap_or_default();
-            return Err(missing(format!("{source} refuses role {role}: status {status} {code} {message}")));
-        }
-        _ => return Err(CredentialError::Unreachable(format!("{source}: status {status}"))),
-    }
-    let field = |name: &str| {
-        xml::text(&text, name)
-            .filter(|t| !t.is_empty())
-            .ok_or_else(|| missing(format!("{source}: the answer has no {name}")))
-    };
-    Ok(Keys {
-        access: field("AccessKeyId")?,
-        secret: field("SecretAccessKey")?,
-        token: Some(field("SessionToken")?),
-        expires: Some(expiry(&field("Expiration")?, &source)?),
-    })
+    let transport = Transport::new(Options { limits: Limits::SERVICE, proxy, ca_file: ca_file(env) }, None);
+    ask(&transport, method, url.as_str(), headers, body).map_err(CredentialError::Unreachable)
 }
 
 /// A file of certificates that the environment names.
@@ -178,7 +163,9 @@ fn ask_container(env: &AwsEnv, url: &str) -> Found {
         None => env.var("AWS_CONTAINER_AUTHORIZATION_TOKEN").map(str::to_string),
     };
     let headers: Vec<_> = token.iter().map(|t| ("authorization", t.as_str())).collect();
-    let (status, text) = ask(&local_transport(), "GET", url, &headers, "").map_err(CredentialError::Unreachable)?;
+    let headers = secret_headers(&headers).map_err(|why| missing(format!("{source}: {why}")))?;
+    let transport = local_transport(Limits::LOCAL);
+    let (status, text) = ask(&transport, "GET", url, headers, "").map_err(CredentialError::Unreachable)?;
     match status {
         200 => from_json(&text, &source),
         400..500 if status != 429 => Err(missing(format!("{source}: status {status}"))),
@@ -200,28 +187,36 @@ fn may_be_trusted(url: &Url) -> bool {
 }
 
 /// IMDSv2. The error says in a few words why there is nothing; on a machine that is no EC2
-/// instance that takes a second at most.
+/// instance, and in a container that the instance's answers do not reach, that takes a second at most.
 pub fn instance_metadata(env: &AwsEnv) -> Result<Keys, String> {
     if env.var("AWS_EC2_METADATA_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
         return Err("disabled".into());
     }
     let endpoint = env.var("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or(METADATA).trim_end_matches('/');
-    let transport = local_transport();
-    let expect = |what: &str, (status, text): (u16, String)| match status {
-        200 => Ok(text),
-        _ => Err(format!("{endpoint}: status {status} for {what}")),
+    let transport = local_transport(Limits::METADATA);
+    let ask = |method: &str, path: &str, name: &'static str, value: &str, what: &str| match ask(
+        &transport,
+        method,
+        &format!("{endpoint}{path}"),
+        secret_headers(&[(name, value)])?,
+        "",
+    )? {
+        (200, text) => Ok(text),
+        (status, _) => Err(format!("{endpoint}: status {status} for {what}")),
     };
-    let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")];
-    let token = ask(&transport, "PUT", &format!("{endpoint}/latest/api/token"), &ttl, "")?;
-    let token = expect("a token", token)?;
-    let token = [("x-aws-ec2-metadata-token", token.trim())];
-    let roles = format!("{endpoint}/latest/meta-data/iam/security-credentials/");
-    let role = expect("the instance's role", ask(&transport, "GET", &roles, &token, "")?)?;
+    // the answer to this one may go over as few networks as the instance's hop limit says
+    let token = ask("PUT", "/latest/api/token", "x-aws-ec2-metadata-token-ttl-seconds", "21600", "a token");
+    let cut_off = |why: &str| why.contains("in time") && !why.contains("(connect)");
+    let hop = |why: String| if cut_off(&why) { format!("{why}; in a container, {HOP}") } else { why };
+    let token = token.map_err(hop)?;
+    let get = |path: &str, what: &str| ask("GET", path, "x-aws-ec2-metadata-token", token.trim(), what);
+    let roles = "/latest/meta-data/iam/security-credentials/";
+    let role = get(roles, "the instance's role")?;
     let role = role.lines().next().unwrap_or_default().trim();
     if role.is_empty() || role.contains(['/', '?', '#', ' ']) {
         return Err(format!("{endpoint}: the instance has no role"));
     }
-    let text = expect("the role's keys", ask(&transport, "GET", &format!("{roles}{role}"), &token, "")?)?;
+    let text = get(&format!("{roles}{role}"), "the role's keys")?;
     from_json(&text, endpoint).map_err(|e| e.to_string())
 }
 

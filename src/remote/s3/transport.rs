@@ -36,10 +36,12 @@ pub struct Limits {
 impl Limits {
     /// For requests that a build waits for.
     pub const BUCKET: Limits = Limits { connect: Duration::from_secs(3), answer: Duration::from_secs(10) };
-    /// For STS, which a build may wait for once.
-    pub const STS: Limits = Limits { connect: Duration::from_secs(2), answer: Duration::from_secs(3) };
+    /// For services that give credentials, which a build may wait for once.
+    pub const SERVICE: Limits = Limits { connect: Duration::from_secs(2), answer: Duration::from_secs(3) };
     /// For sources of credentials on this machine or its network, which may well not be there.
     pub const LOCAL: Limits = Limits { connect: Duration::from_secs(1), answer: Duration::from_secs(2) };
+    /// For the instance metadata service, which answers in milliseconds or is not there.
+    pub const METADATA: Limits = Limits { connect: Duration::from_secs(1), answer: Duration::from_secs(1) };
 }
 
 /// What a [`Transport`] is made from.
