@@ -22,6 +22,7 @@ mod life;
 mod modproxy;
 mod modules;
 mod packs;
+mod recipes;
 mod remote;
 mod revproxy;
 mod run;

@@ -8,6 +8,7 @@ pub mod client;
 pub mod env;
 pub mod fault;
 pub mod go;
+pub mod moto;
 pub mod origin;
 pub mod s3;
 pub mod script;
