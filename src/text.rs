@@ -24,6 +24,11 @@ pub fn things(n: u64, name: &str) -> String {
     format!("{} {many}", count(n))
 }
 
+/// The verb that goes with [`things`].
+pub fn verb(n: u64, of_one: &'static str, of_many: &'static str) -> &'static str {
+    if n == 1 { of_one } else { of_many }
+}
+
 /// `512 B`, `1.5 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

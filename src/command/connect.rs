@@ -8,11 +8,13 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde_json::{Value, json};
 
 use super::{direct, scope};
@@ -20,6 +22,8 @@ use crate::cli::PROGRAM;
 use crate::config::{ConnectAddr, ConnectConfig};
 use crate::error::{Error, Exit};
 
+/// How long a server may take to let us in, and then to greet.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than any greeting.
 const MAX_GREETING: u64 = 64 * 1024;
 
@@ -71,7 +75,9 @@ pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
 fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<File>, File, Vec<u8>)> {
     let stream = match addr {
         ConnectAddr::Tcp(host, port) => {
-            let stream = TcpStream::connect((host.as_str(), *port))?;
+            let mut last = io::Error::other("the name has no address");
+            let mut connect = |addr| TcpStream::connect_timeout(&addr, PATIENCE).map_err(|e| last = e).ok();
+            let stream = (host.as_str(), *port).to_socket_addrs()?.find_map(&mut connect).ok_or(last)?;
             stream.set_nodelay(true)?;
             OwnedFd::from(stream)
         }
@@ -80,7 +86,13 @@ fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<File>, File, Vec<u8>)> {
     let writer = File::from(stream);
     let mut reader = BufReader::new(writer.try_clone()?);
     let mut greeting = Vec::new();
-    reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting)?;
+    // what listens there may be no server of ours, and wait for us to speak
+    set_socket_timeout(&writer, Timeout::Recv, Some(PATIENCE))?;
+    reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => io::Error::other(format!("no greeting within {} s", PATIENCE.as_secs())),
+        _ => e,
+    })?;
+    set_socket_timeout(&writer, Timeout::Recv, None)?;
     if greeting.is_empty() {
         return Err(io::Error::other("the connection was closed without a greeting"));
     }

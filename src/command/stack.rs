@@ -155,7 +155,7 @@ impl Stack {
         if left > 0 && bucket.available() {
             let slow = || format!("it took no more of them within --close-timeout ({:?})", self.config.close_timeout);
             let (target, why) = (bucket.target(), bucket.write_trouble().unwrap_or_else(slow));
-            let verb = if left == 1 { "is" } else { "are" };
+            let verb = text::verb(left as u64, "is", "are");
             let left = text::things(left as u64, "upload");
             log::warn!(
                 "{left} {verb} not done yet: bucket {target}: {why}; what is left stays marked for the next start"
@@ -273,12 +273,13 @@ pub(super) fn limits(config: &Config, spare_since: Option<SystemTime>) -> Limits
 /// What went.
 pub(super) fn pruned(report: &Report) -> String {
     format!(
-        "removed {} files ({}) and {} actions; {} files ({}) are left",
-        text::count(report.removed_files),
+        "removed {} ({}) and {}; {} ({}) {} left",
+        text::things(report.removed_files, "file"),
         text::bytes(report.removed_bytes),
-        text::count(report.removed_actions),
-        text::count(report.files),
+        text::things(report.removed_actions, "action"),
+        text::things(report.files, "file"),
         text::bytes(report.bytes),
+        text::verb(report.files, "is", "are"),
     )
 }
 

@@ -26,7 +26,7 @@ pub(super) fn execute(config: &Config, whole: bool) -> Result<Exit, Error> {
     line("cache directory", &format!("{}{}", root.display(), lease::warning(root)));
     for folder in FOLDERS {
         let held = names::held(root, folder).map_err(|e| Error::failed(format!("{}: {e}", root.display())))?;
-        line(folder, &format!("{} files, {}", text::count(held.files), text::bytes(held.bytes)));
+        line(folder, &format!("{}, {}", text::things(held.files, "file"), text::bytes(held.bytes)));
     }
     line("pending uploads", &text::count(names::pending(root)));
     let mut findings = config.bucket.as_ref().map(try_bucket).unwrap_or_default();

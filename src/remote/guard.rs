@@ -17,6 +17,7 @@ use super::memory::Memory;
 use super::{Object, PutBody, Remote, RemoteError};
 use crate::metrics::Metrics;
 use crate::retry::{Failure, Patience, jitter, wait_before_retry};
+use crate::text::{things, verb};
 
 /// Time between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -248,9 +249,11 @@ impl Guard {
         }
         if !state.answered && state.refused > 0 {
             lines.push(format!(
-                "bucket {}: all {} reads were refused (status 403), as AWS does for absent objects without \
+                "bucket {}: {} {} refused (status 403) and none answered, as AWS does for absent objects without \
                  s3:ListBucket; if the bucket has what was asked for, s3:GetObject is lacking",
-                self.name, state.refused
+                self.name,
+                things(state.refused, "read"),
+                verb(state.refused, "was", "were")
             ));
         }
         lines

@@ -71,7 +71,7 @@ impl Upstream {
     fn new(url: &UpstreamUrl, logins: &netrc::Logins) -> Self {
         let login = match url {
             UpstreamUrl::Web { url: shown, login: Some(_), .. } if !shown.starts_with("https:") => {
-                log::warn!("--upstream {shown}: its user and password are not sent: anyone could read them; use https");
+                log::warn!("upstream {shown}: its user and password are not sent: anyone could read them; use https");
                 None
             }
             UpstreamUrl::Web { url, host, login } if url.starts_with("https:") => {
