@@ -154,6 +154,7 @@ fn who_may_write_where() {
     // runs with the base's rights, and with the base's ref
     let job = job.set("GITHUB_EVENT_NAME", "pull_request_target").set("GITHUB_REF", "refs/heads/main");
     assert_eq!(settings(&job), read_only);
+    assert_eq!(settings(&Job::new().set("GITHUB_EVENT_NAME", "workflow_run")), read_only);
     let job = job.set("GITHUB_EVENT_NAME", "push");
     assert_eq!(settings(&job), (None, None));
     for other in ["refs/heads/feature", "refs/tags/main", "refs/heads/main/x"] {

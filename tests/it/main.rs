@@ -23,6 +23,7 @@ mod modproxy;
 mod modules;
 mod packs;
 mod recipes;
+mod release;
 mod remote;
 mod revproxy;
 mod run;

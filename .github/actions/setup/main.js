@@ -29,9 +29,10 @@ function writes(event, payload) {
     const from = payload.pull_request.head.repo;
     return from && from.full_name === repository.full_name ? `pr/${payload.pull_request.number}` : null;
   }
-  // a schedule is of the default branch, and says little of the repository
-  const main = event === 'schedule' || env.GITHUB_REF === `refs/heads/${repository.default_branch}`;
-  return main ? '' : null;
+  // a schedule is of the default branch, and says little of the repository; workflow_run and others bear that branch's
+  // name, whosever change began them
+  const main = env.GITHUB_REF === `refs/heads/${repository.default_branch}`;
+  return event === 'schedule' || (main && ['push', 'workflow_dispatch'].includes(event)) ? '' : null;
 }
 
 function install() {
