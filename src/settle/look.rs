@@ -182,7 +182,8 @@ impl<'a> Thing<'a> {
     /// Gives it that mode and time. It was `seen` just now.
     pub fn write(&self, time: Time, mode: u32, seen: &Seen) -> Result<(), Errno> {
         if let (Thing::File(file), true) = (self, mode != seen.mode) {
-            fchmod(file, Mode::from_raw_mode(mode))?;
+            // of 16 bits on some systems
+            fchmod(file, Mode::from_raw_mode(mode as _))?;
         }
         self.set(Some(time))?;
         if self.seen()?.modified != time {
