@@ -132,7 +132,7 @@ fn a_job_on_the_default_branch_fills_the_bucket_and_ends_with_a_summary() {
 
 #[test]
 fn who_may_write_where() {
-    let job = Job::new().set("INPUT_PREFIX", "team/");
+    let job = Job::new().set("INPUT_PREFIX", "team/main/");
     let settings = |job: &Job| {
         std::fs::write(job.release.dir.join("env"), "").unwrap();
         job.action("main.js").ok();
@@ -147,6 +147,8 @@ fn who_may_write_where() {
     let job = job.set("GITHUB_EVENT_NAME", "pull_request").set("GITHUB_REF", "refs/pull/7/merge");
     job.event(&pull(r#"{ "full_name": "o/r" }"#));
     assert_eq!(settings(&job), own);
+    let job = job.set("INPUT_PREFIX", "");
+    assert_eq!(settings(&job), (None, Some("pr/7".to_string())));
     for fork in [r#"{ "full_name": "fork/r" }"#, "null"] {
         job.event(&pull(fork));
         assert_eq!(settings(&job), read_only, "{fork}");

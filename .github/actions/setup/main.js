@@ -137,7 +137,8 @@ async function main() {
       set('GOCACHE_READ_ONLY', 'true');
       console.log('the bucket is read, not written: this is neither the default branch nor a pull request of this repository');
     } else if (mine) {
-      set('GOCACHE_WRITE_PREFIX', [prefix.replace(/\/+$/, ''), mine].filter(Boolean).join('/'));
+      // beside the main prefix, never in it: policies tell them apart
+      set('GOCACHE_WRITE_PREFIX', path.posix.join(path.posix.dirname(prefix || '.'), mine));
     }
     if (input('role')) await assume(input('role'), region).catch((e) => say('warning', `go-cache-plugin: ${e.message}`));
   }
