@@ -38,7 +38,10 @@ pub fn parse(args: &[OsString], env: &Environment, cwd: &Path) -> Result<Invocat
     let words: Vec<&str> = line.argv.iter().map(String::as_str).collect();
     let args = flags::Args::from_args(&[PROGRAM], &words).map_err(|exit| from_argh(&exit, line.mode))?;
     let values = flags::Values::merge(&args, env, line.mode)?;
-    resolve::invocation(line.mode, line.word, values, line.command, env, cwd)
+    // a value that may be given again stands in each of its flags
+    let again = |name: &str, values: &str| values.split('\0').map(|v| format!("{name}={v}").into()).collect::<Vec<_>>();
+    let flags = line.argv.chunks(2).flat_map(|flag| again(&flag[0], &flag[1])).collect();
+    resolve::invocation(line.mode, line.word, values, line.command, flags, env, cwd)
 }
 
 /// argh's complaint, several lines of it, on one.
@@ -401,7 +404,7 @@ mod tests {
         };
         assert_eq!(target(&["clear", "--local"]), Ok(None));
         assert_eq!(target(&["clear", "--bucket=b-1", "--prefix=x"]), Ok(Some("x".to_string())));
-        assert_eq!(target(&["clear", "--bucket=b-1", "--prefix="]), Ok(Some(String::new())));
+        assert_eq!(target(&["clear", "--bucket=b-1", "--whole-bucket"]), Ok(Some(String::new())));
         for args in [
             &["clear"][..],
             &["clear", "--bucket=b-1"],
@@ -409,6 +412,10 @@ mod tests {
             &["clear", "--local", "--bucket=b-1", "--prefix=x"],
             &["clear", "--bucket=", "--prefix=x"],
             &["clear", "--bucket=b-1", "--prefix=x", "--read-only"],
+            &["clear", "--bucket=b-1", "--prefix="],
+            &["clear", "--bucket=b-1", "--prefix=x", "--whole-bucket"],
+            &["clear", "--bucket=s3://b-1/x", "--whole-bucket"],
+            &["clear", "--local", "--whole-bucket"],
         ] {
             assert!(target(args).is_err(), "{args:?}");
         }

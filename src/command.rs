@@ -35,7 +35,6 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cli::PROGRAM;
 use crate::config::{BucketConfig, Config, DebugMask, Invocation};
 use crate::error::{Error, Exit};
 use crate::metrics::Metrics;
@@ -95,10 +94,7 @@ pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
             logging::init(clear.verbose, DebugMask::default());
             clear::execute(&clear)
         }
-        Invocation::Doctor(cache) => {
-            cache.note.iter().for_each(|note| say(format_args!("{PROGRAM}: {note}")));
-            doctor::execute(&cache)
-        }
+        Invocation::Doctor(config) => doctor::execute(&config),
         Invocation::Mod(config) => {
             begin(&config.cache);
             modules::execute(&config)

@@ -5,6 +5,7 @@ mod place;
 mod vendor;
 mod web;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ pub enum Invocation {
     /// `clear`: empties the local cache, or our names under a prefix of the bucket.
     Clear(ClearConfig),
     /// `doctor`: tries everything that the program depends on.
-    Doctor(Config),
+    Doctor(DoctorConfig),
     /// `help [topic]`, or a command's `--help`: the word, or none for the overview.
     Help(Option<String>),
     /// `summary`: adds up what the processes of a job have counted.
@@ -169,6 +170,23 @@ pub enum Report {
     GitLab,
 }
 
+/// What `doctor` needs.
+#[derive(Clone, Debug)]
+pub struct DoctorConfig {
+    /// The cache.
+    pub cache: Config,
+    /// How modules are fetched where they are proxied.
+    pub proxy: ModProxyConfig,
+    /// Whether they are proxied. Default: as GOPROXY says.
+    pub proxied: bool,
+    /// Its own flags, one a word.
+    pub flags: Vec<OsString>,
+    /// The environment, which builds are to see.
+    pub env: BTreeMap<OsString, OsString>,
+    /// The working directory.
+    pub cwd: PathBuf,
+}
+
 /// What `settle` needs.
 #[derive(Clone, Debug)]
 pub struct SettleConfig {
@@ -190,6 +208,8 @@ pub struct ClearConfig {
     /// The bucket to empty under its prefix, which was given on the command line; the local cache
     /// directory where there is none.
     pub bucket: Option<BucketConfig>,
+    /// On a terminal, count and ask before a bucket is cleared. Default: true.
+    pub ask: bool,
     /// Log what the program does. Default: false.
     pub verbose: bool,
 }
@@ -336,7 +356,7 @@ pub enum BucketLocation {
 pub struct AwsEnv {
     /// Every `AWS_*` variable, and `HOME`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `HTTPS_PROXY`,
     /// `HTTP_PROXY`, `NO_PROXY` and the lower-case forms of these three, by name.
-    pub vars: std::collections::BTreeMap<String, String>,
+    pub vars: BTreeMap<String, String>,
 }
 
 impl AwsEnv {

@@ -21,7 +21,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderName, HeaderValue};
 
@@ -151,6 +151,10 @@ pub trait Remote: Send + Sync {
     /// Removes temporary files of ours whose token is `dead`. Default: nothing, there are none.
     fn sweep(&self, dead: &dyn Fn(&str) -> bool) {
         let _ = dead;
+    }
+    /// What time it is there, asked without credentials; `None` where it does not tell, and by default.
+    fn clock(&self) -> Option<SystemTime> {
+        None
     }
     /// What lies below `prefix`, for messages: `s3://name/prefix at endpoint (region)`, or
     /// `file:///dir/prefix`.

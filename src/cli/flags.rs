@@ -201,6 +201,7 @@ const ALL: &[Mode] = &[];
 const SERVE: &[Mode] = &[Mode::Serve];
 const CONNECT: &[Mode] = &[Mode::Connect];
 const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
+const MODPROXY: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Doctor];
 const PRUNE: &[Mode] = &[Mode::Prune];
 const PUSH: &[Mode] = &[Mode::Push];
 const SETTLE: &[Mode] = &[Mode::Settle];
@@ -208,7 +209,7 @@ const DRY: &[Mode] = &[Mode::Settle, Mode::Prune];
 const RUN: &[Mode] = &[Mode::Run];
 const CLEAR: &[Mode] = &[Mode::Clear];
 const KEYGEN: &[Mode] = &[Mode::Keygen];
-const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod];
+const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod, Mode::Doctor];
 const VERSION: &[Mode] = &[Mode::Version];
 const JSON: &[Mode] = &[Mode::Version, Mode::Settle];
 const MOD: &[Mode] = &[Mode::Mod];
@@ -350,7 +351,7 @@ flags! {
         "certificates in PEM form, the server's own first, to serve https with; read again on SIGHUP";
     http_tls_key: "http-tls-key", "GOCACHE_HTTP_TLS_KEY", Some("FILE"), "none", Access, SERVE,
         "private key of --http-tls-cert in PEM form";
-    modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", ModProxy, HTTP,
+    modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", ModProxy, MODPROXY,
         "serve a Go module proxy under /mod/";
     sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", ModProxy, MODULES,
         "comma-separated sum databases to proxy, NAME or NAME+HASH+KEY, each with =URL perhaps; modules are checked against the first";
@@ -400,4 +401,8 @@ flags! {
         "answer in JSON: version, commit, target and features; of settle, what was done";
     licenses: "licenses", "", None, "", Version, VERSION,
         "print the licences of all that the program contains";
+    whole_bucket: "whole-bucket", "", None, "", Clear, CLEAR,
+        "remove all that this program has put into the bucket, under any prefix";
+    yes: "yes", "", None, "", Clear, CLEAR,
+        "on a terminal, too, remove without a question";
 }

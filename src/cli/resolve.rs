@@ -16,8 +16,8 @@ use super::Environment;
 use super::flags::{Flag, Given, Mode, Section, Values};
 use super::value;
 use crate::config::{
-    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, GoSays, Invocation, KeyPrefix,
-    PluginAddr, PruneConfig, PushConfig, Report, RunConfig, SOCKET_PATH_LIMIT, ServeConfig, SettleConfig,
+    BucketConfig, ClearConfig, Config, ConnectAddr, ConnectConfig, DebugMask, DoctorConfig, GoSays, Invocation,
+    KeyPrefix, PluginAddr, PruneConfig, PushConfig, Report, RunConfig, SOCKET_PATH_LIMIT, ServeConfig, SettleConfig,
     SummaryConfig, Version,
 };
 use crate::error::Error;
@@ -37,6 +37,7 @@ pub(super) fn invocation(
     word: String,
     mut values: Values,
     command: Vec<OsString>,
+    flags: Vec<OsString>,
     env: &Environment,
     cwd: &Path,
 ) -> Result<Invocation, Error> {
@@ -100,7 +101,17 @@ pub(super) fn invocation(
         }
         Mode::Pull => Invocation::Pull(from.cache()?),
         Mode::Clear => Invocation::Clear(from.clear()?),
-        Mode::Doctor => Invocation::Doctor(from.cache()?),
+        Mode::Doctor => {
+            let proxied = on(&values.modproxy)? || values.upstream.as_ref().is_some_and(|given| given.on_line);
+            Invocation::Doctor(DoctorConfig {
+                cache: from.cache()?,
+                proxy: from.mod_proxy()?,
+                proxied,
+                flags,
+                env: env.clone(),
+                cwd: cwd.to_path_buf(),
+            })
+        }
         Mode::Keygen if on(&values.token)? => Invocation::Token(token_name(word)?),
         Mode::Keygen => Invocation::Keygen(cwd.join(word)),
         Mode::Mod => Invocation::Mod(from.modules(&word, command)?),
@@ -409,27 +420,28 @@ impl Resolver<'_> {
     fn clear(&self) -> Result<ClearConfig, Error> {
         let v = self.values;
         let on_line = |given: &Option<Given>| given.as_ref().is_some_and(|g| g.on_line);
-        let prefix = v.prefix.clone().filter(|given| given.on_line);
-        let named = if on_line(&v.bucket) { self.place(&prefix)? } else { None };
-        let bucket = match (on(&v.local)?, on_line(&v.bucket)) {
+        let (local, named, whole) = (on(&v.local)?, on_line(&v.bucket), on(&v.whole_bucket)?);
+        let usage = |why: &str| Err(Error::usage(format!("clear {why}")));
+        let bucket = match (local, named) {
+            (true, true) => return usage("takes --local or --bucket, not both"),
+            (false, false) => return usage("what? --local, or --bucket=BUCKET --prefix=PREFIX"),
+            (true, false) if whole => return usage("--whole-bucket needs --bucket"),
             (true, false) => None,
-            (false, true)
-                if !on_line(&v.prefix) && !named.as_ref().is_some_and(|b| b.prefix != KeyPrefix::default()) =>
-            {
-                return Err(Error::usage(
-                    "clear --bucket needs an explicit --prefix; --prefix= means the whole bucket",
-                ));
-            }
             (false, true) if on_line(&v.read_only) && on(&v.read_only)? => {
-                return Err(Error::usage("clear --bucket cannot be combined with --read-only"));
+                return usage("--bucket cannot be combined with --read-only");
             }
-            (false, true) => Some(named.ok_or_else(|| Error::usage("clear --bucket needs a bucket's name"))?),
-            (true, true) => return Err(Error::usage("clear takes --local or --bucket, not both")),
-            (false, false) => {
-                return Err(Error::usage("clear what? --local, or --bucket=NAME --prefix=PREFIX"));
+            (false, true) => {
+                let prefix = v.prefix.clone().filter(|given| given.on_line);
+                let named = self.place(&prefix)?.ok_or_else(|| Error::usage("clear --bucket needs a bucket's name"))?;
+                match (named.prefix == KeyPrefix::default(), prefix.is_some(), whole) {
+                    (true, false, true) | (false, _, false) => Some(named),
+                    (true, true, false) => return usage("--prefix names none; --whole-bucket says that all is meant"),
+                    (_, _, true) => return usage("takes a prefix or --whole-bucket, not both"),
+                    _ => return usage("--bucket needs an explicit --prefix; --whole-bucket says that all is meant"),
+                }
             }
         };
-        Ok(ClearConfig { cache_dir: self.cache_dir()?, bucket, verbose: on(&v.verbose)? })
+        Ok(ClearConfig { cache_dir: self.cache_dir()?, bucket, ask: !on(&v.yes)?, verbose: on(&v.verbose)? })
     }
 }
 

@@ -1,12 +1,14 @@
-//! `clear`: empties the local cache, or our names under an explicit prefix of the bucket.
+//! `clear`: empties the local cache, or what lies below an explicit prefix of the bucket, whatever prefixes
+//! are in there.
 //!
 //! Only names that this program writes are touched; the reverse proxy's authority stays.
 
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::bulk::Bulk;
 use super::{names, open_bucket};
 use crate::cache::prune;
 use crate::cache::size::Size;
@@ -14,13 +16,17 @@ use crate::config::{BucketConfig, ClearConfig};
 use crate::error::{Error, Exit};
 use crate::folder::{FOLDERS, HINTS, Held, each_file, each_in};
 use crate::lease::Census;
+use crate::remote::Bucket;
 use crate::text;
+
+/// Objects that are removed at a time.
+const AT_A_TIME: usize = 16;
 
 /// Clears, and says how much went.
 pub(super) fn execute(config: &ClearConfig) -> Result<Exit, Error> {
     match &config.bucket {
         None => local(&config.cache_dir),
-        Some(shared) => bucket(shared),
+        Some(shared) => bucket(shared, config.ask),
     }
 }
 
@@ -46,29 +52,57 @@ fn local(root: &Path) -> Result<Exit, Error> {
     super::print(&format!("{}: removed {}, {}\n", root.display(), text::things(files, "file"), text::bytes(bytes)))
 }
 
-fn bucket(shared: &BucketConfig) -> Result<Exit, Error> {
-    let failed = |e: &dyn std::fmt::Display| Error::failed(format!("bucket: {e}"));
+/// Removes as it lists, so that it can be stopped at any time; the next one goes on with what is left.
+fn bucket(shared: &BucketConfig, ask: bool) -> Result<Exit, Error> {
     let bucket = open_bucket(shared, Arc::default(), None)?;
-    let mut keys = Vec::new();
-    let (mut bytes, mut foreign) = (0, 0u64);
-    bucket
-        .list("", &mut |object| {
-            if names::is_key(&object.key) {
-                bytes += object.len;
-                keys.push(object.key);
-            } else {
-                foreign += 1;
-            }
-        })
-        .map_err(|e| failed(&e))?;
-    for key in &keys {
-        bucket.delete(key).map_err(|e| failed(&format_args!("{key}: {e}")))?;
+    if ask && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        let Walked { ours, bytes, .. } = walk(&bucket, false)?;
+        let (things, bytes) = (text::things(ours, "object"), text::bytes(bytes));
+        let _ = write!(io::stderr(), "{}: remove {things}, {bytes}? [y/N] ", bucket.target());
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(|e| Error::failed(format!("clear: {e}")))?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Err(Error::failed("clear: nothing was removed"));
+        }
     }
+    let Walked { ours, bytes, others } = walk(&bucket, true)?;
     super::print(&format!(
         "{}: removed {}, {}; {} of other names are left\n",
         bucket.target(),
-        text::things(keys.len() as u64, "object"),
+        text::things(ours, "object"),
         text::bytes(bytes),
-        text::count(foreign),
+        text::count(others),
     ))
+}
+
+/// What lies below a bucket's prefix.
+#[derive(Default)]
+struct Walked {
+    /// Objects of ours, in whatever prefix.
+    ours: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// Objects of other names.
+    others: u64,
+}
+
+/// Looks through what lies below the bucket's prefix, and removes what is ours.
+fn walk(bucket: &Arc<Bucket>, remove: bool) -> Result<Walked, Error> {
+    let mut bulk = Bulk::new("clear", bucket.clone(), AT_A_TIME, 0);
+    let mut walked = Walked::default();
+    let listed = bucket.list("", &mut |object| {
+        bulk.look(None);
+        if !names::ends_with_key(&object.key) {
+            walked.others += 1;
+            return;
+        }
+        walked.ours += 1;
+        walked.bytes += object.len;
+        if remove {
+            bulk.submit(move |bucket| bucket.delete(&object.key));
+        }
+    });
+    let deleted = bulk.finish();
+    listed.map_err(|e| Error::failed(format!("bucket: {e}; run it again to go on")))?;
+    deleted.map(|()| walked)
 }

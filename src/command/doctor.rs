@@ -1,47 +1,88 @@
-//! `doctor`: tries everything that the cache depends on, one line each.
+//! `doctor`: whether builds will use the cache, with which settings, and what to set next; one line each.
+//!
+//! It goes by what `go env` says, and tries what it can: it starts what GOCACHEPROG says as `go` would,
+//! writes to the directory, reads and writes the bucket, asks the upstreams. Flags in GOCACHEPROG count as
+//! builds take them; flags of its own win over them.
+
+mod bucket;
+mod builds;
+mod goenv;
+mod host;
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
-use super::status::{Finding, Mark, try_bucket};
+use self::builds::Started;
+use self::goenv::GoEnv;
+use super::status::{Finding, Mark};
 use crate::atomic::TempFile;
-use crate::config::{self, AwsEnv, BucketLocation, Config};
+use crate::config::{DoctorConfig, ModProxyConfig, UpstreamList, UpstreamUrl};
 use crate::error::{Error, Exit};
+use crate::http::modproxy;
 use crate::lease;
 use crate::text;
 
-/// The first minor version of Go 1 that knows GOCACHEPROG.
-const OLDEST_GO: u32 = 24;
+/// What was found out so far.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, mark: Mark, what: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { mark, what, text: text.into() });
+    }
+
+    fn outcome(&mut self, what: &'static str, outcome: Result<String, String>) {
+        let mark = if outcome.is_ok() { Mark::Ok } else { Mark::Fail };
+        self.add(mark, what, outcome.unwrap_or_else(|why| why));
+    }
+}
 
 /// Prints what works and what does not; fails when something does not.
-pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
-    let mut findings = Vec::new();
-    let mut found = |what: &'static str, outcome: Result<String, String>| {
-        let mark = if outcome.is_ok() { Mark::Ok } else { Mark::Fail };
-        findings.push(Finding { mark, what, text: outcome.unwrap_or_else(|why| why) });
-    };
-    found("cache directory", directory(&config.cache_dir));
-    found("go", go());
-    match &config.bucket {
-        None => found("bucket", Ok("none, the cache is local".into())),
+pub(super) fn execute(config: &DoctorConfig) -> Result<Exit, Error> {
+    let mut found = Findings::default();
+    let go = goenv::look(&mut found);
+    let mut next = Vec::new();
+    // what builds go by, where that can be told
+    let mut effective = config.clone();
+    let started = go.as_ref().map(|go| builds::look(config, go, &mut found));
+    match &started {
+        Some(Started::Nothing) => next.push(builds::how_to_start(config)),
+        Some(Started::Ours(flags)) => builds::apply(flags, config, &mut effective, &mut found),
+        _ => {}
+    }
+    let cache = &effective.cache;
+    found.add(Mark::Ok, "settings", builds::settings(cache));
+    found.outcome("cache directory", directory(&cache.cache_dir));
+    match &cache.bucket {
+        // the server may have one
+        None if matches!(started, Some(Started::Client)) => {}
+        None => {
+            cache.note.iter().for_each(|note| found.add(Mark::Note, "bucket", note.clone()));
+            found.add(Mark::Note, "bucket", "none: what this machine builds, no other can use");
+            next.push(
+                "to share it, export GOCACHE_S3_BUCKET=NAME, and AWS credentials as AWS programs want them".into(),
+            );
+        }
         Some(shared) => {
-            if let BucketLocation::S3 { region, endpoint, path_style, aws, .. } = &shared.location {
-                let described = endpoint.as_ref().map(|e| config::describe(e, region.as_ref(), *path_style));
-                described.into_iter().for_each(|text| found("endpoint", Ok(text)));
-                found("credentials", Ok(sources(aws)));
+            bucket::look(shared, &mut found);
+            if let Some(go) = &go {
+                host::look(shared, go, &mut found);
             }
-            findings.extend(try_bucket(shared));
         }
     }
+    if let Some(proxy) = proxy(&effective, go.as_ref()) {
+        modules(&proxy, if effective.proxied { "--upstream and --sumdb" } else { "GOPROXY" }, &mut found);
+    }
+    next.into_iter().for_each(|text: String| found.add(Mark::Next, "", text));
     let line = |Finding { mark, what, text }: &Finding| match mark {
         Mark::Ok => format!("ok    {what}: {text}\n"),
         Mark::Note => format!("note  {what}: {text}\n"),
         Mark::Fail => format!("FAIL  {what}: {text}\n"),
+        Mark::Next => format!("next  {text}\n"),
     };
-    super::print(&findings.iter().map(line).collect::<String>())?;
-    Ok(if findings.iter().any(|f| f.mark == Mark::Fail) { Exit::Failure } else { Exit::Success })
+    super::print(&text::without_secrets(&found.0.iter().map(line).collect::<String>()))?;
+    Ok(if found.0.iter().any(|f| f.mark == Mark::Fail) { Exit::Failure } else { Exit::Success })
 }
 
 fn directory(dir: &Path) -> Result<String, String> {
@@ -50,45 +91,40 @@ fn directory(dir: &Path) -> Result<String, String> {
         fs::create_dir_all(dir)?;
         TempFile::create(dir)?.file().write_all(b"probe")
     };
-    write().map_err(|e| format!("{shown}: {e}; choose another with --cache-dir"))?;
+    write().map_err(|e| format!("{shown}: {e}; choose another with --cache-dir or GOCACHE_DIR"))?;
     let free = rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
     Ok(format!("{shown} is writable, {} free{}", text::bytes(free), lease::warning(dir)))
 }
 
-fn go() -> Result<String, String> {
-    let out = Command::new("go").args(["env", "GOVERSION"]).output().map_err(|e| format!("cannot start it: {e}"))?;
-    let version = String::from_utf8_lossy(&out.stdout).trim().to_string();
-    match minor(&version) {
-        Some(minor) if minor < OLDEST_GO => Err(format!("{version} is too old, GOCACHEPROG needs go1.{OLDEST_GO}")),
-        // a development version has no number and is new
-        Some(_) => Ok(version),
-        None if version.starts_with("devel") => Ok(version),
-        None => Err(format!("\"go env GOVERSION\" says {version:?}")),
+/// How modules are fetched where they are proxied: as the flags say, or through a proxy like ours that
+/// GOPROXY names.
+fn proxy(config: &DoctorConfig, go: Option<&GoEnv>) -> Option<ModProxyConfig> {
+    if config.proxied {
+        return Some(config.proxy.clone());
     }
+    let ours = |url: &UpstreamUrl| matches!(url, UpstreamUrl::Web { url, .. } if url.ends_with("/mod"));
+    let mut upstream: UpstreamList = go?.get("GOPROXY").parse().ok()?;
+    upstream.entries.retain(|entry| ours(&entry.url));
+    // it asks the sum database itself
+    let through = |upstream| ModProxyConfig { upstream, offline: false, verify: false, ..config.proxy.clone() };
+    Some(upstream).filter(|list| !list.entries.is_empty()).map(through)
 }
 
-/// The 24 of `go1.24.3`.
-fn minor(version: &str) -> Option<u32> {
-    let digits: String = version.strip_prefix("go1.")?.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
-}
-
-/// Where credentials are looked for: what the environment sets, never its secrets.
-fn sources(aws: &AwsEnv) -> String {
-    let told = |name: &&String| name.starts_with("AWS_") && aws.var(name).is_some();
-    let set: Vec<_> = aws.vars.keys().filter(told).map(String::as_str).collect();
-    format!("the environment sets {}", if set.is_empty() { "nothing".into() } else { set.join(", ") })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_go() {
-        assert_eq!(minor("go1.24.3"), Some(24));
-        assert_eq!(minor("go1.27rc1"), Some(27));
-        assert_eq!(minor("devel go1.28-abc"), None);
-        assert_eq!(minor(""), None);
+/// Asks the upstreams, which `given` names.
+fn modules(proxy: &ModProxyConfig, given: &str, found: &mut Findings) {
+    if proxy.offline {
+        return found.add(Mark::Note, "modules", "no upstream is asked, as --offline says");
+    }
+    match modproxy::probe(proxy) {
+        Err(why) => found.add(Mark::Fail, "modules", format!("{why}: see NETRC")),
+        Ok(asked) => {
+            for (name, answer) in asked {
+                let outcome = match answer {
+                    Ok(()) => Ok(format!("{name} answers")),
+                    Err(why) => Err(format!("{name} does not answer, see {given}: {why}")),
+                };
+                found.outcome("modules", outcome);
+            }
+        }
     }
 }

@@ -59,6 +59,11 @@ pub fn is_key(key: &str) -> bool {
     }
 }
 
+/// Whether a bucket's key is one that this program writes below some prefix.
+pub fn ends_with_key(key: &str) -> bool {
+    is_key(key) || key.match_indices('/').any(|(at, _)| is_key(&key[at + 1..]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,7 +80,7 @@ mod tests {
             &format!("manifest/{id}"),
             &format!("pack/{id}/{id}"),
         ] {
-            assert!(is_key(key), "{key}");
+            assert!(is_key(key) && ends_with_key(key) && ends_with_key(&format!("pr/v1/{key}")), "{key}");
         }
         for key in [
             "",
@@ -97,6 +102,7 @@ mod tests {
             &format!("team/{id}"),
         ] {
             assert!(!is_key(key), "{key}");
+            assert_eq!(ends_with_key(key), key == "/v1/ab/abcd", "{key}");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::bulk::Bulk;
 use super::names;
 use crate::atomic::process_token;
+use crate::cli::Flag;
 use crate::config::{BucketConfig, BucketLocation, Config};
 use crate::error::{Error, Exit};
 use crate::folder::FOLDERS;
@@ -88,6 +89,8 @@ pub(super) enum Mark {
     Note,
     /// It does not work.
     Fail,
+    /// What to do next.
+    Next,
 }
 
 /// What was found out about a part of the bucket.
@@ -119,7 +122,7 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
             found(if config.read_only { Mark::Fail } else { Mark::Note }, "reading", &text)
         }
         (Ok(_), Ok(()) | Err(RemoteError::Forbidden(_))) => found(Mark::Ok, "reading", &"can be read"),
-        (Err(e), _) | (_, Err(e)) => found(Mark::Fail, "reading", &e),
+        (Err(e), _) | (_, Err(e)) => found(Mark::Fail, "reading", &format_args!("{e}{}", at_fault(&e, config))),
     };
     if config.read_only || !read {
         let (mark, why) = if read { (Mark::Ok, ", the bucket is used read-only") } else { (Mark::Fail, "") };
@@ -127,7 +130,7 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
         return findings;
     }
     if let Err(e) = bucket.put(&key, &PutBody::Bytes(body.as_bytes().into())) {
-        found(Mark::Fail, "writing", &e);
+        found(Mark::Fail, "writing", &format_args!("{e}{}", at_fault(&e, config)));
         return findings;
     }
     found(Mark::Ok, "writing", &format_args!("{key} was put"));
@@ -145,6 +148,31 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
         Err(e) => found(Mark::Note, "deleting", &format_args!("{key} stays, only `clear` needs this: {e}")),
     };
     findings
+}
+
+/// What an error of the bucket's speaks of, by the flag or variable that says it, to stand behind it.
+fn at_fault(e: &RemoteError, config: &BucketConfig) -> String {
+    let flag = |name: &str| {
+        Flag::named(name).map_or_else(String::new, |flag| format!("; see {} or {}", flag.spelling(), flag.variable))
+    };
+    let BucketLocation::S3 { endpoint, aws, .. } = &config.location else { return flag("bucket") };
+    let keys = |name: &str| {
+        let given = aws.var("AWS_ACCESS_KEY_ID").is_some();
+        format!("; see {}", if given { name } else { "AWS_PROFILE and what it names" })
+    };
+    let code = |codes: &[&str]| codes.iter().any(|code| e.to_string().contains(code));
+    match e {
+        RemoteError::Config(_) => flag("bucket"),
+        _ if code(&["SignatureDoesNotMatch"]) => keys("AWS_SECRET_ACCESS_KEY"),
+        _ if code(&["InvalidAccessKeyId", "InvalidClientTokenId"]) => keys("AWS_ACCESS_KEY_ID"),
+        _ if code(&["ExpiredToken", "InvalidToken", "TokenRefreshRequired"]) => keys("AWS_SESSION_TOKEN"),
+        _ if code(&["RequestTimeTooSkewed", "RequestExpired"]) => "; see this machine's clock".into(),
+        _ if code(&["AuthorizationHeaderMalformed", "PermanentRedirect"]) => flag("region"),
+        RemoteError::Forbidden(_) => "; see the permissions of these credentials".into(),
+        RemoteError::Status(500.., _) | RemoteError::Denied(_) => String::new(),
+        _ if endpoint.is_none() => flag("region"),
+        _ => flag("s3-endpoint-url"),
+    }
 }
 
 /// Whether parts of objects can be read.

@@ -1,8 +1,8 @@
-//! The manual page in roff: the overview, every topic, every flag.
+//! The manual page in roff: the overview, every page, every flag.
 
 use std::fmt::Write as _;
 
-use super::{ALL_SECTIONS, OVERVIEW, TOPICS, title};
+use super::{OVERVIEW, PAGES, title};
 use crate::cli::{FLAGS, PROGRAM};
 
 /// The page, for section 1.
@@ -12,7 +12,8 @@ pub(super) fn man() -> String {
     page.push_str(&name.replace("go-cache", "go\\-cache").replace("cache-p", "cache\\-p"));
     as_it_is(&mut page, "Overview", OVERVIEW);
     page.push_str(".SH OPTIONS\n");
-    for section in ALL_SECTIONS {
+    // the page of all flags
+    for section in PAGES.iter().filter(|page| page.name == "configure").flat_map(|page| page.sections) {
         writeln!(page, ".SS {}", title(*section)).expect("a String takes all");
         for flag in FLAGS.iter().filter(|flag| flag.section == *section) {
             let value = flag.value.map(|value| format!(" \\fI{}\\fR", escaped(value))).unwrap_or_default();
@@ -33,8 +34,9 @@ pub(super) fn man() -> String {
             }
         }
     }
-    for topic in TOPICS {
-        as_it_is(&mut page, topic.name, topic.text);
+    for of in PAGES {
+        let usage = of.usage.map_or_else(String::new, |usage| format!("{PROGRAM} {usage}\n\n"));
+        as_it_is(&mut page, of.name, &format!("{usage}{}", of.text));
     }
     page
 }

@@ -30,7 +30,7 @@ fn offer(flag: &Flag) -> Offer {
 fn words(mode: Mode) -> String {
     match mode {
         Mode::Direct => commands(),
-        Mode::Help => names().collect::<Vec<_>>().join(" "),
+        Mode::Help => names(true).chain(names(false)).collect::<Vec<_>>().join(" "),
         Mode::Mod => Mode::Mod.word().unwrap_or_default().replace(',', "").replace(" or ", " "),
         _ => String::new(),
     }

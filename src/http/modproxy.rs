@@ -8,6 +8,7 @@
 pub(crate) mod carry;
 mod depot;
 pub(crate) mod path;
+mod probe;
 mod reply;
 mod sumdb;
 mod upstream;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use self::depot::{Depot, Found, Source, Wanted};
 use self::path::{ModFile, ModPath, compare, is_pseudo};
+pub use self::probe::probe;
 use self::reply::{Caching, bytes_reply, refusal, reply, text};
 use self::sumdb::SumDb;
 use self::upstream::{FetchError, Upstreams};

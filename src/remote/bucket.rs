@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::guard::{Guard, Kind, Side};
 use super::memory::Memory;
@@ -342,6 +342,11 @@ impl Bucket {
         if self.writable() {
             self.guard.remote.sweep(dead);
         }
+    }
+
+    /// What time it is there, where that can be told, be the credentials good or not.
+    pub fn clock(&self) -> Option<SystemTime> {
+        self.guard.remote.clock()
     }
 
     /// Endpoint, bucket, and the prefix that puts go to, in one line: what messages name, and what

@@ -209,11 +209,12 @@ impl Dir {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let key = format!("{key}{name}");
-            // of a file that vanished meanwhile there is nothing to say
-            let Ok(meta) = entry.metadata() else { continue };
+            // looked at in this order: what is deleted meanwhile loses its side first
             if name.strip_suffix(SIDE).is_some_and(|object| dir.join(object).symlink_metadata().is_ok()) {
                 continue;
             }
+            // of a file that vanished meanwhile there is nothing to say
+            let Ok(meta) = entry.metadata() else { continue };
             if name.starts_with(TEMP_PREFIX) {
                 // beside their targets, as older versions made them
                 if meta.is_file() && name != LOCK && old(meta.modified().ok()) {

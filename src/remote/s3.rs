@@ -340,6 +340,12 @@ impl Remote for S3 {
         }
     }
 
+    fn clock(&self) -> Option<SystemTime> {
+        let url = self.place().ok()?.url("", &[]).ok()?;
+        let answer = self.transport.send("HEAD", url.as_str(), HeaderMap::new(), None).ok()?;
+        date(&answer.headers, "date").map(SystemTime::from)
+    }
+
     fn describe(&self, prefix: &str) -> String {
         let slash = if prefix.is_empty() { "" } else { "/" };
         format!("s3://{}{slash}{prefix} at {}", self.name, self.whereabouts)

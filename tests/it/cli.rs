@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use crate::support::client::Client;
-use crate::support::env::{Plugin, TempDir, free_port};
+use crate::support::env::{Plugin, TempDir, binary, run, scrubbed};
 
 #[test]
 fn a_wrong_command_line_is_one_line_and_exit_code_2() {
@@ -34,6 +34,16 @@ fn a_wrong_command_line_is_one_line_and_exit_code_2() {
         &["prune", "--expiry=1h", "--prefix=p"],
         &["--bucket=some", "--trust-write-prefix"],
         &["--bucket=s3://some/a", "--prefix=b"],
+        &["clear"],
+        &["clear", "--local", "--bucket=some"],
+        &["clear", "--local", "--whole-bucket"],
+        &["clear", "--bucket=some"],
+        &["clear", "--bucket=some", "--prefix="],
+        &["clear", "--bucket=some", "--prefix=/"],
+        &["clear", "--bucket=some", "--prefix=p", "--whole-bucket"],
+        &["clear", "--bucket=some", "--prefix=p", "--read-only"],
+        &["push", "--sign", "--bucket=some"],
+        &["doctor", "--modproxy", "--sumdb=nonsense"],
     ] {
         let out = Plugin::new(&dir).args(args).output().code(2);
         assert!(out.stdout.is_empty(), "{}", out.describe());
@@ -139,39 +149,36 @@ fn clear_touches_names_of_ours_alone() {
     assert!(out.stdout.contains("removed 6 files, "), "{}", out.describe());
     assert!(dir.join("cache/output/notes.txt").exists() && dir.join("cache/ca.pem").exists());
 
-    dir.write("bucket/team/a/v1/README", "mine");
-    dir.write("bucket/team/b/v1/ab/abcd", "another prefix");
-    let flag = format!("--bucket=file://{}", dir.join("bucket").display());
-    let out = Plugin::new(&dir).args(["clear", &flag]).env("GOCACHE_KEY_PREFIX", "team/a").output().code(2);
-    assert!(out.stderr.contains("explicit --prefix"), "{}", out.describe());
-    let out = Plugin::new(&dir).args(["clear", &flag, "--prefix=team/a"]).output().ok().quiet();
-    assert!(out.stdout.contains("; 1 of other names are left\n"), "{}", out.describe());
-    assert!(dir.join("bucket/team/a/v1/README").exists() && dir.join("bucket/team/b/v1/ab/abcd").exists());
-    let out = Plugin::new(&dir).args(["clear", &flag, "--prefix=team/a"]).output().ok().quiet();
-    assert!(out.stdout.contains("removed 0 objects"), "{}", out.describe());
-}
-
-#[test]
-fn doctor_finds_what_is_wrong() {
-    let dir = TempDir::new();
-    let path = std::env::join_paths([crate::support::go::any().root.join("bin")]).unwrap();
-    let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
-    let out = Plugin::new(&dir).args(["doctor", &bucket]).env("PATH", &path).output().ok().quiet();
-    assert!(out.stdout.lines().count() >= 6, "{}", out.describe());
-    assert!(out.stdout.lines().all(|line| line.starts_with("ok    ")), "{}", out.describe());
-
-    // a closed port, no go, and a file where the cache directory should be
-    let endpoint = format!("--s3-endpoint-url=http://127.0.0.1:{}", free_port());
-    let file = dir.write("file", "");
-    let out = Plugin::new(&dir)
-        .args(["doctor", "--bucket=some", "--region=us-east-1", &endpoint])
-        .env("GOCACHE_DIR", file.join("cache"))
-        .env("PATH", dir.path())
-        .env("AWS_ACCESS_KEY_ID", "id")
-        .env("AWS_SECRET_ACCESS_KEY", "secret")
-        .output()
-        .code(1);
-    for what in ["FAIL  cache directory: ", "FAIL  go: ", "FAIL  reading: ", "FAIL  writing: "] {
-        assert!(out.stdout.contains(what), "{what}{}", out.describe());
+    // prefixes in the prefix, one that begins with the same letters, and what is not ours
+    for (key, text) in [("a/v1/README", "mine"), ("a/pr/7/v1/ab/abcd", "a job's"), ("a2/v1/ab/abcd", "another's")] {
+        dir.write(&format!("bucket/team/{key}"), text);
     }
+    let flag = format!("--bucket=file://{}", dir.join("bucket").display());
+    let clear = |args: &[&str]| Plugin::new(&dir).args(["clear", &flag]).args(args).env("GOCACHE_KEY_PREFIX", "team/a");
+    for (args, why) in [(&[][..], "explicit --prefix"), (&["--prefix="], "names none"), (&["--prefix=/"], "names none")]
+    {
+        let out = clear(args).output().code(2);
+        assert!(out.stderr.contains(why) && out.stderr.contains("--whole-bucket"), "{}", out.describe());
+    }
+    let out = clear(&["--prefix=team/a"]).output().ok().quiet();
+    assert!(out.stdout.contains("; 1 of other names are left\n"), "{}", out.describe());
+    let there = |key: &str| dir.join("bucket/team").join(key).exists();
+    assert!(there("a/v1/README") && !there("a/pr/7/v1/ab/abcd") && there("a2/v1/ab/abcd"));
+    let out = clear(&["--prefix=team/a"]).output().ok().quiet();
+    assert!(out.stdout.contains("removed 0 objects"), "{}", out.describe());
+
+    // on a terminal it asks
+    let typed = |answer: &str, args: &str| {
+        let line = format!("echo {answer} | script -qec '{} clear {flag} {args}' /dev/null", binary());
+        let mut command = scrubbed("sh", dir.path());
+        command.args(["-c", &line]).env("GOCACHE_DIR", dir.join("cache"));
+        run(command)
+    };
+    let out = typed("n", "--whole-bucket").code(1);
+    assert!(out.stdout.contains("remove 1 object, 9 B? [y/N]") && there("a2/v1/ab/abcd"), "{}", out.describe());
+    let out = typed("y", "--whole-bucket").ok();
+    assert!(out.stdout.contains("removed 1 object, 9 B; 1 of") && !there("a2/v1/ab/abcd"), "{}", out.describe());
+    let out = typed("n", "--whole-bucket --yes").ok();
+    assert!(out.stdout.contains("removed 0 objects") && !out.stdout.contains("[y/N]"), "{}", out.describe());
+    assert!(there("a/v1/README"));
 }

@@ -22,6 +22,7 @@ mod life;
 mod modproxy;
 mod modules;
 mod packs;
+mod pages;
 mod recipes;
 mod release;
 mod remote;

@@ -97,7 +97,7 @@ fn the_manual_page_has_every_flag_and_formats_without_a_complaint() {
     for flag in flags {
         assert!(text.contains(&format!("-{flag}")), "{flag}");
     }
-    for section in ["NAME", "OVERVIEW", "OPTIONS", "READAHEAD", "MAINTENANCE"] {
+    for section in ["NAME", "OVERVIEW", "OPTIONS", "READAHEAD", "CLEAR"] {
         assert!(text.lines().any(|line| line == section), "{section}");
     }
 }

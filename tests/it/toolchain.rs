@@ -63,6 +63,8 @@ fn daily_work(go: &Go) {
     go(&["clean", "-testcache"]);
     assert_eq!(go(&test).matches("(cached)").count(), 0, "go clean -testcache is honoured");
     assert_eq!(go(&test).matches("(cached)").count(), 2);
+    go(&["clean", "-cache"]);
+    assert_eq!(go(&test).matches("(cached)").count(), 2, "go clean -cache leaves this cache alone");
     assert_eq!(go(&["run", "./cmd/hello"]), "HELLO\n");
 
     // what the cache handed out is there after the process has gone

@@ -116,7 +116,7 @@ impl Resolver<'_> {
     }
 
     /// The module proxy.
-    fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
+    pub(super) fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
         let v = self.values;
         // these errors quote what is wrong themselves: there may be a password in the list
         let wrong = |given: &Option<Given>, why: String| {

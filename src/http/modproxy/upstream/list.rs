@@ -23,6 +23,11 @@ impl Upstreams {
         Ok(Upstreams { entries, direct, end: list.end })
     }
 
+    /// The upstreams that are proxies, or directories.
+    pub fn each(&self) -> impl Iterator<Item = &Upstream> {
+        self.entries.iter().map(|(upstream, _)| upstream)
+    }
+
     /// Whether the list says that nobody else is to be asked.
     pub fn ends_with_off(&self) -> bool {
         self.end == ListEnd::Off
