@@ -60,9 +60,11 @@ impl Server {
         got
     }
 
+    /// What it said, but for where it listens.
     fn stop(mut self) -> String {
         self.child.signal(Signal::TERM);
-        self.child.wait().ok().stderr
+        let stderr = self.child.wait().ok().stderr;
+        stderr.lines().filter(|line| !line.contains(": listening plugin=")).map(|line| format!("{line}\n")).collect()
     }
 }
 
