@@ -155,7 +155,7 @@ fn files(repo: &Repo, root: BorrowedFd, task: &Task, items: &mut [Item], failure
     let other = |item: &Item| matches!(item.found, Found::Other(..));
     if act && items.iter().any(|item| matches!(item.found, Found::Settled { noted: false, .. })) {
         failures.extend(repo.refresh().err());
-    } else if !items.iter().any(other) {
+    } else if !items.iter().any(|item| matches!(item.found, Found::Other(..) | Found::Linked(_))) {
         return;
     }
     // what holds other bytes than git has is changed or went through a filter, and git knows which; where it
@@ -168,7 +168,11 @@ fn files(repo: &Repo, root: BorrowedFd, task: &Task, items: &mut [Item], failure
     if act && any {
         failures.extend(repo.refresh().err());
     }
-    let again = |item: &Item| if item.found.held().is_some() { act && changed(item) } else { other(item) };
+    let again = |item: &Item| match item.found {
+        Found::Settled { .. } => act && changed(item),
+        Found::Other(..) | Found::Linked(_) => true,
+        _ => false,
+    };
     pass(root, items, again, &|folder, item| look_again(folder, item, task));
 }
 

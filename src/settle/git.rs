@@ -117,7 +117,8 @@ impl Repo {
 
     /// Lets git note the new times, so that it need not read the files again.
     pub fn refresh(&self) -> Result<(), String> {
-        let output = self.run(&["update-index", "-q", "--refresh"])?;
+        // without a look at all files first, which are known to have other times
+        let output = self.run(&["-c", "core.preloadIndex=false", "update-index", "-q", "--refresh"])?;
         // 1 says that something is changed, or being merged
         if matches!(output.status.code(), Some(0 | 1)) {
             return Ok(());

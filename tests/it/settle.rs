@@ -211,6 +211,14 @@ fn what_is_not_as_git_has_it_keeps_its_time() {
     );
     assert!(is_clean(&at("sub")));
 
+    // an edit that puts the time back, of a file that has got another name
+    let (file, before_edit) = (at("nested/file"), time(at("nested/file")));
+    fs::hard_link(&file, home.join("backup")).expect("hard link");
+    fs::write(&file, "NESTED/file").expect("writable");
+    set_time(&file, before_edit);
+    settle(&home, &dir, &[]).ok().quiet();
+    assert!(time(&file) != before_edit);
+
     // git itself gives up where a submodule would be behind a link
     fs::remove_dir_all(at("elsewhere")).expect("removable");
     symlink("../outside", at("elsewhere")).expect("link");
