@@ -68,7 +68,7 @@ fn archives_wheels_checksums_and_the_sbom_of_a_release() {
         "--no-warn-script-location",
         "--root-user-action=ignore",
     ]);
-    pip.args(["--prefix", "pip", "--find-links", &format!("{made}/wheels"), "go-cache-plugin"]);
+    pip.args(["--target", "pip", "--find-links", &format!("{made}/wheels"), "go-cache-plugin"]);
     run(pip).ok();
     let out = run(command(&dir, dir.join("pip/bin/go-cache-plugin").to_str().unwrap())).ok();
     assert!(out.stdout.contains("KnownCommands"), "it speaks the protocol: {}", out.describe());
