@@ -29,6 +29,7 @@ pub enum Wanted {
 
 /// From where a path is looked up.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))] // where nothing is looked up
 pub enum From<'a> {
     /// The working directory; folders on the way may be symbolic links.
     Here,
