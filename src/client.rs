@@ -6,20 +6,22 @@
 
 mod reach;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use ureq::http::Uri;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
 use ureq::{Agent, Proxy, ProxyProtocol};
 use url::Url;
 
+use crate::bounded::Bounded;
 use crate::config::AwsEnv;
 use crate::metrics::Metrics;
 use crate::text::percent_decode;
@@ -33,6 +35,9 @@ const BUFFER: usize = 32 * 1024;
 /// How long a host's addresses are believed: ureq asks for them before every request, also of
 /// those that take a kept connection.
 const ADDRESS_TTL: Duration = Duration::from_secs(60);
+
+/// Of so many hosts.
+const ADDRESSES: usize = 1024;
 
 /// What a client is made from.
 #[derive(Clone, Debug)]
@@ -95,6 +100,19 @@ impl Client {
         (!spared).then(|| format!("{}:{}", proxy.host(), proxy.port()))
     }
 
+    /// A TLS session with `host`, a name or an address, over whatever connection.
+    pub fn session(&self, host: &str) -> io::Result<rustls::Connection> {
+        let mut trusted = RootCertStore::empty();
+        trusted.add_parsable_certificates(roots(self.options.ca_file.as_deref())?);
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).map_err(io::Error::other)?;
+        Ok(ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?.into())
+    }
+
     fn make(&self, https: bool) -> io::Result<Agent> {
         let o = &self.options;
         let mut config = Agent::config_builder()
@@ -117,14 +135,17 @@ impl Client {
             config = config.allow_non_standard_methods(true).user_agent("").accept("").accept_encoding("");
         }
         if https {
+            let roots = roots(o.ca_file.as_deref())?;
+            let roots: Vec<_> = roots.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
             let tls = TlsConfig::builder()
-                .root_certs(roots(o.ca_file.as_deref())?)
+                .root_certs(roots.into())
                 .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .build();
             config = config.tls_config(tls);
         }
         let connector = Counting { inner: DefaultConnector::default(), bucket: o.bucket.clone() };
-        let resolver = Remembering { reach: o.reach.clone(), ..Remembering::default() };
+        let resolver =
+            Remembering { inner: DefaultResolver::default(), known: Bounded::new(ADDRESSES), reach: o.reach.clone() };
         Ok(Agent::with_parts(config.build(), connector, resolver))
     }
 }
@@ -150,7 +171,7 @@ pub fn words(e: &ureq::Error) -> String {
 }
 
 /// The certificates to trust.
-fn roots(file: Option<&Path>) -> io::Result<RootCerts> {
+fn roots(file: Option<&Path>) -> io::Result<Vec<CertificateDer<'static>>> {
     let found = match file {
         Some(file) => rustls_native_certs::load_certs_from_paths(Some(file), None),
         None => rustls_native_certs::load_native_certs(),
@@ -162,7 +183,7 @@ fn roots(file: Option<&Path>) -> io::Result<RootCerts> {
             "no certificate authorities {from}{why}: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
         )));
     }
-    Ok(found.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect::<Vec<_>>().into())
+    Ok(found.certs)
 }
 
 /// The proxy that `env` names for https or http, HTTPS_PROXY or HTTP_PROXY; it is not asked for this
@@ -221,10 +242,10 @@ impl Connector for Counting {
 }
 
 /// A resolver that remembers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Remembering {
     inner: DefaultResolver,
-    known: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+    known: Bounded<String, (Instant, Vec<SocketAddr>)>,
     reach: Option<Reach>,
 }
 
@@ -236,7 +257,7 @@ impl Resolver for Remembering {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let name = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
-        let known = self.known.lock().expect("no holder panics").get(&name).cloned();
+        let known = self.known.get(&name);
         if let Some((at, addresses)) = known
             && at.elapsed() < ADDRESS_TTL
         {
@@ -258,7 +279,7 @@ impl Resolver for Remembering {
             }
             found = fine;
         }
-        self.known.lock().expect("no holder panics").insert(name, (Instant::now(), found.to_vec()));
+        self.known.insert(name, (Instant::now(), found.to_vec()));
         Ok(found)
     }
 }

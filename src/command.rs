@@ -15,7 +15,6 @@ mod modarchive;
 mod modgraph;
 mod modules;
 mod names;
-mod private_dir;
 mod prune;
 mod pull;
 mod push;

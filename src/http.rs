@@ -6,7 +6,9 @@
 
 pub(crate) mod auth;
 pub(crate) mod exchange;
+mod headers;
 pub(crate) mod modproxy;
+mod resume;
 pub(crate) mod revproxy;
 pub(crate) mod server;
 mod socket;

@@ -17,8 +17,8 @@
 //! `fetch`, `readahead`, `manifest` and `pack` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it, and how old what lies there grows), [`http`] and
 //! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe,
-//! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], [`flight`], [`id`],
-//! [`places`], [`pool`], [`repeat`] and [`retry`] are tools of one idea each.
+//! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], `bounded`, [`flight`],
+//! [`id`], [`places`], [`pool`], `private_dir`, [`repeat`] and [`retry`] are tools of one idea each.
 //!
 //! # The cache directory
 //!
@@ -53,6 +53,7 @@
 //! | target `request` | begin and end of each request of the chosen kinds | `--debug` |
 
 pub mod atomic;
+mod bounded;
 pub mod cache;
 pub mod cli;
 mod client;
@@ -69,6 +70,7 @@ pub mod metrics;
 pub mod places;
 mod platform;
 pub mod pool;
+mod private_dir;
 pub mod protocol;
 pub mod remote;
 pub mod repeat;

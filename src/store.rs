@@ -106,6 +106,7 @@ struct Place {
     metrics: Arc<Metrics>,
     damaged: Repeat,
     unkept: Repeat,
+    unread: Repeat,
 }
 
 impl BlobStore {
@@ -128,11 +129,17 @@ impl BlobStore {
             metrics,
             damaged: Repeat::new("files of the proxies were damaged on disk, and removed"),
             unkept: Repeat::new("answers of the proxies could not be kept on disk"),
+            unread: Repeat::new("look-ups of the proxies failed on disk"),
         });
         if let Some(uploader) = &uploader {
             uploader.register(kind.name(), place.clone());
         }
         BlobStore { place, bucket, uploader }
+    }
+
+    /// Whether other machines may have some of them.
+    pub fn is_shared(&self) -> bool {
+        self.bucket.is_some()
     }
 
     /// The same blobs in the local directory alone.
@@ -158,7 +165,7 @@ impl BlobStore {
                 None
             }
             Err(e) => {
-                log::warn!("{}: {e}", self.place.path(&digest).display());
+                self.place.unread.tell(format_args!("{}: {e}", self.place.path(&digest).display()));
                 self.place.tally.count(Event::LocalError);
                 None
             }

@@ -9,7 +9,6 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::modules::{Failures, each, unsure};
-use super::private_dir::PrivateDir;
 use super::stack::Stack;
 use super::web;
 use crate::atomic::TempFile;
@@ -17,6 +16,7 @@ use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, Upstre
 use crate::error::Error;
 use crate::http::modproxy::ModProxy;
 use crate::http::modproxy::path::{ModFile, ModPath, compare, is_pseudo};
+use crate::private_dir::PrivateDir;
 use crate::text;
 
 /// What all names in the file begin with.
@@ -35,6 +35,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     let failed = |e: io::Error| Error::failed(format!("mod export {}: {e}", file.display()));
     let mut names = BTreeSet::new();
     proxy
+        .store()
         .each(|kept| {
             if ModPath::parse(&kept.name).is_ok_and(|path| !path.is_mutable()) {
                 names.insert(kept.name);
@@ -48,7 +49,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
         proxy.sums(&names, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
         for name in &names {
             // one that went meanwhile is no more
-            if let Some(blob) = proxy.open(name) {
+            if let Some(blob) = proxy.store().reopen(name) {
                 put(&mut out, name, blob.len, blob.file)?;
             }
         }
@@ -116,11 +117,11 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
     let upstream = UpstreamList { entries: vec![folder], end: ListEnd::List };
     let proxy = web::modules(&ModProxyConfig { upstream, netrc: None, offline: false, ..config.clone() }, stack)?;
     let names: Vec<(String, ModPath)> = names.into_iter().collect();
-    let outcomes = each(&names, "file", |(name, _)| proxy.obtain(name));
+    let outcomes = each(&names, "file", |(name, _)| proxy.obtain(name).map(|found| found.is_unverified()));
     let (mut failures, mut unverified) = (Failures::default(), 0);
     for ((_, path), outcome) in names.iter().zip(outcomes) {
         match outcome {
-            Ok(verified) => unverified += u64::from(!verified),
+            Ok(unsure) => unverified += u64::from(unsure),
             Err(why) => {
                 let why = why.replace(&format!("file://{}/", dir.path.display()), "");
                 failures.note(&(path.module.clone(), path.version().unwrap_or_default().to_string()), why);

@@ -11,8 +11,8 @@ use super::stack::Stack;
 use super::{Progress, modarchive, web};
 use crate::config::{ModAction, ModConfig};
 use crate::error::{Error, Exit};
-use crate::http::modproxy::ModProxy;
 use crate::http::modproxy::path::{self, ModPath, escape, is_canonical};
+use crate::http::modproxy::{ModProxy, UNVERIFIED};
 use crate::pool;
 use crate::text;
 
@@ -48,7 +48,7 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
     for query in std::mem::take(&mut wants.queries) {
         let version = match query.1.as_str() {
             "latest" => latest(proxy, &escape(&query.0)),
-            _ => proxy.text(&name(&query, "info")).and_then(|info| version_in(&info)),
+            _ => text_of(proxy, &name(&query, "info")).and_then(|info| version_in(&info)),
         };
         match version {
             Ok(version) => drop(wants.whole.insert((query.0, version))),
@@ -59,7 +59,7 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
         let (mut all, mut next) = (BTreeSet::new(), wants.whole.clone());
         while !next.is_empty() {
             let mods: Vec<Module> = next.iter().cloned().collect();
-            let texts = each(&mods, "go.mod", |module| proxy.text(&name(module, "mod")));
+            let texts = each(&mods, "go.mod", |module| text_of(proxy, &name(module, "mod")));
             all.append(&mut next);
             for (module, text) in mods.iter().zip(texts) {
                 match text {
@@ -80,11 +80,12 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
     wants.mods.extend(wants.whole.iter().cloned());
     let mut files = kinds(&wants.mods, &["info", "mod"]);
     files.extend(kinds(&wants.whole, &["zip"]));
-    let outcomes = each(&files, "file", |(module, kind)| proxy.obtain(&name(module, kind)));
+    let outcomes =
+        each(&files, "file", |(module, kind)| proxy.obtain(&name(module, kind)).map(|found| found.is_unverified()));
     let mut unverified = 0;
     for ((module, _), outcome) in files.iter().zip(outcomes) {
         match outcome {
-            Ok(verified) => unverified += u64::from(!verified),
+            Ok(unsure) => unverified += u64::from(unsure),
             Err(why) => failures.note(module, why),
         }
     }
@@ -98,8 +99,8 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
 
 /// The version that a module's upstream calls the latest, or else the largest in its list.
 fn latest(proxy: &ModProxy, escaped: &str) -> Result<String, String> {
-    proxy.text(&format!("{escaped}/@latest")).and_then(|info| version_in(&info)).or_else(|why| {
-        let list = proxy.text(&format!("{escaped}/@v/list"))?;
+    text_of(proxy, &format!("{escaped}/@latest")).and_then(|info| version_in(&info)).or_else(|why| {
+        let list = text_of(proxy, &format!("{escaped}/@v/list"))?;
         let best = path::latest(list.lines().filter(|version| is_canonical(version)));
         best.map(str::to_string).ok_or(why)
     })
@@ -111,6 +112,10 @@ pub(super) fn unsure(files: u64) -> String {
         0 => String::new(),
         n => format!("; {} unverified, since the sum database gave no answer", text::things(n, "file")),
     }
+}
+
+fn text_of(proxy: &ModProxy, name: &str) -> Result<String, String> {
+    proxy.obtain(name)?.text()
 }
 
 fn version_in(info: &str) -> Result<String, String> {
@@ -158,7 +163,7 @@ pub(super) fn each<T: Sync, R: Send>(items: &[T], what: &'static str, work: impl
 fn list(proxy: &ModProxy) -> Result<String, Error> {
     let mut modules: BTreeMap<Module, (u64, SystemTime, bool)> = BTreeMap::new();
     let (mut all, mut sums) = (0, 0);
-    let walked = proxy.each(|kept| {
+    let walked = proxy.store().each(|kept| {
         all += kept.len;
         match ModPath::parse(&kept.name) {
             Ok(path) if !path.is_mutable() => {
@@ -167,7 +172,7 @@ fn list(proxy: &ModProxy) -> Result<String, Error> {
                 let (bytes, used, unverified) = modules.entry((path.module.clone(), version)).or_insert(new);
                 *bytes += kept.len;
                 *used = kept.used.max(*used);
-                *unverified |= ModProxy::is_unverified(&kept);
+                *unverified |= kept.note == UNVERIFIED;
             }
             Ok(_) => {}
             Err(_) => sums += kept.len,
@@ -186,7 +191,7 @@ fn list(proxy: &ModProxy) -> Result<String, Error> {
 
 fn remove(proxy: &ModProxy, word: &str) -> Result<String, Error> {
     let module = modgraph::split(word).map_err(|why| Error::usage(format!("mod rm: {why}")))?;
-    let removed = ["info", "mod", "zip"].iter().filter(|kind| proxy.remove(&name(&module, kind))).count();
+    let removed = ["info", "mod", "zip"].iter().filter(|kind| proxy.store().remove(&name(&module, kind))).count();
     match removed as u64 {
         0 => Err(Error::failed(format!("mod rm: {word} is not kept here"))),
         n => Ok(format!("{word}: removed {}\n", text::things(n, "file"))),

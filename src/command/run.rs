@@ -18,13 +18,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGINT;
 
 use super::listen::Listener;
-use super::private_dir::PrivateDir;
 use super::stack::Stack;
 use super::web::{Gate, Web};
 use super::{goenv, scope, signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::{HttpConfig, PluginAddr, RunConfig, SOCKET_PATH_LIMIT};
 use crate::error::{Error, Exit};
+use crate::private_dir::PrivateDir;
 use crate::text;
 
 /// How long sessions may outlive the command: its children that go on in the background are not

@@ -16,6 +16,7 @@ use std::sync::RwLock;
 use base64_simd::STANDARD;
 
 use super::exchange::{Reply, Request, Target};
+use super::headers::first;
 use crate::config::AccessConfig;
 use crate::id::{OutputId, unhex};
 
@@ -102,7 +103,8 @@ impl Guard {
     /// What `request` may do; the answer to one that is not for this server.
     pub fn judge(&self, request: &Request) -> Result<Access, Reply> {
         let proxied = request.target != Target::Origin;
-        if !proxied && !request.header("Host").is_none_or(|host| self.is_named(host)) {
+        let host = request.headers.get("host");
+        if !proxied && !host.is_none_or(|host| host.to_str().is_ok_and(|host| self.is_named(host))) {
             let text = "this server is not asked under that name: --http-host=NAME adds one\n";
             return Err(Reply::text(421, text));
         }
@@ -133,18 +135,15 @@ impl Guard {
 
 /// Whether a request comes from this machine, and not by way of a server that says it sent it on.
 fn is_local(request: &Request) -> bool {
-    let forwards = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name.contains("forwarded") || name.ends_with("-ip") || name == "via"
-    };
+    let forwards = |name: &str| name.contains("forwarded") || name.ends_with("-ip") || name == "via";
     request.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
-        && !request.headers.iter().any(|header| forwards(header.field.as_str().as_str()))
+        && !request.headers.keys().any(|name| forwards(name.as_str()))
 }
 
 /// The token that a request brings: as Bearer, or as the password of Basic.
 fn token(request: &Request, proxied: bool) -> Option<String> {
-    let value = request.header(if proxied { "Proxy-Authorization" } else { "Authorization" })?;
-    let (scheme, value) = value.trim().split_once(' ')?;
+    let value = first(&request.headers, if proxied { "proxy-authorization" } else { "authorization" })?;
+    let (scheme, value) = value.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(value.trim().to_string());
     }
@@ -182,7 +181,8 @@ mod tests {
     fn request(peer: &str, headers: &[&str]) -> Request {
         let mut request = Request::new(Method::Get, "/x");
         request.peer = Some(format!("{peer}:1").parse().unwrap());
-        request.headers = headers.iter().map(|header| header.parse().unwrap()).collect();
+        let header = |line: &&str| line.split_once(':').map(|(n, v)| (n.parse().unwrap(), v.trim().parse().unwrap()));
+        request.headers = headers.iter().map(|line| header(line).unwrap()).collect();
         request
     }
 

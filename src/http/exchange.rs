@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 
-use tiny_http::{HTTPVersion, Response, StatusCode};
-pub use tiny_http::{Header, HeaderField, Method};
+pub use tiny_http::Method;
+use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 use ureq::http::HeaderMap;
 
 use super::auth::Access;
-use super::socket::Socket;
+use super::socket::Stream;
 
 /// Answers requests. Called from many threads at once; the request's body has to be read, as far as
 /// it is wanted, before the call returns.
@@ -51,10 +51,8 @@ pub struct Request {
     pub path: String,
     /// What follows the first `?`, still escaped.
     pub query: Option<String>,
-    /// The headers in the order they came.
-    pub headers: Vec<Header>,
-    /// The same of a request to a proxy, whatever bytes their values hold; of others empty.
-    pub fields: HeaderMap,
+    /// The headers, whatever bytes their values hold.
+    pub headers: HeaderMap,
     /// Where the client is; `None` inside an intercepted CONNECT, whose peer was checked before.
     pub peer: Option<SocketAddr>,
     /// What it may do, as far as somebody has judged that.
@@ -65,15 +63,8 @@ pub struct Request {
     pub body_len: Option<u64>,
 }
 
-impl Request {
-    /// The value of the first header of that name, whatever its case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|h| h.field.as_str().as_str().eq_ignore_ascii_case(name)).map(|h| h.value.as_str())
-    }
-}
-
 /// What takes a connection over, on the connection's thread; it is closed when the call returns.
-pub type Taker = Box<dyn FnOnce(Socket) + Send>;
+pub type Taker = Box<dyn FnOnce(Stream) + Send>;
 
 /// The body of a reply.
 pub enum Body {
@@ -86,7 +77,7 @@ pub enum Body {
     /// A stream; of known length, or sent chunked (HTTP/1.0: to the end of the connection). A read
     /// error breaks the connection off, so that the client sees a short answer as an error.
     Stream(Box<dyn Read + Send>, Option<u64>),
-    /// Answer 200 to CONNECT, then hand the connection over.
+    /// The head alone, then the connection is handed over.
     Takeover(Taker),
 }
 
@@ -107,7 +98,7 @@ pub struct Reply {
     /// Status code.
     pub status: u16,
     /// Headers, without those that frame the body (Content-Length, Transfer-Encoding, Connection).
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<Header>,
     /// The headers of an answer that another server made, in their place; without those for one hop.
     pub proxied: Option<Box<HeaderMap>>,
     /// The body; dropped unsent for HEAD, 204 and 304, its length told all the same.
@@ -126,8 +117,8 @@ impl Reply {
             .body(Body::Bytes(text.into().into_bytes()))
     }
     /// Adds a header.
-    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.headers.push((name.to_string(), value.into()));
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push(ours(name, value));
         self
     }
     /// The reply, whose body keeps `held` for as long as it comes from elsewhere.
@@ -153,104 +144,29 @@ impl<T> Read for Holding<T> {
     }
 }
 
-/// How the end of a body is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// There is no body, and no length either: 204, 304, an answer to CONNECT.
-    None,
-    /// Content-Length.
-    Length(u64),
-    /// Chunks.
-    Chunked,
-    /// The connection's end.
-    ToEnd,
-}
-
-/// What the answer says of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Persistence {
-    /// Nothing: HTTP/1.1 stays open by default.
-    Implied,
-    /// It stays open; HTTP/1.0 wants that said.
-    KeepAlive,
-    /// It closes after this answer.
-    Close,
-}
-
-impl Persistence {
-    /// It as the last lines of a head.
-    fn lines(self) -> &'static [u8] {
-        match self {
-            Persistence::Implied => b"\r\n",
-            Persistence::KeepAlive => b"Connection: keep-alive\r\n\r\n",
-            Persistence::Close => b"Connection: close\r\n\r\n",
+/// The head of a reply, from status line to empty line; `last` are the lines that frame the body and speak
+/// of the connection.
+pub(super) fn head_of(reply: &Reply, last: &str) -> Vec<u8> {
+    const FRAMED: &[u8] = b"Content-Length: 0\r\n\r\n";
+    let (mut head, status) = (Vec::with_capacity(512), StatusCode(reply.status));
+    if let Some(headers) = &reply.proxied {
+        // tiny_http's values are ASCII, and it adds a Date
+        head.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", status.0, status.default_reason_phrase()).as_bytes());
+        for (name, value) in &**headers {
+            head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
+    } else {
+        let response = Response::new(status, reply.headers.clone(), io::empty(), Some(0), None);
+        let response = response.with_header(ours("Server", "go-cache-plugin"));
+        response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None).expect("writing to memory does not fail");
+        head.truncate(head.len() - FRAMED.len());
     }
-}
-
-/// The head of an answer that another server made: tiny_http's values are ASCII, and it adds a Date.
-pub(super) fn proxied_head(status: u16, headers: &HeaderMap, framing: Framing, stay: Persistence) -> Vec<u8> {
-    let reason = StatusCode(status).default_reason_phrase();
-    let mut head = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
-    for (name, value) in headers {
-        head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
-    match framing {
-        Framing::Length(n) => head.extend_from_slice(format!("content-length: {n}\r\n").as_bytes()),
-        Framing::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::None | Framing::ToEnd => {}
-    }
-    head.extend_from_slice(stay.lines());
+    head.extend_from_slice(&[last.as_bytes(), b"\r\n"].concat());
     head
 }
 
-/// The head of a reply, from status line to empty line. Headers that frame the body or the
-/// connection are ours to set, and those that would break the head are left out.
-pub(super) fn head_bytes(status: u16, headers: &[(String, String)], framing: Framing, stay: Persistence) -> Vec<u8> {
-    const OURS: [&str; 5] = ["Content-Length", "Transfer-Encoding", "Connection", "Trailer", "Upgrade"];
-    let length = match framing {
-        Framing::Length(n) => usize::try_from(n).ok(),
-        Framing::Chunked => None,
-        Framing::None | Framing::ToEnd => Some(0),
-    };
-    let mut response =
-        Response::new(StatusCode(status), Vec::new(), io::empty(), length, None).with_chunked_threshold(usize::MAX);
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Server")) {
-        response.add_header(Header {
-            field: HeaderField::from_bytes("Server").expect("the name is ASCII"),
-            value: "go-cache-plugin".parse().expect("the value is ASCII"),
-        });
-    }
-    // tiny_http's values are ASCII; others (a proxied file name, say) follow after its own
-    let mut others = Vec::new();
-    for (name, value) in headers.iter().filter(|(name, _)| !OURS.iter().any(|n| name.eq_ignore_ascii_case(n))) {
-        if name.is_empty()
-            || !name.bytes().all(is_token_byte)
-            || value.bytes().any(|b| matches!(b, 0..=8 | 10..=31 | 127))
-        {
-            log::debug!("left out of an answer: header {name:?}: {value:?}");
-        } else if let Ok(header) = Header::from_bytes(name.as_bytes(), value.as_bytes()) {
-            response.add_header(header);
-        } else {
-            others.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-        }
-    }
-    let mut head = Vec::with_capacity(512);
-    response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None).expect("writing to memory does not fail");
-    // the framing header comes last
-    let cut = match framing {
-        Framing::None | Framing::ToEnd => b"Content-Length: 0\r\n\r\n".len(),
-        Framing::Length(_) | Framing::Chunked => b"\r\n".len(),
-    };
-    head.truncate(head.len() - cut);
-    head.extend_from_slice(&others);
-    head.extend_from_slice(stay.lines());
-    head
-}
-
-/// Whether `b` may be part of a header's name.
-fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+fn ours(name: &'static str, value: impl Into<String>) -> Header {
+    Header::from_bytes(name, value.into()).expect("what we say of ourselves is ASCII")
 }
 
 #[cfg(test)]
@@ -270,8 +186,7 @@ mod tests {
                 target: Target::Origin,
                 path: path.to_string(),
                 query,
-                headers: Vec::new(),
-                fields: HeaderMap::new(),
+                headers: HeaderMap::new(),
                 peer: None,
                 access: Access::ALL,
                 body: Box::new(io::empty()),
@@ -280,38 +195,27 @@ mod tests {
         }
     }
 
-    fn head(status: u16, headers: &[(&str, &str)], framing: Framing, stay: Persistence) -> String {
-        let headers: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-        let head = String::from_utf8(head_bytes(status, &headers, framing, stay)).unwrap();
-        head.lines().filter(|l| !l.starts_with("Date: ")).collect::<Vec<_>>().join("\n")
+    fn lines(reply: &Reply, last: &str) -> String {
+        let head = head_of(reply, last).escape_ascii().to_string();
+        head.split("\\r\\n").filter(|l| !l.starts_with("Date: ")).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
-    fn heads_are_framed_as_asked() {
-        let got = head(200, &[("Content-Type", "text/plain")], Framing::Length(70_000), Persistence::Implied);
-        assert_eq!(got, "HTTP/1.1 200 OK\nServer: go-cache-plugin\nContent-Type: text/plain\nContent-Length: 70000\n");
-        let got = head(200, &[], Framing::Chunked, Persistence::Close);
-        assert_eq!(got, "HTTP/1.1 200 OK\nServer: go-cache-plugin\nTransfer-Encoding: chunked\nConnection: close\n");
-        let got = head(304, &[("Etag", "x")], Framing::None, Persistence::KeepAlive);
-        assert_eq!(got, "HTTP/1.1 304 Not Modified\nServer: go-cache-plugin\nEtag: x\nConnection: keep-alive\n");
-    }
-
-    #[test]
-    fn a_header_cannot_reframe_or_split_the_answer() {
-        let bad = [
-            ("Content-Length", "7"),
-            ("transfer-encoding", "chunked"),
-            ("A", "x\r\nSet-Cookie: y"),
-            ("B\r\nC", "x"),
-            ("", "x"),
-        ];
-        let got = head(200, &bad, Framing::Length(1), Persistence::Implied);
-        assert_eq!(got, "HTTP/1.1 200 OK\nServer: go-cache-plugin\nContent-Length: 1\n");
-    }
-
-    #[test]
-    fn values_beyond_ascii_pass() {
-        let got = head(200, &[("X-Name", "naïve")], Framing::Length(0), Persistence::Implied);
-        assert!(got.ends_with("\nContent-Length: 0\nX-Name: naïve\n"), "{got}");
+    fn heads_end_with_what_frames_them() {
+        let reply = Reply::text(200, "x").header("A", "b");
+        let got = lines(&reply, "Content-Length: 70000\r\n");
+        let ours = "Content-Type: text/plain; charset=utf-8\nA: b\nServer: go-cache-plugin\n";
+        assert_eq!(got, format!("HTTP/1.1 200 OK\n{ours}Content-Length: 70000\n\n"));
+        for status in [200, 204, 304, 416] {
+            let got = lines(&Reply::status(status), "");
+            assert!(got.ends_with("\nServer: go-cache-plugin\n\n") && !got.contains("Content-Length"), "{got}");
+        }
+        let mut reply = Reply::status(304);
+        let value = ureq::http::HeaderValue::from_bytes(b"na\xefve").unwrap();
+        reply.proxied = Some(Box::new(HeaderMap::from_iter([("etag".parse().unwrap(), value)])));
+        assert_eq!(
+            lines(&reply, "Connection: close\r\n"),
+            "HTTP/1.1 304 Not Modified\netag: na\\xefve\nConnection: close\n\n"
+        );
     }
 }

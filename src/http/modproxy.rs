@@ -5,7 +5,6 @@
 //! noted as still to be (`verify`); a private module is asked of those upstreams alone that were named
 //! for it, and no sum database is asked for it.
 
-pub(crate) mod carry;
 mod depot;
 pub(crate) mod path;
 mod probe;
@@ -15,19 +14,22 @@ mod upstream;
 mod verify;
 mod zip;
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::depot::{Depot, Found, Source, Wanted};
+use self::depot::{Depot, Found, Wanted};
 use self::path::{ModFile, ModPath, compare, is_pseudo};
 pub use self::probe::probe;
-use self::reply::{Caching, bytes_reply, refusal, reply, text};
+use self::reply::{Caching, refusal, reply, text};
 use self::sumdb::SumDb;
 use self::upstream::{FetchError, Upstreams};
+pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
 use super::auth::Access;
 use super::exchange::{Handler, Method, Reply, Request};
@@ -75,6 +77,32 @@ impl ModProxy {
     }
 }
 
+/// Names of files and what is in them, on their way out.
+pub type Put<'a> = &'a mut dyn FnMut(&str, &[u8]) -> io::Result<()>;
+
+/// What `mod` asks, of files by the names that they have below /mod/.
+impl ModProxy {
+    /// The file `name`, kept, checked as always. The error is one line.
+    pub fn obtain(&self, name: &str) -> Result<Found, String> {
+        let wanted = ModPath::parse(name).map_err(|(_, why)| why)?;
+        self.0.get(name, &wanted).map_err(|e| e.to_string())
+    }
+
+    /// What is kept, of the sum databases too.
+    pub fn store(&self) -> &BlobStore {
+        &self.0.depot.store
+    }
+
+    /// Gives `put` what the sum database says of the modules whose files have these names, with all that
+    /// it takes to verify that.
+    pub fn sums(&self, names: &BTreeSet<String>, put: Put<'_>) -> io::Result<()> {
+        let paths = names.iter().filter_map(|name| ModPath::parse(name).ok());
+        let summed = paths.filter(|path| path.summed().is_some() && self.0.judge(&path.module).is_some());
+        let modules = summed.filter_map(|path| Some((path.module.clone(), path.version()?.to_string()))).collect();
+        self.0.sumdb.first().map_or(Ok(()), |database| database.export(&self.0.depot, &modules, put))
+    }
+}
+
 impl Inner {
     /// Answers for a path below /mod/, as it was sent.
     fn answer(self: &Arc<Self>, sent: &str, access: Access) -> Reply {
@@ -84,7 +112,7 @@ impl Inner {
         };
         if let Some(rest) = path.strip_prefix("sumdb/") {
             let private = |module: &str| self.is_private(module);
-            return self.sumdb.answer(&self.depot, rest, &private, &self.metrics);
+            return self.sumdb.answer(&self.depot, rest, &private);
         }
         match ModPath::parse(&path) {
             Ok(wanted) => self.module(&path, &wanted, access),
@@ -109,29 +137,25 @@ impl Inner {
             ModFile::Latest | ModFile::Info(_) => "application/json",
             ModFile::Zip(_) => "application/zip",
         };
-        let ttl = wanted.is_mutable().then(|| self.depot.ttl());
-        let caching = Caching { private: self.is_private(&wanted.module), ttl };
+        let ttl = wanted.is_mutable().then_some(self.depot.ttl);
+        let caching = Caching { content_type, private: self.is_private(&wanted.module), ttl };
         let outcome = self.get(name, wanted);
-        if self.depot.is_offline() {
+        if self.depot.offline {
             let kept = outcome.as_ref().ok();
             match &wanted.file {
                 ModFile::List => {
                     let list = self.list(wanted, kept.and_then(|found| found.text().ok()));
-                    return bytes_reply(
-                        list.ok_or_else(|| outcome.expect_err("else there is a list")),
-                        content_type,
-                        caching,
-                    );
+                    return reply(list.ok_or_else(|| outcome.expect_err("else there is a list")), caching);
                 }
                 ModFile::Latest if kept.is_none() => {
                     let latest =
                         self.latest(wanted).and_then(|name| self.get(&name, &ModPath::parse(&name).ok()?).ok());
-                    return reply(latest.map_or(outcome, Ok), content_type, caching);
+                    return reply(latest.map_or(outcome, Ok), caching);
                 }
                 _ => {}
             }
         }
-        reply(outcome, content_type, caching)
+        reply(outcome, caching)
     }
 
     /// The answer to `wanted`, which is called `name`.
@@ -171,7 +195,7 @@ impl Inner {
             check: &|file| self.check(wanted, file, false),
             ahead: &|| self.look_ahead(wanted),
             patience: PATIENCE,
-            source: Source::List { path: name, private: self.is_private(&wanted.module) },
+            private: self.is_private(&wanted.module),
         })
     }
 

@@ -12,18 +12,15 @@
 
 mod connect;
 mod forward;
-mod headers;
 mod hosts;
 mod keep;
 mod lookup;
 mod memory;
 mod reply;
-mod resume;
 mod rules;
 mod stored;
 mod tee;
 mod tunnel;
-mod unkept;
 mod upgrade;
 
 use std::io;
@@ -31,13 +28,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use self::forward::{Failed, Forwarder, RequestBody};
-use self::headers::HeaderMap;
 use self::memory::{Answer, Memory};
 use self::reply::{Found, Outcome};
 use self::rules::{Rules, Terms};
-use self::unkept::Unkept;
 use super::exchange::{Body, Handler, Method, Reply, Request, Target};
+use super::headers::{self, HeaderMap};
 use super::tls::Authority;
+use crate::bounded::Bounded;
 use crate::client::Reach;
 use crate::config::{ProxiedHost, Tunnels};
 use crate::flight::{Flights, Leader, Role};
@@ -52,6 +49,8 @@ const MEMORY: usize = 10 << 20;
 const MAX_STORED: u64 = 4 << 30;
 /// Answers that are fresh for less than this are kept in memory.
 const SHORT_LIVED: Duration = Duration::from_secs(3600);
+/// URLs whose answers are known not to be kept.
+const UNKEPT: usize = 4096;
 /// Stale answers made fresh at a time, beside requests that are answered with them.
 const MAX_REFRESHING: usize = 16;
 /// How long a request waits for another's fetch of the same thing.
@@ -72,7 +71,8 @@ struct Inner {
     authority: Authority,
     memory: Memory,
     flights: Arc<Flights<String>>,
-    unkept: Unkept,
+    /// What turned out not to be kept: nobody waits for another's fetch of it, and the bucket is not asked.
+    unkept: Bounded<String>,
     forwarder: Arc<Forwarder>,
     tunnels: Arc<Places>,
     refreshing: Arc<Places>,
@@ -101,7 +101,7 @@ impl RevProxy {
             authority,
             memory: Memory::new(MEMORY),
             flights: Arc::default(),
-            unkept: Unkept::default(),
+            unkept: Bounded::new(UNKEPT),
             forwarder: Arc::new(Forwarder::new(Reach(hosts.to_vec()), metrics.clone())),
             tunnels,
             refreshing: Places::new(MAX_REFRESHING),
@@ -151,9 +151,9 @@ impl Inner {
     }
 
     fn answer(self: &Arc<Self>, mut request: Request, method: &str, url: &str) -> (Reply, Outcome) {
-        let mut headers = std::mem::take(&mut request.fields);
+        let mut headers = std::mem::take(&mut request.headers);
         let body = request_body(request, &headers);
-        let protocol = upgrade::wanted(method, &headers).filter(|_| url.starts_with("http:") && body.is_none());
+        let protocol = upgrade::wanted(method, &headers).filter(|_| body.is_none());
         headers::drop_hop_by_hop(&mut headers);
         if let Some(protocol) = protocol {
             return upgrade::reply(self, url, &protocol, &headers);
@@ -172,7 +172,7 @@ impl Inner {
         let Some(place) = self.metrics.waiting.take() else {
             return reply::text(url, 503, "too many requests wait for their servers");
         };
-        if terms.lookup && terms.store && !self.unkept.contains(url) {
+        if terms.lookup && terms.store && self.unkept.get(url).is_none() {
             match self.flights.join(&url.to_string(), Some(PATIENCE)) {
                 Role::Lead(role) => leader = Some(role),
                 Role::Landed(_) => {

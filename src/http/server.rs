@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::exchange::Handler;
-use super::socket::{Secured, Socket};
+use super::socket::Stream;
 use super::tls::Identity;
 use crate::platform;
 
@@ -109,14 +109,15 @@ struct Service {
 
 impl Service {
     /// Serves one connection to its end.
-    fn serve(&self, socket: Socket, peer: SocketAddr) {
+    fn serve(&self, stream: Stream, peer: SocketAddr) {
         let context = Context { peer: Some(peer), origin: None };
-        match &self.identity {
-            None => serve(socket, &*self.handler, &context),
-            Some(identity) => match Secured::accept(socket, identity.config()) {
-                Ok(secured) => serve(secured, &*self.handler, &context),
-                Err(e) => log::debug!("handshake with {peer}: {e}"),
-            },
+        let stream = match &self.identity {
+            None => Ok(stream),
+            Some(identity) => stream.secured(identity.config()),
+        };
+        match stream {
+            Ok(stream) => serve(stream, &*self.handler, &context),
+            Err(e) => log::debug!("handshake with {peer}: {e}"),
         }
     }
 }
@@ -128,8 +129,8 @@ fn accept(open: &Arc<Open>, listener: &TcpListener, service: &Arc<Service>) -> T
         let (entry, service) = (open.admit(tcp)?, service.clone());
         spawn(format!("http-{}", entry.id), move || {
             // an error says that the client is gone already
-            if let Ok(socket) = Socket::new(entry) {
-                service.serve(socket, peer);
+            if let Ok(stream) = Stream::client(entry) {
+                service.serve(stream, peer);
             }
         })
     };

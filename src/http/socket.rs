@@ -1,21 +1,20 @@
-//! A client's connection: the socket, how long it may be waited for, and its place among the others.
+//! A connection: the socket, the TLS over it, how long its client may be waited for, and its place among
+//! the others.
 //!
 //! Invariant: the time-out of each read and write of the socket itself is what its stage has left,
 //! so that nothing above it (TLS) lets a client that drips live on.
 
 mod open;
-mod secured;
+mod stream;
 
-use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::open::State;
 pub use self::open::{Entry, Open, ServerLimits};
-pub use self::secured::Secured;
-use crate::platform;
+pub use self::stream::Stream;
 
 /// Bytes a second at which a body is not too slow, in either direction, whatever its length.
 pub const FLOOR: u64 = 1 << 10;
@@ -23,39 +22,15 @@ pub const FLOOR: u64 = 1 << 10;
 /// which would make a slow reader look like one that has stopped.
 const TICK: Duration = Duration::from_secs(2);
 
-/// What requests are served over: a socket, or TLS over one.
-pub trait Stream: Read + Write + Send + Sized {
-    /// Whether it is a bare socket, which can be taken over.
-    const BARE: bool = false;
-
-    /// The socket below.
-    fn socket(&mut self) -> &mut Socket;
-
-    /// Says that no more is sent. Where an answer broke off, sees to it instead that the coming
-    /// close does not look like the answer's end.
-    fn end(&mut self, broken: bool);
-
-    /// The socket, where there is nothing above it.
-    fn take_over(self) -> Option<Socket> {
-        None
-    }
-
-    /// Sends some of the next `len` bytes of `file` and moves the file's position past them; 0 at
-    /// the end of the file.
-    fn send_file(&mut self, mut file: &File, len: u64) -> io::Result<u64> {
-        let mut piece = vec![0; len.min(64 << 10) as usize];
-        let n = file.read(&mut piece)?;
-        self.write_all(&piece[..n])?;
-        Ok(n as u64)
-    }
-}
-
-/// A client's socket. A read or write that waits too long fails with `TimedOut`.
+/// A socket, of a client or, without an entry, towards a server. A read or write that waits too long fails
+/// with `TimedOut`.
 pub struct Socket {
-    entry: Entry,
-    /// Bytes that were read before the connection was handed over.
-    early: VecDeque<u8>,
+    tcp: Arc<TcpStream>,
+    entry: Option<Entry>,
+    limits: ServerLimits,
     patience: Patience,
+    /// Nothing is waited for here: who uses it polls.
+    polled: bool,
 }
 
 /// How long a client may still be waited for. Time that others take (handlers, upstreams) does not
@@ -80,32 +55,31 @@ impl Patience {
 }
 
 impl Socket {
-    /// The connection that `entry` stands for.
-    pub fn new(entry: Entry) -> io::Result<Self> {
-        entry.tcp.set_nodelay(true)?;
-        Ok(Socket { entry, early: VecDeque::new(), patience: Patience::default() })
+    fn new(tcp: Arc<TcpStream>, entry: Option<Entry>) -> io::Result<Self> {
+        tcp.set_nodelay(true)?;
+        let limits = entry.as_ref().map(|entry| entry.open.limits.clone()).unwrap_or_default();
+        Ok(Socket { tcp, entry, limits, patience: Patience::default(), polled: false })
     }
 
     /// A head is waited for: for [`ServerLimits::idle_timeout`], then, once it has `begun`, for
     /// [`ServerLimits::head_timeout`] in all.
     pub fn await_head(&mut self, begun: bool) {
-        let limits = &self.entry.open.limits;
-        let (idle, head) = (limits.idle_timeout, limits.head_timeout);
+        let (idle, head) = (self.limits.idle_timeout, self.limits.head_timeout);
         self.within(if begun { head } else { idle });
         self.patience.then = (!begun).then_some(head);
-        self.entry.set(State::Waiting(Instant::now()));
+        self.set(State::Waiting(Instant::now()));
     }
 
     /// A request is there and will be answered; false when the connection has to leave instead.
     pub fn begin_answer(&mut self) -> bool {
         self.pace();
-        self.entry.set(State::Answering)
+        self.set(State::Answering)
     }
 
     /// A body begins, of a request or an answer: it may pause for [`ServerLimits::io_timeout`], and
     /// has to be faster than [`FLOOR`].
     pub fn pace(&mut self) {
-        let time = self.entry.open.limits.io_timeout;
+        let time = self.limits.io_timeout;
         self.patience = Patience { left: time, most: time, then: None };
     }
 
@@ -116,18 +90,22 @@ impl Socket {
 
     /// Whether the server stops.
     pub fn is_stopping(&self) -> bool {
-        self.entry.open.is_stopping()
+        self.entry.as_ref().is_some_and(|entry| entry.open.is_stopping())
     }
 
-    /// Hands the connection over to a reply; `early` was read from it already.
-    pub fn hand_over(&mut self, early: &[u8]) {
-        self.early.extend(early);
-        self.entry.set(State::TakenOver);
+    /// From now on a read or write that would wait fails with `WouldBlock`.
+    pub fn poll(&mut self) -> io::Result<()> {
+        self.polled = true;
+        self.tcp.set_nonblocking(true)
     }
 
-    /// The bare socket, and what was read from it early, for who keeps time-outs by itself.
-    pub fn parts(&mut self) -> (&TcpStream, Vec<u8>) {
-        (&self.entry.tcp, self.early.drain(..).collect())
+    /// The bare socket, to be polled.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    fn set(&self, state: State) -> bool {
+        self.entry.as_ref().is_none_or(|entry| entry.set(state))
     }
 
     /// Does `io` until it moves something, within what is left of the patience.
@@ -137,17 +115,20 @@ impl Socket {
         at_a_time: Duration,
         mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        if self.polled {
+            return io(&self.tcp);
+        }
         loop {
             let left = self.patience.left;
             if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is too slow"));
             }
-            set_timeout(&self.entry.tcp, Some(left.min(at_a_time)))?;
+            set_timeout(&self.tcp, Some(left.min(at_a_time)))?;
             let begun = Instant::now();
-            let got = io(&self.entry.tcp);
+            let got = io(&self.tcp);
             self.patience.note(begun.elapsed(), *got.as_ref().unwrap_or(&0));
             match got {
-                Err(e) if is_pause(&e) || e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_pause(&e) => {}
                 got => return got,
             }
         }
@@ -158,17 +139,14 @@ impl Socket {
     }
 }
 
-/// Whether an error only says that a time-out was over.
+/// Whether an error only says that nothing moves at present.
 pub fn is_pause(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.early.read(buf)? {
-            0 => self.patiently(TcpStream::set_read_timeout, Duration::MAX, |mut tcp| tcp.read(buf)),
-            n => Ok(n),
-        }
+        self.patiently(TcpStream::set_read_timeout, Duration::MAX, |mut tcp| tcp.read(buf))
     }
 }
 
@@ -178,34 +156,5 @@ impl Write for Socket {
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Stream for Socket {
-    const BARE: bool = true;
-
-    fn socket(&mut self) -> &mut Socket {
-        self
-    }
-
-    fn end(&mut self, broken: bool) {
-        let tcp = &*self.entry.tcp;
-        // an error says that the connection is gone already; with no time to linger, closing sends a reset
-        if broken {
-            let _ = rustix::net::sockopt::set_socket_linger(tcp, Some(Duration::ZERO));
-        } else {
-            let _ = tcp.shutdown(Shutdown::Write);
-        }
-    }
-
-    fn take_over(self) -> Option<Socket> {
-        Some(self)
-    }
-
-    fn send_file(&mut self, file: &File, len: u64) -> io::Result<u64> {
-        // the pages go out uncopied: fine, for files of the cache are replaced, never changed
-        let most = len.min(4 << 20) as usize;
-        let sent = self.patient_write(|tcp| platform::send_file(tcp, file, most))?;
-        Ok(sent as u64)
     }
 }

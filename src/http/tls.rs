@@ -19,7 +19,6 @@ mod install;
 pub use identity::Identity;
 pub use install::{Installed, system_bundle};
 
-use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -40,6 +39,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use self::identity::server_config;
 use crate::atomic::{self, TEMP_PREFIX};
+use crate::bounded::Bounded;
 use crate::config::AuthorityConfig;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,9 +65,11 @@ pub struct Authority {
     key: KeyPair,
     cert_path: PathBuf,
     domains: Vec<String>,
-    hosts: Mutex<HashMap<String, Host>>,
+    hosts: Bounded<String, Host>,
+    signing: Mutex<()>,
 }
 
+#[derive(Clone)]
 struct Host {
     config: Arc<ServerConfig>,
     renew_at: SystemTime,
@@ -87,7 +89,13 @@ impl Authority {
         }
         let key = load_or_make_key(&dir.join(KEY_FILE))?;
         let cert_path = dir.join(CERT_FILE);
-        let authority = Authority { key, cert_path, domains: config.domains.clone(), hosts: Mutex::default() };
+        let authority = Authority {
+            key,
+            cert_path,
+            domains: config.domains.clone(),
+            hosts: Bounded::new(MAX_HOSTS),
+            signing: Mutex::default(),
+        };
         authority.renew_if_due(now)?;
         Ok(authority)
     }
@@ -129,18 +137,13 @@ impl Authority {
     /// The TLS configuration for clients that believe to talk to `host` (a name or an address,
     /// without a port), with a certificate made or renewed at `now`.
     pub fn server_config(&self, host: &str, now: SystemTime) -> io::Result<Arc<ServerConfig>> {
-        let mut hosts = self.hosts.lock().expect("no holder panics");
-        if let Some(h) = hosts.get(host).filter(|h| now < h.renew_at) {
-            return Ok(h.config.clone());
+        let _one = self.signing.lock().expect("no holder panics");
+        if let Some(h) = self.hosts.get(host).filter(|h| now < h.renew_at) {
+            return Ok(h.config);
         }
         self.renew_if_due(now)?;
         let config = Arc::new(self.make_config(host, now)?);
-        if hosts.len() >= MAX_HOSTS
-            && let Some(oldest) = hosts.iter().min_by_key(|(_, h)| h.renew_at).map(|(name, _)| name.clone())
-        {
-            hosts.remove(&oldest);
-        }
-        hosts.insert(host.to_string(), Host { config: config.clone(), renew_at: now + HOST_LIFE / 2 });
+        self.hosts.insert(host.to_string(), Host { config: config.clone(), renew_at: now + HOST_LIFE / 2 });
         Ok(config)
     }
 

@@ -8,15 +8,14 @@
 //! as it is, and gets one. The time of the `.sum` file is when the blob was last used, kept to
 //! within [`USE_GRANULARITY`].
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{self, TempFile, careful, is_at, read_text};
+use crate::bounded::Bounded;
 use crate::folder::sum_of;
 use crate::id::Hashing;
 use crate::sign::{Claim, nanos};
@@ -50,15 +49,20 @@ impl Label {
 }
 
 /// The files that this process has found whole, with their notes.
-#[derive(Default)]
-pub(super) struct Sums(Mutex<HashMap<PathBuf, (State, Claim, String)>>);
+pub(super) struct Sums(Bounded<PathBuf, (State, Claim, String)>);
+
+impl Default for Sums {
+    fn default() -> Self {
+        Sums(Bounded::new(REMEMBERED))
+    }
+}
 
 impl Sums {
     /// Checks the open `file` that is called `path`, and leaves it at its start: its line and note,
     /// or `None` where it is damaged; then it is gone. One that nobody has named yet becomes `name`.
     pub(super) fn check(&self, path: &Path, file: &mut File, name: &str) -> io::Result<Option<(Claim, String)>> {
         let (meta, sum_path) = (file.metadata()?, sum_of(path));
-        let known = self.0.lock().expect("no holder panics").get(path).cloned();
+        let known = self.0.get(path);
         if let Some((_, claim, note)) = known.filter(|known| known.0 == state(&meta) && used(&sum_path)) {
             return Ok(Some((claim, note)));
         }
@@ -115,7 +119,7 @@ impl Sums {
     /// Says something else of the blob at `path`, which is as `claim` says.
     pub(super) fn relabel(&self, path: &Path, claim: Claim, label: &Label) -> io::Result<()> {
         write(path, claim, None, label)?;
-        self.0.lock().expect("no holder panics").remove(path);
+        self.0.remove(path);
         Ok(())
     }
 
@@ -132,11 +136,7 @@ impl Sums {
         if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK) {
             return;
         }
-        let mut known = self.0.lock().expect("no holder panics");
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        known.insert(path.to_path_buf(), (state(meta), claim, note.to_string()));
+        self.0.insert(path.to_path_buf(), (state(meta), claim, note.to_string()));
     }
 }
 

@@ -183,6 +183,23 @@ fn blobs_of_other_programs_are_taken_as_they_are_and_a_kill_loses_none() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_read_is_told_of_once() {
+    let dir = TempDir::new();
+    let upstream = Upstream::start(&tree(&dir).root);
+    dir.write("cache/module", "no folder");
+    let server = Server::modules(&dir, &upstream.url(), &[]);
+    for _ in 0..3 {
+        assert_eq!(server.get(MOD).0, 200);
+    }
+    let stderr = server.stop().stderr;
+    assert_eq!(
+        stderr.lines().filter(|line| line.contains("cache/module/") && line.contains("Not a directory")).count(),
+        1,
+        "{stderr}"
+    );
+}
+
+#[test]
 fn the_last_use_is_kept_beside_the_blob() {
     let dir = TempDir::new();
     let tree = tree(&dir);

@@ -239,6 +239,38 @@ fn a_change_drops_what_is_kept() {
 }
 
 #[test]
+fn a_change_outlives_a_restart_whatever_the_bucket_has() {
+    let (dir, bucket) = (TempDir::new(), TempDir::new());
+    let changes = AtomicUsize::new(0);
+    let origin = Origin::http(move |request| {
+        if !request.starts_with("GET ") {
+            changes.fetch_add(1, Ordering::SeqCst);
+        }
+        answer("Cache-Control: immutable", &changes.load(Ordering::SeqCst).to_string())
+    });
+    let (url, flag) = (format!("http://{}/", origin.host()), format!("--bucket=file://{}", bucket.path().display()));
+    let start = || Proxy::start(&dir, &origin.host(), |p| p.arg(&flag));
+    for (method, want) in [("POST", "1"), ("DELETE", "2")] {
+        let proxy = start();
+        proxy.curl(&dir, &[&url]);
+        poll("the upload", || (crate::support::script::files(&bucket.join("revproxy")).len() == 1).then_some(()));
+        proxy.curl(&dir, &["-X", method, &url]);
+        proxy.stop();
+        let proxy = start();
+        assert_eq!(proxy.curl(&dir, &[&url]).cache("fetch, cached").body, want);
+        proxy.stop();
+        // the bucket has the new one now, which is as good as others
+        let proxy = start();
+        assert_eq!(proxy.curl(&dir, &[&url]).cache("hit, local").body, want);
+        proxy.stop();
+    }
+    let other = TempDir::new();
+    let proxy = Proxy::start(&other, &origin.host(), |p| p.arg(&flag));
+    assert_eq!(proxy.curl(&other, &[&url]).cache("hit, remote").body, "2");
+    proxy.stop();
+}
+
+#[test]
 fn what_is_kept_on_disk_outlives_a_restart_with_its_headers() {
     let dir = TempDir::new();
     let origin = Origin::http(|request| match path(request) {

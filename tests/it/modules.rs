@@ -1,7 +1,7 @@
 //! The module proxy where upstreams are slow, wrong or gone and disks full, private modules, and `mod`.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -475,6 +475,30 @@ fn private_modules_come_from_their_origin_and_nobody_else_hears_of_them() {
     // others are not fetched from their origin
     assert_eq!(server.status("git.corp.example.org/m.git/@v/list"), 404);
     assert_eq!(other.seen().len(), 1);
+    drop(server);
+    // one that is killed meanwhile leaves a folder, which goes with the next
+    let (slow, temp) = (dir.dir("slow"), dir.dir("temp"));
+    dir.write("slow/go", "#!/bin/sh\necho $$ > pid\nexec sleep 600\n");
+    Command::new("chmod").arg("+x").arg(slow.join("go")).status().unwrap();
+    let path = format!("{}:{}", slow.display(), std::env::var("PATH").unwrap());
+    let mut slowly = vars.clone();
+    slowly.extend([("PATH", path.as_str()), ("TMPDIR", temp.to_str().unwrap())]);
+    let server = Server::with(&TempDir::new(), &arguments, &slowly);
+    let folders = || fs::read_dir(&temp).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let mut asking = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    write!(asking, "GET /mod/{module}/@v/v1.0.0.info HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let left = poll("go's folder", || {
+        folders().into_iter().find(|folder| fs::read_to_string(folder.join("pid")).is_ok_and(|pid| pid.ends_with('\n')))
+    });
+    drop(server);
+    let pid = fs::read_to_string(left.join("pid")).expect("the kill left it").trim().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    let lock = fs::File::open(left.join("lock")).unwrap();
+    lock.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
+    slowly.retain(|(name, _)| *name != "PATH");
+    let server = Server::with(&TempDir::new(), &arguments, &slowly);
+    assert_eq!(server.status(&format!("{module}/@v/v1.0.0.info")), 200);
+    assert!(!left.exists());
     drop(server);
     let empty = dir.dir("empty");
     let server = Server::with(&TempDir::new(), &arguments, &[("PATH", empty.to_str().unwrap())]);

@@ -1,12 +1,19 @@
 //! Where the reverse proxy connects to for its clients, and what passes then: CONNECT, Upgrade, bytes that
-//! are no ASCII.
+//! are no ASCII; in the clear, through TLS, and through TLS in TLS.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, StreamOwned};
 
 use crate::revproxy::Proxy;
-use crate::support::env::{Plugin, TempDir};
-use crate::support::origin::Origin;
+use crate::support::env::{Plugin, TempDir, run, scrubbed};
+use crate::support::origin::{Origin, answer, self_signed};
+use crate::web::certificate;
 
 /// The status of a CONNECT to `authority`.
 fn connect(proxy: &Proxy, authority: &str) -> String {
@@ -126,6 +133,145 @@ fn an_upgrade_is_carried_both_ways() {
     assert!(text.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{text}");
     proxy.stop();
 }
+
+/// The flags of a server that speaks TLS.
+fn tls(dir: &TempDir) -> [String; 2] {
+    certificate(dir, "own");
+    ["cert=own.pem", "key=own.key"].map(|flag| {
+        let (flag, file) = flag.split_once('=').unwrap();
+        format!("--http-tls-{flag}={}", dir.join(file).display())
+    })
+}
+
+/// TLS over `below`, with who has a certificate that the file `ca` vouches for.
+fn secured<T: Read + Write>(below: T, name: &str, ca: &Path) -> StreamOwned<ClientConnection, T> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = name.to_string().try_into().unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), below)
+}
+
+fn head(from: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        from.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[test]
+fn connect_works_inside_of_tls() {
+    let dir = TempDir::new();
+    let (origin, trust) = Origin::https(dir.path(), |_| answer("Cache-Control: immutable", "secret"));
+    let flags = tls(&dir);
+    let proxy =
+        Proxy::start(&dir, &origin.host(), |p| p.arg("--tunnel=127.0.0.1").args(&flags).env("SSL_CERT_FILE", &trust));
+    let (own, ca) = (dir.join("own.pem"), dir.join(".local/state/go-cache-plugin/ca.pem"));
+    for want in ["fetch, cached", "hit, local"] {
+        let mut curl = scrubbed("curl", dir.path());
+        curl.args(["-sS", "-i", "--max-time", "60", "--noproxy", "", "--cacert"])
+            .arg(&ca)
+            .arg("--proxy-cacert")
+            .arg(&own);
+        curl.args(["--proxy", &format!("https://localhost:{}", proxy.port), &format!("https://{}/x", origin.host())]);
+        let got = run(curl).ok().stdout;
+        assert!(got.ends_with("secret") && got.to_lowercase().contains(&format!("x-cache: {want}\r\n")), "{got}");
+    }
+    // a tunnel, one way of which is stuck
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = target.local_addr().unwrap();
+    let tcp = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    let mut client = secured(tcp, "localhost", &own);
+    write!(client, "CONNECT {addr} HTTP/1.1\r\nHost: {addr}\r\n\r\nearly ").unwrap();
+    let (mut far, _) = target.accept().unwrap();
+    assert!(head(&mut client).starts_with("HTTP/1.1 200 "));
+    let mut writes = far.try_clone().unwrap();
+    let much = std::thread::spawn(move || writes.write_all(&vec![b'x'; 32 << 20]).unwrap());
+    client.write_all(b"late").unwrap();
+    client.flush().unwrap();
+    let mut got = [0; 10];
+    far.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"early late");
+    let mut rest = vec![0; 32 << 20];
+    client.read_exact(&mut rest).unwrap();
+    much.join().unwrap();
+    assert!(rest.iter().all(|b| *b == b'x'));
+    // its end is told
+    client.conn.send_close_notify();
+    client.flush().unwrap();
+    assert_eq!(far.read(&mut got).unwrap(), 0);
+    far.write_all(b"bye").unwrap();
+    drop(far);
+    rest.clear();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"bye");
+    proxy.stop();
+}
+
+#[test]
+fn an_upgrade_inside_of_an_intercepted_connect_is_carried_both_ways() {
+    let dir = TempDir::new();
+    let flags = tls(&dir);
+    let (config, pem) = self_signed(&["localhost", "127.0.0.1"]);
+    let trust = dir.write("origin.pem", &pem);
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = target.local_addr().unwrap();
+    let far = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let session = ServerConnection::new(config.clone()).unwrap();
+            let mut far = StreamOwned::new(session, target.accept().unwrap().0);
+            let asked = head(&mut far);
+            assert!(asked.starts_with("GET /chat HTTP/1.1\r\n"), "{asked}");
+            assert!(
+                asked.contains("\r\nupgrade: chat\r\n") && asked.contains(&format!("\r\nhost: {addr}\r\n")),
+                "{asked}"
+            );
+            far.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nhello ")
+                .unwrap();
+            let mut piece = vec![0; 1 << 20];
+            far.read_exact(&mut piece).unwrap();
+            far.write_all(&piece).unwrap();
+            far.conn.send_close_notify();
+            far.flush().unwrap();
+        }
+    });
+    let talk = |mut below: Box<dyn Connection>, ca: &Path| {
+        write!(below, "CONNECT {addr} HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
+        assert!(head(&mut below).starts_with("HTTP/1.1 200 "));
+        let mut client = secured(below, "127.0.0.1", ca);
+        write!(client, "GET /chat HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n").unwrap();
+        let answer = head(&mut client);
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("\r\nupgrade: chat\r\n"), "{answer}");
+        client.write_all(&vec![b'y'; 1 << 20]).unwrap();
+        client.flush().unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert!(got.starts_with(b"hello yyy") && got.len() == 6 + (1 << 20), "{}", got.len());
+    };
+    let ca = dir.join(".local/state/go-cache-plugin/ca.pem");
+    let start = |flags: &[String]| {
+        let proxy = Proxy::start(&dir, &addr.to_string(), |p| p.args(flags).env("SSL_CERT_FILE", &trust));
+        let tcp = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+        (proxy, tcp)
+    };
+    let (proxy, tcp) = start(&[]);
+    talk(Box::new(tcp), &ca);
+    proxy.stop();
+    let (proxy, tcp) = start(&flags);
+    talk(Box::new(secured(tcp, "localhost", &dir.join("own.pem"))), &ca);
+    proxy.stop();
+    far.join().unwrap();
+}
+
+trait Connection: Read + Write {}
+impl<T: Read + Write> Connection for T {}
 
 #[test]
 fn bytes_beyond_ascii_pass_in_both_directions() {

@@ -8,7 +8,7 @@
 //! there is. That there is no such thing is remembered for a minute.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -17,9 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::path::{ModPath, is_canonical};
 use super::upstream::{Ask, FetchError, Fetcher, Got, Upstream, Upstreams};
+use crate::bounded::Bounded;
 use crate::flight::{Flights, Role};
 use crate::metrics::Metrics;
-use crate::store::{Blob, BlobStore, Kept};
+use crate::store::{Blob, BlobStore};
 
 /// After a time-out, answers that may be served stale are, for so long, without asking again: a
 /// client should not wait for time-outs over and over.
@@ -33,15 +34,17 @@ const INDEX: Duration = Duration::from_secs(30);
 
 /// The store, the upstreams and the rules between them.
 pub struct Depot {
-    store: Arc<BlobStore>,
+    pub(super) store: Arc<BlobStore>,
     pub(super) upstreams: Upstreams,
     fetcher: Fetcher,
-    metrics: Arc<Metrics>,
-    offline: bool,
-    ttl: Duration,
+    pub(super) metrics: Arc<Metrics>,
+    /// Upstreams are never asked.
+    pub(super) offline: bool,
+    /// How long a mutable answer is fresh.
+    pub(super) ttl: Duration,
     stale: Duration,
     flights: Arc<Flights<String, Result<Arc<Blob>, FetchError>>>,
-    absent: Mutex<HashMap<String, (Instant, FetchError)>>,
+    absent: Bounded<String, (Instant, FetchError)>,
     last_timeout: Mutex<Option<Instant>>,
     index: Mutex<Option<(Instant, Arc<Index>)>>,
 }
@@ -54,7 +57,7 @@ pub type Check<'a> = &'a dyn Fn(&File) -> Result<&'static str, FetchError>;
 
 /// An answer that is wanted.
 pub struct Wanted<'a> {
-    /// Its name in the store.
+    /// Its name in the store, and below an upstream's URL.
     pub name: &'a str,
     /// Whether it may change.
     pub mutable: bool,
@@ -68,23 +71,8 @@ pub struct Wanted<'a> {
     pub ahead: &'a dyn Fn(),
     /// How long an upstream may think.
     pub patience: Duration,
-    /// Where to fetch it.
-    pub source: Source<'a>,
-}
-
-/// Whom to ask for an answer.
-pub enum Source<'a> {
-    /// The list of upstreams, for this path; only those named for private modules if it is of one.
-    List {
-        /// The path below the upstream's URL.
-        path: &'a str,
-        /// Whether it belongs to a private module.
-        private: bool,
-    },
-    /// One upstream, for this path.
-    One(&'a Upstream, &'a str),
-    /// Nobody, for this reason.
-    Nobody(&'a str),
+    /// Whether it belongs to a private module: then only those upstreams are asked that were named for them.
+    pub private: bool,
 }
 
 /// An answer.
@@ -115,25 +103,10 @@ impl Depot {
             ttl,
             stale,
             flights: Arc::default(),
-            absent: Mutex::default(),
+            absent: Bounded::new(ABSENCES),
             last_timeout: Mutex::default(),
             index: Mutex::default(),
         }
-    }
-
-    /// Whether upstreams are never asked.
-    pub fn is_offline(&self) -> bool {
-        self.offline
-    }
-
-    /// How long a mutable answer is fresh.
-    pub fn ttl(&self) -> Duration {
-        self.ttl
-    }
-
-    /// Whether the local directory has something of that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.store.reopen(name).is_some_and(|blob| blob.len > 0)
     }
 
     /// The answer, from wherever it is to be had.
@@ -144,16 +117,9 @@ impl Depot {
                 return Ok(Found { blob: Arc::new(blob), lags });
             }
         }
-        // what waits leaves room for what does not; what a module is compared with waits in its place
-        let _place = match wanted.source {
-            Source::List { .. } => Some(
-                self.metrics
-                    .waiting
-                    .take()
-                    .ok_or_else(|| FetchError::Failed(503, "too many requests wait for upstreams".into()))?,
-            ),
-            _ => None,
-        };
+        // what waits leaves room for what does not
+        let place = self.metrics.waiting.take();
+        let _place = place.ok_or_else(|| FetchError::Failed(503, "too many requests wait for upstreams".into()))?;
         let blob = self.flights.once(&wanted.name.to_string(), || self.refresh(wanted).map(Arc::new))?;
         Ok(Found { blob, lags: false })
     }
@@ -174,12 +140,10 @@ impl Depot {
 
     /// What is kept under that name, here or in the bucket, and small. Nothing says that it is right.
     pub fn kept(&self, name: &str) -> Option<Vec<u8>> {
-        let small = |blob: &Blob| blob.len > 0 && blob.len <= 1 << 20;
-        let blob = self.store.reopen(name).or_else(|| self.store.from_bucket(name, false, &|_| Ok(())));
-        let blob = blob.filter(small)?;
-        let mut bytes = vec![0; blob.len as usize];
+        let blob = self.store.reopen(name).or_else(|| self.store.from_bucket(name, false, &|_| Ok(())))?;
+        let mut bytes = vec![0; blob.len.min(1 << 20) as usize];
         blob.file.read_exact_at(&mut bytes, 0).ok()?;
-        Some(bytes)
+        Some(bytes).filter(|bytes| !bytes.is_empty() && bytes.len() as u64 == blob.len)
     }
 
     /// Keeps `bytes` under that name, if that can be done.
@@ -193,32 +157,12 @@ impl Depot {
         }
     }
 
-    /// What is kept under that name here, without a count of it.
-    pub fn reopen(&self, name: &str) -> Option<Blob> {
-        self.store.reopen(name)
-    }
-
-    /// Removes what is kept under that name; tells whether there was something.
-    pub fn forget(&self, name: &str) -> bool {
-        self.store.remove(name)
-    }
-
-    /// Notes something of what is kept.
-    pub fn set_note(&self, name: &str, note: &str) {
-        self.store.set_note(name, note);
-    }
-
-    /// Calls `each` for all that is kept.
-    pub fn each(&self, each: impl FnMut(Kept)) -> io::Result<()> {
-        self.store.each(each)
-    }
-
     /// The canonical versions whose `.info` is kept, of the module of that escaped path.
     pub fn versions(&self, escaped: &str) -> Vec<String> {
         let mut index = self.index.lock().expect("no holder panics");
         if index.as_ref().is_none_or(|(at, _)| at.elapsed() > INDEX) {
             let mut found = Index::new();
-            let walked = self.each(|kept| {
+            let walked = self.store.each(|kept| {
                 if let Some(rest) = kept.name.strip_suffix(".info")
                     && let (Some((escaped, _)), Ok(path)) = (rest.split_once("/@v/"), ModPath::parse(&kept.name))
                     && let Some(version) = path.version().filter(|v| is_canonical(v))
@@ -289,13 +233,8 @@ impl Depot {
             self.metrics.modcache.stale_served.inc();
             return stale(local).ok_or_else(|| absent("removed while it was served"));
         }
-        let fetched = match &wanted.source {
-            Source::Nobody(why) => Err(absent(why)),
-            Source::One(upstream, path) => self.fetch(wanted, upstream, path, local.as_ref()),
-            Source::List { path, private } => {
-                self.upstreams.ask(*private, |upstream| self.fetch(wanted, upstream, path, local.as_ref()))
-            }
-        };
+        let fetched = self.upstreams.ask(wanted.private, |upstream| self.fetch(wanted, upstream, local.as_ref()));
+        let can_ask = self.upstreams.has_any(wanted.private);
         match fetched {
             Err(e) if wanted.mutable && e.passes() => {
                 let blob = stale(local).ok_or_else(|| e.clone())?;
@@ -304,30 +243,21 @@ impl Depot {
                 Ok(blob)
             }
             // nobody may be asked: what there is has to do
-            Err(e @ FetchError::Absent(..)) if wanted.mutable && !self.can_ask(&wanted.source) => stale(local).ok_or(e),
-            Err(e @ FetchError::Absent(..)) if self.can_ask(&wanted.source) => {
-                let mut known = self.absent.lock().expect("no holder panics");
-                if known.len() >= ABSENCES {
-                    known.clear();
-                }
-                known.insert(wanted.name.to_string(), (Instant::now(), e.clone()));
-                Err(e)
-            }
+            Err(e @ FetchError::Absent(..)) if wanted.mutable && !can_ask => stale(local).ok_or(e),
+            Err(e @ FetchError::Absent(..)) if can_ask => Err(self.remember_absent(wanted.name, e)),
             fetched => fetched,
         }
     }
 
-    fn known_absent(&self, name: &str) -> Option<FetchError> {
-        let known = self.absent.lock().expect("no holder panics");
-        known.get(name).filter(|(at, _)| at.elapsed() < ABSENT).map(|(_, e)| e.clone())
+    /// What was said lately of what is not there.
+    pub fn known_absent(&self, name: &str) -> Option<FetchError> {
+        self.absent.get(name).filter(|(at, _)| at.elapsed() < ABSENT).map(|(_, e)| e)
     }
 
-    fn can_ask(&self, source: &Source<'_>) -> bool {
-        match source {
-            Source::Nobody(_) => false,
-            Source::One(..) => true,
-            Source::List { private, .. } => self.upstreams.has_any(*private),
-        }
+    /// Remembers that `name` is not there, as `e` says.
+    pub fn remember_absent(&self, name: &str, e: FetchError) -> FetchError {
+        self.absent.insert(name.to_string(), (Instant::now(), e.clone()));
+        e
     }
 
     /// The answer, from the bucket.
@@ -343,13 +273,8 @@ impl Depot {
     }
 
     /// Fetches, checks and keeps what one upstream has; or confirms what is there.
-    fn fetch(
-        &self,
-        wanted: &Wanted<'_>,
-        upstream: &Upstream,
-        path: &str,
-        local: Option<&Blob>,
-    ) -> Result<Blob, FetchError> {
+    fn fetch(&self, wanted: &Wanted<'_>, upstream: &Upstream, local: Option<&Blob>) -> Result<Blob, FetchError> {
+        let path = wanted.name;
         let ours = |e: io::Error| FetchError::Failed(500, format!("cannot be stored: {e}"));
         let mut writer = self.store.writer(wanted.name).map_err(ours)?;
         let known = local.map_or("", |blob| blob.note.as_str());

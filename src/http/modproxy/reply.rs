@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use super::depot::Found;
 use super::upstream::FetchError;
+use super::verify::UNVERIFIED;
 use crate::http::exchange::{Body, Reply};
 use crate::store::Blob;
 
-/// How long others may keep an answer.
+/// What an answer is, and how long others may keep it.
 pub(super) struct Caching {
+    pub(super) content_type: &'static str,
     /// Whether it is of a private module.
     pub(super) private: bool,
     /// How long it is fresh, where it can change.
@@ -20,24 +22,7 @@ pub(super) struct Caching {
 }
 
 /// What a client is told of the outcome.
-pub(super) fn reply(outcome: Result<Found, FetchError>, content_type: &str, caching: Caching) -> Reply {
-    let body = |found: Found| match Arc::try_unwrap(found.blob) {
-        Ok(blob) => Body::File(blob.file, blob.len),
-        // others are being sent the same file
-        Err(blob) => {
-            let len = blob.len;
-            Body::Stream(Box::new(Shared { blob, at: 0 }), Some(len))
-        }
-    };
-    answer(outcome.map(body), content_type, caching)
-}
-
-/// As [`reply`], of bytes in memory.
-pub(super) fn bytes_reply(outcome: Result<Vec<u8>, FetchError>, content_type: &str, caching: Caching) -> Reply {
-    answer(outcome.map(Body::Bytes), content_type, caching)
-}
-
-fn answer(outcome: Result<Body, FetchError>, content_type: &str, caching: Caching) -> Reply {
+pub(super) fn reply(outcome: Result<impl Into<Body>, FetchError>, caching: Caching) -> Reply {
     match outcome {
         Ok(body) => {
             let who = if caching.private { "private" } else { "public" };
@@ -45,11 +30,31 @@ fn answer(outcome: Result<Body, FetchError>, content_type: &str, caching: Cachin
                 None => format!("{who}, max-age=31536000, immutable"),
                 Some(ttl) => format!("{who}, max-age={}", ttl.as_secs()),
             };
-            Reply::status(200).header("Content-Type", content_type).header("Cache-Control", cache_control).body(body)
+            let reply = Reply::status(200).header("Content-Type", caching.content_type);
+            reply.header("Cache-Control", cache_control).body(body.into())
         }
         // go tries its next proxy after 404 and 410, and stops after others
         Err(FetchError::Absent(status, why) | FetchError::Failed(status, why) | FetchError::Refused(status, why)) => {
             refusal(status, format!("{why}\n"))
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Body::Bytes(bytes)
+    }
+}
+
+impl From<Found> for Body {
+    fn from(found: Found) -> Self {
+        match Arc::try_unwrap(found.blob) {
+            Ok(blob) => Body::File(blob.file, blob.len),
+            // others are being sent the same file
+            Err(blob) => {
+                let len = blob.len;
+                Body::Stream(Box::new(Shared { blob, at: 0 }), Some(len))
+            }
         }
     }
 }
@@ -80,8 +85,13 @@ pub(super) fn text(mut file: &File) -> Result<String, String> {
 }
 
 impl Found {
+    /// Whether nobody has vouched for it yet.
+    pub fn is_unverified(&self) -> bool {
+        self.blob.note == UNVERIFIED
+    }
+
     /// All of it, which has to be text.
-    pub(super) fn text(&self) -> Result<String, String> {
+    pub fn text(&self) -> Result<String, String> {
         let mut bytes = vec![0; self.blob.len as usize];
         self.blob.file.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
         String::from_utf8(bytes).map_err(|_| "it is no text".into())

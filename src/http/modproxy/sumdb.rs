@@ -12,23 +12,22 @@
 mod note;
 mod tree;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use self::note::{Record, TreeHead};
 use self::tree::{HASH, Hash, WIDTH, number};
-use super::carry::Put;
-use super::depot::{Check, Depot, Found, Source, Wanted};
+use super::Put;
+use super::depot::Depot;
 use super::path::{check_path, escape, is_canonical, unescape};
-use super::reply::{Caching, bytes_reply, refusal, text};
+use super::reply::{Caching, refusal, reply};
 use super::upstream::{FetchError, Upstream};
+use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
 use crate::http::exchange::Reply;
-use crate::metrics::Metrics;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -37,7 +36,9 @@ const ROUTE_TTL: Duration = Duration::from_secs(600);
 /// How long a database may think: it may have to fetch a module first.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Whole tiles that are remembered as right, 8 KiB each.
-const REMEMBERED: usize = 1024;
+const TILES: usize = 1024;
+/// Lookups that are.
+const RECORDS: usize = 16 << 10;
 
 /// The databases that are proxied.
 pub(super) struct SumDb {
@@ -51,8 +52,14 @@ pub(super) struct Database {
     /// The database itself.
     direct: Upstream,
     route: Mutex<Option<Route>>,
-    seen: Mutex<Seen>,
+    /// The largest tree, and when the database was asked for one.
+    seen: Mutex<Option<(Arc<Head>, Option<Instant>)>>,
+    /// Whole tiles that were found right.
+    tiles: Bounded<Place, Tile>,
+    /// The names of lookups that were.
+    records: Bounded<String>,
     flights: Arc<Flights<Place, Result<Tile, FetchError>>>,
+    lookups: Arc<Flights<String, Result<String, FetchError>>>,
 }
 
 /// The hashes of a tile.
@@ -60,17 +67,6 @@ type Tile = Arc<Vec<u8>>;
 
 /// The level and place of a whole tile, and its hash: which of them a tree has, its head says.
 type Place = (u8, u64, Hash);
-
-/// What was found right.
-#[derive(Default)]
-struct Seen {
-    /// The largest tree, and when the database was asked for one.
-    head: Option<(Arc<Head>, Option<Instant>)>,
-    /// Whole tiles.
-    tiles: HashMap<Place, Tile>,
-    /// The names of lookups.
-    records: HashSet<String>,
-}
 
 /// A tree.
 struct Head {
@@ -99,7 +95,10 @@ impl SumDb {
             direct: Upstream::at(&db.url),
             route: Mutex::default(),
             seen: Mutex::default(),
+            tiles: Bounded::new(TILES),
+            records: Bounded::new(RECORDS),
             flights: Arc::default(),
+            lookups: Arc::default(),
         };
         SumDb { databases: databases.iter().map(database).collect() }
     }
@@ -110,13 +109,7 @@ impl SumDb {
     }
 
     /// Answers for `rest`, which follows `sumdb/`.
-    pub(super) fn answer(
-        &self,
-        depot: &Depot,
-        rest: &str,
-        is_private: &dyn Fn(&str) -> bool,
-        metrics: &Metrics,
-    ) -> Reply {
+    pub(super) fn answer(&self, depot: &Depot, rest: &str, is_private: &dyn Fn(&str) -> bool) -> Reply {
         let known = self.databases.iter().find_map(|db| Some((db, rest.strip_prefix(&db.name)?.strip_prefix('/')?)));
         let Some((database, what)) = known else {
             return refusal(404, "not found: this sum database is not proxied here; see --sumdb\n");
@@ -129,10 +122,10 @@ impl SumDb {
             };
         }
         let Some(asked) = Asked::parse(what) else {
-            metrics.modcache.path_error.inc();
+            depot.metrics.modcache.path_error.inc();
             return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
         };
-        let ttl = (asked == Asked::Latest).then(|| depot.ttl());
+        let ttl = (asked == Asked::Latest).then_some(depot.ttl);
         let outcome = match &asked {
             Asked::Lookup(module, _) if is_private(module) => {
                 return refusal(404, "not found: a private module, which no public sum database is asked for\n");
@@ -145,7 +138,7 @@ impl SumDb {
             Asked::Latest | Asked::Lookup(..) => "text/plain; charset=utf-8",
             Asked::Tile(..) => "application/octet-stream",
         };
-        bytes_reply(outcome, content_type, Caching { private: false, ttl })
+        reply(outcome, Caching { content_type, private: false, ttl })
     }
 }
 
@@ -161,27 +154,48 @@ impl Database {
 
     /// The answer to a lookup, once it is known to be right.
     pub(super) fn lookup(&self, depot: &Depot, module: &str, version: &str) -> Result<String, FetchError> {
-        let name = self.named(&format!("lookup/{}@{}", escape(module), escape(version)));
-        let check = |file: &File| {
-            let answer = text(file).map_err(|why| self.wrong(&why))?;
-            self.check(depot, &answer, module, version).map(|()| "")
-        };
-        loop {
-            let found = self.get(depot, &name, MAX_NOTE, &check)?;
-            let answer = found.text().map_err(|why| self.wrong(&why))?;
-            if self.seen().records.contains(&name) {
-                return Ok(answer);
+        let path = format!("lookup/{}@{}", escape(module), escape(version));
+        self.lookups.once(&path, || {
+            let name = self.named(&path);
+            if let Some(absent) = depot.known_absent(&name) {
+                return Err(absent);
             }
-            match self.check(depot, &answer, module, version) {
-                Ok(()) => {
-                    self.seen().records.insert(name);
-                    return Ok(answer);
+            let right = self.right(depot, &path, MAX_NOTE, |bytes, is_kept| {
+                let answer = String::from_utf8(bytes).map_err(|_| self.wrong("an answer that is not text"))?;
+                if !is_kept || self.records.get(&name).is_none() {
+                    self.check(depot, &answer, module, version)?;
+                    self.records.insert(name.clone(), ());
                 }
-                // it was kept, by whomever
-                Err(FetchError::Refused(..)) if depot.forget(&name) => {}
-                Err(e) => return Err(e),
+                Ok(answer)
+            });
+            right.map_err(|e| match e {
+                FetchError::Absent(..) if !depot.offline => depot.remember_absent(&name, e),
+                e => e,
+            })
+        })
+    }
+
+    /// What is kept as `path`, or else fetched and then kept, as soon as `check`, which is told whether it is
+    /// kept, finds it right.
+    fn right<T>(
+        &self,
+        depot: &Depot,
+        path: &str,
+        limit: u64,
+        check: impl Fn(Vec<u8>, bool) -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let name = self.named(path);
+        if let Some(kept) = depot.kept(&name) {
+            match check(kept, true) {
+                // by whomever it was kept
+                Err(FetchError::Refused(..)) => drop(depot.store.remove(&name)),
+                checked => return checked,
             }
         }
+        let bytes = self.ask(depot, path, limit)?;
+        let right = check(bytes.clone(), false).inspect_err(|_| depot.metrics.modcache.rejected.inc())?;
+        depot.keep(&name, &bytes[..]);
+        Ok(right)
     }
 
     /// Whether `answer` is what the database says of a module's version.
@@ -222,9 +236,9 @@ impl Database {
                 return Ok(larger.clone());
             }
             let mut seen = self.seen();
-            let now = seen.head.as_ref().map(|(head, _)| head);
+            let now = seen.as_ref().map(|(head, _)| head);
             if now.map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
-                seen.head = Some((new.clone(), Some(Instant::now())));
+                *seen = Some((new.clone(), Some(Instant::now())));
                 drop(seen);
                 depot.keep(&self.named("latest"), new.note.as_bytes());
                 return Ok(new);
@@ -234,7 +248,7 @@ impl Database {
 
     /// The largest tree that was seen, by an earlier process perhaps.
     fn current(&self, depot: &Depot) -> Option<Arc<Head>> {
-        if let Some((head, _)) = &self.seen().head {
+        if let Some((head, _)) = &*self.seen() {
             return Some(head.clone());
         }
         let note = String::from_utf8(depot.kept(&self.named("latest"))?).ok()?;
@@ -242,25 +256,25 @@ impl Database {
         let head = Arc::new(Head { note, tree, frontier: OnceLock::new(), fetching: Mutex::default() });
         // one that does not hold together says nothing of others
         self.frontier(depot, &head).ok()?;
-        Some(self.seen().head.get_or_insert((head, None)).0.clone())
+        Some(self.seen().get_or_insert((head, None)).0.clone())
     }
 
     /// The largest tree, as new as it can be had.
     fn latest(&self, depot: &Depot) -> Result<Arc<Head>, FetchError> {
         let current = self.current(depot);
-        let asked = self.seen().head.as_ref().and_then(|(_, asked)| *asked);
+        let asked = self.seen().as_ref().and_then(|(_, asked)| *asked);
         if let Some(current) = &current
-            && (depot.is_offline() || asked.is_some_and(|at| at.elapsed() < depot.ttl()))
+            && (depot.offline || asked.is_some_and(|at| at.elapsed() < depot.ttl))
         {
             return Ok(current.clone());
         }
-        let fetched = self.ask(depot, "latest", MAX_NOTE);
+        let fetched = self.ask(depot, "latest", MAX_NOTE).map_err(|e| self.lacking("latest", e));
         let met = fetched.and_then(|note| {
             let note = String::from_utf8(note).map_err(|_| self.wrong("a tree head that is not text"))?;
             self.meet(depot, &note)
         });
         if met.is_ok()
-            && let Some((_, asked)) = &mut self.seen().head
+            && let Some((_, asked)) = &mut *self.seen()
         {
             *asked = Some(Instant::now());
         }
@@ -285,30 +299,19 @@ impl Database {
             return Err(FetchError::Absent(404, format!("not found: the tree of {} has no such tile", self.name)));
         }
         let hash = hash_at(&self.tile(depot, head, level + 1, n / WIDTH)?, n);
-        if let Some(tile) = self.seen().tiles.get(&(level, n, hash)) {
-            return Ok(tile.clone());
+        if let Some(tile) = self.tiles.get(&(level, n, hash)) {
+            return Ok(tile);
         }
         self.flights.once(&(level, n, hash), || {
             let path = tree::path(level, n, WIDTH);
-            for kept in [depot.kept(&self.named(&path)), None] {
-                let is_kept = kept.is_some();
-                let bytes = kept.map_or_else(|| self.ask(depot, &path, WIDTH * HASH as u64), Ok)?;
-                if bytes.len() == WIDTH as usize * HASH && tree::fold(&bytes) == hash {
-                    if !is_kept {
-                        depot.keep(&self.named(&path), &bytes[..]);
-                    }
-                    let (tile, mut seen) = (Arc::new(bytes), self.seen());
-                    if seen.tiles.len() >= REMEMBERED {
-                        seen.tiles.clear();
-                    }
-                    seen.tiles.insert((level, n, hash), tile.clone());
-                    return Ok(tile);
-                }
-                if !is_kept {
-                    break;
-                }
-            }
-            Err(self.wrong(&format!("{path} is not what the tile above it says")))
+            let tile = self.right(depot, &path, WIDTH * HASH as u64, |bytes, _| {
+                let is_right = bytes.len() == WIDTH as usize * HASH && tree::fold(&bytes) == hash;
+                let wrong = || self.wrong(&format!("{path} is not what the tile above it says"));
+                if is_right { Ok(Arc::new(bytes)) } else { Err(wrong()) }
+            });
+            let tile = tile.map_err(|e| self.lacking(&path, e))?;
+            self.tiles.insert((level, n, hash), tile.clone());
+            Ok(tile)
         })
     }
 
@@ -354,10 +357,10 @@ impl Database {
         }
         // one that was filled up meanwhile may be there as a whole only
         let fetched = match self.ask(depot, &part, MAX_NOTE) {
-            Err(FetchError::Refused(..)) => self.ask(depot, &whole, MAX_NOTE),
+            Err(FetchError::Absent(..)) => self.ask(depot, &whole, MAX_NOTE),
             fetched => fetched,
         };
-        match fetched? {
+        match fetched.map_err(|e| self.lacking(&part, e))? {
             bytes if long(&bytes) => Ok((bytes[..len].to_vec(), false)),
             bytes => Err(self.wrong(&format!("{part} has {} instead of {len} bytes", bytes.len()))),
         }
@@ -408,48 +411,28 @@ impl Database {
         Ok(())
     }
 
-    /// What is kept as `name`, or can be fetched and passes `check`.
-    fn get(&self, depot: &Depot, name: &str, limit: u64, check: Check<'_>) -> Result<Found, FetchError> {
-        let path = name.strip_prefix(&self.named("")).expect("it was put before it");
-        let get = |source| {
-            let patience = PATIENCE;
-            depot.get(&Wanted { name, mutable: false, lags: false, limit, check, ahead: &|| {}, patience, source })
-        };
-        // the route is looked for only when the answer is not here
-        match self.known_route() {
-            _ if depot.is_offline() => get(Source::Nobody("offline")),
-            Some(route) => get(Source::One(&route.0, &format!("{}{path}", route.1))),
-            None if depot.has(name) => get(Source::Nobody("it was here a moment ago")),
-            None => match self.find_route(depot) {
-                Ok(route) => get(Source::One(&route.0, &format!("{}{path}", route.1))),
-                // the bucket may have it
-                Err(failed) => get(Source::Nobody("")).map_err(|_| failed),
-            },
-        }
-    }
-
     /// Fetches `path` of the database past what is kept.
     fn ask(&self, depot: &Depot, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
-        if depot.is_offline() {
-            let what = self.named(path);
-            return Err(FetchError::Failed(
-                404,
-                format!("not found: {what} is not in the cache, and this is --offline"),
-            ));
+        if depot.offline {
+            let why = format!("not found: {} is not in the cache, and this is --offline", self.named(path));
+            return Err(FetchError::Absent(404, why));
         }
         let route = self.known_route().map_or_else(|| self.find_route(depot), Ok)?;
-        // who signs a tree has its tiles
-        let lacking = |e| match e {
+        depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE)
+    }
+
+    /// Who signs a tree has its tiles and heads.
+    fn lacking(&self, path: &str, e: FetchError) -> FetchError {
+        match e {
             FetchError::Absent(status, _) => self.wrong(&format!("it has no {path} ({status})")),
             e => e,
-        };
-        depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE).map_err(lacking)
+        }
     }
 
     /// Whether clients are answered: where somebody is there to be asked, or something was kept.
     fn is_supported(&self, depot: &Depot) -> Result<(), FetchError> {
         let found = match self.known_route() {
-            _ if depot.is_offline() => Err(FetchError::Absent(404, "nothing of this database is kept".into())),
+            _ if depot.offline => Err(FetchError::Absent(404, "nothing of this database is kept".into())),
             Some(_) => return Ok(()),
             None => self.find_route(depot),
         };
@@ -501,7 +484,7 @@ impl Database {
         FetchError::Refused(502, format!("refused: sum database {}: {why}", self.name))
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Option<(Arc<Head>, Option<Instant>)>> {
         self.seen.lock().expect("no holder panics")
     }
 }

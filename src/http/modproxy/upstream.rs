@@ -16,7 +16,6 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use base64_simd::STANDARD;
-use ureq::http::HeaderMap;
 use ureq::{Body, Proxy};
 
 pub use self::list::Upstreams;
@@ -24,12 +23,11 @@ use self::slots::Slots;
 use super::path;
 use crate::client::{self, Client};
 use crate::config::UpstreamUrl;
+use crate::http::resume::{Part, Resumed, Whole};
 use crate::text;
 
 /// Bytes of an upstream's error text that are passed on.
 const MAX_TEXT: u64 = 2 << 10;
-/// How often a download that breaks off goes on.
-const RESUMES: u32 = 5;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,42 +142,6 @@ impl Default for Fetcher {
     }
 }
 
-/// What an answer says of its body.
-#[derive(PartialEq, Eq)]
-struct Head {
-    len: Option<u64>,
-    etag: String,
-    modified: String,
-}
-
-impl Head {
-    fn of(headers: &HeaderMap, len: Option<u64>) -> Self {
-        let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
-        Head { len, etag: text("etag"), modified: text("last-modified") }
-    }
-
-    /// What a part of the same body may be asked for by.
-    fn validator(&self) -> Option<&str> {
-        [&self.etag, &self.modified].into_iter().find(|v| !v.is_empty() && !v.starts_with("W/")).map(String::as_str)
-    }
-
-    /// What is noted of the body, to ask `upstream` whether it is still right.
-    fn note(&self, upstream: &Upstream) -> String {
-        if self.etag.is_empty() && self.modified.is_empty() {
-            return String::new();
-        }
-        format!("{} | {} | {upstream}", self.etag, self.modified)
-    }
-}
-
-/// Why a copy ended early.
-enum Broken {
-    /// The upstream is at fault, and may go on.
-    Reading(io::Error),
-    /// It is of no use to go on.
-    Ended(FetchError),
-}
-
 impl Fetcher {
     /// GETs what is asked of `upstream`, into `to`.
     pub fn get(&self, upstream: &Upstream, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
@@ -194,21 +156,17 @@ impl Fetcher {
             .slots
             .enter(&format!("{upstream}{kind}"))
             .ok_or_else(|| failed(503, &"too many requests to it are under way, and none of them ended in time"))?;
-        let (mut file, mut got) = match &upstream.url {
+        let mut file = match &upstream.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, upstream, ask, to, &failed),
-            UpstreamUrl::Direct => (direct::fetch(path, ask.beside)?, 0),
+            UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,
             UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {
-                Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => (file, 0),
+                Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => file,
                 Ok(_) => return Err(absent()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent()),
                 Err(e) => return Err(failed(502, &e)),
             },
         };
-        match copy(&mut file, 0, &mut got, ask.limit, to, &failed) {
-            Ok(()) => Ok(Got::Body(got, String::new())),
-            Err(Broken::Reading(e)) => Err(failed(502, &e)),
-            Err(Broken::Ended(e)) => Err(e),
-        }
+        copy(&mut file, ask.limit, to, &failed).map(|len| Got::Body(len, String::new()))
     }
 
     /// As [`Self::get`], of a server, where what broke off goes on.
@@ -223,70 +181,51 @@ impl Fetcher {
         let https = base.starts_with("https:");
         let agent = self.client.agent(https).map_err(|why| failed(502, &why))?;
         let url = format!("{base}/{}", path::encode(ask.path));
-        let known: Vec<&str> = ask.known.splitn(3, " | ").collect();
-        let known =
-            known.last().is_some_and(|from| known.len() == 3 && *from == upstream.to_string()).then_some(&known);
-        let (mut first, mut got) = (None::<Head>, 0);
-        for attempt in 0.. {
-            let range = format!("bytes={got}-");
-            let sent = match (&first, known) {
-                (Some(head), _) => [("range", range.as_str()), ("if-range", head.validator().unwrap_or_default())],
-                (None, Some(known)) => [("if-none-match", known[0]), ("if-modified-since", known[1])],
-                (None, None) => [("", ""); 2],
-            };
+        let send = |headers: [(&str, &str); 2]| {
             let mut request =
                 agent.get(&url).config().https_only(https).timeout_recv_response(Some(ask.patience)).build();
             let authorization = ("authorization", upstream.authorization.as_deref().unwrap_or_default());
-            for (name, value) in sent.into_iter().chain([authorization]).filter(|(_, value)| !value.is_empty()) {
+            for (name, value) in headers.into_iter().chain([authorization]).filter(|(_, value)| !value.is_empty()) {
                 request = request.header(name, value);
             }
-            let answer = request.call().map_err(|e| match e {
+            request.call().map(|answer| answer.into_parts()).map_err(|e| match e {
                 ureq::Error::Timeout(_) => failed(504, &client::words(&e)),
                 // these show where they were sent to, which may be a signed URL
                 ureq::Error::RequireHttpsOnly(_) => failed(502, &"it redirects from https to http"),
                 ureq::Error::BadUri(_) => failed(502, &"it redirects to what is no URL"),
                 e => failed(502, &client::words(&e)),
-            })?;
-            let (parts, body) = answer.into_parts();
-            let head = Head::of(&parts.headers, body.content_length());
-            let mut skip = 0;
-            match (parts.status.as_u16(), &first) {
-                (200, None) => first = Some(head),
-                (304, None) if known.is_some() => return Ok(Got::Same),
-                (status, None) => return Err(refusal(status, body, failed)),
-                (206, Some(first)) if starts_at(&parts.headers) == Some((got, first.len)) => {}
-                (200, Some(first)) if *first == head => skip = got,
-                (status, Some(_)) => {
-                    return Err(failed(502, &format!("broke off after {got} bytes, then status {status}")));
-                }
-            }
-            let head = first.as_ref().expect("it was set, or there");
-            if head.len.is_some_and(|n| n > ask.limit) {
-                return Err(failed(502, &format!("more than {}", text::bytes(ask.limit))));
-            }
-            let before = got;
-            let why = match copy(&mut body.into_reader(), skip, &mut got, ask.limit, to, failed) {
-                Ok(()) if head.len.is_none_or(|len| len == got) => return Ok(Got::Body(got, head.note(upstream))),
-                Ok(()) => format!("{got} of {} bytes", head.len.unwrap_or_default()),
-                Err(Broken::Reading(e)) => format!("broke off after {got} bytes: {e}"),
-                Err(Broken::Ended(e)) => return Err(e),
-            };
-            // a zip is checked by itself; of others a part has to be known for one of the same whole
-            let may_go_on = head.len.is_some() && (head.validator().is_some() || ask.path.ends_with(".zip"));
-            if !may_go_on || got == before || attempt == RESUMES {
-                return Err(failed(502, &why));
-            }
-            log::debug!("{url}: {why}; going on from there");
+            })
+        };
+        let noted: Vec<&str> = ask.known.splitn(3, " | ").collect();
+        let known = match noted[..] {
+            [etag, modified, from] if from == upstream.to_string() => Some((etag, modified)),
+            _ => None,
+        };
+        let (etag, modified) = known.unwrap_or_default();
+        let (parts, body) = send([("if-none-match", etag), ("if-modified-since", modified)])?;
+        let whole = Whole::of(&parts.headers, body.content_length());
+        match parts.status.as_u16() {
+            200 => {}
+            304 if known.is_some() => return Ok(Got::Same),
+            status => return Err(refusal(status, body, failed)),
         }
-        unreachable!("the last attempt returns")
+        let note = match (whole.etag.as_str(), whole.modified.as_str()) {
+            ("", "") => String::new(),
+            (etag, modified) => format!("{etag} | {modified} | {upstream}"),
+        };
+        if whole.len.is_some_and(|n| n > ask.limit) {
+            return Err(failed(502, &format!("more than {}", text::bytes(ask.limit))));
+        }
+        let again = |range: &str, validator: &str| {
+            let (parts, body) = send([("range", range), ("if-range", validator)]).map_err(|e| e.to_string())?;
+            let (status, len, headers) = (parts.status.as_u16(), body.content_length(), parts.headers);
+            Ok(Part { status, headers, len, body: Box::new(body.into_reader()) })
+        };
+        // a zip is checked by itself; of others a part has to be known for one of the same whole
+        let may = whole.len.is_some() && (!whole.validator().is_empty() || ask.path.ends_with(".zip"));
+        let mut body = Resumed::new(Box::new(body.into_reader()), whole, may, again);
+        copy(&mut body, ask.limit, to, failed).map(|len| Got::Body(len, note))
     }
-}
-
-/// Where a part starts, and how long the whole is.
-fn starts_at(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let range = headers.get("content-range")?.to_str().ok()?.strip_prefix("bytes ")?;
-    let (from, rest) = range.split_once('-')?;
-    Some((from.parse().ok()?, Some(rest.split_once('/')?.1.parse().ok()?)))
 }
 
 /// What our client is told of an answer that is none. The upstream's own words pass, and its status too,
@@ -312,30 +251,26 @@ fn refusal(status: u16, body: Body, failed: &dyn Fn(u16, &dyn fmt::Display) -> F
     }
 }
 
-/// Copies what follows the first `skip` bytes, until there are `limit` in all, and tells reading from
-/// writing trouble: the latter is ours.
+/// Copies all, at most `limit` bytes, and tells reading from writing trouble: the latter is ours.
 fn copy(
     from: &mut dyn Read,
-    skip: u64,
-    got: &mut u64,
     limit: u64,
     to: &mut dyn Write,
     failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError,
-) -> Result<(), Broken> {
-    io::copy(&mut from.take(skip), &mut io::sink()).map_err(Broken::Reading)?;
-    let mut piece = vec![0; 64 << 10];
+) -> Result<u64, FetchError> {
+    let (mut piece, mut got) = (vec![0; 64 << 10], 0);
     loop {
         let n = match from.read(&mut piece) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(got),
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Broken::Reading(e)),
+            Err(e) => return Err(failed(502, &e)),
         };
-        if *got + n as u64 > limit {
-            return Err(Broken::Ended(failed(502, &format!("more than {}", text::bytes(limit)))));
+        got += n as u64;
+        if got > limit {
+            return Err(failed(502, &format!("more than {}", text::bytes(limit))));
         }
-        to.write_all(&piece[..n]).map_err(|e| Broken::Ended(failed(500, &format!("cannot be stored: {e}"))))?;
-        *got += n as u64;
+        to.write_all(&piece[..n]).map_err(|e| failed(500, &format!("cannot be stored: {e}")))?;
     }
 }
 

@@ -5,7 +5,7 @@
 //! and compared as soon as the database answers again, which is then tried in the background, so that
 //! clients wait for its time-outs once.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,10 +17,11 @@ use super::path::{self, ModFile, ModPath};
 use super::sumdb::Database;
 use super::upstream::FetchError;
 use super::{Inner, check_info, check_list, check_mod, zip};
+use crate::bounded::Bounded;
 use crate::repeat::Repeat;
 
 /// What is noted of a module that nobody has vouched for yet.
-pub(super) const UNVERIFIED: &str = "unverified";
+pub(crate) const UNVERIFIED: &str = "unverified";
 /// For so long a database that gave no answer is not asked by those who wait for it.
 const DOWN: Duration = Duration::from_secs(60);
 /// It is tried again after this, then after twice as long, and so on to the second.
@@ -39,7 +40,7 @@ pub(super) struct Verifier {
     /// What is to be checked when it answers, by name.
     pending: Mutex<BTreeSet<String>>,
     trying: AtomicBool,
-    told: Mutex<HashSet<String>>,
+    told: Bounded<String>,
 }
 
 impl Verifier {
@@ -52,7 +53,7 @@ impl Verifier {
             silent: Repeat::new("modules were kept unverified, since the sum database gave no answer"),
             pending: Mutex::default(),
             trying: AtomicBool::new(false),
-            told: Mutex::default(),
+            told: Bounded::new(TOLD),
         }
     }
 
@@ -60,11 +61,7 @@ impl Verifier {
     pub(super) fn tell(&self, why: &str) {
         // the same may have been found by way of another file
         let what = why.find("refused: ").map_or(why, |at| &why[at..]);
-        let mut told = self.told.lock().expect("no holder panics");
-        if told.len() >= TOLD {
-            told.clear();
-        }
-        if told.insert(what.to_string()) {
+        if self.told.insert(what.to_string(), ()) {
             log::warn!("{why}");
         }
     }
@@ -137,14 +134,14 @@ impl Inner {
                     format!("refused: {module}@{version}{what} is {hash}, and the sum database {name} has {right}"),
                 ))
             }
-            Err(FetchError::Absent(status, why)) if !self.depot.is_offline() => Err(FetchError::Refused(
+            Err(FetchError::Absent(status, why)) if !self.depot.offline => Err(FetchError::Refused(
                 403,
                 format!(
                     "refused: the sum database {name} does not know {module}@{version} ({status}: {why}): \
                      if it is private, name it in --mod-private"
                 ),
             )),
-            Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.is_offline() => Ok(UNVERIFIED),
+            Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.offline => Ok(UNVERIFIED),
             Err(FetchError::Absent(_, why) | FetchError::Failed(_, why)) => {
                 self.verifier.set_down(true);
                 let silent = &self.verifier.silent;
@@ -159,7 +156,7 @@ impl Inner {
 
     /// Lets what was found pass, after it was compared, or else set aside for that.
     pub(super) fn verified(self: &Arc<Self>, name: &str, wanted: &ModPath, found: Found) -> Result<Found, FetchError> {
-        if found.blob.note != UNVERIFIED || self.judge(&wanted.module).is_none() || self.depot.is_offline() {
+        if found.blob.note != UNVERIFIED || self.judge(&wanted.module).is_none() || self.depot.offline {
             return Ok(found);
         }
         if self.verifier.is_down() || !self.compare(name, wanted, false)? {
@@ -171,15 +168,15 @@ impl Inner {
     /// Compares what is kept as `name`: `false` where there is no answer. What is wrong goes.
     fn compare(&self, name: &str, wanted: &ModPath, patient: bool) -> Result<bool, FetchError> {
         // what could not be kept has passed once, and that is all
-        let Some(blob) = self.depot.reopen(name) else { return Ok(true) };
+        let Some(blob) = self.depot.store.reopen(name) else { return Ok(true) };
         match self.check(wanted, &blob.file, patient) {
             Ok(UNVERIFIED) => Ok(false),
             Ok(note) => {
-                self.depot.set_note(name, note);
+                self.depot.store.set_note(name, note);
                 Ok(true)
             }
             Err(e) => {
-                self.depot.forget(name);
+                self.depot.store.remove(name);
                 self.metrics.modcache.rejected.inc();
                 Err(e)
             }

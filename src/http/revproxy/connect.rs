@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use super::{Inner, RevProxy, hosts, tunnel};
 use crate::http::exchange::{Body, Reply, Request, Target};
+use crate::http::headers::first;
 use crate::http::server::{Context, serve};
-use crate::http::socket::Secured;
 
 /// Tunnels at a time.
 pub(super) const MAX_TUNNELS: usize = 128;
@@ -36,11 +36,11 @@ impl RevProxy {
         };
         metrics.proxyconn.intercepted.inc();
         let (inner, authority) = (self.0.clone(), hosts::normal("https", authority).to_string());
-        Reply::status(200).body(Body::Takeover(Box::new(move |socket| match Secured::accept(socket, config) {
-            Ok(secured) => {
+        Reply::status(200).body(Body::Takeover(Box::new(move |client| match client.secured(config) {
+            Ok(client) => {
                 let context = Context { peer: None, origin: Some(("https".to_string(), authority.clone())) };
                 let handler = move |request: Request| inner.inside(request, &authority);
-                serve(secured, &handler, &context);
+                serve(client, &handler, &context);
             }
             Err(e) => {
                 metrics.proxyconn.errors.inc();
@@ -68,14 +68,14 @@ impl RevProxy {
             }
         };
         metrics.proxyconn.tunnelled.inc();
-        Reply::status(200).body(tunnel::takeover(place, target, Vec::new(), format!("tunnel to {authority}")))
+        Reply::status(200).body(tunnel::takeover(place, target, format!("tunnel to {authority}")))
     }
 }
 
 impl Inner {
     /// A request inside an intercepted connection to `authority`.
     fn inside(self: &Arc<Self>, request: Request, authority: &str) -> Reply {
-        let named = request.header("Host").map(|h| hosts::normal("https", h.trim()).to_ascii_lowercase());
+        let named = first(&request.headers, "host").map(|host| hosts::normal("https", host).to_ascii_lowercase());
         let asked = match &request.target {
             Target::Absolute(scheme, host) => scheme == "https" && hosts::normal(scheme, host) == authority,
             _ => false,

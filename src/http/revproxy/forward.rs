@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use ureq::http;
 use ureq::{Agent, SendBody};
 
-use super::headers::{self, HeaderMap, value};
-use super::resume::Resumed;
 use crate::client::{self, Client, Reach};
+use crate::http::headers::{self, HeaderMap, value};
+use crate::http::resume::{Part, Resumed, Whole};
 use crate::metrics::Metrics;
 
 /// A request's body, and its length where the client told it.
@@ -37,7 +37,8 @@ pub struct Failed(pub u16, pub String);
 
 /// The clients for all targets.
 pub struct Forwarder {
-    client: Client,
+    /// They.
+    pub client: Client,
     /// Which addresses may be connected to.
     pub reach: Reach,
     metrics: Arc<Metrics>,
@@ -77,19 +78,21 @@ impl Forwarder {
     }
 
     fn resuming(self: &Arc<Self>, url: &str, request: &HeaderMap, mut answer: Forwarded) -> Forwarded {
-        let tag = answer.headers.get("etag").filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
-        let (200, Some(len), Some(tag)) = (answer.status, answer.len, tag) else { return answer };
+        let whole = Whole::of(&answer.headers, answer.len);
+        // what nothing else checks goes on by a strong tag alone
+        if answer.status != 200 || answer.len.is_none() || !whole.etag.starts_with('"') {
+            return answer;
+        }
         let (this, url, mut request) = (self.clone(), url.to_string(), request.clone());
         ["if-none-match", "if-modified-since"].iter().for_each(|name| drop(request.remove(*name)));
-        let reopen = move |from: u64| {
-            request.insert("range", value(format!("bytes={from}-")));
-            request.insert("if-range", tag.clone());
-            let rest = this.ask("GET", &url, &request, None).map_err(|Failed(_, why)| io::Error::other(why))?;
-            let part = format!("bytes {from}-{}/{len}", len - 1);
-            let goes_on = rest.status == 206 && headers::first(&rest.headers, "content-range") == Some(&part);
-            if goes_on { Ok(rest.body) } else { Err(io::Error::other("it takes no ranges")) }
+        let ask = move |range: &str, tag: &str| {
+            request.insert("range", value(range));
+            request.insert("if-range", value(tag));
+            let Forwarded { status, headers, len, body, .. } =
+                this.ask("GET", &url, &request, None).map_err(|e| e.1)?;
+            if status == 206 { Ok(Part { status, headers, len, body }) } else { Err("it takes no ranges".to_string()) }
         };
-        answer.body = Box::new(Resumed::new(answer.body, len, Box::new(reopen)));
+        answer.body = Box::new(Resumed::new(answer.body, whole, true, ask));
         answer
     }
 

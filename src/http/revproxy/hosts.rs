@@ -27,7 +27,8 @@ pub fn normal<'a>(scheme: &str, authority: &'a str) -> &'a str {
     }
 }
 
-fn default_port(scheme: &str) -> &'static str {
+/// The port of a URL that names none.
+pub fn default_port(scheme: &str) -> &'static str {
     if scheme == "https" { "443" } else { "80" }
 }
 

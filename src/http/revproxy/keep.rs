@@ -65,8 +65,10 @@ pub fn reply(
     if may.is_ok() && forwarded.len.is_some_and(|len| len > MAX_STORED) {
         may = Err("too large");
     }
-    if terms.store {
-        proxy.unkept.remember(url, may.is_ok());
+    if may.is_ok() {
+        proxy.unkept.remove(url);
+    } else if terms.store {
+        proxy.unkept.insert(url.to_string(), ());
     }
     let Forwarded { status, headers, len, .. } = &forwarded;
     let mut reply = Reply::status(*status);
@@ -172,6 +174,9 @@ impl Keeper for Keeping {
         let stays = match writer {
             Some((writer, name)) => {
                 writer.commit()?;
+                if name == url && proxy.store.is_shared() {
+                    proxy.own_store.remove(&stored::outdated(&url));
+                }
                 proxy.memory.remove(&url, Some(&answer.variant)); // what is there is older
                 Some(name)
             }

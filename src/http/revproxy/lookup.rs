@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::headers::{self, HeaderMap};
 use super::memory::Kept;
 use super::reply::{Found, Outcome};
 use super::rules::{self, Terms};
 use super::stored::{self, SLOTS};
 use super::{Inner, hosts};
+use crate::http::headers::{self, HeaderMap};
 use crate::store::{Blob, Origin};
 
 impl Inner {
@@ -45,9 +45,14 @@ impl Inner {
             let mut file = file;
             stored::decode_head(url, &mut file).map(|_| ()).map_err(|e| e.to_string())
         };
-        let ask_bucket = ask_bucket && nothing && !self.unkept.contains(url);
+        let ask_bucket = ask_bucket && nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
         let blob = ask_bucket.then(|| self.store.from_bucket(url, false, check)).flatten()?;
         self.open(url, blob, terms)
+    }
+
+    /// Whether what the bucket may have of `url` is from before a change.
+    fn is_outdated(&self, url: &str) -> bool {
+        self.store.is_shared() && self.own_store.reopen(&stored::outdated(url)).is_some()
     }
 
     /// The answer in a blob, if it is whole and suits.
@@ -79,8 +84,14 @@ impl Inner {
         });
         for url in named.chain([url.to_string()]) {
             self.memory.remove(&url, None);
-            // the bucket may have it still, and so may other machines
-            self.unkept.remember(&url, false);
+            // the bucket may have it still, until it has the next one; other machines are on their own
+            let noted = || self.own_store.writer(&stored::outdated(&url)).and_then(|writer| writer.commit());
+            if self.store.is_shared()
+                && let Err(e) = noted()
+            {
+                self.trouble.tell(format_args!("{}: not noted as outdated: {e}", hosts::shown(&url)));
+            }
+            self.unkept.insert(url.clone(), ());
             let slots = (0..SLOTS).map(|n| stored::slot(&url, n));
             slots.chain([url.clone()]).for_each(|name| {
                 self.store.remove(&name);

@@ -1,15 +1,13 @@
-//! Answers at hand: those in memory, and what is known better of those on disk. Least recently used
-//! first out, within a budget of bytes.
+//! Answers at hand: those in memory, and what is known better of those on disk, within a bound of bytes.
 //!
-//! Invariants: the sum of the costs of what is held never exceeds the capacity; a body of more than
-//! [`Memory::max_body`] bytes is not taken; of one URL, a variant is held once, the latest first; the
-//! lock is held for look-ups and exchanges only, never while a body is read or written.
+//! Invariants: a body of more than [`Memory::max_body`] bytes is not taken; of one URL, a variant is held
+//! once, the latest first.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use super::headers::HeaderMap;
 use super::rules::{Rules, Variant, same_variant};
+use crate::bounded::Bounded;
+use crate::http::headers::HeaderMap;
 
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 512;
@@ -52,28 +50,13 @@ impl Answer {
 /// The store.
 pub struct Memory {
     capacity: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    entries: HashMap<String, Held>,
-    /// Keys by when they were used last.
-    order: BTreeMap<u64, String>,
-    clock: u64,
-    bytes: usize,
-}
-
-#[derive(Default)]
-struct Held {
-    answers: Vec<Arc<Answer>>,
-    used: u64,
+    held: Bounded<String, Arc<[Arc<Answer>]>>,
 }
 
 impl Memory {
     /// A store for `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
-        Memory { capacity, state: Mutex::default() }
+        Memory { capacity, held: Bounded::new(capacity) }
     }
 
     /// The largest body taken: a quarter of the capacity, so that one answer cannot push out all others.
@@ -83,66 +66,34 @@ impl Memory {
 
     /// The answer under `key`, fresh or stale, that suits `request`.
     pub fn get(&self, key: &str, request: &HeaderMap) -> Option<Arc<Answer>> {
-        let mut state = self.lock();
-        let held = state.entries.get(key)?;
-        let answer = held.answers.iter().find(|answer| same_variant(&answer.variant, request))?.clone();
-        state.touch(key);
-        Some(answer)
+        self.held.get(key)?.iter().find(|answer| same_variant(&answer.variant, request)).cloned()
     }
 
     /// Keeps an answer, in place of what was there of its variant. Returns false when it is too large.
     pub fn put(&self, key: &str, answer: Answer) -> bool {
-        let cost = answer.cost();
-        let mut state = self.lock();
-        state.take_out(key, Some(&answer.variant));
         let too_large = matches!(&answer.body, Kept::Bytes(bytes) if bytes.len() > self.max_body());
-        if too_large || cost > self.capacity {
-            return false;
-        }
-        state.bytes += cost;
-        let answers = &mut state.entries.entry(key.to_string()).or_default().answers;
-        answers.insert(0, Arc::new(answer));
-        if let Some(last) = (answers.len() > VARIANTS).then(|| answers.pop()).flatten() {
-            state.bytes -= last.cost();
-        }
-        state.touch(key);
-        while state.bytes > self.capacity {
-            let oldest = state.order.first_key_value().map(|(_, k)| k.clone()).expect("bytes are those of entries");
-            state.take_out(&oldest, None);
-        }
-        true
+        self.change(key, Some(&answer.variant), (!too_large).then(|| Arc::new(answer.clone())));
+        !too_large
     }
 
     /// Drops what is under `key`, or of it the one variant.
     pub fn remove(&self, key: &str, variant: Option<&Variant>) {
-        self.lock().take_out(key, variant);
+        self.change(key, variant, None);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder panics")
-    }
-}
-
-impl State {
-    /// Takes note that `key` is used.
-    fn touch(&mut self, key: &str) {
-        self.clock += 1;
-        if let Some(held) = self.entries.get_mut(key) {
-            self.order.remove(&held.used);
-            held.used = self.clock;
-            self.order.insert(self.clock, key.to_string());
-        }
-    }
-
-    fn take_out(&mut self, key: &str, variant: Option<&Variant>) {
-        let Some(held) = self.entries.get_mut(key) else { return };
-        let goes = |answer: &Arc<Answer>| variant.is_none_or(|variant| answer.variant == *variant);
-        self.bytes -= held.answers.iter().filter(|answer| goes(answer)).map(|answer| answer.cost()).sum::<usize>();
-        held.answers.retain(|answer| !goes(answer));
-        if held.answers.is_empty() {
-            self.order.remove(&held.used);
-            self.entries.remove(key);
-        }
+    fn change(&self, key: &str, goes: Option<&Variant>, new: Option<Arc<Answer>>) {
+        let stays = |answer: &&Arc<Answer>| goes.is_some_and(|goes| answer.variant != *goes);
+        self.held.change(key.to_string(), |held| {
+            let held = held.iter().flat_map(|held| held.iter()).filter(stays).cloned();
+            let (mut answers, mut cost) = (Vec::new(), 0);
+            for answer in new.into_iter().chain(held).take(VARIANTS) {
+                if cost + answer.cost() <= self.capacity / 2 {
+                    cost += answer.cost();
+                    answers.push(answer);
+                }
+            }
+            (!answers.is_empty()).then(|| (answers.into(), cost))
+        });
     }
 }
 
@@ -159,41 +110,6 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_go_first() {
-        let (m, none) = (Memory::new(10_000), HeaderMap::new());
-        for key in ["a", "b", "c", "d"] {
-            assert!(m.put(key, answer(1_900)));
-        }
-        assert!(m.get("a", &none).is_some());
-        assert!(m.put("e", answer(1_900)));
-        assert!(m.get("b", &none).is_none(), "b was used longest ago");
-        for key in ["a", "c", "d", "e"] {
-            assert!(m.get(key, &none).is_some(), "{key}");
-        }
-        assert_eq!(m.lock().bytes, 4 * (1_900 + OVERHEAD));
-    }
-
-    #[test]
-    fn bytes_are_accounted_for_when_entries_are_replaced_or_too_large() {
-        let m = Memory::new(10_000);
-        for n in 0..100 {
-            m.put("same", answer(n * 10));
-            m.put("many", Answer { variant: vec![("a".into(), n.to_string())], ..answer(10) });
-            m.put(&format!("k{n}"), answer(700));
-            assert!(m.lock().bytes <= 10_000);
-        }
-        assert!(m.lock().entries["many"].answers.len() <= VARIANTS);
-        assert!(!m.put("same", answer(2_501)), "more than a quarter");
-        assert!(m.get("same", &HeaderMap::new()).is_none(), "what was there is outdated");
-        m.remove("many", None);
-        for n in 0..100 {
-            m.remove(&format!("k{n}"), None);
-        }
-        assert_eq!(m.lock().bytes, 0);
-        assert!(m.lock().order.is_empty());
-    }
-
-    #[test]
     fn each_variant_is_for_who_asks_alike() {
         let m = Memory::new(10_000);
         let (a, b) = (headers(&[("origin", "a")]), headers(&[("origin", "b")]));
@@ -206,5 +122,18 @@ mod tests {
             Kept::Blob(..) => None,
         };
         assert_eq!((size(&a), size(&b), size(&HeaderMap::new())), (Some(3), Some(2), None));
+    }
+
+    #[test]
+    fn variants_are_few_and_what_is_too_large_takes_the_old_one_along() {
+        let m = Memory::new(10_000);
+        for n in 0..100 {
+            m.put("many", Answer { variant: vec![("a".into(), n.to_string())], ..answer(10) });
+            m.put("large", Answer { variant: vec![("a".into(), n.to_string())], ..answer(2_000) });
+        }
+        assert_eq!(m.held.get("many").unwrap().len(), VARIANTS);
+        assert_eq!(m.held.get("large").unwrap().len(), 1, "of two, the older one goes");
+        assert!(m.put("same", answer(2_500)) && !m.put("same", answer(2_501)), "more than a quarter");
+        assert!(m.get("same", &HeaderMap::new()).is_none(), "what was there is outdated");
     }
 }

@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::headers::{self, HeaderMap, value};
 use super::hosts;
 use super::memory::{Answer, Kept};
 use super::rules::{Terms, client_has_it};
 use crate::http::exchange::{Body, Reply};
+use crate::http::headers::{self, HeaderMap, value};
 
 /// What X-Cache says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 use ureq::http::{Request, Response};
 
-use super::headers::{self, HeaderMap, value};
+use crate::http::headers::{self, HeaderMap, value};
 
 /// Seconds that stand for any longer time (RFC 9111, 1.2.2).
 const LONGEST: u64 = 1 << 31;

@@ -11,9 +11,9 @@
 use std::io::{self, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::headers::{self, HeaderMap, HeaderName, HeaderValue};
 use super::memory::{Answer, Kept};
 use super::rules::{Rules, Variant};
+use crate::http::headers::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::id::OutputId;
 use crate::sign::nanos;
 
@@ -31,6 +31,11 @@ pub const SLOTS: usize = 4;
 /// The name of the `n`th of them.
 pub fn slot(url: &str, n: usize) -> String {
     format!("{url}\n{n}")
+}
+
+/// The name of what says that the bucket's answer to `url` is outdated.
+pub fn outdated(url: &str) -> String {
+    format!("{url}\noutdated")
 }
 
 /// The head of a stored answer. `shared` leaves out what is true of all that the reference may find;

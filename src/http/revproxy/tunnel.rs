@@ -1,21 +1,26 @@
-//! Tunnels: bytes carried both ways.
+//! Tunnels: bytes carried both ways, through whatever TLS ends here.
 //!
 //! Invariant: a tunnel ends when both directions have ended, one breaks, or nothing has moved for
-//! [`IDLE`].
+//! [`IDLE`]; one direction that is stuck does not hold up the other.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::client::Reach;
 use crate::http::exchange::Body;
-use crate::http::socket::{Socket, is_pause};
+use crate::http::socket::{Stream, is_pause};
 use crate::places::Place;
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
-const CONNECT: Duration = Duration::from_secs(10);
+/// Time to connect, and again for TLS.
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// Bytes that are under way each way.
+const PIECE: usize = 32 << 10;
 
 /// The status that says why a target could not be connected to.
 pub fn status(e: &io::Error) -> u16 {
@@ -27,7 +32,7 @@ pub fn status(e: &io::Error) -> u16 {
 }
 
 /// Connects to `port` of `host`, trying those of its addresses in turn that `reach` allows.
-pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<TcpStream> {
+pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<Stream> {
     let deadline = Instant::now() + CONNECT;
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for addr in format!("{host}:{port}").to_socket_addrs()? {
@@ -40,89 +45,98 @@ pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<TcpStream> {
             return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
         }
         match TcpStream::connect_timeout(&addr, left) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(IDLE))?;
-                return Ok(stream);
-            }
+            Ok(stream) => return Stream::server(stream),
             Err(e) => last = e,
         }
     }
     Err(last)
 }
 
-/// What carries bytes between the client and `target`, from which `came` was read already, and holds
-/// `place` meanwhile; `what` is called so in the log.
-pub fn takeover(place: Place, target: TcpStream, came: Vec<u8>, what: String) -> Body {
+/// What carries bytes between the client and `target`, and holds `place` meanwhile; `what` is called so in
+/// the log.
+pub fn takeover(place: Place, target: Stream, what: String) -> Body {
     Body::Takeover(Box::new(move |client| {
         let _place = place;
-        if let Err(e) = carry_both(client, &target, &came) {
+        if let Err(e) = carry_both([client, target]) {
             log::debug!("{what} broke: {e}");
         }
     }))
 }
 
-/// Carries bytes both ways until both directions have ended, one breaks, or nothing moves; `came` was
-/// read from the target already.
-fn carry_both(mut client: Socket, target: &TcpStream, came: &[u8]) -> io::Result<()> {
-    let (client, early) = client.parts();
-    client.set_write_timeout(Some(IDLE))?;
-    let clock = Clock { begin: Instant::now(), moved: AtomicU64::new(0) };
-    let carry = |early: &[u8], from: &TcpStream, to: &TcpStream| {
-        carry(early, from, to, &clock).inspect_err(|_| cut(client, target))
-    };
-    std::thread::scope(|scope| {
-        let back = std::thread::Builder::new().name("http-tunnel".to_string()).stack_size(128 << 10);
-        let back = back.spawn_scoped(scope, || carry(came, target, client))?;
-        let there = carry(&early, client, target);
-        let back = back.join().map_err(|_| io::Error::other("a tunnel's thread panicked"))?;
-        there.and(back)
-    })
-}
-
-/// Ends both directions of both connections, so that whoever reads from them wakes up.
-fn cut(client: &TcpStream, target: &TcpStream) {
-    for socket in [client, target] {
-        let _ = socket.shutdown(Shutdown::Both); // an error says that it is closed
-    }
-}
-
-/// When something moved last, in either direction.
-struct Clock {
-    begin: Instant,
-    moved: AtomicU64,
-}
-
-impl Clock {
-    fn now(&self) -> u64 {
-        self.begin.elapsed().as_millis() as u64
-    }
-    /// How long nothing more may move.
-    fn left(&self) -> Option<Duration> {
-        let still = Duration::from_millis(self.now().saturating_sub(self.moved.load(Ordering::Relaxed)));
-        IDLE.checked_sub(still).filter(|left| !left.is_zero())
-    }
-}
-
-/// Copies one direction to its end, after what was read `early`, and says the end to the other side.
-fn carry(early: &[u8], mut from: &TcpStream, mut to: &TcpStream, clock: &Clock) -> io::Result<()> {
-    to.write_all(early)?;
-    let mut piece = vec![0; 32 << 10];
-    while let Some(left) = clock.left() {
-        from.set_read_timeout(Some(left))?;
-        match from.read(&mut piece) {
-            Ok(0) => {
-                // the other direction may go on for long
-                let _ = to.shutdown(Shutdown::Write);
-                return Ok(());
-            }
-            Ok(n) => {
-                to.write_all(&piece[..n])?;
-                clock.moved.store(clock.now(), Ordering::Relaxed);
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted || is_pause(&e) => {}
-            Err(e) => return Err(e),
+fn carry_both(mut ends: [Stream; 2]) -> io::Result<()> {
+    ends.iter_mut().try_for_each(|end| end.socket().poll())?;
+    let mut ways = [Way::default(), Way::default()];
+    loop {
+        let [client, target] = &mut ends;
+        let moved = ways[0].carry(client, target)? | ways[1].carry(target, client)?;
+        if ways.iter().all(|way| way.ended) {
+            return Ok(());
+        }
+        if !moved {
+            wait(&mut ends, &ways)?;
         }
     }
-    Err(io::Error::new(ErrorKind::TimedOut, "nothing has moved for too long"))
+}
+
+/// One direction.
+#[derive(Default)]
+struct Way {
+    piece: Vec<u8>,
+    /// What of the piece is still to be written.
+    rest: Range<usize>,
+    /// The receiver takes nothing at present.
+    full: bool,
+    /// Nothing more comes.
+    last: bool,
+    /// The receiver was told so.
+    ended: bool,
+}
+
+impl Way {
+    /// Carries what can be carried at once; tells whether anything could.
+    fn carry(&mut self, from: &mut Stream, to: &mut Stream) -> io::Result<bool> {
+        let mut moved = false;
+        if self.rest.is_empty() && !self.last {
+            self.piece.resize(PIECE, 0);
+            match from.read(&mut self.piece) {
+                Err(e) if is_pause(&e) => {}
+                read => {
+                    self.rest = 0..read?;
+                    (moved, self.last) = (true, self.rest.is_empty());
+                }
+            }
+        }
+        if self.ended {
+            return Ok(moved);
+        }
+        // TLS may hold some of what was written
+        let sent = if self.rest.is_empty() { to.flush().map(|()| 0) } else { to.write(&self.piece[self.rest.clone()]) };
+        self.full = matches!(&sent, Err(e) if is_pause(e));
+        if !self.full {
+            self.rest.start += sent?;
+            self.ended = self.last && self.rest.is_empty();
+            moved |= self.ended || !self.rest.is_empty();
+        }
+        if self.ended {
+            to.end(false);
+        }
+        Ok(moved)
+    }
+}
+
+/// Waits until something can be carried.
+fn wait(ends: &mut [Stream; 2], ways: &[Way; 2]) -> io::Result<()> {
+    let mut wanted = [PollFlags::empty(); 2];
+    for (at, way) in ways.iter().enumerate() {
+        wanted[at].set(PollFlags::IN, !way.last && way.rest.is_empty());
+        wanted[1 - at].set(PollFlags::OUT, way.full);
+    }
+    // one of which nothing is wanted would be told of over and over once it is gone
+    let polled = ends.iter_mut().zip(wanted).filter(|(_, wanted)| !wanted.is_empty());
+    let mut polled: Vec<_> = polled.map(|(end, wanted)| PollFd::new(end.socket().tcp(), wanted)).collect();
+    match poll(&mut polled, Some(&IDLE.try_into().expect("it is short"))) {
+        Ok(0) => Err(io::Error::new(ErrorKind::TimedOut, "nothing has moved for too long")),
+        Err(e) if e != rustix::io::Errno::INTR => Err(e.into()),
+        _ => Ok(()),
+    }
 }

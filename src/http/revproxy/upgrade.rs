@@ -2,13 +2,13 @@
 //! carried both ways. An answer that refuses is passed on as it is, over a connection that ends with it.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
-use super::headers::{self, HeaderMap, HeaderName, HeaderValue};
 use super::reply::{Outcome, tagged, text};
 use super::{Inner, hosts, tunnel};
 use crate::http::exchange::Reply;
+use crate::http::headers::{self, HeaderMap, HeaderName, HeaderValue};
+use crate::http::socket::Stream;
 
 /// Time to the head of the answer.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -24,41 +24,39 @@ pub fn wanted(method: &str, headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get("upgrade").filter(|protocol| asked && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
 }
 
-/// The answer to a GET of `url` (plain http) that wants to speak `protocol`; `sent` are its other headers.
+/// The answer to a GET of `url` that wants to speak `protocol`; `sent` are its other headers.
 pub fn reply(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> (Reply, Outcome) {
     let failed = |e: io::Error| text(url, tunnel::status(&e), format_args!("{}: {e}", hosts::shown(url)));
     let Some(place) = proxy.tunnels.take() else { return text(url, 503, "too many tunnels are open already") };
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let (target, head, early) = match ask(proxy, authority, path, protocol, sent) {
+    let (target, (status, headers)) = match ask(proxy, url, protocol, sent) {
         Ok(answer) => answer,
         Err(e) => return failed(e),
     };
-    let mut reply = Reply::status(head.0);
-    reply.proxied = Some(Box::new(head.1));
-    reply.body = tunnel::takeover(place, target, early, "an upgraded connection".into());
+    let mut reply = Reply::status(status);
+    reply.proxied = Some(Box::new(headers));
+    reply.body = tunnel::takeover(place, target, "an upgraded connection".into());
     tagged(url, Outcome::Uncached, reply)
 }
 
 type Head = (u16, HeaderMap);
 
-/// Asks the target: the connection, the head of its answer and what came after that.
-fn ask(
-    proxy: &Inner,
-    authority: &str,
-    path: &str,
-    protocol: &HeaderValue,
-    sent: &HeaderMap,
-) -> io::Result<(TcpStream, Head, Vec<u8>)> {
+/// Asks the target: the connection, from what follows the head of its answer on, and that head.
+fn ask(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> io::Result<(Stream, Head)> {
+    let (scheme, rest) = url.split_once("://").expect("it is absolute");
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = hosts::split(authority);
-    let mut target = tunnel::dial(&proxy.forwarder.reach, host, port.unwrap_or("80"))?;
+    let mut target = tunnel::dial(&proxy.forwarder.reach, host, port.unwrap_or(hosts::default_port(scheme)))?;
+    if scheme == "https" {
+        target.socket().within(tunnel::CONNECT);
+        target = target.shake_hands(proxy.forwarder.client.session(host)?)?;
+    }
+    target.socket().within(ANSWER);
     let mut head = format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: upgrade\r\nupgrade: ").into_bytes();
     head.extend_from_slice(protocol.as_bytes());
     for (name, value) in sent.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | "expect")) {
         head.extend_from_slice(&[b"\r\n", name.as_str().as_bytes(), b": ", value.as_bytes()].concat());
     }
     target.write_all(&[&head, &b"\r\n\r\n"[..]].concat())?;
-    target.set_read_timeout(Some(ANSWER))?;
     let (mut got, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         match target.read(&mut piece)? {
@@ -69,7 +67,8 @@ fn ask(
             got.drain(..used);
             // others that come before the answer, 100 say, are of one hop
             if !(100..200).contains(&head.0) || head.0 == 101 {
-                return Ok((target, head, got));
+                target.hand_over(&got);
+                return Ok((target, head));
             }
         }
         if got.len() > MAX_HEAD {
@@ -85,10 +84,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(usize, Head)>> {
     let mut answer = httparse::Response::new(&mut slots);
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed answer");
     let httparse::Status::Complete(used) = answer.parse(bytes).map_err(|_| malformed())? else { return Ok(None) };
-    let field = |h: &httparse::Header<'_>| {
-        Some((HeaderName::from_bytes(h.name.as_bytes()).ok()?, HeaderValue::from_bytes(h.value).ok()?))
-    };
-    let all: HeaderMap = answer.headers.iter().map(field).collect::<Option<_>>().ok_or_else(malformed)?;
+    let all = headers::parsed(answer.headers).ok_or_else(malformed)?;
     let status = answer.code.ok_or_else(malformed)?;
     let mut headers = all.clone();
     headers::drop_hop_by_hop(&mut headers);

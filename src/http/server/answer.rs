@@ -1,8 +1,8 @@
 //! How an answer is written, to whatever it is written to.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
-use crate::http::exchange::{Body, Framing, Persistence, Reply, head_bytes, proxied_head};
+use crate::http::exchange::{Body, Reply, head_of};
 use crate::http::socket::Stream;
 
 /// Bodies up to this size leave in one write with their head, where their length is known.
@@ -18,25 +18,23 @@ pub(super) struct Framed {
 
 /// Sends an answer; whether the connection may be kept. After an error the connection has to end,
 /// visibly short of the answer's end.
-pub(super) fn send(to: &mut impl Stream, reply: Reply, framed: Framed) -> io::Result<bool> {
-    let length = reply.body.length();
+pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<bool> {
     let no_body = matches!(reply.status, 100..=199 | 204 | 304);
-    let framing = match length {
-        _ if no_body => Framing::None,
-        Some(n) => Framing::Length(n),
-        None if framed.http10 => Framing::ToEnd,
-        None => Framing::Chunked,
+    let (length, chunked) = (reply.body.length(), !framed.http10);
+    let (framing, ends) = match length {
+        _ if no_body => (String::new(), true),
+        Some(n) => (format!("Content-Length: {n}\r\n"), true),
+        None if chunked => ("Transfer-Encoding: chunked\r\n".to_string(), true),
+        // with the connection
+        None => (String::new(), false),
     };
-    let keep = framed.keep && framing != Framing::ToEnd;
-    let persistence = match (keep, framed.http10) {
-        (false, _) => Persistence::Close,
-        (true, true) => Persistence::KeepAlive,
-        (true, false) => Persistence::Implied,
+    let keep = framed.keep && ends;
+    let stay = match (keep, framed.http10) {
+        (false, _) => "Connection: close\r\n",
+        (true, true) => "Connection: keep-alive\r\n",
+        (true, false) => "",
     };
-    let head = match &reply.proxied {
-        Some(headers) => proxied_head(reply.status, headers, framing, persistence),
-        None => head_bytes(reply.status, &reply.headers, framing, persistence),
-    };
+    let head = head_of(&reply, &(framing + stay));
     match reply.body {
         _ if no_body || framed.head_only => to.write_all(&head)?,
         Body::Empty | Body::Takeover(_) => to.write_all(&head)?,
@@ -51,26 +49,23 @@ pub(super) fn send(to: &mut impl Stream, reply: Reply, framed: Framed) -> io::Re
                 }
             }
         }
-        Body::File(mut file, _) => copy(to, head, &mut file, framing)?,
-        Body::Stream(mut stream, _) => copy(to, head, &mut stream, framing)?,
+        Body::File(mut file, _) => copy(to, head, &mut file, length, chunked)?,
+        Body::Stream(mut stream, _) => copy(to, head, &mut stream, length, chunked)?,
     }
     to.flush()?;
     Ok(keep)
 }
 
-/// Sends `out`, then what `body` yields.
-fn copy(to: &mut impl Stream, mut out: Vec<u8>, body: &mut dyn Read, framing: Framing) -> io::Result<()> {
-    let chunked = framing == Framing::Chunked;
+/// Sends `out`, then what `body` yields: `length` bytes, or all of it, in chunks perhaps.
+fn copy(to: &mut Stream, mut out: Vec<u8>, body: &mut dyn Read, length: Option<u64>, chunked: bool) -> io::Result<()> {
+    let chunked = chunked && length.is_none();
     // small at first: many streams are, and the head leaves with their first bytes
-    let (mut left, first) = match framing {
-        Framing::Length(n) => (n, n.min(SMALL)),
-        _ => (u64::MAX, 16 << 10),
-    };
+    let (mut left, first) = length.map_or((u64::MAX, 16 << 10), |n| (n, n.min(SMALL)));
     let mut piece = vec![0; first as usize];
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match body.read(&mut piece[..want]) {
-            Ok(0) if matches!(framing, Framing::Length(_)) => {
+            Ok(0) if length.is_some() => {
                 to.write_all(&out)?;
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

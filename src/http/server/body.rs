@@ -1,14 +1,16 @@
 //! The body of a request: read on demand by the handler, decoded, and never past its end.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::head::BodyLength;
-use crate::http::socket::{Socket, Stream};
+use crate::http::socket::Stream;
 
+/// Bytes that are read ahead.
+const AHEAD: usize = 4 << 10;
 /// Bytes of a chunk's size line, extensions included.
-const MAX_CHUNK_LINE: usize = 1024;
+const MAX_CHUNK_LINE: u64 = 1024;
 /// Trailer lines that are read and dropped.
 const MAX_TRAILERS: usize = 100;
 /// Bytes of an unread request body that are read and dropped to keep a connection.
@@ -17,11 +19,8 @@ const DRAIN: u64 = 64 << 10;
 const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
 
 /// A connection's input: the stream, what was read ahead of it, and where in a body it is.
-pub(super) struct Wire<T> {
-    pub(super) stream: T,
-    /// Bytes read but not consumed are `buf[at..]`.
-    buf: Vec<u8>,
-    at: usize,
+pub(super) struct Wire {
+    pub(super) from: BufReader<Stream>,
     body: State,
     /// Counts requests, so that a body kept beyond its request cannot eat the next one.
     turn: u64,
@@ -47,42 +46,22 @@ enum State {
     Broken,
 }
 
-impl<T: Stream> Wire<T> {
-    pub(super) fn new(stream: T) -> Self {
-        Wire { stream, buf: Vec::new(), at: 0, body: State::Done, turn: 0, owes_continue: false }
+impl Wire {
+    pub(super) fn new(stream: Stream) -> Self {
+        let from = BufReader::with_capacity(AHEAD, stream);
+        Wire { from, body: State::Done, turn: 0, owes_continue: false }
     }
 
-    /// The bare socket, which yields again what was read ahead of it.
-    pub(super) fn take_over(mut self) -> Option<Socket> {
-        self.stream.socket().hand_over(&self.buf[self.at..]);
-        self.stream.take_over()
+    pub(super) fn stream(&mut self) -> &mut Stream {
+        self.from.get_mut()
     }
 
-    /// The bytes read but not consumed.
-    pub(super) fn ahead(&self) -> &[u8] {
-        &self.buf[self.at..]
-    }
-
-    /// Consumes `n` bytes of [`Self::ahead`].
-    pub(super) fn consume(&mut self, n: usize) {
-        self.at += n;
-        if self.at == self.buf.len() {
-            // an idle connection holds no memory
-            self.buf = Vec::new();
-            self.at = 0;
-        }
-    }
-
-    /// Reads some more bytes; 0 at the end of the stream.
-    pub(super) fn fill(&mut self) -> io::Result<usize> {
-        if self.at > 0 {
-            self.buf.drain(..self.at);
-            self.at = 0;
-        }
-        let mut piece = [0; 4096];
-        let n = self.stream.read(&mut piece)?;
-        self.buf.extend_from_slice(&piece[..n]);
-        Ok(n)
+    /// The stream, which yields again what was read ahead of it.
+    pub(super) fn hand_over(self) -> Stream {
+        let ahead = self.from.buffer().to_vec();
+        let mut stream = self.from.into_inner();
+        stream.hand_over(&ahead);
+        stream
     }
 
     /// Begins the body of the request whose head was consumed. Returns its turn.
@@ -93,7 +72,7 @@ impl<T: Stream> Wire<T> {
             BodyLength::Chunked => State::ChunkSize,
         };
         self.owes_continue = owes_continue && self.body != State::Done;
-        self.stream.socket().pace();
+        self.stream().socket().pace();
         self.turn += 1;
         self.turn
     }
@@ -105,7 +84,7 @@ impl<T: Stream> Wire<T> {
         if self.owes_continue {
             return false; // the client may or may not send it
         }
-        self.stream.socket().within(DRAIN_PATIENCE);
+        self.stream().socket().within(DRAIN_PATIENCE);
         let mut scrap = [0; 4096];
         let mut left = DRAIN;
         while self.body != State::Done {
@@ -124,8 +103,8 @@ impl<T: Stream> Wire<T> {
         }
         if self.owes_continue {
             self.owes_continue = false;
-            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-            self.stream.flush()?;
+            self.stream().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.stream().flush()?;
         }
         self.step(out).inspect_err(|_| self.body = State::Broken)
     }
@@ -136,7 +115,8 @@ impl<T: Stream> Wire<T> {
                 State::Done => return Ok(0),
                 State::Broken => return Err(malformed("the request's body is broken")),
                 State::Length(left) | State::Chunk(left) => {
-                    let n = self.some(left, out)?;
+                    let want = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let n = not_cut(self.from.read(&mut out[..want])?)?;
                     self.body = match (self.body, left - n as u64) {
                         (State::Length(_), 0) => State::Done,
                         (State::Length(_), left) => State::Length(left),
@@ -166,36 +146,15 @@ impl<T: Stream> Wire<T> {
         }
     }
 
-    /// Some of the next `left` bytes, at least one.
-    fn some(&mut self, left: u64, out: &mut [u8]) -> io::Result<usize> {
-        let want = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let ahead = self.ahead();
-        if !ahead.is_empty() {
-            let n = want.min(ahead.len());
-            out[..n].copy_from_slice(&ahead[..n]);
-            self.consume(n);
-            return Ok(n);
-        }
-        not_cut(self.stream.read(&mut out[..want])?)
-    }
-
     /// The next line without its end.
     fn line(&mut self) -> io::Result<Vec<u8>> {
-        let mut looked = 0;
-        loop {
-            if let Some(end) = self.ahead()[looked..].iter().position(|b| *b == b'\n') {
-                let end = looked + end;
-                let line =
-                    self.ahead()[..end].strip_suffix(b"\r").ok_or_else(|| malformed("a line ends without CR"))?;
-                let line = line.to_vec();
-                self.consume(end + 1);
-                return Ok(line);
-            }
-            looked = self.ahead().len();
-            if looked > MAX_CHUNK_LINE {
-                return Err(malformed("a chunk's size line is too long"));
-            }
-            not_cut(self.fill()?)?;
+        let mut line = Vec::new();
+        (&mut self.from).take(MAX_CHUNK_LINE).read_until(b'\n', &mut line)?;
+        match line.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r")) {
+            Some(Some(line)) => Ok(line.to_vec()),
+            Some(None) => Err(malformed("a line ends without CR")),
+            None if line.len() as u64 == MAX_CHUNK_LINE => Err(malformed("a chunk's size line is too long")),
+            None => not_cut(0).map(|_| line),
         }
     }
 }
@@ -222,12 +181,12 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 }
 
 /// The handler's end of a body.
-pub(super) struct BodyReader<T> {
-    pub(super) wire: Arc<Mutex<Wire<T>>>,
+pub(super) struct BodyReader {
+    pub(super) wire: Arc<Mutex<Wire>>,
     pub(super) turn: u64,
 }
 
-impl<T: Stream> Read for BodyReader<T> {
+impl Read for BodyReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         // the connection holds its wire whenever no handler is at work
         match self.wire.try_lock() {

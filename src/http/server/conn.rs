@@ -3,17 +3,15 @@
 //! Invariants: requests are answered in order, one at a time; after an error in framing the
 //! connection closes, and what it sends then is complete or visibly cut short.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::answer::{self, Framed};
 use super::body::{BodyReader, Wire};
-use super::head::{self, BodyLength, Context, Head, Refused};
+use super::head::{BodyLength, Context, Head, Refused, parse};
 use crate::http::auth::Access;
-use crate::http::exchange::{
-    Body, Framing, Handler, Method, Persistence, Reply, Request, Taker, head_bytes, proxied_head,
-};
+use crate::http::exchange::{Body, Handler, Method, Reply, Request, Taker, head_of};
 use crate::http::socket::Stream;
 
 /// How long a closing connection lingers, so that the client can read the last answer.
@@ -22,7 +20,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 const CLOSE_BYTES: usize = 1 << 20;
 
 /// The connection's own hold, and those of bodies that handlers kept.
-type Shared<S> = Arc<Mutex<Wire<S>>>;
+type Shared = Arc<Mutex<Wire>>;
 
 /// What follows a turn.
 enum Next {
@@ -33,34 +31,34 @@ enum Next {
 }
 
 /// Serves the requests of one connection on the caller's thread, until either side closes it.
-pub fn serve<S: Stream + 'static>(stream: S, handler: &dyn Handler, context: &Context) {
+pub fn serve(stream: Stream, handler: &dyn Handler, context: &Context) {
     let wire = Arc::new(Mutex::new(Wire::new(stream)));
     loop {
         match turn(&wire, handler, context) {
             Ok(Next::Request) => {}
             Ok(Next::TakeOver(taker)) => {
                 let wire = Arc::into_inner(wire).and_then(|wire| wire.into_inner().ok());
-                match wire.and_then(Wire::take_over) {
-                    Some(socket) => taker(socket),
+                match wire {
+                    Some(wire) => taker(wire.hand_over()),
                     None => log::warn!("a CONNECT was dropped: an earlier request is still being read"),
                 }
                 return;
             }
-            Ok(Next::Close) => return close(&mut lock(&wire).stream),
-            Err(_) => return lock(&wire).stream.end(true),
+            Ok(Next::Close) => return close(lock(&wire).stream()),
+            Err(_) => return lock(&wire).stream().end(true),
         }
     }
 }
 
 /// One request and its answer. An error says that the answer broke off.
-fn turn<S: Stream + 'static>(shared: &Shared<S>, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
+fn turn(shared: &Shared, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
     let mut wire = lock(shared);
     let head = read_head(&mut wire, context).transpose();
-    let Some(head) = head.filter(|_| wire.stream.socket().begin_answer()) else { return Ok(Next::Close) };
+    let Some(head) = head.filter(|_| wire.stream().socket().begin_answer()) else { return Ok(Next::Close) };
     let head = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
-            answer::send(&mut wire.stream, Reply::text(status, format!("{why}\n")), Framed::default())?;
+            answer::send(wire.stream(), Reply::text(status, format!("{why}\n")), Framed::default())?;
             return Ok(Next::Close);
         }
     };
@@ -75,50 +73,43 @@ fn turn<S: Stream + 'static>(shared: &Shared<S>, handler: &dyn Handler, context:
         Some(0) => Box::new(io::empty()),
         _ => Box::new(BodyReader { wire: shared.clone(), turn }),
     };
-    let Head { method, target, path, query, headers, fields, .. } = head;
+    let Head { method, target, path, query, headers, .. } = head;
     let (peer, access) = (context.peer, Access::default());
-    let mut reply =
-        handler.handle(Request { method, target, path, query, headers, fields, peer, access, body, body_len });
+    let reply = handler.handle(Request { method, target, path, query, headers, peer, access, body, body_len });
 
     let mut wire = lock(shared);
-    framed.keep &= wire.finish() && !connect && !wire.stream.socket().is_stopping();
-    wire.stream.socket().pace();
-    if let Body::Takeover(taker) = reply.body {
-        // an upgrade has a head of its own
-        if (connect || reply.proxied.is_some()) && S::BARE {
-            let head = match &reply.proxied {
-                Some(headers) => proxied_head(reply.status, headers, Framing::None, Persistence::Implied),
-                None => head_bytes(200, &reply.headers, Framing::None, Persistence::Implied),
-            };
-            wire.stream.write_all(&head)?;
-            return Ok(Next::TakeOver(taker));
-        }
-        reply = Reply::text(501, "CONNECT is answered outside of TLS only\n");
+    framed.keep &= wire.finish() && !connect && !wire.stream().socket().is_stopping();
+    wire.stream().socket().pace();
+    if matches!(reply.body, Body::Takeover(_)) {
+        wire.stream().write_all(&head_of(&reply, ""))?;
+        wire.stream().flush()?;
     }
-    let keep = answer::send(&mut wire.stream, reply, framed)?;
+    if let Body::Takeover(taker) = reply.body {
+        return Ok(Next::TakeOver(taker));
+    }
+    let keep = answer::send(wire.stream(), reply, framed)?;
     Ok(if keep { Next::Request } else { Next::Close })
 }
 
 /// The next request's head; `None` when none comes, or not in time.
-fn read_head<S: Stream>(wire: &mut Wire<S>, context: &Context) -> Result<Option<Head>, Refused> {
-    let begun = !wire.ahead().is_empty();
-    wire.stream.socket().await_head(begun);
+fn read_head(wire: &mut Wire, context: &Context) -> Result<Option<Head>, Refused> {
+    let (mut head, begun) = (Vec::new(), !wire.from.buffer().is_empty());
+    wire.stream().socket().await_head(begun);
     loop {
-        if !wire.ahead().is_empty()
-            && let Some((head, used)) = head::parse(wire.ahead(), context)?
-        {
-            wire.consume(used);
+        let Ok(piece @ [_, ..]) = wire.from.fill_buf() else { return Ok(None) };
+        let (before, len) = (head.len(), piece.len());
+        head.extend_from_slice(piece);
+        let parsed = parse(&head, context)?;
+        wire.from.consume(parsed.as_ref().map_or(len, |(_, used)| used - before));
+        if let Some((head, _)) = parsed {
             return Ok(Some(head));
-        }
-        if !matches!(wire.fill(), Ok(1..)) {
-            return Ok(None);
         }
     }
 }
 
 /// Says that nothing more comes, and reads until the client has seen it: closing with unread input
 /// would destroy the last answer on its way.
-fn close(stream: &mut impl Stream) {
+fn close(stream: &mut Stream) {
     stream.socket().await_head(true);
     stream.socket().within(CLOSE_TIME);
     stream.end(false);

@@ -5,9 +5,8 @@
 
 use std::net::SocketAddr;
 
-use ureq::http::{HeaderMap, HeaderName, HeaderValue};
-
-use crate::http::exchange::{Header, Method, Target};
+use crate::http::exchange::{Method, Target};
+use crate::http::headers::{HeaderMap, list, parsed};
 
 /// Bytes of a head, from its first byte to the empty line.
 pub(super) const MAX_HEAD: usize = 16 << 10;
@@ -23,9 +22,7 @@ pub(super) struct Head {
     pub(super) target: Target,
     pub(super) path: String,
     pub(super) query: Option<String>,
-    pub(super) headers: Vec<Header>,
-    /// The same for another server, where the request is to a proxy.
-    pub(super) fields: HeaderMap,
+    pub(super) headers: HeaderMap,
     /// How the body is framed.
     pub(super) length: BodyLength,
     /// Whether the client speaks HTTP/1.0.
@@ -89,52 +86,28 @@ pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usi
         return Err(Refused(414, "the URL is longer than 8 KiB"));
     }
     let method: Method = method.parse().map_err(|()| Refused(400, "malformed method"))?;
-    let headers = headers(request.headers)?;
+    let headers = parsed(request.headers).ok_or(Refused(400, "malformed header"))?;
     let (target, path, query) = target(&method, url, context)?;
-    let fields = if matches!(target, Target::Absolute(..)) { fields(request.headers)? } else { HeaderMap::new() };
     let http10 = version == 0;
-    if !http10 && values(&headers, "Host").count() != 1 {
+    if !http10 && values(&headers, "host").count() != 1 {
         return Err(Refused(400, "HTTP/1.1 wants exactly one Host header"));
     }
     let length = body_length(&headers, http10)?;
-    let expect_continue = match values(&headers, "Expect").next() {
+    let expect_continue = match values(&headers, "expect").next() {
         None => false,
         Some(v) if v.eq_ignore_ascii_case("100-continue") => !http10,
         Some(_) => return Err(Refused(417, "only 100-continue can be expected")),
     };
     let keep_alive = if http10 {
-        has_token(&headers, "Connection", "keep-alive")
+        list(&headers, "connection").any(|token| token.eq_ignore_ascii_case("keep-alive"))
     } else {
-        !has_token(&headers, "Connection", "close")
+        !list(&headers, "connection").any(|token| token.eq_ignore_ascii_case("close"))
     };
-    Ok(Some((Head { method, target, path, query, headers, fields, length, http10, keep_alive, expect_continue }, used)))
+    Ok(Some((Head { method, target, path, query, headers, length, http10, keep_alive, expect_continue }, used)))
 }
 
 /// Bytes of the longest method, with its space, before a URL counts as too long.
 const MAX_METHOD: usize = 32;
-
-fn headers(parsed: &[httparse::Header<'_>]) -> Result<Vec<Header>, Refused> {
-    let mut headers = Vec::with_capacity(parsed.len());
-    for h in parsed {
-        let header = if h.value.is_ascii() {
-            Header::from_bytes(h.name.as_bytes(), h.value)
-        } else {
-            // tiny_http's headers hold ASCII alone
-            let masked: Vec<u8> = h.value.iter().map(|b| if b.is_ascii() { *b } else { b'?' }).collect();
-            Header::from_bytes(h.name.as_bytes(), masked)
-        };
-        headers.push(header.map_err(|()| Refused(400, "malformed header"))?);
-    }
-    Ok(headers)
-}
-
-/// Headers with their values as they are.
-fn fields(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Refused> {
-    let field = |h: &httparse::Header<'_>| {
-        Some((HeaderName::from_bytes(h.name.as_bytes()).ok()?, HeaderValue::from_bytes(h.value).ok()?))
-    };
-    parsed.iter().map(field).collect::<Option<_>>().ok_or(Refused(400, "malformed header"))
-}
 
 /// Form, path and query of a request target.
 fn target(method: &Method, url: &str, context: &Context) -> Result<(Target, String, Option<String>), Refused> {
@@ -196,9 +169,9 @@ fn port(text: &str) -> Option<&str> {
 }
 
 /// Reads Content-Length and Transfer-Encoding, which must not leave two readings.
-fn body_length(headers: &[Header], http10: bool) -> Result<BodyLength, Refused> {
+fn body_length(headers: &HeaderMap, http10: bool) -> Result<BodyLength, Refused> {
     let mut length = None;
-    for value in values(headers, "Content-Length") {
+    for value in values(headers, "content-length") {
         if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
             return Err(Refused(400, "malformed Content-Length"));
         }
@@ -208,7 +181,7 @@ fn body_length(headers: &[Header], http10: bool) -> Result<BodyLength, Refused> 
         }
         length = Some(n);
     }
-    let mut encodings = values(headers, "Transfer-Encoding");
+    let mut encodings = values(headers, "transfer-encoding");
     match (encodings.next(), encodings.next()) {
         (None, _) => Ok(BodyLength::Known(length.unwrap_or(0))),
         (Some(_), _) if length.is_some() => Err(Refused(400, "both Content-Length and Transfer-Encoding")),
@@ -218,12 +191,9 @@ fn body_length(headers: &[Header], http10: bool) -> Result<BodyLength, Refused> 
     }
 }
 
-fn values<'a>(headers: &'a [Header], name: &'static str) -> impl Iterator<Item = &'a str> {
-    headers.iter().filter(move |h| h.field.equiv(name)).map(|h| h.value.as_str().trim())
-}
-
-fn has_token(headers: &[Header], name: &'static str, token: &str) -> bool {
-    values(headers, name).any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+/// What the headers of that name say; nothing, where that is no text.
+fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or_default().trim())
 }
 
 #[cfg(test)]
@@ -319,10 +289,5 @@ mod tests {
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: h\r\nA: {long}\r\nB: {long}\r\n\r\n")), 431);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(100))), 431);
         assert!(read(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(99))).unwrap().is_some());
-    }
-
-    #[test]
-    fn values_beyond_ascii_do_no_harm() {
-        assert_eq!(head("GET / HTTP/1.1\r\nHost: h\r\nA: \u{e9}b\r\n\r\n").headers[1].value.as_str(), "??b");
     }
 }

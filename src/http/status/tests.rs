@@ -24,14 +24,13 @@ fn status(metrics: &Arc<Metrics>) -> (Status, Arc<AtomicBool>) {
 }
 
 fn request(method: Method, path: &str, host: Option<&str>) -> Request {
-    let headers = host.map(|h| format!("Host: {h}").parse().unwrap()).into_iter().collect();
+    let headers = host.map(|h| ("host".parse().unwrap(), h.parse().unwrap())).into_iter().collect();
     Request {
         method,
         target: Target::Origin,
         path: path.to_string(),
         query: None,
         headers,
-        fields: Default::default(),
         peer: None,
         access: Access::ALL,
         body: Box::new(io::empty()),
@@ -84,7 +83,7 @@ fn what_requests_asked_for_is_text_and_nothing_else() {
 fn the_policy_allows_what_the_page_holds_and_no_more() {
     let (status, _) = status(&Arc::default());
     let reply = status.handle(request(Method::Get, "/debug/", None));
-    let policy = reply.headers.iter().find(|(n, _)| n == "Content-Security-Policy").unwrap().1.clone();
+    let policy = reply.headers.iter().find(|h| h.field.equiv("Content-Security-Policy")).unwrap().value.to_string();
     for want in ["default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"] {
         assert!(policy.contains(want), "{policy}");
     }

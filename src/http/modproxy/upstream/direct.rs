@@ -1,20 +1,20 @@
 //! Private modules from their origin, by the `go` and `git` on PATH, with git's own credentials.
 
-use std::fs::{self, File};
+use std::env;
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 
 use super::FetchError;
-use crate::atomic::{process_token, read_text};
+use crate::atomic::read_text;
 use crate::http::modproxy::path::{ModFile, ModPath, escape};
+use crate::private_dir::PrivateDir;
 
 /// How long `go` may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,15 +36,6 @@ struct Said {
     zip: PathBuf,
 }
 
-/// A directory for one run of `go`, which goes with it.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The file at `path`, as a proxy would have it; the others of that version go to `beside`.
 pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, FetchError> {
     let failed = |why: String| FetchError::Failed(502, format!("direct/{path}: {why}"));
@@ -53,16 +44,13 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
         ModFile::List | ModFile::Latest => "latest",
         ModFile::Info(version) | ModFile::Mod(version) | ModFile::Zip(version) => version,
     };
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = Folder(std::env::temp_dir().join(format!("go-cache-plugin-direct-{}-{n}", process_token())));
-    let made = fs::DirBuilder::new().mode(0o700).create(&folder.0);
-    made.map_err(|e| failed(format!("{}: {e}", folder.0.display())))?;
+    // one for each run of `go`
+    let folder = PrivateDir::new(&env::temp_dir(), |_| true).map_err(|e| failed(e.to_string()))?;
     let args: &[&str] = match wanted.file {
         ModFile::List => &["list", "-m", "-versions", "-json"],
         _ => &["mod", "download", "-json"],
     };
-    let (said, errors) = run(args, &format!("{}@{query}", wanted.module), &folder.0, &failed)?;
+    let (said, errors) = run(args, &format!("{}@{query}", wanted.module), &folder.path, &failed)?;
     let said: Said = serde_json::from_str(&said).unwrap_or_default();
     if said.version.is_empty() || !said.error.is_empty() {
         let why = if said.error.is_empty() { errors.trim() } else { said.error.trim() };
@@ -73,7 +61,7 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
     let open = |file: &Path| File::open(file).map_err(|e| failed(format!("{}: {e}", file.display())));
     let file = match &wanted.file {
         ModFile::List => {
-            let list = folder.0.join("list");
+            let list = folder.path.join("list");
             let lines: String = said.versions.iter().map(|v| format!("{v}\n")).collect();
             File::create(&list).and_then(|mut f| f.write_all(lines.as_bytes())).map_err(|e| failed(e.to_string()))?;
             return open(&list);

@@ -1,4 +1,4 @@
-//! Directories that nobody else may enter, for sockets and what is carried.
+//! Directories that nobody else may enter, for sockets, what is carried, and runs of `go`.
 //!
 //! Each has a locked file in it while somebody uses it, so that whoever makes the next one finds those
 //! that were left behind. They are made in TMPDIR; where that will not do, because a socket's path in it
@@ -6,15 +6,17 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use crate::atomic::{careful, process_token};
+use crate::atomic::careful;
 use crate::error::Error;
 use crate::lease::is_token;
 
@@ -25,17 +27,20 @@ const LOCK: &str = "lock";
 const NEWBORN: Duration = Duration::from_secs(1);
 
 /// A directory that nobody else may enter, removed in the end.
-pub(super) struct PrivateDir {
-    pub(super) path: PathBuf,
+pub struct PrivateDir {
+    /// Where it is.
+    pub path: PathBuf,
     /// A locked file in it says that it is in use.
     _lock: File,
 }
 
 impl PrivateDir {
-    /// One of a path that `fits`.
-    pub(super) fn new(cache_dir: &Path, fits: impl Fn(&str) -> bool) -> Result<Self, Error> {
+    /// One of a path that `fits`, in `cache_dir` at the worst. The error is one line.
+    pub fn new(cache_dir: &Path, fits: impl Fn(&str) -> bool) -> Result<Self, Error> {
         // short, for so must a socket's path be
-        let name = format!("{PREFIX}{}-{}", process::id(), &process_token()[process_token().len() - 8..]);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let chance = RandomState::new().hash_one(NEXT.fetch_add(1, Ordering::Relaxed)) as u32;
+        let name = format!("{PREFIX}{}-{chance:08x}", process::id());
         let (here, mut temp) = (env::current_dir().unwrap_or_default(), env::temp_dir());
         // set to nothing, TMPDIR is not set
         if temp.as_os_str().is_empty() {

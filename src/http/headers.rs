@@ -1,4 +1,4 @@
-//! Headers as the proxy handles them: one map, from the target to the writer, whatever bytes the values hold.
+//! Headers: one map, from who sent them to who is sent them, whatever bytes the values hold.
 
 use std::time::SystemTime;
 
@@ -19,6 +19,14 @@ const HOP_BY_HOP: [&str; 11] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// A parsed head's; `None` where a line is none.
+pub fn parsed(lines: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let header = |h: &httparse::Header<'_>| {
+        Some((HeaderName::from_bytes(h.name.as_bytes()).ok()?, HeaderValue::from_bytes(h.value).ok()?))
+    };
+    lines.iter().map(header).collect()
+}
 
 /// The first value of `name`, where it is text.
 pub fn first<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -68,7 +76,10 @@ pub fn value(text: impl AsRef<str>) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::revproxy::tests::headers;
+
+    fn headers(list: &[(&str, &str)]) -> HeaderMap {
+        list.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap())).collect()
+    }
 
     #[test]
     fn what_connection_lists_is_dropped_too() {
