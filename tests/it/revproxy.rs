@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::support::env::{Plugin, Running, TempDir, free_port, poll, run, scrubbed};
 use crate::support::origin::{Origin, answer};
+use crate::support::script::files;
 
 /// `serve` with a reverse proxy.
 pub struct Proxy {
@@ -92,7 +93,8 @@ fn answers_are_kept_where_their_servers_let_us() {
         let policy = request.split(['/', '?', ' ']).nth(2).unwrap();
         answer(&format!("Cache-Control: {policy}\nETag: \"e\"\nContent-Type: text/x\nX-Cache: HIT elsewhere"), policy)
     });
-    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let bucket = dir.dir("bucket");
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p.arg(format!("--bucket=file://{}", bucket.display())));
     let url = |path: &str| format!("http://{}/{path}", origin.host());
     let get = |path: &str| proxy.curl(&dir, &[&url(path)]);
 
@@ -129,11 +131,10 @@ fn answers_are_kept_where_their_servers_let_us() {
     get("max-age=3599").cache("fetch, cached, volatile");
     let hit = get("max-age=3599");
     assert_eq!((hit.cache("hit, memory").body.as_str(), origin.count("/max-age=3599")), ("max-age=3599", 1));
-    get("max-age=3600").cache("fetch, cached");
-    assert_eq!(
-        (get("max-age=3600").cache("hit, local").body.as_str(), origin.count("/max-age=3600")),
-        ("max-age=3600", 1)
-    );
+    for path in ["max-age=3600", "max-age=31536000"] {
+        get(path).cache("fetch, cached");
+        assert_eq!((get(path).cache("hit, local").body.as_str(), origin.count(&format!("/{path}"))), (path, 1));
+    }
     for path in ["immutable,no-store", "immutable,private"] {
         get(path).cache("fetch, uncached");
         get(path).cache("fetch, uncached");
@@ -147,10 +148,12 @@ fn answers_are_kept_where_their_servers_let_us() {
         proxy.curl(&dir, &["-H", secret, &url(&path)]).cache(then);
     }
     assert_eq!(proxy.curl(&dir, &["-H", "Cache-Control: only-if-cached", &url("immutable?new")]).status(), "504");
-    assert_eq!(proxy.counter("revcache", "rsp_save"), 5);
+    assert_eq!(proxy.counter("revcache", "rsp_save"), 6);
     assert_eq!(proxy.counter("revcache", "rsp_save_memory"), 1);
     assert_eq!(proxy.counter("revcache", "req_memory_hit"), 1);
     proxy.stop();
+    // a long max-age alone stays on this disk
+    assert_eq!(files(&bucket.join("revproxy")).len(), 4);
 }
 
 #[test]
