@@ -125,7 +125,7 @@ pub fn metrics(out: &Output) -> Value {
 
 /// The lines on stderr beside those of `--metrics`.
 pub fn said(out: &Output) -> Vec<&str> {
-    out.stderr.lines().filter(|line| !line.starts_with('{')).collect()
+    out.stderr.lines().filter(|line| !line.starts_with('{') && !line.contains(": listening plugin=")).collect()
 }
 
 /// Where the local directory `cache` has the entry of an id, or would have it.
