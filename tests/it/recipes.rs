@@ -216,9 +216,10 @@ fn a_step_of_an_image_build_runs() {
     }
     vars.insert("GOCACHE_DIR".into(), dir.join("cache").display().to_string());
     let [access, secret] = [&server.access_key, &server.secret_key];
-    dir.write(".aws/credentials", &format!("[default]\naws_access_key_id={access}\naws_secret_access_key={secret}\n"));
+    dir.write("secret", &format!("[default]\naws_access_key_id={access}\naws_secret_access_key={secret}\n"));
+    let mounted = vars.insert("AWS_SHARED_CREDENTIALS_FILE".into(), dir.join("secret").display().to_string());
     let step: Vec<String> = words("RUN ").into_iter().filter(|word| !word.starts_with("--mount=")).collect();
-    assert!(text.contains("id=aws,target=/root/.aws/credentials") && !text.contains("ARG AWS"));
+    assert!(text.contains(&format!("id=aws,target={} ", mounted.unwrap())) && !text.contains("ARG AWS"));
     let step = step.join(" ").replace("-o /app .", "./...");
     assert_eq!(shell(&server, &dir, "src", &vars, &step).stderr, "");
     assert!(puts(&server, "v1/") > 0);
