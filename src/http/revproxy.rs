@@ -40,7 +40,6 @@ use crate::config::{ProxiedHost, Tunnels};
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::places::Places;
-use crate::repeat::Repeat;
 use crate::store::BlobStore;
 
 /// Bytes of answers kept in memory.
@@ -49,8 +48,8 @@ const MEMORY: usize = 10 << 20;
 const MAX_STORED: u64 = 4 << 30;
 /// Answers that are fresh for less than this are kept in memory.
 const SHORT_LIVED: Duration = Duration::from_secs(3600);
-/// URLs whose answers are known not to be kept.
-const UNKEPT: usize = 4096;
+/// URLs whose answers are known not to be kept, and of which it is known how old what is kept may be.
+const URLS: usize = 4096;
 /// Stale answers made fresh at a time, beside requests that are answered with them.
 const MAX_REFRESHING: usize = 16;
 /// How long a request waits for another's fetch of the same thing.
@@ -76,7 +75,8 @@ struct Inner {
     forwarder: Arc<Forwarder>,
     tunnels: Arc<Places>,
     refreshing: Arc<Places>,
-    trouble: Repeat,
+    /// When the latest answer to a URL that counts was asked for, or a change made: earlier ones are old.
+    latest: Bounded<String, Instant>,
     metrics: Arc<Metrics>,
     debug: bool,
 }
@@ -101,11 +101,11 @@ impl RevProxy {
             authority,
             memory: Memory::new(MEMORY),
             flights: Arc::default(),
-            unkept: Bounded::new(UNKEPT),
+            unkept: Bounded::new(URLS),
             forwarder: Arc::new(Forwarder::new(Reach(hosts.to_vec()), metrics.clone())),
             tunnels,
             refreshing: Places::new(MAX_REFRESHING),
-            trouble: Repeat::new("answers of the reverse proxy could not be kept"),
+            latest: Bounded::new(URLS),
             metrics,
             debug,
         }))
@@ -237,6 +237,7 @@ impl Inner {
         let mut sent = terms.headers.clone();
         // a client's own condition says nothing of what we have
         let confirms = old.as_ref().is_some_and(|old| reply::revalidate(&mut sent, &old.answer.headers));
+        let asked = Instant::now();
         let answer = self.forwarder.send(method, url, &sent, body);
         let failed = answer.as_ref().map_or(true, |a| matches!(a.status, 500 | 502..=504));
         if failed
@@ -256,24 +257,25 @@ impl Inner {
         if forwarded.status == 304
             && let Some(old) = old.as_ref().filter(|_| confirms)
         {
-            return self.confirmed(url, terms, old, &forwarded.headers);
+            return self.confirmed(url, terms, old, &forwarded.headers, asked);
         }
         let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
         if changes && (200..400).contains(&forwarded.status) {
             self.invalidate(url, &forwarded.headers);
         }
-        keep::reply(self, url, terms, forwarded, old, leader)
+        keep::reply(self, url, terms, forwarded, old, leader, asked)
     }
 
     /// The target says that what we have is still right.
-    fn confirmed(&self, url: &str, terms: &Terms, old: &Found, news: &HeaderMap) -> (Reply, Outcome) {
+    fn confirmed(&self, url: &str, terms: &Terms, old: &Found, news: &HeaderMap, asked: Instant) -> (Reply, Outcome) {
         let now = SystemTime::now();
         let headers = reply::merge(&old.answer.headers, news);
         let rules = Rules::new(old.answer.status, &headers, now);
         let variant = rules::variant(&headers, &terms.headers);
         let answer = Answer { status: old.answer.status, headers, variant, rules, body: old.answer.body.clone() };
         match answer.rules.storable(terms, answer.status, &answer.headers, now) {
-            Ok(()) => drop(self.memory.put(url, answer.clone())),
+            Ok(()) if !self.is_late(url, asked) => drop(self.memory.put(url, answer.clone())),
+            Ok(()) => {}
             Err(_) => self.forget_one(url, old),
         }
         let found = Found { answer: Arc::new(answer), ..old.clone() };

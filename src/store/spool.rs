@@ -1,12 +1,12 @@
-//! Where a blob's bytes go while they come: beside their place on disk, and into memory from where the
-//! disk takes no more, so that a full or read-only one costs speed and nothing else.
+//! Where a blob's bytes go while they come: beside their place on disk, and, of modules, into memory from
+//! where the disk takes no more, so that a full or read-only one costs speed and nothing else.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Place;
+use super::{Kind, Place};
 use crate::atomic::TempFile;
 use crate::platform::memory;
 
@@ -32,10 +32,7 @@ impl Spool {
         };
         let to = match temp {
             Ok(temp) => To::Disk(temp),
-            Err(e) => {
-                place.cannot_keep(&e);
-                To::Memory(memory()?)
-            }
+            Err(e) => To::Memory(in_memory(&place, e)?),
         };
         Ok(Spool { place, to })
     }
@@ -70,8 +67,7 @@ impl Write for Spool {
         let To::Disk(temp) = &mut self.to else { return self.file().write(buf) };
         match temp.write(buf) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                self.place.cannot_keep(&e);
-                let (so_far, mut moved) = (temp.file(), memory()?);
+                let (so_far, mut moved) = (temp.file(), in_memory(&self.place, e)?);
                 let len = so_far.stream_position()?;
                 so_far.rewind()?;
                 io::copy(&mut so_far.take(len), &mut moved)?;
@@ -84,4 +80,11 @@ impl Write for Spool {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Where bytes go that the disk does not take, as `e` says. A proxied body goes to its client as it comes and
+/// may be of any length: of that, nothing is kept.
+fn in_memory(place: &Place, e: io::Error) -> io::Result<File> {
+    place.cannot_keep(&e);
+    if place.kind == Kind::RevProxy { Err(e) } else { memory() }
 }

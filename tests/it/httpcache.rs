@@ -2,6 +2,8 @@
 //! others are given.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -202,7 +204,9 @@ fn conditions_ranges_and_heads_are_answered_from_what_is_kept() {
         assert_eq!(get("Range: bytes=0-1,5-6").body, body);
         let other = proxy.curl(&dir, &["-H", "Range: bytes=0-1", "-H", "If-Range: \"old\"", &url]);
         assert_eq!((other.status(), other.body.as_str()), ("200", body.as_str()));
-        assert_eq!(proxy.curl(&dir, &["--head", &url]).header("Content-Length"), Some("100"));
+        // ranges are of GET alone
+        let head = proxy.curl(&dir, &["--head", "-H", "Range: bytes=0-1", &url]);
+        assert_eq!((head.status(), head.header("Content-Length")), ("200", Some("100")));
         assert_eq!(origin.count(path), 1, "{path}");
     }
     proxy.stop();
@@ -364,6 +368,10 @@ fn a_body_that_breaks_off_goes_on_and_a_false_one_does_not() {
             return match path(request) {
                 "/goes-on" => head("206 Part", "Content-Range: bytes 4-7/8\r\n", 4, "5678"),
                 "/other" => head("206 Part", "Content-Range: bytes 0-7/8\r\n", 8, "abcdefgh"),
+                "/mixed" => {
+                    let part = head("206 Part", "Content-Range: bytes 4-7/8\r\n", 4, "abcd");
+                    String::from_utf8(part).unwrap().replace("ETag: \"e\"", "ETag: \"f\"").into_bytes()
+                }
                 _ => head("200 OK", "", 8, "abcdefgh"),
             };
         }
@@ -373,13 +381,94 @@ fn a_body_that_breaks_off_goes_on_and_a_false_one_does_not() {
     let url = |path: &str| format!("http://{}{path}", origin.host());
     assert_eq!(proxy.curl(&dir, &[&url("/goes-on")]).body, "12345678");
     assert_eq!(proxy.curl(&dir, &[&url("/goes-on")]).cache("hit, memory").body, "12345678");
-    for path in ["/other", "/changed"] {
+    for path in ["/other", "/mixed", "/changed"] {
         for _ in 0..2 {
             let (code, text) = proxy.try_curl(&dir, &[&url(path)]);
             assert!(code != 0 && text.contains("1234") && !text.contains("abcd"), "{path}: {code} {text}");
         }
         assert_eq!(origin.count(path), 4, "{path} is not kept");
     }
+    proxy.stop();
+}
+
+#[test]
+fn an_answer_in_another_form_than_it_was_asked_for_in_is_none() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| {
+        let (status, more) = match path(request) {
+            "/switches" => ("101 Switching Protocols", "Upgrade: x\r\nConnection: upgrade"),
+            // the body would reach clients as it is, and nothing would say what it is
+            _ => ("200 OK", "Cache-Control: max-age=600\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close"),
+        };
+        format!("HTTP/1.1 {status}\r\n{more}\r\n\r\n4\r\nbody\r\n0\r\n\r\n").into_bytes()
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    for path in ["/switches", "/coded"] {
+        for n in 1..=2 {
+            let got = proxy.curl(&dir, &[&format!("http://{}{path}", origin.host())]);
+            assert_eq!((got.status(), got.body.contains("4\r\n"), origin.count(path)), ("502", false, n), "{path}");
+        }
+    }
+    proxy.stop();
+}
+
+#[test]
+fn what_was_asked_for_before_something_newer_is_not_kept() {
+    let dir = TempDir::new();
+    let held = Arc::new(Mutex::new(()));
+    let (gate, version) = (held.clone(), AtomicUsize::new(0));
+    let origin = Origin::http(move |request| {
+        let v = version.fetch_add(1, Ordering::SeqCst);
+        if lower(request).contains("x-slow") {
+            drop(gate.lock());
+        }
+        // the first one lets nobody wait for another's
+        answer(if v == 0 { "Cache-Control: no-store" } else { "Cache-Control: max-age=600" }, &format!("v{v}"))
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let url = format!("http://{}/", origin.host());
+    assert_eq!(proxy.curl(&dir, &[&url]).body, "v0");
+    for (old, between, then) in [("v1", &["-X", "POST", "-d", "x"][..], "v3"), ("v5", &[], "v6")] {
+        if old == "v5" {
+            proxy.curl(&dir, &["-X", "DELETE", &url]);
+        }
+        let waits = held.lock().unwrap();
+        let before = origin.seen().len();
+        std::thread::scope(|s| {
+            let slow = s.spawn(|| proxy.curl(&dir, &["-H", "X-Slow: 1", &url]).body);
+            poll("the slow request", || (origin.seen().len() > before).then_some(()));
+            proxy.curl(&dir, &[between, &[&url]].concat());
+            drop(waits);
+            assert_eq!(slow.join().unwrap(), old);
+        });
+        assert_eq!(proxy.curl(&dir, &[&url]).body, then);
+    }
+    proxy.stop();
+}
+
+#[test]
+fn slow_clients_of_large_answers_cost_little_memory() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|_| answer("Cache-Control: max-age=60", &"x".repeat(2_000_000)));
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", proxy.child.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    };
+    proxy.curl(&dir, &[&format!("http://{}/", origin.host())]);
+    let before = memory();
+    let clients: Vec<_> = (0..60)
+        .map(|n| {
+            let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+            write!(client, "GET http://{0}/{n} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.host()).unwrap();
+            client.read_exact(&mut vec![0; 1_900_000]).unwrap();
+            client
+        })
+        .collect();
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} clients cost {grown} bytes", clients.len());
+    drop(clients);
     proxy.stop();
 }
 
@@ -422,6 +511,13 @@ fn a_full_disk_cuts_no_answer_off() {
         let got = proxy.curl(&dir, &[&format!("http://{}{path}", origin.host())]);
         assert_eq!((got.status(), got.body.len()), ("200", 6_000_000), "{path}");
     }
+    // nor does it go into memory instead, whose end would be everybody's
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    write!(client, "GET http://{0}/shared/3 HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.host()).unwrap();
+    client.read_exact(&mut vec![0; 5_000_000]).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", proxy.child.pid())).unwrap();
+    let open: Vec<_> = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect();
+    assert!(!open.iter().any(|file| file.to_string_lossy().contains("memfd")), "{open:?}");
     let log = proxy.child.stderr();
     assert_eq!(log.matches("pass through, unkept").count(), 1, "{log}");
     proxy.stop();

@@ -2,7 +2,7 @@
 //! are no ASCII; in the clear, through TLS, and through TLS in TLS.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,10 +124,14 @@ fn an_upgrade_is_carried_both_ways() {
     assert!(text.starts_with("HTTP/1.1 101 ") && lower.contains("\r\nupgrade: chat\r\n"), "{text}");
     assert!(text.ends_with("\r\n\r\nhello again"), "{text}");
     // one that is refused is an answer like others
-    let (mut client, mut far) = ask("");
+    let (mut client, mut far) = ask("GET /unasked HTTP/1.1\r\nHost: elsewhere\r\n\r\n");
+    client.write_all(b"more").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
     far.write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno").unwrap();
-    drop(far);
     text.clear();
+    far.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "", "what follows a request that was refused is no request");
+    drop(far);
     client.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 426 ") && text.ends_with("\r\n\r\nno"), "{text}");
     assert!(text.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{text}");

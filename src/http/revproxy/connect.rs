@@ -68,7 +68,7 @@ impl RevProxy {
             }
         };
         metrics.proxyconn.tunnelled.inc();
-        Reply::status(200).body(tunnel::takeover(place, target, format!("tunnel to {authority}")))
+        Reply::status(200).body(tunnel::takeover(place, target, format!("tunnel to {authority}"), false))
     }
 }
 

@@ -116,7 +116,7 @@ impl Forwarder {
             },
         };
         self.metrics.latency.upstream_request.observe(begin.elapsed());
-        let answer = answer.map(|a| forwarded(method, a)).map_err(|e| failed(&e));
+        let answer = answer.map_err(|e| failed(&e)).and_then(|a| forwarded(method, a));
         match &answer {
             Ok(answer) if answer.status >= 500 => call.failed(&format!("status {}", answer.status)),
             // what cannot be sent is not the target's fault
@@ -152,19 +152,23 @@ fn send_once(
     }
 }
 
-fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Forwarded {
+fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Result<Forwarded, Failed> {
     let (parts, body) = answer.into_parts();
-    let mut headers = parts.headers;
+    let (status, mut headers) = (parts.status.as_u16(), parts.headers);
     let told = headers::first(&headers, "content-length").and_then(|n| n.parse().ok());
-    let chunked = headers::list(&headers, "transfer-encoding").any(|e| e.eq_ignore_ascii_case("chunked"));
-    let len = match parts.status.as_u16() {
+    let codings: Vec<_> = headers::list(&headers, "transfer-encoding").map(str::to_ascii_lowercase).collect();
+    if status < 200 || codings.iter().any(|coding| coding != "chunked" && coding != "identity") {
+        return Err(Failed(502, "it answers in another protocol or coding than it was asked in".to_string()));
+    }
+    let len = match status {
         204 => Some(0),
         _ if method == "HEAD" => told,
         _ => body.content_length(),
     };
     headers::drop_hop_by_hop(&mut headers);
     let body = body.into_with_config().limit(u64::MAX).reader();
-    Forwarded { status: parts.status.as_u16(), headers, body: Box::new(body), len, framed: len.is_some() || chunked }
+    let framed = len.is_some() || codings.iter().any(|coding| coding == "chunked");
+    Ok(Forwarded { status, headers, body: Box::new(body), len, framed })
 }
 
 fn failed(e: &ureq::Error) -> Failed {

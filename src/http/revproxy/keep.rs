@@ -1,10 +1,11 @@
 //! Replies from what was forwarded, kept on the way where that is allowed.
 //!
-//! Invariant: trouble with keeping never reaches the client, and is warned of once.
+//! Invariants: trouble with keeping never reaches the client, and is warned of once, by the store; what was
+//! asked for before something newer was kept, or before a change, is not kept, however long it took.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::forward::Forwarded;
 use super::memory::{Answer, Kept};
@@ -46,8 +47,8 @@ fn place(rules: &Rules, status: u16, forwarded: &Forwarded, varies: bool, now: S
     }
 }
 
-/// The reply that `forwarded`, which came at `now`, makes; its body is kept as its headers let us, in
-/// the place of `old`. Others wait while `leader` lives.
+/// The reply that `forwarded`, which was `asked` for then, makes; its body is kept as its headers let us,
+/// in the place of `old`. Others wait while `leader` lives.
 pub fn reply(
     proxy: &Arc<Inner>,
     url: &str,
@@ -55,6 +56,7 @@ pub fn reply(
     forwarded: Forwarded,
     old: Option<Found>,
     leader: Option<Fetching>,
+    asked: Instant,
 ) -> (Reply, Outcome) {
     let now = SystemTime::now();
     let rules = Rules::new(forwarded.status, &forwarded.headers, now);
@@ -92,7 +94,7 @@ pub fn reply(
             let (proxy_, url_) = (proxy.clone(), url.to_string());
             let lost = move |e: &io::Error| {
                 proxy_.metrics.revcache.rsp_not_cached.inc();
-                proxy_.trouble.tell(format_args!("{}: passed on, but not kept: {e}", hosts::shown(&url_)));
+                log::debug!("{}: passed on, but not kept: {e}", hosts::shown(&url_));
             };
             let mut keeping = Keeping {
                 proxy: proxy.clone(),
@@ -101,6 +103,7 @@ pub fn reply(
                 place,
                 old,
                 at: now,
+                asked,
                 bytes: Vec::new(),
                 writer: None,
                 _leader: leader,
@@ -133,6 +136,7 @@ struct Keeping {
     place: Place,
     old: Option<Found>,
     at: SystemTime,
+    asked: Instant,
     bytes: Vec<u8>,
     writer: Option<(BlobWriter, String)>,
     _leader: Option<Fetching>,
@@ -169,7 +173,11 @@ impl Keeper for Keeping {
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
-        let Keeping { proxy, url, mut answer, old, bytes, writer, _leader, .. } = *self;
+        let Keeping { proxy, url, mut answer, old, asked, bytes, writer, _leader, .. } = *self;
+        if proxy.is_late(&url, asked) {
+            return Err(io::Error::other("there is something newer"));
+        }
+        proxy.latest.insert(url.clone(), asked);
         let old = old.as_ref().and_then(Found::blob).map(str::to_string);
         let stays = match writer {
             Some((writer, name)) => {

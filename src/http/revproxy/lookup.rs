@@ -1,6 +1,7 @@
 //! What is kept, wherever it is: found, and dropped.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use url::Url;
 
@@ -83,13 +84,14 @@ impl Inner {
             (named.origin() == base.origin()).then(|| named.to_string())
         });
         for url in named.chain([url.to_string()]) {
+            self.latest.insert(url.clone(), Instant::now());
             self.memory.remove(&url, None);
             // the bucket may have it still, until it has the next one; other machines are on their own
             let noted = || self.own_store.writer(&stored::outdated(&url)).and_then(|writer| writer.commit());
             if self.store.is_shared()
                 && let Err(e) = noted()
             {
-                self.trouble.tell(format_args!("{}: not noted as outdated: {e}", hosts::shown(&url)));
+                log::debug!("{}: not noted as outdated: {e}", hosts::shown(&url));
             }
             self.unkept.insert(url.clone(), ());
             let slots = (0..SLOTS).map(|n| stored::slot(&url, n));
@@ -97,6 +99,11 @@ impl Inner {
                 self.store.remove(&name);
             });
         }
+    }
+
+    /// Whether what was `asked` for then is older than what is known of `url`.
+    pub(super) fn is_late(&self, url: &str, asked: Instant) -> bool {
+        self.latest.get(url).is_some_and(|latest| latest > asked)
     }
 
     /// The slot on disk for another answer to `url`, in the place of `old` or of the oldest.

@@ -96,6 +96,7 @@ impl Found {
             reply.status = 304;
             part = 0..0;
         } else if answer.status == 200
+            && terms.get
             && let Some(range) = range(&terms.headers, &headers, len)
         {
             let whole = part.clone();

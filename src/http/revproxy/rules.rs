@@ -83,6 +83,8 @@ pub struct Terms {
     pub lookup: bool,
     /// The answer may be stored.
     pub store: bool,
+    /// It is a GET, of which there are ranges.
+    pub get: bool,
     /// Answer 504 rather than forward.
     pub only_if_cached: bool,
     told: Directives,
@@ -102,6 +104,7 @@ impl Terms {
         Terms {
             lookup: read && plain && !told.has("no-store"),
             store: get && plain && !told.has("no-store"),
+            get,
             only_if_cached: read && told.has("only-if-cached"),
             headers,
             told,

@@ -53,19 +53,19 @@ pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<Stream> {
 }
 
 /// What carries bytes between the client and `target`, and holds `place` meanwhile; `what` is called so in
-/// the log.
-pub fn takeover(place: Place, target: Stream, what: String) -> Body {
+/// the log. To a target that is `deaf` nothing of what the client says is passed.
+pub fn takeover(place: Place, target: Stream, what: String, deaf: bool) -> Body {
     Body::Takeover(Box::new(move |client| {
         let _place = place;
-        if let Err(e) = carry_both([client, target]) {
+        if let Err(e) = carry_both([client, target], deaf) {
             log::debug!("{what} broke: {e}");
         }
     }))
 }
 
-fn carry_both(mut ends: [Stream; 2]) -> io::Result<()> {
+fn carry_both(mut ends: [Stream; 2], deaf: bool) -> io::Result<()> {
     ends.iter_mut().try_for_each(|end| end.socket().poll())?;
-    let mut ways = [Way::default(), Way::default()];
+    let mut ways = [Way { deaf, ..Way::default() }, Way::default()];
     loop {
         let [client, target] = &mut ends;
         let moved = ways[0].carry(client, target)? | ways[1].carry(target, client)?;
@@ -82,6 +82,8 @@ fn carry_both(mut ends: [Stream; 2]) -> io::Result<()> {
 #[derive(Default)]
 struct Way {
     piece: Vec<u8>,
+    /// What is read is dropped.
+    deaf: bool,
     /// What of the piece is still to be written.
     rest: Range<usize>,
     /// The receiver takes nothing at present.
@@ -101,8 +103,9 @@ impl Way {
             match from.read(&mut self.piece) {
                 Err(e) if is_pause(&e) => {}
                 read => {
-                    self.rest = 0..read?;
-                    (moved, self.last) = (true, self.rest.is_empty());
+                    let n = read?;
+                    self.rest = 0..if self.deaf { 0 } else { n };
+                    (moved, self.last) = (true, n == 0);
                 }
             }
         }

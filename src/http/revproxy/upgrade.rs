@@ -1,5 +1,6 @@
 //! Upgrade: a request that wants another protocol goes over a connection of its own, which is then
-//! carried both ways. An answer that refuses is passed on as it is, over a connection that ends with it.
+//! carried both ways. An answer that refuses is passed on as it is, over a connection that ends with it and
+//! on which nothing more is asked.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub fn reply(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap)
     };
     let mut reply = Reply::status(status);
     reply.proxied = Some(Box::new(headers));
-    reply.body = tunnel::takeover(place, target, "an upgraded connection".into());
+    reply.body = tunnel::takeover(place, target, "an upgraded connection".into(), status != 101);
     tagged(url, Outcome::Uncached, reply)
 }
 
