@@ -1,6 +1,6 @@
 //! Where log lines go: stderr, `go-cache-plugin: text`, below warnings with their level.
 //!
-//! No line shows the query or the password of a URL, whatever it was made of.
+//! No line shows the query or the password of a URL, and each is one line, whatever it was made of.
 //!
 //! Warnings and errors always; info and debug with `-v`; lines of the target [`REQUEST`], one at
 //! begin and end of each request, with `--debug` (which requests, their makers decide by the mask).
@@ -23,7 +23,7 @@ pub(super) fn init(verbose: bool, debug: DebugMask) {
     let requests = if debug == DebugMask::default() { LevelFilter::Off } else { LevelFilter::Info };
     builder.filter_level(LevelFilter::Warn).filter_module("go_cache_plugin", general).filter_module(REQUEST, requests);
     builder.format(|out, record| {
-        let line = without_secrets(&record.args().to_string());
+        let line = without_secrets(record.args().to_string().trim_end()).replace(char::is_control, " ");
         match record.level() {
             Level::Error | Level::Warn => writeln!(out, "{PROGRAM}: {line}"),
             _ if record.target() == REQUEST => writeln!(out, "{PROGRAM}: {line}"),

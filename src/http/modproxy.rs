@@ -137,9 +137,11 @@ impl Inner {
             ModFile::Latest | ModFile::Info(_) => "application/json",
             ModFile::Zip(_) => "application/zip",
         };
-        let ttl = wanted.is_mutable().then_some(self.depot.ttl);
-        let caching = Caching { content_type, private: self.is_private(&wanted.module), ttl };
         let outcome = self.get(name, wanted);
+        // what nobody has vouched for yet is not for others to keep for good
+        let may_go = wanted.is_mutable() || outcome.as_ref().is_ok_and(Found::is_unverified);
+        let ttl = may_go.then_some(self.depot.ttl);
+        let caching = Caching { content_type, private: self.is_private(&wanted.module), ttl };
         if self.depot.offline {
             let kept = outcome.as_ref().ok();
             match &wanted.file {

@@ -41,6 +41,11 @@ impl Server {
         (status, String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    pub(super) fn header(&self, path: &str, name: &str) -> String {
+        let got = agent().get(format!("{}/{path}", self.url())).call().unwrap();
+        got.headers().get(name).map(|value| value.to_str().unwrap().to_string()).unwrap_or_default()
+    }
+
     pub(super) fn status(&self, path: &str) -> u16 {
         self.get_bytes(path).0
     }
@@ -174,6 +179,23 @@ fn absences_are_remembered() {
         }
         assert_eq!(origin.count(&format!("/{name}")), 1, "{name}");
     }
+}
+
+#[test]
+fn an_upstream_s_words_show_no_secret_and_forge_no_line() {
+    let dir = TempDir::new();
+    let words = "git fetch https://bob:hunter2@git.example/x?token=hunter2: no\ngo-cache-plugin: forged\x1b[2J";
+    let origin =
+        Origin::http(move |request| answer(if request.contains("v1.0.0") { 403 } else { 404 }, "", words.as_bytes()));
+    let server = serve(&dir, &format!("http://{}", origin.host()), &["-v"]);
+    for (name, status) in [("example.com/m/@v/v1.0.0.zip", 403), ("example.com/m/@latest", 404)] {
+        let (got, text) = server.get(name);
+        assert_eq!((got, text.contains("hunter2")), (status, false), "{text}");
+        assert!(text.starts_with("git fetch https://git.example/x: no\n"), "{text}");
+    }
+    let log = server.stderr();
+    assert!(log.contains("git.example") && !log.contains("hunter2") && !log.contains('\x1b'), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("go-cache-plugin: forged")), "{log}");
 }
 
 #[test]

@@ -302,6 +302,8 @@ fn no_answer_is_no_verdict_and_what_was_served_is_checked_when_there_is_one() {
         for n in [0, 1] {
             assert_eq!((server.status(&file(n, "zip")), server.status(&file(n, "mod"))), (200, 200), "{how}");
         }
+        // others are not told to keep that for good
+        assert!(!server.header(&file(0, "zip"), "cache-control").contains("immutable"), "{how}");
         let said = server.stderr();
         assert_eq!(said.lines().filter(|line| line.contains("gives no answer")).count(), 1, "{said}");
         // in the next process it is still known, before anybody asks the database

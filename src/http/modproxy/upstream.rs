@@ -237,7 +237,7 @@ fn refusal(status: u16, body: Body, failed: &dyn Fn(u16, &dyn fmt::Display) -> F
     let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control() || *c == '\n').collect();
     let told = match text.trim() {
         "" => format!("the upstream says {status}"),
-        text => text.to_string(),
+        text => text::without_secrets(text),
     };
     match status {
         404 | 410 if text.trim().is_empty() => FetchError::Absent(status, "not found".into()),
