@@ -59,10 +59,10 @@ pub enum Origin {
 }
 
 /// A blob, open for reading from its start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Blob {
     /// Its bytes.
-    pub file: File,
+    pub file: Arc<File>,
     /// How many.
     pub len: u64,
     /// When it was last known to be right; long ago for what came from the bucket.
@@ -288,7 +288,10 @@ impl Place {
             self.damaged.tell(format_args!("{}: damaged on disk, and removed", path.display()));
             return Ok(None);
         };
-        Ok(Some((Blob { file, len: meta.len(), modified: meta.modified()?, origin: Origin::Local, note }, claim)))
+        Ok(Some((
+            Blob { file: file.into(), len: meta.len(), modified: meta.modified()?, origin: Origin::Local, note },
+            claim,
+        )))
     }
 
     fn begin(self: &Arc<Self>, digest: &str) -> io::Result<Bytes> {
@@ -362,7 +365,7 @@ impl Place {
         let label = Label::named(self.label(name));
         let (file, _) = self.keep(bytes, |temp| self.sums.persist(&self.path(digest), temp, claim, &label))?;
         let (modified, origin) = (SystemTime::UNIX_EPOCH, Origin::Bucket);
-        Ok((Blob { file, len: got, modified, origin, note: String::new() }, claim))
+        Ok((Blob { file: file.into(), len: got, modified, origin, note: String::new() }, claim))
     }
 }
 
@@ -378,7 +381,7 @@ impl Source for Place {
         }
         let key = self.key(name);
         let signature = self.signer.sign_text(self.kind.name(), &key, &claim);
-        let sent = bucket.put_signed(&key, &PutBody::File(Arc::new(blob.file), blob.len), None, signature.as_deref());
+        let sent = bucket.put_signed(&key, &PutBody::File(blob.file, blob.len), None, signature.as_deref());
         self.tally.count(if sent.is_ok() { Event::Pushed(blob.len) } else { Event::PushError });
         sent
     }
@@ -448,7 +451,7 @@ impl BlobWriter {
         if kept {
             place.tally.count(Event::Stored(claim.size));
         }
-        Ok(Blob { file, len: claim.size, modified: now, origin: Origin::Local, note: label.note })
+        Ok(Blob { file: file.into(), len: claim.size, modified: now, origin: Origin::Local, note: label.note })
     }
 }
 

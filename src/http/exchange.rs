@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 pub use tiny_http::Method;
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
@@ -72,8 +73,8 @@ pub enum Body {
     Empty,
     /// Bytes in memory.
     Bytes(Vec<u8>),
-    /// A file from its present position, and how many bytes of it.
-    File(File, u64),
+    /// A part of a file, which others may be reading: where it begins, and how many bytes it has.
+    File(Arc<File>, u64, u64),
     /// A stream; of known length, or sent chunked (HTTP/1.0: to the end of the connection). A read
     /// error breaks the connection off, so that the client sees a short answer as an error.
     Stream(Box<dyn Read + Send>, Option<u64>),
@@ -87,7 +88,7 @@ impl Body {
         match self {
             Body::Empty | Body::Takeover(_) => Some(0),
             Body::Bytes(bytes) => Some(bytes.len() as u64),
-            Body::File(_, len) => Some(*len),
+            Body::File(_, _, len) => Some(*len),
             Body::Stream(_, len) => *len,
         }
     }

@@ -198,17 +198,17 @@ impl Inner {
             }
             self.refresh(url, terms, found);
         }
-        self.hit(url, terms, found)
+        Some(self.hit(url, terms, found))
     }
 
-    fn hit(&self, url: &str, terms: &Terms, found: &Found) -> Option<(Reply, Outcome)> {
+    fn hit(&self, url: &str, terms: &Terms, found: &Found) -> (Reply, Outcome) {
         match found.outcome {
             Outcome::Memory => self.metrics.revcache.req_memory_hit.inc(),
             // the store counts those under the URL itself
             Outcome::Local if found.blob() != Some(url) => self.metrics.revcache.req_local_hit.inc(),
             _ => {}
         }
-        found.reply(url, terms, SystemTime::now()).inspect_err(|e| log::warn!("{}: {e}", hosts::shown(url))).ok()
+        found.reply(url, terms, SystemTime::now())
     }
 
     /// Makes a stale answer fresh, beside the request that it is used for.
@@ -243,9 +243,8 @@ impl Inner {
         if failed
             && let Some(old) = &old
             && old.answer.rules.serves_stale("stale-if-error", terms, SystemTime::now())
-            && let Some(stale) = self.hit(url, terms, old)
         {
-            return stale;
+            return self.hit(url, terms, old);
         }
         let forwarded = match answer {
             Ok(forwarded) => forwarded,
@@ -278,8 +277,7 @@ impl Inner {
             Ok(()) => {}
             Err(_) => self.forget_one(url, old),
         }
-        let found = Found { answer: Arc::new(answer), ..old.clone() };
-        self.hit(url, terms, &found).unwrap_or_else(|| reply::text(url, 502, "what is kept of it cannot be read"))
+        self.hit(url, terms, &Found { answer: Arc::new(answer), ..old.clone() })
     }
 }
 

@@ -54,9 +54,9 @@ pub fn widen(pipe: impl AsFd, bytes: usize) {
     let _ = rustix::pipe::fcntl_setpipe_size(pipe, bytes);
 }
 
-/// Sends at most `most` bytes from where `file` stands, and moves it on by what was sent.
-pub fn send_file(to: &TcpStream, file: &File, most: usize) -> io::Result<usize> {
-    Ok(rustix::fs::sendfile(to, file, None, most)?)
+/// Sends at most `most` bytes of `file` from `at` on.
+pub fn send_file(to: &TcpStream, file: &File, mut at: u64, most: usize) -> io::Result<usize> {
+    Ok(rustix::fs::sendfile(to, file, Some(&mut at), most)?)
 }
 
 /// A file that is in memory alone.

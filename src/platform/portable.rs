@@ -1,9 +1,10 @@
 //! Any Unix: nothing can be looked up without waiting, files are copied through memory, and accept is not woken.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -46,14 +47,11 @@ pub fn read_at_hand(_: impl AsFd, _: &mut [u8], _: u64) -> Option<usize> {
 /// Asks for a pipe of that many bytes, which only Linux grants.
 pub fn widen(_: impl AsFd, _: usize) {}
 
-/// Sends at most `most` bytes from where `file` stands, and moves it on by what was sent.
-pub fn send_file(mut to: &TcpStream, mut file: &File, most: usize) -> io::Result<usize> {
+/// Sends at most `most` bytes of `file` from `at` on.
+pub fn send_file(mut to: &TcpStream, file: &File, at: u64, most: usize) -> io::Result<usize> {
     let mut piece = vec![0; most.min(64 << 10)];
-    let read = file.read(&mut piece)?;
-    let sent = to.write(&piece[..read]);
-    let left = read - sent.as_ref().copied().unwrap_or(0);
-    file.seek(SeekFrom::Current(-(left as i64)))?;
-    sent
+    let read = file.read_at(&mut piece, at)?;
+    to.write(&piece[..read])
 }
 
 /// A file without a name in the folder for temporary files, which may lie in memory.
@@ -72,6 +70,7 @@ pub fn wake(_: impl AsFd) {}
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
@@ -86,7 +85,6 @@ mod tests {
         let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n / 7) as u8).collect();
         let mut file = memory().unwrap();
         file.write_all(&bytes).unwrap();
-        file.rewind().unwrap();
         to.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
         let reader = std::thread::spawn(move || {
             let mut got = Vec::new();
@@ -94,11 +92,10 @@ mod tests {
         });
         let mut sent = 0;
         while sent < bytes.len() {
-            match send_file(&to, &file, bytes.len() - sent) {
+            match send_file(&to, &file, sent as u64, bytes.len() - sent) {
                 Ok(n) => sent += n,
                 Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
             }
-            assert_eq!(file.stream_position().unwrap(), sent as u64);
         }
         drop(to);
         assert_eq!(reader.join().unwrap().unwrap(), bytes);

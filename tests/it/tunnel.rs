@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, StreamOwned};
 
 use crate::revproxy::Proxy;
-use crate::support::env::{Plugin, TempDir, run, scrubbed};
+use crate::support::env::{Plugin, TempDir, poll, run, scrubbed};
 use crate::support::origin::{Origin, answer, self_signed};
 use crate::web::certificate;
 
@@ -216,6 +216,40 @@ fn connect_works_inside_of_tls() {
     rest.clear();
     client.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"bye");
+    proxy.stop();
+}
+
+#[test]
+fn an_answer_stays_whole_while_it_is_made_fresh() {
+    let dir = TempDir::new();
+    let (flags, body) = (tls(&dir), (0..1_000_000).map(|n| format!("{n:08}")).collect::<String>());
+    let whole = body.clone();
+    let origin = Origin::http(move |request| {
+        if request.to_ascii_lowercase().contains("if-none-match") {
+            return b"HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=600\r\nConnection: close\r\n\r\n".to_vec();
+        }
+        answer("Cache-Control: max-age=100, stale-while-revalidate=600\nAge: 100\nETag: \"e\"", &whole)
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p.args(&flags));
+    let own = dir.join("own.pem");
+    let ask = |method: &str| {
+        let mut client = secured(TcpStream::connect(("127.0.0.1", proxy.port)).unwrap(), "localhost", &own);
+        let host = origin.host();
+        write!(client, "{method} http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        (head(&mut client), client)
+    };
+    let rest = |mut client: StreamOwned<ClientConnection, TcpStream>| {
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        got
+    };
+    assert!(rest(ask("GET").1) == body);
+    let (_, slow) = ask("GET");
+    poll("the answer to be made fresh", || {
+        let age = ask("HEAD").0.lines().find_map(|line| line.strip_prefix("age: ")?.parse::<u64>().ok())?;
+        (age < 100).then_some(())
+    });
+    assert!(rest(slow) == body, "what one client reads is moved on by another");
     proxy.stop();
 }
 

@@ -43,7 +43,7 @@ pub struct Depot {
     /// How long a mutable answer is fresh.
     pub(super) ttl: Duration,
     stale: Duration,
-    flights: Arc<Flights<String, Result<Arc<Blob>, FetchError>>>,
+    flights: Arc<Flights<String, Result<Blob, FetchError>>>,
     absent: Bounded<String, (Instant, FetchError)>,
     last_timeout: Mutex<Option<Instant>>,
     index: Mutex<Option<(Instant, Arc<Index>)>>,
@@ -79,7 +79,7 @@ pub struct Wanted<'a> {
 #[derive(Debug)]
 pub struct Found {
     /// Its bytes.
-    pub blob: Arc<Blob>,
+    pub blob: Blob,
     /// Whether it is to be renewed.
     pub lags: bool,
 }
@@ -114,20 +114,20 @@ impl Depot {
         if let Some(blob) = self.store.local(wanted.name) {
             let lags = !self.suffices(wanted, &blob, Duration::ZERO);
             if !lags || wanted.lags && !self.offline && self.suffices(wanted, &blob, self.stale) {
-                return Ok(Found { blob: Arc::new(blob), lags });
+                return Ok(Found { blob, lags });
             }
         }
         // what waits leaves room for what does not
         let place = self.metrics.waiting.take();
         let _place = place.ok_or_else(|| FetchError::Failed(503, "too many requests wait for upstreams".into()))?;
-        let blob = self.flights.once(&wanted.name.to_string(), || self.refresh(wanted).map(Arc::new))?;
+        let blob = self.flights.once(&wanted.name.to_string(), || self.refresh(wanted))?;
         Ok(Found { blob, lags: false })
     }
 
     /// Renews an answer that lags, unless somebody is at it.
     pub fn renew(&self, wanted: &Wanted<'_>) {
         if let Role::Lead(leader) = self.flights.join(&wanted.name.to_string(), Some(Duration::ZERO)) {
-            let _ = leader.land(self.refresh(wanted).map(Arc::new));
+            let _ = leader.land(self.refresh(wanted));
         }
     }
 

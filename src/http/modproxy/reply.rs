@@ -1,16 +1,14 @@
 //! What clients of the module proxy and of the sum databases are told.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::depot::Found;
 use super::upstream::FetchError;
 use super::verify::UNVERIFIED;
 use crate::http::exchange::{Body, Reply};
-use crate::store::Blob;
 
 /// What an answer is, and how long others may keep it.
 pub(super) struct Caching {
@@ -48,33 +46,12 @@ impl From<Vec<u8>> for Body {
 
 impl From<Found> for Body {
     fn from(found: Found) -> Self {
-        match Arc::try_unwrap(found.blob) {
-            Ok(blob) => Body::File(blob.file, blob.len),
-            // others are being sent the same file
-            Err(blob) => {
-                let len = blob.len;
-                Body::Stream(Box::new(Shared { blob, at: 0 }), Some(len))
-            }
-        }
+        Body::File(found.blob.file, 0, found.blob.len)
     }
 }
 
 pub(super) fn refusal(status: u16, text: impl Into<String>) -> Reply {
     Reply::text(status, text).header("Cache-Control", "no-store").header("X-Content-Type-Options", "nosniff")
-}
-
-/// A blob that several read, each from its start.
-struct Shared {
-    blob: Arc<Blob>,
-    at: u64,
-}
-
-impl Read for Shared {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.blob.file.read_at(buf, self.at)?;
-        self.at += n as u64;
-        Ok(n)
-    }
 }
 
 /// The whole file, whose size was limited as it was fetched.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use url::Url;
 
 use super::memory::Kept;
-use super::reply::{Found, Outcome};
+use super::reply::{Found, Outcome, Source};
 use super::rules::{self, Terms};
 use super::stored::{self, SLOTS};
 use super::{Inner, hosts};
@@ -18,7 +18,10 @@ impl Inner {
     pub(super) fn look_up(&self, url: &str, terms: &Terms, ask_bucket: bool) -> Option<Found> {
         if let Some(answer) = self.memory.get(url, &terms.headers) {
             match &answer.body {
-                Kept::Bytes(_) => return Some(Found { answer, file: None, outcome: Outcome::Memory }),
+                Kept::Bytes(bytes) => {
+                    let body = Source::Bytes(bytes.clone());
+                    return Some(Found { answer, body, outcome: Outcome::Memory });
+                }
                 Kept::Blob(name, id) => {
                     let found = self.store.reopen(name).and_then(|blob| self.open(name, blob, terms));
                     match found.filter(|found| matches!(&found.answer.body, Kept::Blob(_, now) if now == id)) {
@@ -63,7 +66,8 @@ impl Inner {
             .ok()?;
         let outcome = if blob.origin == Origin::Local { Outcome::Local } else { Outcome::Remote };
         let suits = rules::same_variant(&answer.variant, &terms.headers);
-        suits.then(|| Found { answer: Arc::new(answer), file: Some((Arc::new(blob.file), head, blob.len)), outcome })
+        let body = Source::File(blob.file, head, blob.len);
+        suits.then(|| Found { answer: Arc::new(answer), body, outcome })
     }
 
     /// Drops one answer.

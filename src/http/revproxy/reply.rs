@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Cursor, Seek, SeekFrom};
+use std::io::{self, Cursor};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -60,13 +60,22 @@ pub fn text(url: &str, status: u16, text: impl fmt::Display) -> (Reply, Outcome)
     tagged(url, Outcome::Uncached, reply)
 }
 
+/// A kept body, open.
+#[derive(Clone)]
+pub enum Source {
+    /// In memory.
+    Bytes(Arc<[u8]>),
+    /// In a file: where it begins there, and the length of the file.
+    File(Arc<File>, u64, u64),
+}
+
 /// A kept answer that suits a request, fresh or stale.
 #[derive(Clone)]
 pub struct Found {
     /// It.
     pub answer: Arc<Answer>,
-    /// The file that holds its body: where that begins there, and the length of the file.
-    pub file: Option<(Arc<File>, u64, u64)>,
+    /// Its body.
+    pub body: Source,
     /// Where it was.
     pub outcome: Outcome,
 }
@@ -78,14 +87,13 @@ impl Found {
     }
 
     /// The reply to a request on these terms: the body, a range of it, or that the client has it already.
-    pub fn reply(&self, url: &str, terms: &Terms, now: SystemTime) -> io::Result<(Reply, Outcome)> {
+    pub fn reply(&self, url: &str, terms: &Terms, now: SystemTime) -> (Reply, Outcome) {
         let answer = &self.answer;
         let mut headers = answer.headers.clone();
         headers.insert("age", value(answer.rules.age(now).as_secs().to_string()));
-        let len = match (&answer.body, &self.file) {
-            (Kept::Bytes(bytes), _) => bytes.len() as u64,
-            (_, Some((_, begin, end))) => end.saturating_sub(*begin),
-            (Kept::Blob(..), None) => return Err(io::Error::other("its file is gone")),
+        let len = match &self.body {
+            Source::Bytes(bytes) => bytes.len() as u64,
+            Source::File(_, begin, end) => end.saturating_sub(*begin),
         };
         let mut reply = Reply::status(answer.status);
         let mut part = 0..len;
@@ -105,23 +113,18 @@ impl Found {
             headers.insert("content-range", value(format!("bytes {told}/{}", whole.end)));
         }
         let length = part.end - part.start;
-        reply.body = match (&answer.body, &self.file) {
+        reply.body = match &self.body {
             _ if length == 0 => Body::Bytes(Vec::new()),
-            (Kept::Bytes(bytes), _) => {
+            Source::Bytes(bytes) => {
                 // shared, not copied
                 let mut from = Cursor::new(bytes.clone());
                 from.set_position(part.start);
                 Body::Stream(Box::new(io::Read::take(from, length)), Some(length))
             }
-            (_, file) => {
-                let (file, begin, _) = file.as_ref().expect("it was looked at above");
-                let mut file = file.try_clone()?;
-                file.seek(SeekFrom::Start(begin + part.start))?;
-                Body::File(file, length)
-            }
+            Source::File(file, begin, _) => Body::File(file.clone(), begin + part.start, length),
         };
         reply.proxied = Some(Box::new(headers));
-        Ok(tagged(url, self.outcome, reply))
+        tagged(url, self.outcome, reply)
     }
 }
 

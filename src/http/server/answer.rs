@@ -1,6 +1,7 @@
 //! How an answer is written, to whatever it is written to.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 
 use crate::http::exchange::{Body, Reply, head_of};
 use crate::http::socket::Stream;
@@ -39,17 +40,24 @@ pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<
         _ if no_body || framed.head_only => to.write_all(&head)?,
         Body::Empty | Body::Takeover(_) => to.write_all(&head)?,
         Body::Bytes(b) => to.write_all(&[head, b].concat())?,
-        Body::File(file, n) if n > SMALL => {
+        Body::File(file, mut at, n) if n > SMALL => {
             to.write_all(&head)?;
-            let mut left = n;
-            while left > 0 {
-                match to.send_file(&file, left)? {
+            let end = at + n;
+            while at < end {
+                match to.send_file(&file, at, end - at)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()), // shorter than it was
-                    sent => left -= sent,
+                    sent => at += sent,
                 }
             }
         }
-        Body::File(mut file, _) => copy(to, head, &mut file, length, chunked)?,
+        Body::File(file, at, n) => {
+            let mut all = head;
+            let begin = all.len();
+            all.resize(begin + n as usize, 0);
+            let read = file.read_exact_at(&mut all[begin..], at);
+            to.write_all(if read.is_ok() { &all } else { &all[..begin] })?;
+            read?;
+        }
         Body::Stream(mut stream, _) => copy(to, head, &mut stream, length, chunked)?,
     }
     to.flush()?;

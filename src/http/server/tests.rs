@@ -155,7 +155,7 @@ fn files_of_all_sizes() {
     let server = serve_with(ServerLimits::default(), move |request: Request| {
         let file = std::fs::File::open(served.join(&request.path[1..])).unwrap();
         let len = file.metadata().unwrap().len() + request.query.map_or(0, |_| 5);
-        Reply::status(200).body(Body::File(file, len))
+        Reply::status(200).body(Body::File(file.into(), 0, len))
     });
     let mut socket = connect(&server);
     for n in sizes {
@@ -276,7 +276,7 @@ fn slow_readers_do_not_hold_up_others() {
     std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
     let big = path.clone();
     let server = serve_with(ServerLimits::default(), move |request: Request| match request.path.as_str() {
-        "/big" => Reply::status(200).body(Body::File(std::fs::File::open(&big).unwrap(), 64 << 20)),
+        "/big" => Reply::status(200).body(Body::File(std::fs::File::open(&big).unwrap().into(), 0, 64 << 20)),
         _ => echo(request),
     });
     let mut slow = Vec::new();
@@ -436,7 +436,7 @@ fn readers_that_stop_are_cut_off_and_fair_ones_are_not() {
         Reply::status(200).body(match request.path.as_str() {
             "/stream" => Body::Stream(Box::new(file), None),
             "/promised" => Body::Stream(Box::new(file), Some(LEN as u64)),
-            _ => Body::File(file, LEN as u64),
+            _ => Body::File(file.into(), 0, LEN as u64),
         })
     });
     for path in ["/file", "/stream", "/promised"] {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,17 +94,16 @@ impl Stream {
         }
     }
 
-    /// Sends some of the next `len` bytes of `file` and moves the file's position past them; 0 at
-    /// the end of the file.
-    pub fn send_file(&mut self, mut file: &File, len: u64) -> io::Result<u64> {
+    /// Sends some of the `len` bytes of `file` from `at` on; 0 at the end of the file.
+    pub fn send_file(&mut self, file: &File, at: u64, len: u64) -> io::Result<u64> {
         if let Layer::Bare(socket) = &mut self.layer {
             // the pages go out uncopied: fine, for files of the cache are replaced, never changed
             let most = len.min(4 << 20) as usize;
-            let sent = socket.patient_write(|tcp| platform::send_file(tcp, file, most))?;
+            let sent = socket.patient_write(|tcp| platform::send_file(tcp, file, at, most))?;
             return Ok(sent as u64);
         }
         let mut piece = vec![0; len.min(64 << 10) as usize];
-        let n = file.read(&mut piece)?;
+        let n = file.read_at(&mut piece, at)?;
         self.write_all(&piece[..n])?;
         Ok(n as u64)
     }
