@@ -305,7 +305,8 @@ fn no_answer_is_no_verdict_and_what_was_served_is_checked_when_there_is_one() {
         // others are not told to keep that for good
         assert!(!server.header(&file(0, "zip"), "cache-control").contains("immutable"), "{how}");
         let said = server.stderr();
-        assert_eq!(said.lines().filter(|line| line.contains("gives no answer")).count(), 1, "{said}");
+        let warned = said.lines().filter(|line| line.contains("gives no answer") && !line.contains(" debug: "));
+        assert_eq!(warned.count(), 1, "{said}");
         // in the next process it is still known, before anybody asks the database
         drop(server);
         let listed = home_list(&home);
@@ -381,6 +382,38 @@ fn run_verifies_as_gosumdb_says() {
         assert_eq!(out.stderr.contains("refused: example.com/m1@v1.0.0/go.mod"), refused, "{}", out.describe());
         assert_eq!(out.status.success(), !refused, "{}", out.describe());
     }
+}
+
+#[test]
+fn nobody_can_keep_the_database_from_speaking() {
+    let scene = Scene::new();
+    let (bad, mut other) = (file(1, "zip"), Tree::new(scene.dir.dir("other")));
+    other.add("example.com/m1", "v1.0.0", &[("m.go", b"package m // changed\n")]);
+    // an upstream that proxies the database, and says nothing of what it has
+    for supported in [200, 500] {
+        let root = other.root.clone();
+        let upstream = Origin::http(move |request| {
+            let path = request.split(' ').nth(1).unwrap();
+            match fs::read(root.join(&path[1..])) {
+                _ if path.ends_with("/supported") => answer(supported, "", b""),
+                _ if path.starts_with("/sumdb/") => answer(503, "", b"later"),
+                Ok(body) => answer(200, "", &body),
+                Err(_) => answer(404, "", b""),
+            }
+        });
+        let home = TempDir::new();
+        let from = format!("--upstream=http://{}", upstream.host());
+        let sumdb = format!("--sumdb={}={}", scene.database.key, scene.database.url);
+        let server = Server::start(&home, &["--modproxy", &from, &sumdb]);
+        let (status, text) = server.get(&bad);
+        assert!(status == 502 && text.contains("refused") && !kept_files(&home).contains(&bad), "{status} {text}");
+    }
+    // that it does not speak of one module says nothing of another
+    fs::copy(other.root.join(&bad), scene.tree.root.join(&bad)).unwrap();
+    let home = TempDir::new();
+    let server = scene.serve(&home, &[]);
+    scene.between.set(|path, status, body| if path.contains("/m2@") { (503, Vec::new()) } else { (status, body) });
+    assert_eq!((server.status(&file(2, "zip")), server.status(&bad)), (200, 502));
 }
 
 #[test]

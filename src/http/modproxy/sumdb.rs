@@ -2,7 +2,8 @@
 //! listed; and what the first of them says of a module.
 //!
 //! They are fetched through the first upstream proxy that says it supports them, as `go` does it,
-//! else from the database itself.
+//! else, or where that fails, from the database itself: who hands out modules must not be able to keep it
+//! from speaking of them.
 //!
 //! Invariants: nothing is kept or served that is not part of a tree whose head the database has signed:
 //! a record is the leaf that its number says, a tile is what its parent says, the last ones are what the
@@ -418,7 +419,12 @@ impl Database {
             return Err(FetchError::Absent(404, why));
         }
         let route = self.known_route().map_or_else(|| self.find_route(depot), Ok)?;
-        depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE)
+        match depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE) {
+            Err(FetchError::Failed(..)) if !route.1.is_empty() && !depot.upstreams.ends_with_off() => {
+                depot.ask(&self.direct, path, limit, PATIENCE)
+            }
+            asked => asked,
+        }
     }
 
     /// Who signs a tree has its tiles and heads.
@@ -454,7 +460,7 @@ impl Database {
         });
         let route = match asked {
             Ok(route) => route,
-            Err(e @ FetchError::Absent(..)) if !depot.upstreams.ends_with_off() => {
+            Err(e) if !depot.upstreams.ends_with_off() => {
                 let note = depot.ask(&self.direct, "latest", MAX_NOTE, PATIENCE).map_err(|e| match e {
                     // it is none, or another's
                     FetchError::Absent(_, why) => FetchError::Failed(502, why),

@@ -22,8 +22,10 @@ use crate::repeat::Repeat;
 
 /// What is noted of a module that nobody has vouched for yet.
 pub(crate) const UNVERIFIED: &str = "unverified";
-/// For so long a database that gave no answer is not asked by those who wait for it.
+/// For so long a database that gave no answer is not asked by those who wait for it,
 const DOWN: Duration = Duration::from_secs(60);
+/// unless it took no longer than this to give none: that may be so of one module alone.
+const QUICK: Duration = Duration::from_secs(5);
 /// It is tried again after this, then after twice as long, and so on to the second.
 const TRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
 /// Refusals that are remembered as told.
@@ -122,7 +124,7 @@ impl Inner {
         if !patient && self.verifier.is_down() {
             return Ok(UNVERIFIED);
         }
-        let (module, name) = (&wanted.module, &database.name);
+        let (module, name, begun) = (&wanted.module, &database.name, Instant::now());
         match database.hash(&self.depot, module, version, what) {
             Ok(right) => {
                 self.verifier.set_down(false);
@@ -143,7 +145,7 @@ impl Inner {
             )),
             Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.offline => Ok(UNVERIFIED),
             Err(FetchError::Absent(_, why) | FetchError::Failed(_, why)) => {
-                self.verifier.set_down(true);
+                self.verifier.set_down(begun.elapsed() > QUICK);
                 let silent = &self.verifier.silent;
                 silent.tell(format_args!(
                     "the sum database {name} gives no answer ({why}): modules are kept unverified until it does"
