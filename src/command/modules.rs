@@ -12,7 +12,7 @@ use super::{Progress, modarchive, web};
 use crate::config::{ModAction, ModConfig};
 use crate::error::{Error, Exit};
 use crate::http::modproxy::path::{self, ModPath, escape, is_canonical};
-use crate::http::modproxy::{ModProxy, UNVERIFIED};
+use crate::http::modproxy::{ModProxy, UNVERIFIED, version_in};
 use crate::pool;
 use crate::text;
 
@@ -116,12 +116,6 @@ pub(super) fn unsure(files: u64) -> String {
 
 fn text_of(proxy: &ModProxy, name: &str) -> Result<String, String> {
     proxy.obtain(name)?.text()
-}
-
-fn version_in(info: &str) -> Result<String, String> {
-    let info: serde_json::Value = serde_json::from_str(info).map_err(|e| e.to_string())?;
-    let version = info["Version"].as_str().filter(|version| is_canonical(version));
-    version.map(str::to_string).ok_or_else(|| "its version is none".to_string())
 }
 
 /// What could not be had, by module: the first reason of each.

@@ -242,14 +242,17 @@ struct Info {
     version: String,
 }
 
-/// A JSON object with a canonical version, the one asked for if one was.
+/// The canonical version in a `.info`.
+pub(crate) fn version_in(info: &str) -> Result<String, String> {
+    let info: Info = serde_json::from_str(info).map_err(|e| format!("not the JSON that go expects: {e}"))?;
+    if path::is_canonical(&info.version) { Ok(info.version) } else { Err(format!("{:?} is no version", info.version)) }
+}
+
+/// A `.info` of the version asked for, if one was.
 fn check_info(file: &File, asked: Option<&String>) -> Result<(), String> {
-    let info: Info = serde_json::from_str(&text(file)?).map_err(|e| format!("not the JSON that go expects: {e}"))?;
-    if !path::is_canonical(&info.version) {
-        return Err(format!("{:?} is no version", info.version));
-    }
+    let version = version_in(&text(file)?)?;
     match asked {
-        Some(asked) if *asked != info.version => Err(format!("it is for version {}", info.version)),
+        Some(asked) if *asked != version => Err(format!("it is for version {version}")),
         _ => Ok(()),
     }
 }

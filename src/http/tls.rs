@@ -19,12 +19,11 @@ mod install;
 pub use identity::Identity;
 pub use install::{Installed, system_bundle};
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -38,7 +37,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use self::identity::server_config;
-use crate::atomic::{self, TEMP_PREFIX};
+use crate::atomic::{self, TempFile};
 use crate::bounded::Bounded;
 use crate::config::AuthorityConfig;
 
@@ -257,22 +256,14 @@ fn load_key(mut file: File) -> io::Result<KeyPair> {
 
 /// Makes a key file, or loads the one that another process makes at the same moment.
 fn make_key(path: &Path) -> io::Result<KeyPair> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     let key = KeyPair::generate().map_err(io::Error::other)?;
-    // containers that share the directory may share our process id, but hardly the moment
-    let moment = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temp = path.with_file_name(format!("{TEMP_PREFIX}ca-key-{}-{moment}-{number}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp)?;
-    let written = file.write_all(key.serialize_pem().as_bytes()).and_then(|()| file.sync_all());
-    // unlike a rename, a link never replaces a key that certificates were signed with
-    let linked = written.and_then(|()| fs::hard_link(&temp, path));
-    let _ = fs::remove_file(&temp);
-    match linked {
-        Ok(()) => Ok(key),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => load_key(File::open(path)?),
-        Err(e) => Err(e),
-    }
+    let mut temp = TempFile::create(path.parent().expect("it is joined"))?;
+    // before there is something in it
+    temp.file().set_permissions(Permissions::from_mode(0o600))?;
+    temp.file().write_all(key.serialize_pem().as_bytes())?;
+    temp.file().sync_all()?;
+    // unlike a rename, this never replaces a key that certificates were signed with
+    if temp.persist_new(path)? { Ok(key) } else { load_key(File::open(path)?) }
 }
 
 fn at(path: &Path, e: io::Error) -> io::Error {

@@ -4,6 +4,10 @@
 
 use std::cmp::Ordering;
 
+use semver::Version;
+
+use crate::text::percent_decode;
+
 /// A request, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModPath {
@@ -94,28 +98,10 @@ impl ModPath {
 /// Decodes `%xx` in a URL path that can only stand for names of the protocol: every byte is
 /// visible ASCII afterwards, and none is a separator that the URL hid.
 pub fn decode(path: &str) -> Option<String> {
-    let mut out = String::with_capacity(path.len());
-    let mut bytes = path.bytes();
-    while let Some(b) = bytes.next() {
-        let decoded = match b {
-            b'%' => {
-                let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
-                let b = (digit(bytes.next())? * 16 + digit(bytes.next())?) as u8;
-                if matches!(b, b'/' | b'\\') {
-                    return None;
-                }
-                b
-            }
-            b'\\' => return None,
-            b => b,
-        };
-        // a version query may hold a space
-        if !decoded.is_ascii_graphic() && decoded != b' ' {
-            return None;
-        }
-        out.push(decoded as char);
-    }
-    Some(out)
+    let hidden = |at: usize| path.get(at + 1..at + 3).is_some_and(|hex| matches!(hex, "2F" | "2f"));
+    // a version query may hold a space
+    let fine = |decoded: &String| decoded.bytes().all(|b| b == b' ' || b.is_ascii_graphic() && b != b'\\');
+    percent_decode(path).filter(|decoded| fine(decoded) && !path.match_indices('%').any(|(at, _)| hidden(at)))
 }
 
 /// Encodes a decoded path for a URL as `go` does, so that no byte of a name means anything there.
@@ -245,26 +231,15 @@ pub fn check_version(version: &str) -> Result<(), &'static str> {
     if version.contains('!') { Err("invalid character") } else { Ok(()) }
 }
 
-/// Whether `version` is a canonical semantic version: `v1.2.3`, with a pre-release perhaps, and no
-/// build but `+incompatible`. Such a version never changes.
+/// A canonical semantic version: `v1.2.3`, with a pre-release perhaps, and no build but `+incompatible`.
+fn canonical(version: &str) -> Option<Version> {
+    let version = Version::parse(version.strip_prefix('v')?).ok()?;
+    matches!(version.build.as_str(), "" | "incompatible").then_some(version)
+}
+
+/// Whether `version` is a canonical semantic version. Such a version never changes.
 pub fn is_canonical(version: &str) -> bool {
-    let Some(rest) = version.strip_prefix('v') else { return false };
-    let rest = match rest.split_once('+') {
-        Some((rest, "incompatible")) => rest,
-        Some(_) => return false,
-        None => rest,
-    };
-    let (core, pre) = match rest.split_once('-') {
-        Some((core, pre)) => (core, Some(pre)),
-        None => (rest, None),
-    };
-    let number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && (n == "0" || !n.starts_with('0'));
-    let identifier = |i: &str| {
-        !i.is_empty()
-            && i.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && (number(i) || !i.bytes().all(|b| b.is_ascii_digit()))
-    };
-    core.split('.').count() == 3 && core.split('.').all(number) && pre.is_none_or(|p| p.split('.').all(identifier))
+    canonical(version).is_some()
 }
 
 /// Whether a canonical version stands for a commit without a tag: its pre-release ends with the commit's
@@ -284,31 +259,9 @@ pub fn latest<'a>(versions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     versions.max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| compare(a, b)))
 }
 
-/// `semver.Compare` of canonical versions.
+/// The order of canonical versions; others come before all.
 pub fn compare(a: &str, b: &str) -> Ordering {
-    let parts = |v: &'_ str| -> (Vec<String>, Option<String>) {
-        let v = v.trim_start_matches('v').split('+').next().unwrap_or_default();
-        let (core, pre) = v.split_once('-').map_or((v, None), |(core, pre)| (core, Some(pre)));
-        (core.split('.').map(str::to_string).collect(), pre.map(str::to_string))
-    };
-    let number = |a: &str, b: &str| a.len().cmp(&b.len()).then_with(|| a.cmp(b));
-    let is_number = |i: &str| i.bytes().all(|b| b.is_ascii_digit());
-    let identifier = |(a, b): (&str, &str)| match (is_number(a), is_number(b)) {
-        (true, true) => number(a, b),
-        (false, false) => a.cmp(b),
-        (true, false) => Ordering::Less,
-        (false, true) => Ordering::Greater,
-    };
-    let ((a, a_pre), (b, b_pre)) = (parts(a), parts(b));
-    let core = a.iter().zip(&b).map(|(a, b)| number(a, b)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal);
-    core.then_with(|| match (a_pre, b_pre) {
-        (Some(a), Some(b)) => {
-            let first = a.split('.').zip(b.split('.')).map(identifier).find(|o| o.is_ne());
-            first.unwrap_or_else(|| a.split('.').count().cmp(&b.split('.').count()))
-        }
-        // a release is more than what came before it
-        (a, b) => b.is_some().cmp(&a.is_some()),
-    })
+    canonical(a).cmp(&canonical(b))
 }
 
 /// `module.MatchPrefixPatterns`: whether one of the comma-separated `globs` matches `path` or the
