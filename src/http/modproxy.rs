@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use self::depot::{Depot, Found, Wanted};
-use self::path::{ModFile, ModPath, compare, is_pseudo};
+use self::path::{ModFile, ModPath, is_pseudo};
 pub use self::probe::probe;
 use self::reply::{Caching, refusal, reply, text};
 use self::sumdb::SumDb;
@@ -32,7 +32,7 @@ use self::upstream::{FetchError, Upstreams};
 pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
 use super::auth::Access;
-use super::exchange::{Handler, Method, Reply, Request};
+use super::exchange::{Body, Handler, Method, Reply, Request};
 use crate::config::ModProxyConfig;
 use crate::id::OutputId;
 use crate::metrics::Metrics;
@@ -147,7 +147,7 @@ impl Inner {
             match &wanted.file {
                 ModFile::List => {
                     let list = self.list(wanted, kept.and_then(|found| found.text().ok()));
-                    return reply(list.ok_or_else(|| outcome.expect_err("else there is a list")), caching);
+                    return reply(list.map_or_else(|| outcome.map(Body::from), |list| Ok(list.into())), caching);
                 }
                 ModFile::Latest if kept.is_none() => {
                     let latest =
@@ -210,7 +210,7 @@ impl Inner {
         }
         versions.retain(|version| !is_pseudo(version));
         versions.extend(kept.unwrap_or_default().lines().map(str::to_string));
-        versions.sort_by(|a, b| compare(a, b).then_with(|| a.cmp(b)));
+        versions.sort_by_cached_key(|version| (path::canonical(version), version.clone()));
         versions.dedup();
         Some(versions.iter().map(|version| format!("{version}\n")).collect::<String>().into_bytes())
     }

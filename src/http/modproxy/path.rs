@@ -232,7 +232,7 @@ pub fn check_version(version: &str) -> Result<(), &'static str> {
 }
 
 /// A canonical semantic version: `v1.2.3`, with a pre-release perhaps, and no build but `+incompatible`.
-fn canonical(version: &str) -> Option<Version> {
+pub fn canonical(version: &str) -> Option<Version> {
     let version = Version::parse(version.strip_prefix('v')?).ok()?;
     matches!(version.build.as_str(), "" | "incompatible").then_some(version)
 }
@@ -271,33 +271,31 @@ pub fn matches_prefix(globs: &str, path: &str) -> bool {
         let depth = glob.matches('/').count();
         let mut slashes = path.match_indices('/').map(|(at, _)| at);
         match slashes.nth(depth) {
-            Some(end) => matches_glob(glob.as_bytes(), &path.as_bytes()[..end]),
-            None => path.matches('/').count() == depth && matches_glob(glob.as_bytes(), path.as_bytes()),
+            Some(end) => matches_glob(glob.as_bytes(), &path.as_bytes()[..end]) == Some(true),
+            None => path.matches('/').count() == depth && matches_glob(glob.as_bytes(), path.as_bytes()) == Some(true),
         }
     })
 }
 
 /// `path.Match` for ASCII: `*` and `?` do not match a slash, `[a-z]` and `[^a-z]` are classes, a
-/// backslash quotes. A malformed pattern matches nothing.
-fn matches_glob(glob: &[u8], text: &[u8]) -> bool {
-    match glob {
-        [] => text.is_empty(),
+/// backslash quotes. A malformed pattern matches nothing. `None` where it would not match either if a star
+/// before it stood for more, which keeps a path made for it from costing time without end.
+fn matches_glob(glob: &[u8], text: &[u8]) -> Option<bool> {
+    let (fits, rest) = match glob {
+        [] => return Some(text.is_empty()),
         [b'*', rest @ ..] => {
             let reach = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
-            (0..=reach).any(|n| matches_glob(rest, &text[n..]))
+            let mut tried = (0..=reach).map(|n| matches_glob(rest, &text[n..]));
+            return tried.find(|found| *found != Some(false)).flatten();
         }
-        [b'?', rest @ ..] => matches!(text, [b, after @ ..] if *b != b'/' && matches_glob(rest, after)),
+        [b'?', rest @ ..] => (text.first().is_some_and(|b| *b != b'/'), rest),
         [b'[', rest @ ..] => {
-            let [b, after @ ..] = text else { return false };
-            match class(rest, *b) {
-                Some((true, rest)) => *b != b'/' && matches_glob(rest, after),
-                _ => false,
-            }
+            let (found, rest) = class(rest, *text.first()?)?;
+            (found && text[0] != b'/', rest)
         }
-        [b'\\', c, rest @ ..] | [c, rest @ ..] => {
-            matches!(text, [b, after @ ..] if b == c && matches_glob(rest, after))
-        }
-    }
+        [b'\\', c, rest @ ..] | [c, rest @ ..] => (text.first() == Some(c), rest),
+    };
+    if fits { matches_glob(rest, &text[1..]) } else { Some(false) }
 }
 
 /// Whether `b` is in the class that `glob` begins with (after its bracket), and what follows it.
@@ -458,5 +456,9 @@ mod tests {
         }
         assert!(matches_prefix("a.b/[x-z]?", "a.b/yy/z") && !matches_prefix("a.b/[^x-z]", "a.b/y"));
         assert!(!matches_prefix("", "a.b/c") && !matches_prefix("a.b/[", "a.b/["));
+        // a path that is made for it costs no time to speak of
+        let long = format!("{}x", "a.".repeat(4000));
+        assert!(!matches_prefix("*a*a*a*a*a*a*b", &long) && matches_prefix("*a*a*a*a*[x]", &long));
+        assert!(matches_prefix("*a?b*/c*d", "xaabab/cd") && !matches_prefix("*a?b*/c*d", "xaabab/cx/d"));
     }
 }

@@ -79,7 +79,7 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<String, String>
         if !seen.insert(hash.finish()) {
             return Err(format!("{name:?} is there twice"));
         }
-        unpacked += size;
+        unpacked = size.saturating_add(unpacked);
         if unpacked > MAX_ZIP {
             return Err("unpacks to more than the 500 MiB that go allows".into());
         }
@@ -211,6 +211,34 @@ mod tests {
             flipped[at] ^= 0x10;
             assert!(verdict(&flipped).is_err(), "flipped at {at}");
         }
+    }
+
+    /// The directory of a zip of empty files that claim to have these sizes, and its end.
+    fn claims(sizes: &[u64]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (n, size) in sizes.iter().enumerate() {
+            let name = format!("example.com/M@v1.0.0/{n}");
+            bytes.extend(b"PK\x01\x02\x2d\0\x2d\0\0\0\0\0");
+            bytes.extend([0; 8]); // time, date, checksum
+            bytes.extend([0u32, u32::MAX].map(u32::to_le_bytes).concat());
+            bytes.extend([name.len() as u16, 12, 0, 0, 0].map(u16::to_le_bytes).concat());
+            bytes.extend([0; 8]); // attributes, place
+            bytes.extend(name.as_bytes());
+            bytes.extend([&[1, 0, 8, 0], &size.to_le_bytes()[..]].concat());
+        }
+        let (count, len) = ((sizes.len() as u16).to_le_bytes(), (bytes.len() as u32).to_le_bytes());
+        bytes.extend([b"PK\x05\x06\0\0\0\0", &count[..], &count, &len, &[0; 4], &[0; 2]].concat());
+        bytes
+    }
+
+    #[test]
+    fn sizes_do_not_wrap_around() {
+        for sizes in [&[MAX_ZIP + 1][..], &[u64::MAX], &[0, u64::MAX], &[1, u64::MAX]] {
+            // what is there before is read first
+            let why = verdict(&claims(sizes)).unwrap_err();
+            assert!(why.contains("500 MiB") || why.contains("/0\" is damaged"), "{sizes:?}: {why}");
+        }
+        assert!(verdict(&claims(&[u64::MAX])).unwrap_err().contains("500 MiB"));
     }
 
     #[test]
