@@ -13,7 +13,7 @@ mod slots;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
 use ureq::{Body, Proxy};
@@ -24,6 +24,7 @@ use super::path;
 use crate::client::{self, Client};
 use crate::config::UpstreamUrl;
 use crate::http::resume::{Part, Resumed, Whole};
+use crate::http::socket::FLOOR;
 use crate::text;
 
 /// Bytes of an upstream's error text that are passed on.
@@ -166,7 +167,7 @@ impl Fetcher {
                 Err(e) => return Err(failed(502, &e)),
             },
         };
-        copy(&mut file, ask.limit, to, &failed).map(|len| Got::Body(len, String::new()))
+        copy(&mut file, ask, to, &failed).map(|len| Got::Body(len, String::new()))
     }
 
     /// As [`Self::get`], of a server, where what broke off goes on.
@@ -224,7 +225,7 @@ impl Fetcher {
         // a zip is checked by itself; of others a part has to be known for one of the same whole
         let may = whole.len.is_some() && (!whole.validator().is_empty() || ask.path.ends_with(".zip"));
         let mut body = Resumed::new(Box::new(body.into_reader()), whole, may, again);
-        copy(&mut body, ask.limit, to, failed).map(|len| Got::Body(len, note))
+        copy(&mut body, ask, to, failed).map(|len| Got::Body(len, note))
     }
 }
 
@@ -251,14 +252,15 @@ fn refusal(status: u16, body: Body, failed: &dyn Fn(u16, &dyn fmt::Display) -> F
     }
 }
 
-/// Copies all, at most `limit` bytes, and tells reading from writing trouble: the latter is ours.
+/// Copies all of what was asked for, as long as that is no more than it may be and comes faster than it would
+/// from who means to hold up all that want it; tells reading from writing trouble: the latter is ours.
 fn copy(
     from: &mut dyn Read,
-    limit: u64,
+    ask: &Ask<'_>,
     to: &mut dyn Write,
     failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError,
 ) -> Result<u64, FetchError> {
-    let (mut piece, mut got) = (vec![0; 64 << 10], 0);
+    let (begun, mut piece, mut got) = (Instant::now(), vec![0; 64 << 10], 0);
     loop {
         let n = match from.read(&mut piece) {
             Ok(0) => return Ok(got),
@@ -267,8 +269,11 @@ fn copy(
             Err(e) => return Err(failed(502, &e)),
         };
         got += n as u64;
-        if got > limit {
-            return Err(failed(502, &format!("more than {}", text::bytes(limit))));
+        if got > ask.limit {
+            return Err(failed(502, &format!("more than {}", text::bytes(ask.limit))));
+        }
+        if begun.elapsed() > ask.patience + Duration::from_secs(got / FLOOR) {
+            return Err(failed(504, &format!("slower than {} a second", text::bytes(FLOOR))));
         }
         to.write_all(&piece[..n]).map_err(|e| failed(500, &format!("cannot be stored: {e}")))?;
     }

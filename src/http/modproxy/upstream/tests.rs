@@ -70,3 +70,19 @@ fn credentials_stay_out_of_names() {
     assert_eq!(auth[3], ("http://c.example".into(), None));
     assert!(!format!("{} {}", upstreams.entries[0].0, upstreams.entries[1].0).contains("pa"));
 }
+
+#[test]
+fn who_drips_is_given_up() {
+    struct Drip;
+    impl Read for Drip {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            buf[0] = b'x';
+            Ok(1)
+        }
+    }
+    let ask = Ask { path: "x", limit: 1 << 20, known: "", patience: Duration::ZERO, beside: &|_, _| {} };
+    let failed = |status, why: &dyn fmt::Display| FetchError::Failed(status, why.to_string());
+    let slow = copy(&mut Drip, &ask, &mut io::sink(), &failed);
+    assert_eq!(slow, Err(FetchError::Failed(504, "slower than 1.0 KiB a second".into())));
+    assert_eq!(copy(&mut io::repeat(b'x').take(100_000), &ask, &mut io::sink(), &failed), Ok(100_000));
+}
