@@ -138,8 +138,9 @@ impl Inner {
             ModFile::Zip(_) => "application/zip",
         };
         let outcome = self.get(name, wanted);
-        // what nobody has vouched for yet is not for others to keep for good
-        let may_go = wanted.is_mutable() || outcome.as_ref().is_ok_and(Found::is_unverified);
+        // what the sum database has yet to vouch for is not for others to keep for good
+        let unsure = self.judge(&wanted.module).is_some() && outcome.as_ref().is_ok_and(Found::is_unverified);
+        let may_go = wanted.is_mutable() || unsure;
         let ttl = may_go.then_some(self.depot.ttl);
         let caching = Caching { content_type, private: self.is_private(&wanted.module), ttl };
         if self.depot.offline {

@@ -8,7 +8,7 @@
 //!
 //! What a stored file says is not trusted: what is no header, or not for a client, is left out.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::memory::{Answer, Kept};
@@ -18,7 +18,7 @@ use crate::id::OutputId;
 use crate::sign::nanos;
 
 /// A head of more bytes is damaged.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEAD: u64 = 64 << 10;
 /// What the names of lines begin with that are no headers.
 const OURS: &str = "x-go-cache-plugin-";
 const STATUS: &str = "x-go-cache-plugin-status";
@@ -111,25 +111,14 @@ pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)>
 
 /// The bytes up to the first empty line, that included.
 fn read_head(from: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let (mut head, mut scanned, mut line) = (Vec::new(), 0, 0);
+    let (mut head, mut from) = (Vec::new(), BufReader::with_capacity(1024, from.take(MAX_HEAD)));
     loop {
-        while let Some(n) = head[scanned..].iter().position(|&b| b == b'\n') {
-            scanned += n + 1;
-            if matches!(&head[line..scanned], b"\n" | b"\r\n") {
-                head.truncate(scanned);
-                return Ok(head);
-            }
-            line = scanned;
-        }
-        scanned = head.len();
-        if head.len() >= MAX_HEAD {
+        let line = head.len();
+        if from.read_until(b'\n', &mut head)? == 0 {
             return Err(damaged("its head does not end"));
         }
-        head.resize(scanned + 1024, 0);
-        let n = from.read(&mut head[scanned..])?;
-        head.truncate(scanned + n);
-        if n == 0 {
-            return Err(damaged("it has no head"));
+        if matches!(&head[line..], b"\n" | b"\r\n") {
+            return Ok(head);
         }
     }
 }
