@@ -14,7 +14,7 @@ use super::id::OutputId;
 
 /// Larger outputs are in no pack. Of Go's outputs 8 in 10 are smaller, but only 7 % of the bytes: so little is
 /// written twice, and few are asked for one by one.
-pub const SMALL: usize = 128 << 10;
+pub const SMALL: usize = 160 << 10;
 /// Bytes of a frame unpacked, at most.
 pub const FRAME: usize = 256 << 10;
 /// Bytes of a frame as it is stored, at most.

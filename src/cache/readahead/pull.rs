@@ -39,7 +39,7 @@ impl Readahead {
                 }
                 Phase::Idle | Phase::Loading => {}
             }
-            drop(self.shared.landed.wait_timeout(state, TELL).expect("no holder panics"));
+            drop(self.shared.landed(0).wait_timeout(state, TELL).expect("no holder panics"));
         };
         let (entries, fetcher) = (&listed.manifest.entries, &self.shared.fetcher);
         let actions = || entries.iter().filter_map(|e| Some((ActionId::new(&e.action)?, e)));
