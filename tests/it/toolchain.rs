@@ -130,7 +130,7 @@ fn a_second_machine_compiles_nothing_single_layout() {
 
 #[test]
 fn a_second_machine_compiles_nothing_classic_layout() {
-    second_machine(go::newest(), "classic", "std");
+    second_machine(go::newest(), "classic", "net/http");
 }
 
 #[test]
