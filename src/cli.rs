@@ -246,7 +246,7 @@ mod tests {
                 assert_eq!(bucket.as_str(), "some");
                 assert_eq!(region, Some("eu-west-1".parse().unwrap()));
                 assert_eq!(endpoint, Some("http://127.0.0.1:9000".parse().unwrap()));
-                assert!(path_style);
+                assert_eq!(path_style, Some(true));
                 assert_eq!(
                     aws.vars.keys().collect::<Vec<_>>(),
                     ["AWS_PROFILE", "AWS_REGION", "HOME", "HTTPS_PROXY", "SSL_CERT_FILE", "http_proxy"]

@@ -341,9 +341,9 @@ pub enum BucketLocation {
         /// A custom endpoint. Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else that of the AWS
         /// profile, else AWS.
         endpoint: Option<Endpoint>,
-        /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: as the endpoint's host tells, else
-        /// false.
-        path_style: bool,
+        /// `endpoint/bucket/key` rather than `bucket.endpoint/key`. Default: as the AWS profile says, else as the
+        /// endpoint's host tells, else false.
+        path_style: Option<bool>,
         /// AWS_PROFILE and the files' paths as found in the environment.
         aws: AwsEnv,
     },

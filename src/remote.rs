@@ -15,7 +15,7 @@ pub use bucket::{Bucket, BucketPolicy};
 pub use dir::Dir;
 pub use error::RemoteError;
 pub use memory::Memory;
-pub use s3::S3;
+pub use s3::{S3, Site};
 
 use std::fs::File;
 use std::io::{self, Read};

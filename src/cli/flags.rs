@@ -161,6 +161,11 @@ impl Flag {
         self.section == Section::Bucket && !matches!(self.name, "bucket" | "scope" | "close-timeout")
     }
 
+    /// Whether it says nothing of a bucket that is a directory.
+    pub(super) fn is_of_s3(&self) -> bool {
+        matches!(self.name, "region" | "s3-endpoint-url" | "s3-path-style")
+    }
+
     /// Whether `given`, its value, asks for something.
     pub(super) fn asks(&self, given: &Given) -> bool {
         let off = self.value.is_none() && super::value::boolean(&given.text) == Some(false);
@@ -297,7 +302,7 @@ flags! {
         "region of the bucket";
     endpoint: "s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", Some("URL"), "AWS", Bucket, ALL,
         "endpoint of an S3-compatible service";
-    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "as the endpoint's host tells", Bucket, ALL,
+    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "as the AWS profile says, else as the endpoint's host tells", Bucket, ALL,
         "address the bucket in the path, not in the host name";
     prefix: "prefix", "GOCACHE_KEY_PREFIX", Some("PREFIX"), "none", Bucket, ALL,
         "prefix of every key in the bucket";

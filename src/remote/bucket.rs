@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::guard::{Guard, Kind, Side};
 use super::memory::Memory;
-use super::{Dir, Head, Object, ObjectInfo, PutBody, Remote, RemoteError, S3};
+use super::{Dir, Head, Object, ObjectInfo, PutBody, Remote, RemoteError, S3, Site};
 use crate::atomic::process_token;
 use crate::config::{BucketConfig, BucketLocation, KeyPrefix};
 use crate::metrics::Metrics;
@@ -54,7 +54,8 @@ impl Bucket {
     pub fn open(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Path>) -> Result<Bucket, RemoteError> {
         let (remote, key_id): (Box<dyn Remote>, _) = match &config.location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
-                let s3 = S3::new(bucket, region.as_ref(), endpoint.as_ref(), *path_style, aws, metrics.clone())?;
+                let site = Site::find(endpoint.as_ref(), region.as_ref(), *path_style, aws)?;
+                let s3 = S3::new(bucket, &site, aws, metrics.clone())?;
                 (Box::new(s3), aws.var("AWS_ACCESS_KEY_ID").or(aws.var("AWS_PROFILE")).unwrap_or_default())
             }
             BucketLocation::Dir(root) => (Box::new(Dir::new(root)?), ""),

@@ -2,7 +2,7 @@
 //!
 //! This file and those below it are the only ones that name rust-s3. Nothing is looked up or
 //! requested before the first request: credentials and, where it is not given, the region are
-//! found then; only the profile is read before, for where the bucket is.
+//! found then; only the profile is read before ([`Site::find`]), for where the bucket is.
 
 mod address;
 mod answer;
@@ -29,11 +29,12 @@ use self::address::{Address, Place};
 use self::answer::{Failed, absent, absent_text, header, is_genuine, is_page};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
+pub use self::profile::Site;
 use self::sign::{EMPTY_SHA256, SIGNATURE, Scope, sign};
 use self::transport::{Answer, Limits, Options, Transport};
 use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::client::proxy_for;
-use crate::config::{AwsEnv, BucketName, Endpoint, Region, Vendor};
+use crate::config::{AwsEnv, BucketName};
 use crate::id::Hashing;
 use crate::metrics::Metrics;
 
@@ -81,28 +82,16 @@ impl<'a> Op<'a> {
 }
 
 impl S3 {
-    /// A bucket named `bucket`; without `endpoint` the profile may name one; without `region` the profile
-    /// and at last the bucket itself tell it, on first use. No I/O but to read the profile. `metrics`
-    /// counts connections.
-    pub fn new(
-        bucket: &BucketName,
-        region: Option<&Region>,
-        endpoint: Option<&Endpoint>,
-        path_style: bool,
-        env: &AwsEnv,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, RemoteError> {
-        let of_profile = if endpoint.is_none() { profile::endpoint(env).map_err(RemoteError::Config)? } else { None };
-        let endpoint = endpoint.or(of_profile.as_ref());
-        let known = of_profile.as_ref().and_then(Vendor::of);
-        let region = region.or_else(|| known.as_ref()?.region.as_ref());
-        let path_style = path_style || known.as_ref().is_some_and(|known| known.path_style);
-        let address = Address::new(bucket, endpoint, path_style);
-        let place = region.map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
+    /// A bucket named `bucket`; without a region the profile and at last the bucket itself tell it, on first
+    /// use. No I/O. `metrics` counts connections.
+    pub fn new(bucket: &BucketName, site: &Site, env: &AwsEnv, metrics: Arc<Metrics>) -> Result<Self, RemoteError> {
+        let Site { endpoint, region, path_style } = site;
+        let address = Address::new(bucket, endpoint.as_ref(), *path_style);
+        let place = region.as_ref().map(|r| address.place(r)).transpose().map_err(RemoteError::Config)?;
         let whereabouts = match (endpoint, region) {
             (Some(url), Some(region)) => format!("{url} ({region})"),
             (Some(url), None) => url.to_string(),
-            (None, region) => format!("AWS ({})", region.map_or("region not given", |r| r.as_str())),
+            (None, region) => format!("AWS ({})", region.as_ref().map_or("region not given", |r| r.as_str())),
         };
         let proxy = proxy_for(env, address.is_https()).map_err(RemoteError::Config)?;
         let options = Options { limits: Limits::BUCKET, proxy, ca_file: providers::ca_file(env) };
@@ -409,6 +398,7 @@ mod tests {
         // nothing listens there, and it is not asked
         let endpoint = "http://127.0.0.1:1".parse().unwrap();
         let name = "some".parse().unwrap();
-        assert!(S3::new(&name, None, Some(&endpoint), false, &AwsEnv::default(), Arc::default()).is_ok());
+        let site = Site { endpoint: Some(endpoint), ..Site::default() };
+        assert!(S3::new(&name, &site, &AwsEnv::default(), Arc::default()).is_ok());
     }
 }

@@ -274,6 +274,22 @@ fn the_endpoint_of_the_profile_is_used() {
     let plugin = profile("default", dead);
     shown(plugin(), 1);
     shown(plugin().args(["--s3-endpoint-url", &server.endpoint]), 0);
+    // how the bucket is addressed there, too
+    for (style, flag, want) in [
+        ("path", "--s3-path-style", "the path"),
+        ("path", "-v=false", "the path"),
+        ("path", "--s3-path-style=false", "the host name"),
+        ("virtual", "-v=false", "the host name"),
+        ("virtual", "--s3-path-style", "the path"),
+        ("auto", "-v=false", "the path"),
+    ] {
+        // which is known to want the path, unless it is told
+        let text = format!("endpoint_url = http://storage.googleapis.com\ns3 =\n  addressing_style = {style}");
+        let plugin = profile("default", &text)().env("HTTP_PROXY", "http://127.0.0.1:1").args(["doctor", flag]);
+        let out = plugin.env("GOCACHE_S3_PATH_STYLE", "").output().code(1);
+        let want = format!("signed for auto (--region), the bucket in {want} (--s3-path-style)\n");
+        assert!(out.stdout.contains(&want), "{style} {flag}{}", out.describe());
+    }
     let out = profile("profile p", "endpoint_url = h:1")().output().code(1);
     let want = "go-cache-plugin: bucket: AWS profile \"p\": endpoint_url \"h:1\": not an endpoint";
     assert!(out.stderr.starts_with(want) && out.stderr.lines().count() == 1, "{}", out.describe());

@@ -61,6 +61,33 @@ fn a_flag_of_the_bucket_without_one_is_an_error() {
 }
 
 #[test]
+fn a_flag_that_its_bucket_has_no_use_for_is_an_error() {
+    let dir = TempDir::new();
+    let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
+    for (flag, want) in [
+        ("--region=eu-west-1", "a directory has no use for --region: leave it out"),
+        ("--s3-endpoint-url=http://127.0.0.1:1", "a directory has no use for --s3-endpoint-url: leave it out"),
+        ("--s3-path-style", "a directory has no use for --s3-path-style: leave it out"),
+        (
+            "--write-prefix=",
+            "--write-prefix \"\": names none: leave it out, and --prefix is written, or say --read-only",
+        ),
+        (
+            "--write-prefix=/",
+            "--write-prefix \"/\": names none: leave it out, and --prefix is written, or say --read-only",
+        ),
+    ] {
+        let out = Plugin::new(&dir).args([flag, &bucket]).env("GOCACHE_WRITE_PREFIX", "pr").output().code(2);
+        assert!(out.stderr.ends_with(&format!("{want}\n")) && out.stderr.lines().count() == 1, "{}", out.describe());
+    }
+    assert_eq!(names(&dir), ["bucket"], "nothing was begun");
+    // variables are made for all jobs, and what is switched off asks for nothing
+    let plugin = Plugin::new(&dir).args([&bucket, "--s3-path-style=false"]);
+    assert_eq!(works(plugin.env("GOCACHE_S3_REGION", "eu-west-1").env("GOCACHE_WRITE_PREFIX", "")), "");
+    assert!(dir.join("bucket/v1").is_dir());
+}
+
+#[test]
 fn a_bucket_that_a_job_has_lost_is_a_line_and_fails_no_build() {
     for (flags, vars, line) in [
         (&[][..], &[("GOCACHE_S3_BUCKET", "")][..], "GOCACHE_S3_BUCKET is empty: the cache is local"),

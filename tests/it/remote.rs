@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use go_cache_plugin::config::AwsEnv;
 use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::remote::{Bucket, BucketPolicy, Object, PutBody, Remote, RemoteError, S3};
+use go_cache_plugin::remote::{Bucket, BucketPolicy, Object, PutBody, Remote, RemoteError, S3, Site};
 
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
@@ -222,8 +222,9 @@ fn a_restarted_server_is_met_without_an_error() {
 fn without_a_region_the_bucket_is_asked_in_the_first() {
     let server = S3Server::in_process();
     let env = AwsEnv { vars: server.env().into_iter().filter(|(k, _)| k.starts_with("AWS_")).collect() };
-    let (name, endpoint) = (server.bucket.parse().unwrap(), server.endpoint.parse().unwrap());
-    let remote = S3::new(&name, None, Some(&endpoint), true, &env, Arc::default()).unwrap();
+    let name = server.bucket.parse().unwrap();
+    let site = Site { endpoint: Some(server.endpoint.parse().unwrap()), region: None, path_style: true };
+    let remote = S3::new(&name, &site, &env, Arc::default()).unwrap();
     assert_eq!(server.connections(), 0, "construction asks nobody");
     assert!(remote.get("k", None).unwrap().is_none());
     assert_eq!(server.count(""), 1);

@@ -19,6 +19,10 @@ impl Resolver<'_> {
         let v = self.values;
         let Some(BucketConfig { location, prefix, .. }) = self.place(&v.prefix)? else { return Ok(None) };
         let write_prefix = parsed(&v.write_prefix)?.filter(|p| *p != KeyPrefix::default());
+        // a job that has lost its variable would write where others read
+        if let Some(given) = v.write_prefix.as_ref().filter(|given| given.on_line && write_prefix.is_none()) {
+            return Err(given.error("names none: leave it out, and --prefix is written, or say --read-only"));
+        }
         let read_only = on(&v.read_only)?;
         let layout = match &v.layout {
             None => Layout::Single,
@@ -60,6 +64,9 @@ impl Resolver<'_> {
             if !path.starts_with('/') {
                 return Err(wrong("not an absolute path: write file:///dir"));
             }
+            if let Some((_, idle)) = v.asked().find(|(flag, idle)| idle.on_line && flag.is_of_s3()) {
+                return Err(wrong(&format!("a directory has no use for {}: leave it out", idle.from)));
+            }
             return Ok(Some(BucketConfig::at(BucketLocation::Dir(PathBuf::from(path)), below)));
         }
         let mut name = given.text.as_str();
@@ -92,8 +99,8 @@ impl Resolver<'_> {
             None => parsed(&from_aws(["AWS_REGION", "AWS_DEFAULT_REGION"]))?,
             known => known,
         };
-        let (bucket, path_style) = (name.parse().map_err(wrong)?, on(&v.path_style)?);
-        let path_style = path_style || v.path_style.is_none() && vendor.is_some_and(|known| known.path_style);
+        let bucket = name.parse().map_err(wrong)?;
+        let path_style = v.path_style.is_some().then(|| on(&v.path_style)).transpose()?;
         Ok(Some(BucketConfig::at(BucketLocation::S3 { bucket, region, endpoint, path_style, aws }, below)))
     }
 

@@ -8,6 +8,7 @@ use super::super::status::{Mark, try_bucket};
 use super::Findings;
 use crate::client::proxy_for;
 use crate::config::{self, AwsEnv, BucketConfig, BucketLocation, Endpoint};
+use crate::remote::Site;
 use crate::text;
 
 /// A clock may differ from the bucket's by so much: its own is told in seconds, and takes a while to come.
@@ -16,10 +17,12 @@ const EXACT: Duration = Duration::from_secs(60);
 /// Tries it.
 pub fn look(shared: &BucketConfig, found: &mut Findings) {
     if let BucketLocation::S3 { aws, endpoint, region, path_style, .. } = &shared.location {
-        let described = endpoint.as_ref().map(|e| config::describe(e, region.as_ref(), *path_style));
+        // one that cannot be is said below
+        let site = Site::find(endpoint.as_ref(), region.as_ref(), *path_style, aws).unwrap_or_default();
+        let described = site.endpoint.as_ref().map(|e| config::describe(e, site.region.as_ref(), site.path_style));
         described.into_iter().for_each(|text| found.add(Mark::Ok, "endpoint", text));
         found.add(Mark::Ok, "credentials", sources(aws));
-        proxy(aws, endpoint.as_ref(), found);
+        proxy(aws, site.endpoint.as_ref(), found);
     }
     found.0.extend(try_bucket(shared));
     // what it answers does not matter, but when

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{AwsEnv, Endpoint};
+use crate::config::{AwsEnv, Endpoint, Region, Vendor};
+use crate::remote::RemoteError;
 
 /// A profile: the settings of both files, those of the credentials file first.
 #[derive(Debug, PartialEq)]
@@ -90,9 +91,51 @@ fn gather(places: &[(&Path, &[String])]) -> Result<Option<BTreeMap<String, Strin
     Ok(settings)
 }
 
+/// Where a bucket is asked, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// AWS unless given.
+    pub endpoint: Option<Endpoint>,
+    /// The one to sign for, where it is known.
+    pub region: Option<Region>,
+    /// `endpoint/bucket/key` rather than `bucket.endpoint/key`.
+    pub path_style: bool,
+}
+
+impl Site {
+    /// What is given, and for the rest what the AWS profile says, else what is known of the service. The error is
+    /// [`RemoteError::Config`].
+    pub fn find(
+        endpoint: Option<&Endpoint>,
+        region: Option<&Region>,
+        path_style: Option<bool>,
+        env: &AwsEnv,
+    ) -> Result<Self, RemoteError> {
+        let endpoint = match endpoint {
+            None => self::endpoint(env).map_err(RemoteError::Config)?,
+            given => given.cloned(),
+        };
+        let known = endpoint.as_ref().and_then(Vendor::of);
+        let profile = load(env).ok().flatten();
+        let of_profile = || match profile.as_ref()?.get("s3.addressing_style")? {
+            "path" => Some(true),
+            "virtual" => Some(false),
+            _ => None,
+        };
+        // an address has no names below it
+        let of_host =
+            || endpoint.as_ref().is_some_and(|e| e.name().is_none() || known.as_ref().is_some_and(|k| k.path_style));
+        Ok(Site {
+            path_style: path_style.or_else(of_profile).unwrap_or_else(of_host),
+            region: region.cloned().or_else(|| known?.region),
+            endpoint,
+        })
+    }
+}
+
 /// The endpoint of the profile in use, where it names one: its services' for S3 rather than its own.
 /// The error is a sentence for people; that there is no such profile is for those who want its keys.
-pub fn endpoint(env: &AwsEnv) -> Result<Option<Endpoint>, String> {
+fn endpoint(env: &AwsEnv) -> Result<Option<Endpoint>, String> {
     let Some(profile) = load(env).ok().flatten().filter(|_| !env.ignores_endpoints()) else { return Ok(None) };
     if profile.get("ignore_configured_endpoint_urls").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
         return Ok(None);

@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use go_cache_plugin::config::AwsEnv;
 use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::remote::{ObjectInfo, PutBody, Remote, S3};
+use go_cache_plugin::remote::{ObjectInfo, PutBody, Remote, S3, Site};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -141,9 +141,10 @@ impl S3Server {
     /// A client of the library for this bucket, through `endpoint`.
     pub fn client(&self, endpoint: &str, metrics: Arc<Metrics>) -> S3 {
         let vars = self.env().into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
-        let (bucket, region) = (self.bucket.parse().expect("a name"), "us-east-1".parse().expect("a region"));
-        let endpoint = endpoint.parse().expect("an endpoint");
-        S3::new(&bucket, Some(&region), Some(&endpoint), true, &AwsEnv { vars }, metrics).expect("a good address")
+        let (endpoint, region) = (endpoint.parse().expect("an endpoint"), "us-east-1".parse().expect("a region"));
+        let site = Site { endpoint: Some(endpoint), region: Some(region), path_style: true };
+        let bucket = self.bucket.parse().expect("a name");
+        S3::new(&bucket, &site, &AwsEnv { vars }, metrics).expect("a good address")
     }
 
     /// Every object below the prefix: its key without the prefix, and its length.
