@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::Path;
 
 use self::builds::Started;
-use self::goenv::GoEnv;
+use super::goenv::GoEnv;
 use super::status::{Finding, Mark};
 use crate::atomic::TempFile;
 use crate::config::{DoctorConfig, ModProxyConfig, UpstreamList, UpstreamUrl};

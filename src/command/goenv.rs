@@ -1,8 +1,10 @@
-//! What `go` is set to do for modules, by variables or by `go env -w`, as `run --modproxy` takes it over:
-//! GOPROXY gives the upstreams, GOSUMDB the sum database, GONOSUMDB what is not checked. What GONOPROXY
-//! names is never asked of us: `go` fetches it from its origin.
+//! What `go env` says: variables, what `go env -w` has set, and defaults.
+//!
+//! `run --modproxy` takes over what it says of modules: GOPROXY gives the upstreams, GOSUMDB the sum
+//! database, GONOSUMDB what is not checked. What GONOPROXY names is never asked of us: `go` fetches it from
+//! its origin.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::env;
 use std::process::Command;
 
@@ -13,30 +15,51 @@ use crate::error::Error;
 const NAMES: [(&str, &str); 3] =
     [("GOPROXY", "https://proxy.golang.org,direct"), ("GOSUMDB", "sum.golang.org"), ("GONOSUMDB", "")];
 
-/// What `go env` says; without a `go` on PATH, what the variables say.
-fn ask() -> HashMap<String, String> {
-    let names = NAMES.map(|(name, _)| name);
-    // no toolchain is fetched to answer this
-    let asked = Command::new("go").args(["env", "-json"]).args(names).env("GOTOOLCHAIN", "local").output();
-    let told = asked.ok().filter(|out| out.status.success());
-    let mut said: HashMap<String, String> =
-        told.and_then(|out| serde_json::from_slice(&out.stdout).ok()).unwrap_or_else(|| {
-            log::debug!("go env says nothing: modules are fetched as the variables say");
-            let private = env::var("GOPRIVATE").ok().map(|value| ("GONOSUMDB".to_string(), value));
-            let set = names.into_iter().filter_map(|name| Some((name.to_string(), env::var(name).ok()?)));
-            private.into_iter().chain(set).collect()
-        });
-    said.retain(|_, value| !value.is_empty());
-    said
+/// The values by name.
+pub struct GoEnv(BTreeMap<String, String>);
+
+impl GoEnv {
+    /// Asks the `go` on PATH, or with `switch` the one that it fetches where a go.mod here wants another. The
+    /// error is a sentence for people.
+    pub fn ask(names: &[&str], switch: bool) -> Result<Self, String> {
+        let mut command = Command::new("go");
+        if !switch {
+            command.env("GOTOOLCHAIN", "local");
+        }
+        let out = command.args(["env", "-json"]).args(names).output();
+        let out = out.map_err(|e| format!("cannot start it: {e}; is it on PATH?"))?;
+        if !out.status.success() {
+            let why = String::from_utf8_lossy(&out.stderr).lines().next().unwrap_or_default().to_string();
+            return Err(format!("\"go env\" fails: {why}"));
+        }
+        serde_json::from_slice(&out.stdout).map(GoEnv).map_err(|e| format!("\"go env -json\": {e}"))
+    }
+
+    /// What the variables say by themselves.
+    fn variables(names: &[&str]) -> Self {
+        let private = env::var("GOPRIVATE").ok().map(|value| ("GONOSUMDB".to_string(), value));
+        let set = names.iter().filter_map(|name| Some((name.to_string(), env::var(name).ok()?)));
+        GoEnv(private.into_iter().chain(set).collect())
+    }
+
+    /// The value, empty where there is none.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
 }
 
 /// Sets `config` up as `go` is, where flags do not say otherwise. Returns what GOPROXY has to say after our
 /// own address.
 pub(super) fn take_over(config: &mut ModProxyConfig, says: GoSays) -> Result<&'static str, Error> {
-    let said = ask();
-    let get = |name: &str| {
-        let default = NAMES.iter().find(|row| row.0 == name).map_or("", |row| row.1);
-        said.get(name).map_or(default, String::as_str)
+    let names = NAMES.map(|(name, _)| name);
+    // no toolchain is fetched before modules are as they are to be
+    let said = GoEnv::ask(&names, false).unwrap_or_else(|why| {
+        log::debug!("go: {why}: modules are fetched as the variables say");
+        GoEnv::variables(&names)
+    });
+    let get = |name: &str| match said.get(name) {
+        "" => NAMES.iter().find(|row| row.0 == name).map_or("", |row| row.1),
+        said => said,
     };
     // these errors quote what is wrong themselves, without a password
     let wrong = |name: &str, why: String| Error::usage(format!("{name} {why}: see \"go env {name}\""));
@@ -52,10 +75,12 @@ pub(super) fn take_over(config: &mut ModProxyConfig, says: GoSays) -> Result<&'s
         config.sumdb = database.map_err(|why| wrong("GOSUMDB", why))?.into_iter().collect();
     }
     if says.upstream {
-        config.upstream = match get("GOPROXY").trim() {
+        let list = get("GOPROXY");
+        let first = list.split([',', '|']).map(str::trim).find(|entry| !entry.is_empty());
+        config.upstream = match first {
             // nothing but the origin, which is go's to ask
-            "direct" => UpstreamList { entries: Vec::new(), end: ListEnd::Direct },
-            list => list.parse().map_err(|why| wrong("GOPROXY", why))?,
+            Some("direct") => UpstreamList { entries: Vec::new(), end: ListEnd::Direct },
+            _ => list.parse().map_err(|why| wrong("GOPROXY", why))?,
         };
     }
     let UpstreamList { entries, end } = &mut config.upstream;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::listen::Listener;
 use super::stack::Stack;
@@ -24,6 +24,7 @@ use super::{goenv, scope, signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::{HttpConfig, PluginAddr, RunConfig, SOCKET_PATH_LIMIT};
 use crate::error::{Error, Exit};
+use crate::platform;
 use crate::private_dir::PrivateDir;
 use crate::text;
 
@@ -90,17 +91,20 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
 }
 
 /// Passes signals on to the command while `child` names it. Before it starts and after it has ended
-/// they end this process: what is not uploaded stays marked.
+/// they end this process: what is not uploaded stays marked. What this process was started to ignore, as
+/// `nohup` has it, the command ignores too.
 fn pass_signals_on(child: Arc<Mutex<Option<Pid>>>, dir: PathBuf) -> Result<(), Error> {
-    signals::each(move |caught| {
+    let mut of = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    of.retain(|signal| !platform::is_ignored(*signal));
+    signals::each(&of, move |caught| {
         // held while the command starts, so that no signal can come in between
         let child = child.lock().expect("no holder panics");
         let Some(pid) = *child else {
             let _ = fs::remove_dir_all(&dir);
             process::exit(128 + caught.signal);
         };
-        // the terminal's ^C went to the command too
-        if caught.signal == SIGINT && caught.from_terminal {
+        // the terminal's ^C and ^\ went to the command too
+        if matches!(caught.signal, SIGINT | SIGQUIT) && caught.from_terminal {
             return;
         }
         if let Some(signal) = Signal::from_named_raw(caught.signal) {

@@ -1,5 +1,5 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once. A SIGHUP
-//! that somebody sends, rather than a terminal that goes away, may mean something else.
+//! that somebody sends, rather than a terminal that goes away, may mean something else. `run` hears more.
 
 use std::io;
 use std::thread;
@@ -26,10 +26,10 @@ impl From<Origin> for Caught {
     }
 }
 
-/// Calls `each` for every signal, on a thread of its own.
-pub fn each(mut each: impl FnMut(Caught) + Send + 'static) -> Result<(), Error> {
+/// Calls `each` for every one of these signals, on a thread of its own.
+pub fn each(of: &[i32], mut each: impl FnMut(Caught) + Send + 'static) -> Result<(), Error> {
     let failed = |e: io::Error| Error::failed(format!("signal handlers: {e}"));
-    let mut signals = SignalsInfo::<WithOrigin>::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let mut signals = SignalsInfo::<WithOrigin>::new(of).map_err(failed)?;
     let work = move || signals.forever().for_each(|origin| each(origin.into()));
     thread::Builder::new().name("signals".into()).spawn(work).map_err(failed)?;
     Ok(())
@@ -42,7 +42,7 @@ pub fn first_then_exit(
     reload: Option<Box<dyn Fn() + Send>>,
 ) -> Result<(), Error> {
     let mut first = Some(first);
-    each(move |caught| match (first.take(), &reload) {
+    each(&[SIGINT, SIGTERM, SIGHUP], move |caught| match (first.take(), &reload) {
         (Some(kept), Some(reload)) if caught.signal == SIGHUP && !caught.from_terminal => {
             reload();
             first = Some(kept);

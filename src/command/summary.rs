@@ -84,8 +84,8 @@ impl Sums {
         format!("{:.1} s", Duration::from_nanos(self.wait_nanos).as_secs_f64())
     }
 
-    /// All in one line; `owed` counts the uploads that are not done.
-    fn line(&self, owed: u64) -> String {
+    /// All of the process with this `stack` in one line; `owed` counts the uploads that are not done.
+    fn line(&self, owed: u64, stack: &Stack) -> String {
         let mut line = format!(
             "{}, {} ({}), {}, {}; {} served, {} stored",
             things(self.gets, "get"),
@@ -119,6 +119,7 @@ impl Sums {
                 bytes(self.module_stored_bytes),
             ));
         }
+        part(format!("{:.1} s", stack.begun.elapsed().as_secs_f64()));
         line
     }
 
@@ -166,8 +167,7 @@ impl Sums {
 
 /// What this process came to, in one line.
 pub fn line(stack: &Stack) -> String {
-    let took = stack.begun.elapsed().as_secs_f64();
-    format!("{}; {took:.1} s", Sums::of(stack).line(names::pending(&stack.config().cache_dir)))
+    Sums::of(stack).line(names::pending(&stack.config().cache_dir), stack)
 }
 
 /// Appends the line of this process to `file`, whole, whoever else does.
@@ -186,7 +186,7 @@ pub fn of_run(stack: &Stack, config: &RunConfig) {
     let proxies = config.http.as_ref().is_some_and(|http| http.mod_proxy.is_some());
     sums.module_proxies = proxies.into();
     let owed = names::pending(&config.cache.cache_dir);
-    super::say(format_args!("{PROGRAM}: {}; {:.1} s", sums.line(owed), stack.begun.elapsed().as_secs_f64()));
+    super::say(format_args!("{PROGRAM}: {}", sums.line(owed, stack)));
     match &config.report {
         Report::Plain => {}
         Report::GitHub(file) => {

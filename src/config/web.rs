@@ -98,14 +98,17 @@ pub enum UpstreamUrl {
 impl FromStr for UpstreamUrl {
     type Err = String;
 
-    /// https, http or file, with `user:password@` perhaps. The error quotes what is wrong.
+    /// https, http or file, with `user:password@` perhaps; a host alone is https. The error quotes what is wrong.
     fn from_str(text: &str) -> Result<Self, String> {
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         let wrong = |why: &str| format!("{shown:?}: {why}");
         let decode = |part| percent_decode(part).ok_or_else(|| wrong("malformed escapes"));
         let no = || wrong("an entry is a plain URL (https, http, file) or off");
         let plain = |url: &Url| text.bytes().all(|b| b.is_ascii_graphic()) && url.query().or(url.fragment()).is_none();
-        let url = Url::parse(text).ok().filter(plain).ok_or_else(no)?;
+        // as go reads GOPROXY
+        let whole = !text.contains(['.', ':', '/']) || text.contains(":/") || text.starts_with('/');
+        let url = if whole { Url::parse(text) } else { Url::parse(&format!("https://{text}")) };
+        let url = url.ok().filter(plain).ok_or_else(no)?;
         if url.scheme() == "file" {
             return url.to_file_path().map(UpstreamUrl::Dir).map_err(|()| wrong("write file:///dir"));
         }
@@ -297,12 +300,14 @@ mod tests {
         assert_eq!(list("http://a,direct|off"), (vec![a], ListEnd::Direct));
         assert_eq!(list("off"), (Vec::new(), ListEnd::Off));
         assert_eq!(list("file:///a%20b").0, [("file:///a b".to_string(), false)]);
+        let bare = ["https://proxy.example/x".to_string(), "https://h:8443".to_string()];
+        assert_eq!(list("proxy.example/x,u:p@h:8443").0, bare.map(|url| (url, false)));
         let named: UpstreamList = "http://a#private|http://b,file:///c#private".parse().unwrap();
         assert_eq!(named.entries.iter().map(|e| e.private).collect::<Vec<_>>(), [true, false, true]);
         for wrong in [
-            "", " , ", "direct", "proxy.example", "ftp://x", "https://", "https://u:secret@", "https://u:secret%zz@h",
-            "http://h,nonsense", "off,nonsense", "file://relative", "http://h/?q", "http://h/a b", "http://h#privat",
-            "http://h#",
+            "", " , ", "direct", "proxy", "/proxy", "ftp://x", "https://", "https://u:secret@",
+            "https://u:secret%zz@h", "http://h,nonsense", "off,nonsense", "file://relative", "http://h/?q",
+            "http://h/a b", "http://h#privat", "http://h#",
         ] {
             let why = wrong.parse::<UpstreamList>().expect_err(wrong);
             assert!(!why.contains("secret") && !why.contains('\n'), "{why}");

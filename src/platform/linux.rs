@@ -1,6 +1,6 @@
 //! Linux: look-ups that do not wait, files copied inside the kernel, files that are memory alone.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IoSliceMut};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
@@ -52,6 +52,13 @@ pub fn read_at_hand(file: impl AsFd, to: &mut [u8], offset: u64) -> Option<usize
 /// Asks for a pipe of that many bytes; no harm where it cannot be had or `pipe` is none.
 pub fn widen(pipe: impl AsFd, bytes: usize) {
     let _ = rustix::pipe::fcntl_setpipe_size(pipe, bytes);
+}
+
+/// Whether this process was started to ignore a signal, as `nohup` has it.
+pub fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Sends at most `most` bytes of `file` from `at` on.

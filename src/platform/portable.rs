@@ -47,6 +47,11 @@ pub fn read_at_hand(_: impl AsFd, _: &mut [u8], _: u64) -> Option<usize> {
 /// Asks for a pipe of that many bytes, which only Linux grants.
 pub fn widen(_: impl AsFd, _: usize) {}
 
+/// Whether this process was started to ignore a signal: no, as far as we know.
+pub fn is_ignored(_: i32) -> bool {
+    false
+}
+
 /// Sends at most `most` bytes of `file` from `at` on.
 pub fn send_file(mut to: &TcpStream, file: &File, at: u64, most: usize) -> io::Result<usize> {
     let mut piece = vec![0; most.min(64 << 10)];

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use base64_simd::STANDARD;
 use rustix::process::Signal;
 
 use super::modules::go;
-use crate::support::env::{Plugin, TempDir, poll, run, scrubbed};
+use crate::support::env::{Plugin, Running, TempDir, binary, poll, run, scrubbed};
 use crate::support::script::hex;
 use crate::support::upstream::{SumDb, Tree, Upstream};
 
@@ -34,10 +35,41 @@ fn it_ends_as_shells_do() {
         assert!(out.stderr.starts_with(&format!("go-cache-plugin: {command}: ")), "{}", out.describe());
         assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
     }
-    for (script, code) in [("exit 3", 3), ("kill -INT $$", 130), ("kill -SEGV $$", 139)] {
+    for (script, code) in [("exit 3", 3), ("kill -TERM $$", 143), ("kill -SEGV $$", 139)] {
         Plugin::new(&dir).args(["run", "sh", "-c", script]).output().code(code);
     }
     assert!(fs::read_dir(dir.join("cache/lease")).unwrap().next().is_none(), "nobody is there");
+}
+
+#[test]
+fn signals_go_to_the_command_but_for_what_is_ignored() {
+    let dir = TempDir::new();
+    let until = "while ! [ -e go-on ]; do sleep 0.01; done; exit 7";
+    for (signal, ignored, code) in [
+        (Signal::TERM, false, 9),
+        (Signal::USR1, false, 9),
+        (Signal::USR2, false, 9),
+        // as nohup does
+        (Signal::HUP, true, 7),
+        (Signal::QUIT, true, 7),
+    ] {
+        let (outside, inside) = if ignored { ("''", "-") } else { ("-", "'exit 9'") };
+        let number = signal.as_raw();
+        let script = format!("trap {inside} {number}; touch up; {until}");
+        let run = format!("trap {outside} {number}; exec \"$0\" run sh -c \"$1\"");
+        let mut shell = scrubbed("sh", dir.path());
+        shell.args(["-c", &run, binary(), &script]).current_dir(dir.path());
+        let mut child = Running::start(shell, Stdio::null());
+        poll("the command", || dir.join("up").exists().then_some(()));
+        child.signal(signal);
+        if ignored {
+            dir.write("go-on", "");
+        }
+        child.wait().code(code);
+        for name in ["up", "go-on"] {
+            let _ = fs::remove_file(dir.join(name));
+        }
+    }
 }
 
 /// A put of an empty output, and the close, that a shell sends to the program that GOCACHEPROG names.
@@ -191,14 +223,21 @@ fn modules_come_from_where_go_is_set_to_have_them() {
 #[test]
 fn off_and_direct_ask_nobody() {
     let corp = Corp::new();
-    for (goproxy, us) in [("off", "http://us/mod"), ("direct", "http://us/mod,direct")] {
+    for (goproxy, us) in [
+        ("off", "http://us/mod"),
+        ("direct", "http://us/mod,direct"),
+        (" direct |https://127.0.0.1:1,off", "http://us/mod,direct"),
+    ] {
         let vars = [("GOPROXY", goproxy), ("GOSUMDB", "off"), ("HTTPS_PROXY", "http://127.0.0.1:1")];
         let (ok, seen, said) = corp.run(&[], "example.com/m", &vars);
         assert!(!ok && seen == us, "{seen} {said}");
         assert!(said.contains("; modules: ") && said.contains(" 0 requests upstream"), "{said}");
     }
-    let (ok, _, said) = corp.run(&[], "example.com/m", &[("GOPROXY", "proxy.example")]);
-    assert!(!ok && said.contains("GOPROXY \"proxy.example\": ") && said.lines().count() == 1, "{said}");
+    let (ok, _, said) = corp.run(&[], "example.com/m", &[("GOPROXY", "proxy")]);
+    assert!(!ok && said.contains("GOPROXY \"proxy\": ") && said.lines().count() == 1, "{said}");
+    // a host alone is https, as for go
+    let (ok, _, said) = corp.run(&[], "example.com/m", &[("GOPROXY", "127.0.0.1:1/x"), ("GOSUMDB", "off")]);
+    assert!(!ok && said.contains("https://127.0.0.1:1/x/example.com/m/@v/v1.0.0.info: "), "{said}");
     let (ok, _, said) = corp.run(&[], "example.com/m", &[("GOSUMDB", "sum.example")]);
     assert!(!ok && said.contains("GOSUMDB \"sum.example\": ") && said.lines().count() == 1, "{said}");
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::super::goenv::GoEnv;
 use super::super::scope;
 use super::super::status::Mark;
 use super::Findings;
-use super::goenv::{GoEnv, split};
+use super::goenv::split;
 use crate::cli::{self, PROGRAM};
 use crate::config::{Config, DoctorConfig, Invocation, Layout};
 

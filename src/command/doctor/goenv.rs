@@ -1,9 +1,8 @@
-//! What `go env` says here: variables, what `go env -w` has set, and defaults.
+//! What `go env` says to who looks for what is wrong.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
+use super::super::goenv::GoEnv;
 use super::super::status::Mark;
 use super::Findings;
 
@@ -14,19 +13,9 @@ const NAMES: [&str; 7] = ["GOCACHEPROG", "GOFLAGS", "GOVERSION", "GOPROXY", "GOE
 /// What jobs have to agree on, so that each notices where a variable hides what was set for good.
 const SHADOWED: [&str; 3] = ["GOCACHEPROG", "GOFLAGS", "GOPROXY"];
 
-/// The values by name.
-pub struct GoEnv(BTreeMap<String, String>);
-
-impl GoEnv {
-    /// The value, empty where there is none.
-    pub fn get(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
-    }
-}
-
 /// Asks `go`, and says how old it is.
 pub fn look(found: &mut Findings) -> Option<GoEnv> {
-    let answer = ask();
+    let answer = GoEnv::ask(&NAMES, true);
     let version = answer.as_ref().map_err(String::clone).and_then(|env| check(env.get("GOVERSION")));
     found.outcome("go", version);
     let env = answer.ok()?;
@@ -43,16 +32,6 @@ pub fn look(found: &mut Findings) -> Option<GoEnv> {
         }
     }
     Some(env)
-}
-
-fn ask() -> Result<GoEnv, String> {
-    let out = Command::new("go").args(["env", "-json"]).args(NAMES).output();
-    let out = out.map_err(|e| format!("cannot start it: {e}; is it on PATH?"))?;
-    if !out.status.success() {
-        let why = String::from_utf8_lossy(&out.stderr).lines().next().unwrap_or_default().to_string();
-        return Err(format!("\"go env\" fails: {why}"));
-    }
-    serde_json::from_slice(&out.stdout).map(GoEnv).map_err(|e| format!("\"go env -json\": {e}"))
 }
 
 fn check(version: &str) -> Result<String, String> {

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::super::goenv::GoEnv;
 use super::super::status::Mark;
 use super::Findings;
-use super::goenv::{GoEnv, split};
+use super::goenv::split;
 use crate::config::BucketConfig;
 use crate::id::OutputId;
 
