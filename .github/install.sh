@@ -71,6 +71,8 @@ target() {
 main() {
     [ -n "$releases" ] || fail "GO_CACHE_PLUGIN_URL is not set: it says where the releases are"
     dir=${GO_CACHE_PLUGIN_DIR:-${HOME:+$HOME/.local/bin}}
+    # as a shell would have it, where the variable comes from a file that no shell reads
+    case $dir in \~/*) dir=${HOME:+$HOME/${dir#\~/}} ;; esac
     [ -n "$dir" ] || fail "HOME is not set: set GO_CACHE_PLUGIN_DIR to a directory for the binary"
     target=${GO_CACHE_PLUGIN_TARGET:-$(target)}
     case $version in

@@ -9,11 +9,17 @@ use serde_json::Value;
 use crate::support::env::{Plugin, TempDir};
 
 const DENY: &str = include_str!("../../.ci/deny.toml");
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// `flag` with each target that a release is built for.
+fn each_target(flag: &'static str) -> impl Iterator<Item = &'static str> {
+    let (_, targets) = include_str!("../../.ci/targets").split_once("TARGETS='").expect("the list of targets");
+    targets.split('\'').next().unwrap().split_whitespace().flat_map(move |target| [flag, target])
+}
 
 /// Crates of the product, by name: their versions.
 fn normal() -> BTreeMap<String, BTreeSet<String>> {
-    let args = ["tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}", "--target", TARGET];
+    let mut args = vec!["tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}"];
+    args.extend(each_target("--target"));
     let mut crates: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in cargo(&args).lines() {
         let mut words = line.split_whitespace();
@@ -63,7 +69,9 @@ fn the_product_has_no_async_runtime_and_one_tls_stack() {
 #[test]
 fn every_licence_is_allowed() {
     let allow = listed("allow");
-    let args = ["metadata", "--locked", "--format-version", "1", "--filter-platform", TARGET];
+    assert!(each_target("").filter(|word| !word.is_empty()).eq(listed("targets")), "deny.toml has other targets");
+    let mut args = vec!["metadata", "--locked", "--format-version", "1"];
+    args.extend(each_target("--filter-platform"));
     let metadata: Value = serde_json::from_str(&cargo(&args)).expect("cargo metadata is JSON");
     let packages = metadata["packages"].as_array().expect("packages");
     assert!(packages.len() > 50, "metadata lists them all");
@@ -86,8 +94,7 @@ fn version_names_every_package_that_is_linked_and_its_licence() {
     let listed: BTreeSet<&str> = table.lines().map(str::trim_start).filter(mine).collect();
 
     let mut args = vec!["tree", "--locked", "-e", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}  {l}"];
-    let (_, targets) = include_str!("../../.ci/targets").split_once("TARGETS='").expect("the list of targets");
-    args.extend(targets.split('\'').next().unwrap().split_whitespace().flat_map(|target| ["--target", target]));
+    args.extend(each_target("--target"));
     let tree = cargo(&args).replace(" (*)", "");
     // "name v1.2.3  LICENCE"; a path dependency, ourselves, has its path in between
     let linked: BTreeSet<String> = tree

@@ -121,6 +121,10 @@ fn what_a_release_has_is_installed() {
     assert_eq!(release.server.count(&format!("/releases/download/v1.2.3/{NAME}.tar.gz")), 1);
     assert_eq!(std::fs::read(&program).unwrap(), b"an old one");
 
+    // written in YAML, which no shell reads
+    release.install(|c| c.env("GO_CACHE_PLUGIN_DIR", "~/my bin").env("GO_CACHE_PLUGIN_SHA256", &sums[..64])).ok();
+    assert_eq!(std::fs::read(release.dir.join("home/my bin/go-cache-plugin")).unwrap(), release.program());
+
     // without curl: wget; without the variable: this machine's target
     std::fs::write(release.dir.join(SUMS), sums).unwrap();
     let mut tools = TOOLS.to_vec();

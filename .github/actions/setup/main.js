@@ -22,6 +22,12 @@ function set(name, value) {
   put('GITHUB_ENV', name, value);
 }
 
+// A path as a word of GOCACHEPROG, which go splits at blanks outside of quotes.
+function word(text) {
+  if (!/[\s'"]/.test(text)) return text;
+  return text.includes("'") ? `"${text}"` : `'${text}'`;
+}
+
 // What this job may write: the default branch the main prefix, a pull request of this repository its own, others nothing.
 function writes(event, payload) {
   const repository = payload.repository || {};
@@ -110,7 +116,7 @@ async function serve(binary) {
     if (server.exitCode !== null || i > 200) throw new Error(`the server did not start: ${fs.readFileSync(log, 'utf8')}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  set('GOCACHEPROG', `${binary} connect ${socket}`);
+  set('GOCACHEPROG', `${word(binary)} connect ${word(socket)}`);
   // should the server be gone, go asks the others
   set('GOPROXY', `http://127.0.0.1:${port}/mod|${env.GOPROXY || 'https://proxy.golang.org,direct'}`);
 }
@@ -149,7 +155,7 @@ async function main() {
     if (done.status !== 0) say('warning', 'go-cache-plugin: not settled, so fewer tests are cached: is the step after the checkout?');
   }
   if (input('modules') === 'true') await serve(binary);
-  else set('GOCACHEPROG', binary);
+  else set('GOCACHEPROG', word(binary));
 }
 
 main().catch((e) => {
