@@ -2,14 +2,15 @@
 //! what it has kept: it knows a file by size, mode and time.
 //!
 //! Invariants: a time is only ever written for bytes that were read through the descriptor it is set on,
-//! which had not changed up to then; git reads them all again afterwards (it has to, since its index knows
-//! other times), and whatever it then calls changed is read once more. So no file has the time of other
-//! bytes, an edit of equal size that puts the old time back included. The index alone is believed only
-//! where nothing is to be written. What is changed or untracked keeps its time, and so do the folders that
-//! hold such a thing. No symbolic link is followed, in no part of a path.
+//! which had not changed up to then; they are read again afterwards, and once more where anything has changed
+//! when git was told. So no file has the time of other bytes, an edit of equal size that puts the old time
+//! back included. The index alone is believed only where nothing is to be written. What is changed or
+//! untracked keeps its time, and so do the folders that hold such a thing. No symbolic link is followed, in no
+//! part of a path.
 
 mod folders;
 mod git;
+mod index;
 mod look;
 mod stamp;
 
@@ -25,7 +26,7 @@ use crate::pool;
 use folders::{Folders, open_folder};
 use git::{Entry, Repo};
 use look::{Found, Held, If, look, look_again};
-use stamp::Time;
+use stamp::{Time, time_of};
 
 /// Files of one folder that are looked at in one go.
 const BATCH: usize = 256;
@@ -153,27 +154,35 @@ fn files(repo: &Repo, root: BorrowedFd, task: &Task, items: &mut [Item], failure
     let all_ours = |item: &Item| matches!(&item.found, Found::Linked(seen) if names[&seen.node] == seen.names);
     pass(root, items, all_ours, &|folder, item| look(folder, item, task, If::AllTracked));
     let other = |item: &Item| matches!(item.found, Found::Other(..));
-    if act && items.iter().any(|item| matches!(item.found, Found::Settled { noted: false, .. })) {
-        failures.extend(repo.refresh().err());
-    } else if !items.iter().any(|item| matches!(item.found, Found::Other(..) | Found::Linked(_))) {
-        return;
+    let refresh = |items: &[Item]| {
+        let told = items.iter().filter_map(|Item { entry, found }| match found {
+            // it holds git's own bytes
+            Found::Settled { held, seen: Some(seen), .. } if held.time == time_of(&entry.id) => {
+                Some((&*entry.path, (&*entry.id, seen)))
+            }
+            _ => None,
+        });
+        repo.refresh(task.algorithm, &told.collect()).err()
+    };
+    let unknown = |item: &Item| matches!(item.found, Found::Settled { seen: Some(_), .. });
+    if act && items.iter().any(unknown) {
+        failures.extend(refresh(items));
     }
+    let unsure = |item: &Item| matches!(item.found, Found::Other(..) | Found::Linked(_));
     // what holds other bytes than git has is changed or went through a filter, and git knows which; where it
     // does not, anything may be
-    let changed = repo.changed().map_err(|why| failures.push(why)).ok();
+    let mut changed = None;
+    if items.iter().any(unsure) {
+        changed = repo.changed().map_err(|why| failures.push(why)).ok();
+    }
     let changed = |item: &Item| !item.entry.told || changed.as_ref().is_none_or(|all| all.contains(&item.entry.path));
     let filtered = |item: &Item| other(item) && !changed(item);
     let any = items.iter().any(filtered);
     pass(root, items, filtered, &|folder, item| look(folder, item, task, If::Filtered));
     if act && any {
-        failures.extend(repo.refresh().err());
+        failures.extend(refresh(items));
     }
-    let again = |item: &Item| match item.found {
-        Found::Settled { .. } => act && changed(item),
-        Found::Other(..) | Found::Linked(_) => true,
-        _ => false,
-    };
-    pass(root, items, again, &|folder, item| look_again(folder, item, task));
+    pass(root, items, |item| unsure(item) || act && unknown(item), &|folder, item| look_again(folder, item, task));
 }
 
 /// Does `work` for each of the items that `wanted` names, with the folder it is in.

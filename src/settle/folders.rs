@@ -80,7 +80,7 @@ fn settle(root: BorrowedFd, path: &[u8], children: &Children, options: &Options)
             return Ok(Found::Kept);
         }
     }
-    Ok(Found::Settled { held: Held { mode, time }, wrote, noted: true })
+    Ok(Found::Settled { held: Held { mode, time }, wrote, seen: None })
 }
 
 /// The names in a folder, in order; the repository of the root is none of what it holds.

@@ -3,7 +3,7 @@
 //! Paths are bytes, relative to the folder that was asked for. The index's data about files are a hint
 //! here: they save a read where they show that nothing has happened since git looked.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -12,6 +12,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use ring::digest::Algorithm;
+
+use super::index::{Told, tell};
 use super::stamp::{Seen, Time};
 use crate::id::unhex;
 
@@ -67,6 +70,8 @@ pub struct Repo {
     /// What is looked at, absolute or relative to the working directory.
     pub root: PathBuf,
     index: PathBuf,
+    /// It is all of the work tree, as the index names paths.
+    whole: bool,
     /// It lies in another one, whose variables do not concern it.
     nested: bool,
 }
@@ -74,10 +79,11 @@ pub struct Repo {
 impl Repo {
     /// What is below `dir`, or else the whole work tree that we are in.
     pub fn find(dir: Option<&Path>) -> Result<Self, String> {
-        let repo = Repo::open(dir.unwrap_or(Path::new(".")), false)?;
+        let (repo, up) = Repo::open(dir.unwrap_or(Path::new(".")), false)?;
         // an empty way is none
-        let root = if dir.is_some() { repo.0.root } else { repo.0.root.join(repo.1).components().collect() };
-        Ok(Repo { root, ..repo.0 })
+        let whole = repo.whole || dir.is_none();
+        let root = if dir.is_some() { repo.root } else { repo.root.join(up).components().collect() };
+        Ok(Repo { root, whole, ..repo })
     }
 
     /// The submodule at `path`; `None` where it is not checked out.
@@ -89,14 +95,14 @@ impl Repo {
 
     /// What is at `root`, and the way from there to the top.
     fn open(root: &Path, nested: bool) -> Result<(Self, PathBuf), String> {
-        let mut repo = Repo { root: root.to_path_buf(), index: PathBuf::new(), nested };
+        let mut repo = Repo { root: root.to_path_buf(), index: PathBuf::new(), whole: false, nested };
         let said = repo.ask(&["rev-parse", "--is-inside-work-tree", "--show-cdup", "--git-path", "index"])?;
         let mut lines = said.splitn(3, |b| *b == b'\n');
         let (inside, up, index) = (lines.next(), lines.next(), lines.next().and_then(|line| line.strip_suffix(b"\n")));
         let (Some(b"true"), Some(up), Some(index)) = (inside, up, index) else {
             return Err("this is in a repository, but not in a work tree of one".to_string());
         };
-        repo.index = root.join(OsStr::from_bytes(index));
+        (repo.index, repo.whole) = (root.join(OsStr::from_bytes(index)), up.is_empty());
         Ok((repo, PathBuf::from(OsStr::from_bytes(up))))
     }
 
@@ -115,10 +121,14 @@ impl Repo {
         Ok(listed.split(|b| *b == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
     }
 
-    /// Lets git note the new times, so that it need not read the files again.
-    pub fn refresh(&self) -> Result<(), String> {
-        // without a look at all files first, which are known to have other times
-        let output = self.run(&["-c", "core.preloadIndex=false", "update-index", "-q", "--refresh"])?;
+    /// Notes the new times: what was seen of `files`, and the rest by git itself, which reads it again.
+    pub fn refresh(&self, algorithm: &'static Algorithm, files: &HashMap<&[u8], Told>) -> Result<(), String> {
+        if self.whole
+            && let Err(e) = tell(&self.index, algorithm, files)
+        {
+            log::debug!("{}: {e}: git is to read all files", self.index.display());
+        }
+        let output = self.run(&["update-index", "-q", "--refresh"])?;
         // 1 says that something is changed, or being merged
         if matches!(output.status.code(), Some(0 | 1)) {
             return Ok(());
@@ -227,7 +237,16 @@ mod tests {
         assert_eq!(entries(b"H 100644 nonsense 0\ta\0"), None);
 
         let kind = FileType::RegularFile;
-        let seen = Seen { kind, mode: 0o644, size: 3, modified: (5, 6), changed: (7, 9), node: (1, 2), names: 1 };
+        let seen = Seen {
+            kind,
+            mode: 0o644,
+            size: 3,
+            modified: (5, 6),
+            changed: (7, 9),
+            node: (1, 2),
+            owner: (0, 0),
+            names: 1,
+        };
         assert!(all[0].vouches(&seen, (7, 10)) && !all[0].vouches(&seen, (7, 9)), "the clock has to have moved on");
         for other in [
             Seen { size: 4, ..seen },

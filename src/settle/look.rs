@@ -26,8 +26,8 @@ pub enum Found {
     Other(Vec<u8>, Seen),
     /// It is changed, or not git's alone.
     Kept,
-    /// It has its time; whether we wrote it, and whether git's index knows.
-    Settled { held: Held, wrote: bool, noted: bool },
+    /// It has its time; whether we wrote it, and what was seen then, unless git's index says so.
+    Settled { held: Held, wrote: bool, seen: Option<Seen> },
     /// Why it could not be looked at or written.
     Failed(String),
 }
@@ -88,11 +88,12 @@ fn try_to(folder: BorrowedFd, item: &Item, task: &Task, if_: If) -> Result<Found
     let is_link = seen.kind == FileType::Symlink;
     let as_git = if seen.mode & 0o100 != 0 { 0o755 } else { 0o644 };
     let alike = entry.mode == if is_link { 0o120_000 } else { 0o100_000 | as_git };
-    let mode = if task.options.modes && !is_link { as_git } else { seen.mode };
-    let settled = |time, wrote, noted| Found::Settled { held: Held { mode, time }, wrote, noted };
+    let of_git = if entry.mode == 0o100_755 { 0o755 } else { 0o644 };
+    let mode = if task.options.modes && !is_link { of_git } else { seen.mode };
+    let settled = |time, wrote, seen| Found::Settled { held: Held { mode, time }, wrote, seen };
     let as_tracked = time_of(&entry.id);
     if alike && (seen.modified, seen.mode) == (as_tracked, mode) && entry.vouches(&seen, task.written) {
-        return Ok(settled(as_tracked, false, true));
+        return Ok(settled(as_tracked, false, None));
     }
     if seen.names > 1 && if_ == If::Tracked {
         return Ok(Found::Linked(seen));
@@ -107,18 +108,28 @@ fn try_to(folder: BorrowedFd, item: &Item, task: &Task, if_: If) -> Result<Found
     }
     let time = time_of(&id);
     let wrote = (seen.modified, seen.mode) != (time, mode);
+    let mut now = seen;
     if wrote && !task.options.dry_run {
-        thing.write(time, mode, &seen)?;
+        now = thing.write(time, mode, &seen)?;
+        // what came in between has lost its time to us
+        if thing.read(task.algorithm, &now)? != id {
+            thing.set(None)?;
+            return Err(Errno::BUSY);
+        }
     }
-    Ok(settled(time, wrote, false))
+    Ok(settled(time, wrote, Some(now)))
 }
 
-/// Reads what git calls changed once more: where it bears the time of other bytes, because it was changed
-/// while it was settled or because somebody put the old time back, it gets that of its own.
+/// Reads once more what git calls changed, or what is not as it was seen last: where it bears the time of other
+/// bytes, because it was changed while it was settled or because somebody put the old time back, it gets that
+/// of its own.
 pub fn look_again(folder: BorrowedFd, item: &mut Item, task: &Task) {
     let name = split(&item.entry.path).1;
     let look = || -> Result<bool, Errno> {
         let seen = Seen::from(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        if matches!(&item.found, Found::Settled { seen: Some(before), .. } if *before == seen) {
+            return Ok(true);
+        }
         let Some(thing) = Thing::open(folder, name, seen.kind)?.filter(|_| is_ours(seen.modified)) else {
             return Ok(false);
         };
@@ -179,19 +190,20 @@ impl<'a> Thing<'a> {
         if self.seen()? == *seen { Ok(context.finish().as_ref().to_vec()) } else { Err(Errno::BUSY) }
     }
 
-    /// Gives it that mode and time. It was `seen` just now.
-    pub fn write(&self, time: Time, mode: u32, seen: &Seen) -> Result<(), Errno> {
+    /// Gives it that mode and time; what is seen then. It was `seen` just now.
+    pub fn write(&self, time: Time, mode: u32, seen: &Seen) -> Result<Seen, Errno> {
         if let (Thing::File(file), true) = (self, mode != seen.mode) {
             // of 16 bits on some systems
             fchmod(file, Mode::from_raw_mode(mode as _))?;
         }
         self.set(Some(time))?;
-        if self.seen()?.modified != time {
+        let now = self.seen()?;
+        if now.modified != time {
             // coarser times, which distinct contents would share
             self.set(Some(seen.modified))?;
             return Err(Errno::NOTSUP);
         }
-        Ok(())
+        Ok(now)
     }
 
     /// Sets its time, or the present one.

@@ -52,6 +52,8 @@ pub struct Seen {
     pub changed: Time,
     /// Device and number.
     pub node: (u64, u64),
+    /// User and group.
+    pub owner: (u32, u32),
     /// How many names it has.
     pub names: u64,
 }
@@ -66,6 +68,7 @@ impl From<Stat> for Seen {
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
             changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
             node: (stat.st_dev as u64, stat.st_ino as u64),
+            owner: (stat.st_uid, stat.st_gid),
             names: stat.st_nlink as u64,
         }
     }
