@@ -322,6 +322,22 @@ fn what_is_kept_on_disk_outlives_a_restart_with_its_headers() {
 }
 
 #[test]
+fn what_a_request_says_of_who_asks_is_not_written_down() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|_| answer("Cache-Control: public, max-age=7200\nVary: Authorization, Cookie", "x"));
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let url = format!("http://{}/", origin.host());
+    for secret in ["Authorization: Bearer s3cret", "Cookie: id=s3cret", "Authorization: Bearer s3cret2"] {
+        proxy.curl(&dir, &["-H", secret, &url]).cache("fetch, cached");
+        proxy.curl(&dir, &["-H", secret, &url]).cache("hit, local");
+    }
+    let files = crate::support::script::files(&dir.join("cache"));
+    let told = |file: &PathBuf| String::from_utf8_lossy(&fs::read(file).unwrap()).contains("s3cret");
+    assert!(files.len() >= 6 && !files.iter().any(told), "{files:?}");
+    proxy.stop();
+}
+
+#[test]
 fn stale_answers_help_where_their_server_says_so() {
     let dir = TempDir::new();
     let down = Arc::new(Mutex::new(false));

@@ -14,6 +14,7 @@ use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 use ureq::http::{Request, Response};
 
 use crate::http::headers::{self, HeaderMap, value};
+use crate::id::OutputId;
 
 /// Seconds that stand for any longer time (RFC 9111, 1.2.2).
 const LONGEST: u64 = 1 << 31;
@@ -256,8 +257,8 @@ pub fn encoding_is_plain(headers: &HeaderMap) -> bool {
     headers::list(headers, "content-encoding").all(|e| e.eq_ignore_ascii_case("identity"))
 }
 
-/// The request headers that an answer varies by, with what a request says in them; two requests
-/// that agree in them may share the answer.
+/// The request headers that an answer varies by, with what a request says in them, as [`said`] tells it; two
+/// requests that agree in them may share the answer.
 pub type Variant = Vec<(String, String)>;
 
 /// The variant that the answer to `request` is. A plain answer that varies by Accept-Encoding suits
@@ -276,23 +277,23 @@ pub fn same_variant(variant: &Variant, request: &HeaderMap) -> bool {
     variant.iter().all(|(name, said_then)| *said_then == said(request, name))
 }
 
-/// All that a request says in one header, as visible ASCII and without insignificant spaces. A header
-/// that is absent and one that is empty say different things.
+/// The SHA-256 of all that a request says in one header, without insignificant spaces: it may be a secret, and
+/// is written to disk. A header that is absent and one that is empty say different things.
 fn said(request: &HeaderMap, name: &str) -> String {
-    let values = request.get_all(name);
-    if values.iter().next().is_none() {
+    if !request.contains_key(name) {
         return "absent".to_string();
     }
-    let bytes = values.iter().map(|v| v.as_bytes()).collect::<Vec<_>>().join(&b',');
-    let text = bytes.escape_ascii().to_string();
-    let mut parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    let lower;
-    if matches!(name, "accept-language" | "accept-encoding") {
-        lower = text.to_ascii_lowercase().replace(' ', "");
-        parts = lower.split(',').filter(|part| !part.is_empty()).collect();
+    let mut text = request.get_all(name).iter().map(|v| v.as_bytes()).collect::<Vec<_>>().join(&b',');
+    let is_set = matches!(name, "accept-language" | "accept-encoding");
+    if is_set {
+        text.make_ascii_lowercase();
+        text.retain(|b| *b != b' ');
+    }
+    let mut parts: Vec<_> = text.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|p| !p.is_empty()).collect();
+    if is_set {
         parts.sort_unstable();
     }
-    format!("={}", parts.join(","))
+    OutputId::of(&parts.join(&b',')).to_string()
 }
 
 /// Whether the client already has what an answer with these headers holds: If-None-Match by weak
