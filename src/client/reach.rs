@@ -9,12 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::ProxiedHost;
 
-/// Addresses of this kind that are not link-local: Azure, Alibaba, Oracle; AWS and Google by IPv6.
-const METADATA: [IpAddr; 5] = [
+/// Addresses of this kind that are not link-local: Azure, Alibaba, Oracle; AWS (twice) and Google by IPv6.
+const METADATA: [IpAddr; 6] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
@@ -55,13 +56,13 @@ impl Reach {
     }
 }
 
-/// An address without what IPv6 wraps around an IPv4 one: mapped, compatible, NAT64, 6to4.
+/// An address without what IPv6 wraps around an IPv4 one: mapped, translated, compatible, NAT64, 6to4.
 fn plain(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip.to_canonical() else { return ip.to_canonical() };
     let part = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => IpAddr::V6(v6),
-        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+        [0, 0, 0, 0, 0 | 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             part(high, low)
         }
         _ => IpAddr::V6(v6),
@@ -80,8 +81,18 @@ mod tests {
     #[test]
     fn metadata_services_and_link_local_addresses_are_never_reached() {
         for ip in [
-            "169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe",
-            "2002:a9fe:a9fe::1", "fe80::1", "100.100.100.200", "168.63.129.16", "fd00:ec2::254",
+            "169.254.169.254",
+            "169.254.0.1",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "fe80::1",
+            "100.100.100.200",
+            "168.63.129.16",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "::ffff:0:169.254.169.254",
         ] {
             let literal = if ip.contains(':') { format!("[{ip}]") } else { ip.to_string() };
             assert!(
