@@ -170,6 +170,26 @@ fn a_header_for_one_hop_decides_nothing() {
 }
 
 #[test]
+fn a_header_that_no_vary_tells_of_chooses_nothing_for_others() {
+    let dir = TempDir::new();
+    let (origin, trust) = Origin::https(dir.path(), |request| {
+        let evil = ["evil.example", "url: /evil"].iter().any(|word| lower(request).contains(word));
+        answer("Cache-Control: max-age=3000", if evil { "poison" } else { "plain" })
+    });
+    // inside of a CONNECT, which was judged before
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p.env("SSL_CERT_FILE", &trust));
+    let headers = ["X-Forwarded-Host: evil.example", "Forwarded: host=evil.example", "X-Original-URL: /evil"];
+    for (n, header) in headers.iter().enumerate() {
+        let url = format!("https://{}/{n}", origin.host());
+        assert_eq!(proxy.curl(&dir, &["-H", header, &url]).cache("fetch, uncached").body, "poison");
+        assert_eq!(proxy.curl(&dir, &[&url]).cache("fetch, cached, volatile").body, "plain");
+        assert_eq!(proxy.curl(&dir, &["-H", header, &url]).body, "poison");
+        assert_eq!(proxy.curl(&dir, &[&url]).cache("hit, memory").body, "plain");
+    }
+    proxy.stop();
+}
+
+#[test]
 fn conditions_ranges_and_heads_are_answered_from_what_is_kept() {
     let dir = TempDir::new();
     let body = "0123456789".repeat(10);

@@ -20,6 +20,12 @@ use crate::id::OutputId;
 const LONGEST: u64 = 1 << 31;
 /// Statuses whose meaning for a cache is known here, for `must-understand`.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+/// Requests with one of these go past the cache: they are about one client's own copy; or they may choose the
+/// answer, of a server that goes by them and does not say so in Vary, and so would choose it for everybody.
+const PAST: [&str; 12] = [
+    "if-match", "if-unmodified-since", "forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix",
+    "x-forwarded-proto", "x-forwarded-scheme", "x-host", "x-http-method-override", "x-original-url", "x-rewrite-url",
+];
 /// `immutable` answers that say nothing else are fresh for so long.
 const FOR_GOOD: Duration = Duration::from_secs(LONGEST);
 
@@ -98,7 +104,7 @@ impl Terms {
     pub fn new(method: &str, headers: HeaderMap, body: bool) -> Self {
         let told = Directives::of(&headers);
         let (get, read) = (method == "GET", matches!(method, "GET" | "HEAD"));
-        let plain = !body && !["if-match", "if-unmodified-since"].iter().any(|name| headers.contains_key(*name));
+        let plain = !body && !PAST.iter().any(|name| headers.contains_key(*name));
         let mut view = Request::new(());
         view.headers_mut().insert("cache-control", value(told.line(&[])));
         show_pragma(&headers, view.headers_mut());
