@@ -237,6 +237,7 @@ impl Inner {
         let mut sent = terms.headers.clone();
         // a client's own condition says nothing of what we have
         let confirms = old.as_ref().is_some_and(|old| reply::revalidate(&mut sent, &old.answer.headers));
+        let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
         let asked = Instant::now();
         let answer = self.forwarder.send(method, url, &sent, body);
         let failed = answer.as_ref().map_or(true, |a| matches!(a.status, 500 | 502..=504));
@@ -249,6 +250,10 @@ impl Inner {
         let forwarded = match answer {
             Ok(forwarded) => forwarded,
             Err(Failed(status, why)) => {
+                if changes && status >= 500 {
+                    // its answer is lost, and what it did may not be
+                    self.invalidate(url, &HeaderMap::new());
+                }
                 log::debug!("{method} {}: {why}", hosts::shown(url));
                 return reply::text(url, status, format_args!("{}: {why}", hosts::shown(url)));
             }
@@ -258,7 +263,6 @@ impl Inner {
         {
             return self.confirmed(url, terms, old, &forwarded.headers, asked);
         }
-        let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
         if changes && (200..400).contains(&forwarded.status) {
             self.invalidate(url, &forwarded.headers);
         }
