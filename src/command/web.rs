@@ -17,7 +17,7 @@ use crate::http::modproxy::ModProxy;
 use crate::http::revproxy::RevProxy;
 use crate::http::server::{Open, Server, ServerLimits};
 use crate::http::status::{Sources, Status};
-use crate::http::tls::{Authority, Identity, Installed, system_bundle};
+use crate::http::tls::{Authority, Identity, system_bundle};
 use crate::store::{BlobStore, Kind};
 
 /// Who may ask, and as whom the server answers: what is read from files, and may be read anew.
@@ -171,8 +171,7 @@ fn reverse_proxy(
     if ca.install {
         let bundle = system_bundle()
             .ok_or_else(|| Error::failed("--install-ca: this system has no certificate bundle that we know"))?;
-        let installed = authority.install_into(&bundle).map_err(|e| Error::failed(format!("--install-ca: {e}")))?;
-        if matches!(installed, Installed::Now) {
+        if authority.install_into(&bundle).map_err(|e| Error::failed(format!("--install-ca: {e}")))? {
             super::say(format_args!("{PROGRAM}: {cert} was appended to {}", bundle.display()));
         }
     }

@@ -184,8 +184,7 @@ impl Inner {
                 Role::Late => {}
             }
         }
-        let (reply, outcome) =
-            self.fetch(Ask { method, url, terms: &terms, body }, old.filter(|_| method == "GET"), leader);
+        let (reply, outcome) = self.fetch(method, url, &terms, body, old.filter(|_| method == "GET"), leader);
         (reply.holding(place), outcome)
     }
 
@@ -222,8 +221,8 @@ impl Inner {
         }
         let work = move || {
             let (_place, terms) = (place, Terms::new("GET", headers, false));
-            let ask = Ask { method: "GET", url: &url, terms: &terms, body: None };
-            if let Body::Stream(mut body, _) = proxy.fetch(ask, Some(found), Some(leader)).0.body {
+            if let Body::Stream(mut body, _) = proxy.fetch("GET", &url, &terms, None, Some(found), Some(leader)).0.body
+            {
                 let _ = io::copy(&mut body, &mut io::sink()); // it is kept as it is read
             }
         };
@@ -232,8 +231,15 @@ impl Inner {
     }
 
     /// Asks the target; `old` is what is kept and may not be used as it is.
-    fn fetch(self: &Arc<Self>, ask: Ask<'_>, old: Option<Found>, leader: Option<Fetching>) -> (Reply, Outcome) {
-        let Ask { method, url, terms, body } = ask;
+    fn fetch(
+        self: &Arc<Self>,
+        method: &str,
+        url: &str,
+        terms: &Terms,
+        body: Option<RequestBody>,
+        old: Option<Found>,
+        leader: Option<Fetching>,
+    ) -> (Reply, Outcome) {
         let mut sent = terms.headers.clone();
         // a client's own condition says nothing of what we have
         let confirms = old.as_ref().is_some_and(|old| reply::revalidate(&mut sent, &old.answer.headers));
@@ -283,14 +289,6 @@ impl Inner {
         }
         self.hit(url, terms, &Found { answer: Arc::new(answer), ..old.clone() })
     }
-}
-
-/// A request, as far as it is forwarded.
-struct Ask<'a> {
-    method: &'a str,
-    url: &'a str,
-    terms: &'a Terms,
-    body: Option<RequestBody>,
 }
 
 /// The body to send on, if there is one.

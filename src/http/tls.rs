@@ -17,7 +17,7 @@ mod identity;
 mod install;
 
 pub use identity::Identity;
-pub use install::{Installed, system_bundle};
+pub use install::system_bundle;
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -128,8 +128,8 @@ impl Authority {
         &self.cert_path
     }
 
-    /// Appends the certificate to a bundle, unless it is in there.
-    pub fn install_into(&self, bundle: &Path) -> io::Result<Installed> {
+    /// Appends the certificate to a bundle, unless it is in there; whether it did.
+    pub fn install_into(&self, bundle: &Path) -> io::Result<bool> {
         install::append(&fs::read_to_string(&self.cert_path)?, bundle)
     }
 

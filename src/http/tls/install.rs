@@ -4,15 +4,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// What came of an installation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Installed {
-    /// The certificate was appended.
-    Now,
-    /// It was there.
-    Before,
-}
-
 /// Where systems keep the bundle, in the order in which Go looks for it.
 const BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",                // Debian, Ubuntu, Arch, Gentoo
@@ -28,8 +19,8 @@ pub fn system_bundle() -> Option<PathBuf> {
     BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file())
 }
 
-/// Appends a certificate in PEM to `bundle`, unless it is in there. Errors say what to do instead.
-pub fn append(pem: &str, bundle: &Path) -> io::Result<Installed> {
+/// Appends a certificate in PEM to `bundle`, unless it is in there; whether it did. Errors say what to do instead.
+pub fn append(pem: &str, bundle: &Path) -> io::Result<bool> {
     let explain = |e: io::Error| {
         let why = format!(
             "{}: cannot add the certificate authority: {e}; run once as a user who may write it, \
@@ -42,11 +33,11 @@ pub fn append(pem: &str, bundle: &Path) -> io::Result<Installed> {
     // what stands above the certificate in its file is not for a bundle
     let pem = pem.find("-----BEGIN").map_or(pem, |at| &pem[at..]).trim();
     if memchr::memmem::find(&present, pem.as_bytes()).is_some() {
-        return Ok(Installed::Before);
+        return Ok(false);
     }
     let gap = if present.is_empty() || present.ends_with(b"\n") { "" } else { "\n" };
     // one write at the end: the bundle is never seen without what was in it
     let mut file = OpenOptions::new().append(true).open(bundle).map_err(explain)?;
     file.write_all(format!("{gap}{pem}\n").as_bytes()).map_err(explain)?;
-    Ok(Installed::Now)
+    Ok(true)
 }
