@@ -19,9 +19,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::auth::Guard;
-use self::exchange::{Body, Handler, Reply, Request, Target};
+use self::exchange::{Handler, Reply, Request, Target};
 use crate::metrics::Metrics;
-use crate::text;
 
 /// Who answers what. What is not there is 404, or 401 or 403 for who may not see the status.
 #[derive(Default)]
@@ -79,45 +78,50 @@ impl Router {
 impl Handler for Router {
     fn handle(&self, request: Request) -> Reply {
         let module = request.target == Target::Origin && request.path.starts_with("/mod/");
-        if !module && request.target == Target::Origin {
-            return self.route(request);
-        }
-        let begin = Instant::now();
-        let (method, path) = (request.method.clone(), request.path.clone());
-        if module && self.debug_modproxy {
-            log::info!(target: "request", "B {method} {path}");
-        }
-        let reply = self.route(request);
-        let took = begin.elapsed();
-        let len = match &reply.body {
-            Body::Stream(..) => 0,
-            body => body.length().unwrap_or(0),
-        };
-        if module && self.debug_modproxy {
-            log::info!(target: "request", "E {method} {path} {} {}, {took:?}", reply.status, text::bytes(len));
-        }
-        if let Some(metrics) = &self.metrics {
-            metrics.latency.http_request.observe(took);
-            // the reverse proxy tells of its own, those inside a CONNECT included
-            if module {
-                let outcome = match reply.status {
-                    200..=399 => "answered",
-                    404 | 410 => "not there",
-                    400..=499 => "refused",
-                    _ => "failed",
-                };
-                let what = || path.trim_start_matches("/mod/").to_string();
-                metrics.recent.push("module", what, outcome, Some(len), took);
-            }
-        }
-        reply
+        // the reverse proxy tells of its own, those inside a CONNECT included
+        let Some(metrics) = self.metrics.as_ref().filter(|_| module) else { return self.route(request) };
+        let (method, path) = (request.method.to_string(), request.path.clone());
+        told(metrics, self.debug_modproxy, "module", &method, path.trim_start_matches("/mod/"), || {
+            let reply = self.route(request);
+            let outcome = match reply.status {
+                200..=399 => "answered",
+                404 | 410 => "not there",
+                400..=499 => "refused",
+                _ => "failed",
+            };
+            (reply, outcome)
+        })
     }
+}
+
+/// Has a request of a proxy answered, and tells of it: where `debug` says so in the log, in the metrics, and
+/// among the latest requests of its `kind`.
+fn told(
+    metrics: &Metrics,
+    debug: bool,
+    kind: &'static str,
+    method: &str,
+    what: &str,
+    answer: impl FnOnce() -> (Reply, &'static str),
+) -> Reply {
+    let begin = Instant::now();
+    if debug {
+        log::info!(target: "request", "B {method} {what}");
+    }
+    let (reply, outcome) = answer();
+    let took = begin.elapsed();
+    if debug {
+        log::info!(target: "request", "E {method} {what} {} {outcome}, {took:?}", reply.status);
+    }
+    metrics.latency.http_request.observe(took);
+    metrics.recent.push(kind, || what.to_string(), outcome, reply.body.length(), took);
+    reply
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::exchange::Method;
+    use crate::http::exchange::{Body, Method};
 
     fn router() -> Router {
         let named = |name: &'static str| -> Option<Arc<dyn Handler>> {

@@ -34,6 +34,7 @@ use self::rules::{Rules, Terms};
 use super::exchange::{Body, Handler, Method, Reply, Request, Target};
 use super::headers::{self, HeaderMap};
 use super::tls::Authority;
+use super::told;
 use crate::bounded::Bounded;
 use crate::client::Reach;
 use crate::config::{ProxiedHost, Tunnels};
@@ -127,7 +128,6 @@ impl Handler for RevProxy {
 
 impl Inner {
     fn proxy(self: &Arc<Self>, request: Request, scheme: &str, authority: &str) -> Reply {
-        let begin = Instant::now();
         self.metrics.revcache.req_received.inc();
         if !hosts::listed(&self.hosts, scheme, authority) {
             return Reply::text(502, format!("{authority} is not proxied: it is not in --revproxy\n"));
@@ -137,17 +137,11 @@ impl Inner {
         }
         let query = request.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
         let url = format!("{scheme}://{}{}{query}", hosts::normal(scheme, authority), request.path);
-        let (method, shown) = (request.method.as_str().to_string(), hosts::shown(&url));
-        if self.debug {
-            log::info!(target: "request", "B {method} {shown}");
-        }
-        let (reply, outcome) = self.answer(request, &method, &url);
-        let (len, took) = (reply::body_len(&reply), begin.elapsed());
-        if self.debug {
-            log::info!(target: "request", "E {method} {shown} {} {}, {took:?}", reply.status, outcome.text());
-        }
-        self.metrics.recent.push("proxy", || shown.to_string(), outcome.text(), len, took);
-        reply
+        let method = request.method.as_str().to_string();
+        told(&self.metrics, self.debug, "proxy", &method, hosts::shown(&url), || {
+            let (reply, outcome) = self.answer(request, &method, &url);
+            (reply, outcome.text())
+        })
     }
 
     fn answer(self: &Arc<Self>, mut request: Request, method: &str, url: &str) -> (Reply, Outcome) {

@@ -189,11 +189,6 @@ pub fn merge(stored: &HeaderMap, news: &HeaderMap) -> HeaderMap {
     merged
 }
 
-/// Length of a reply's body, where it is known.
-pub fn body_len(reply: &Reply) -> Option<u64> {
-    reply.body.length().filter(|_| !matches!(reply.body, Body::Empty | Body::Takeover(_)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
