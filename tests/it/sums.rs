@@ -414,6 +414,14 @@ fn nobody_can_keep_the_database_from_speaking() {
     let server = scene.serve(&home, &[]);
     scene.between.set(|path, status, body| if path.contains("/m2@") { (503, Vec::new()) } else { (status, body) });
     assert_eq!((server.status(&file(2, "zip")), server.status(&bad)), (200, 502));
+    // nor does it keep what was served meanwhile from being compared
+    scene.between.set(|_, _, _| (503, Vec::new()));
+    let home = TempDir::new();
+    let server = scene.serve(&home, &[]);
+    assert_eq!((server.status(&file(0, "zip")), server.status(&bad)), (200, 200));
+    scene.between.set(|path, status, body| if path.contains("/m0@") { (503, Vec::new()) } else { (status, body) });
+    poll("the other to go", || (!kept_files(&home).contains(&bad)).then_some(()));
+    assert!(kept_files(&home).contains(&file(0, "zip")));
 }
 
 #[test]

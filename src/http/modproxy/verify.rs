@@ -207,7 +207,9 @@ impl Inner {
             let names = self.verifier.pending.lock().expect("no holder panics").clone();
             for name in names {
                 match ModPath::parse(&name).map(|wanted| self.compare(&name, &wanted, true)) {
-                    Ok(Ok(false)) => break,
+                    Ok(Ok(false)) if self.verifier.is_down() => break,
+                    // of this one, no answer came
+                    Ok(Ok(false)) => continue,
                     Ok(Ok(true)) | Err(_) => {}
                     Ok(Err(e)) => self.verifier.tell(&format!("{name}: removed: {e}")),
                 }
