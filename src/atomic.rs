@@ -14,13 +14,17 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{LazyLock, Mutex, MutexGuard, mpsc};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
 /// Start of every temporary file's name.
 pub const TEMP_PREFIX: &str = ".tmp-";
+
+/// How long a pipe that a user names may say nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The temporary files that this process has now.
 #[derive(Default)]
@@ -128,6 +132,11 @@ pub fn careful() -> OpenOptions {
     options
 }
 
+/// An error with the file that it is about.
+pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
+    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
 /// What the plain file `path` holds, at most `limit` bytes of it.
 pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -138,6 +147,23 @@ pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// As [`read_small`], where it is text.
 pub fn read_text(path: &Path, limit: u64) -> Option<String> {
     String::from_utf8(read_small(path, limit).ok()?).ok()
+}
+
+/// What a file that a user names holds, at most `limit` bytes of it. It may be a pipe, and whoever was to
+/// write to that may never come: that is an error.
+pub fn read_named(path: &Path, limit: u64) -> io::Result<String> {
+    let read = move |path: &Path| -> io::Result<String> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    if fs::metadata(path)?.is_file() {
+        return read(path);
+    }
+    let ((done, text), path) = (mpsc::channel(), path.to_path_buf());
+    thread::Builder::new().name("pipe".into()).spawn(move || done.send(read(&path)))?;
+    let silent = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "is no plain file, and nothing comes out of it"));
+    text.recv_timeout(PATIENCE).unwrap_or_else(silent)
 }
 
 fn made() -> MutexGuard<'static, Made> {

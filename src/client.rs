@@ -7,7 +7,7 @@
 mod reach;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -173,6 +173,10 @@ pub fn words(e: &ureq::Error) -> String {
 /// The certificates to trust.
 fn roots(file: Option<&Path>) -> io::Result<Vec<CertificateDer<'static>>> {
     let found = match file {
+        // a pipe would be waited for
+        Some(file) if file.exists() && !file.is_file() => {
+            return Err(io::Error::other(format!("{}: is no plain file", file.display())));
+        }
         Some(file) => rustls_native_certs::load_certs_from_paths(Some(file), None),
         None => rustls_native_certs::load_native_certs(),
     };
@@ -187,7 +191,8 @@ fn roots(file: Option<&Path>) -> io::Result<Vec<CertificateDer<'static>>> {
 }
 
 /// The proxy that `env` names for https or http, HTTPS_PROXY or HTTP_PROXY; it is not asked for this
-/// machine and for what NO_PROXY lists: `*`, or names that stand for what ends with them too.
+/// machine and for what NO_PROXY lists: `*`, IPv4 networks as `10.0.0.0/8`, or names that stand for what ends
+/// with them too.
 /// Everything goes through it by CONNECT.
 pub fn proxy_for(env: &AwsEnv, https: bool) -> Result<Option<Proxy>, String> {
     let either = |upper: &str| env.var(upper).or(env.var(&upper.to_ascii_lowercase()));
@@ -215,10 +220,32 @@ pub fn proxy_for(env: &AwsEnv, https: bool) -> Result<Option<Proxy>, String> {
         made = match host.trim_start_matches("*.").trim_start_matches('.') {
             "" => made,
             "*" => made.no_proxy("*"),
+            name if name.contains('/') => subnet(name).into_iter().fold(made, |made, part| made.no_proxy(&part)),
             name => made.no_proxy(name).no_proxy(&format!(".{name}")),
         };
     }
     made.build().map(Some).map_err(|e| format!("{name}: {e}"))
+}
+
+/// The addresses of an IPv4 network in the form `10.1.*`, which is the client's own; none where it is not one.
+fn subnet(text: &str) -> Vec<String> {
+    let parse = || {
+        let (net, bits) = text.split_once('/')?;
+        let bits = bits.parse::<u32>().ok().filter(|bits| (1..=32).contains(bits))?;
+        Some((net.parse::<Ipv4Addr>().ok()?.to_bits() & (!0 << (32 - bits)), bits))
+    };
+    let Some((net, bits)) = parse() else { return Vec::new() };
+    let bytes = bits.div_ceil(8);
+    let part = |n: u32| {
+        let [a, b, c, d] = Ipv4Addr::from_bits(net | n << (32 - 8 * bytes)).octets();
+        match bytes {
+            1 => format!("{a}.*"),
+            2 => format!("{a}.{b}.*"),
+            3 => format!("{a}.{b}.{c}.*"),
+            _ => format!("{a}.{b}.{c}.{d}"),
+        }
+    };
+    (0..1 << (8 * bytes - bits)).map(part).collect()
 }
 
 /// Counts the connections it opens.
@@ -294,7 +321,10 @@ mod tests {
 
     #[test]
     fn proxies_follow_the_environment_and_spare_this_machine() {
-        let none = ("NO_PROXY", "corp.example, .x.y,*.Z.example,ported.example:9000");
+        let none = (
+            "NO_PROXY",
+            "corp.example, .x.y,*.Z.example,ported.example:9000,10.9.0.0/15,192.168.7.64/26,1.2.3/4,9.9.9.9/0,::/0",
+        );
         let all = env(&[("HTTPS_PROXY", "http://us%40er:p@p:3128"), ("http_proxy", "q:80"), none]);
         let (https, http) = (proxy_for(&all, true).unwrap().unwrap(), proxy_for(&all, false).unwrap().unwrap());
         assert_eq!((https.host(), https.port(), http.host(), http.port()), ("p", 3128, "q", 80));
@@ -305,7 +335,17 @@ mod tests {
             assert!(direct(host), "{host}");
         }
         assert!(direct("a.z.example") && direct("ported.example:9000"));
-        for host in ["s3.example", "notcorp.example", "10.0.0.1", "b.s3.eu-west-1.amazonaws.com"] {
+        assert!(direct("10.8.0.1") && direct("10.9.255.255:9000") && direct("192.168.7.127"));
+        for host in [
+            "10.10.0.1",
+            "192.168.7.128",
+            "192.168.7.63",
+            "1.2.3.4",
+            "s3.example",
+            "notcorp.example",
+            "10.0.0.1",
+            "b.s3.eu-west-1.amazonaws.com",
+        ] {
             assert!(!direct(host), "{host}");
         }
         let nobody = proxy_for(&env(&[("HTTPS_PROXY", "http://p"), ("no_proxy", "a, *")]), true).unwrap().unwrap();

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{careful, is_at, process_token};
+use crate::atomic::{at, careful, is_at, process_token};
 use crate::folder::make_real_dir;
 use crate::platform::is_local;
 
@@ -32,7 +32,7 @@ const FAR: Duration = Duration::from_secs(86_400);
 /// What is to be said of a cache directory that other machines may use without our seeing their
 /// locks; nothing where none can.
 pub fn warning(root: &Path) -> &'static str {
-    let seen = File::open(root).is_ok_and(|dir| !is_local(dir));
+    let seen = root.is_dir() && File::open(root).is_ok_and(|dir| !is_local(dir));
     if seen { "; on a network file system, where the locks of other machines may not be seen" } else { "" }
 }
 
@@ -223,7 +223,7 @@ fn is_young(t: SystemTime, now: SystemTime) -> bool {
 }
 
 fn open(path: &Path, create: bool) -> io::Result<File> {
-    careful().write(create).create(create).mode(0o644).open(path)
+    careful().write(create).create(create).mode(0o644).open(path).map_err(at(path))
 }
 
 /// `<pid>-<nanoseconds in hex>`.

@@ -108,6 +108,8 @@ struct State {
     behind: bool,
     idle: usize,
     stopping: bool,
+    /// Why the last that failed did.
+    trouble: Option<String>,
 }
 
 /// One thing to send: what a marker of ours says, and the number that is its file's name.
@@ -187,10 +189,13 @@ impl Uploader {
         let path = self.shared.path(job.number);
         let marker = Marker::new(&self.shared.target, kind, name, Some(value)).encode();
         let write = || File::create_new(&path)?.write_all(marker.as_bytes());
-        let marked = match write() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.shared.make_dir().and_then(|()| write()),
-            other => other,
-        };
+        let mut marked = write();
+        // others may remove our folder, which is empty, at any moment
+        for _ in 0..3 {
+            if marked.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                marked = self.shared.make_dir().and_then(|()| write());
+            }
+        }
         if let Err(e) = marked {
             let dir = self.shared.dir.display();
             self.shared.unmarked.tell(format_args!("{dir}: an upload cannot be marked, and is lost if it fails: {e}"));
@@ -299,6 +304,11 @@ impl Uploader {
         }
         // only an empty directory goes
         let _ = fs::remove_dir(&self.shared.dir);
+    }
+
+    /// Why the last upload that failed did.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.lock().trouble.clone()
     }
 
     /// How the queue looks now.
@@ -459,7 +469,11 @@ impl Shared {
             Err(e) => {
                 self.metrics.upload.failed.inc();
                 log::debug!("upload of {} {} put off: {e}", job.kind, job.name);
-                !matches!(e, RemoteError::Off(_))
+                let unsent = matches!(e, RemoteError::Off(_));
+                if !unsent {
+                    self.lock().trouble = Some(e.to_string());
+                }
+                !unsent
             }
         }
     }

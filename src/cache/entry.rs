@@ -33,7 +33,7 @@ use std::time::SystemTime;
 
 use super::disk::{DiskCache, Hit};
 use super::id::{ActionId, Hashing, OutputId, sharded};
-use crate::atomic::{TempFile, is_at};
+use crate::atomic::{TempFile, careful, is_at};
 use crate::remote::{Object, PutBody};
 use crate::sign::{Claim, SIGNATURE, Signer, from_nanos, nanos};
 
@@ -128,7 +128,7 @@ impl Codec {
     /// in `temp_dir`. `InvalidData` where the file does not hold the output any more: then it is
     /// removed, so that the next get misses and the next put mends it.
     pub fn encode(&self, action: &ActionId, hit: &Hit, temp_dir: &Path) -> io::Result<PutBody> {
-        let mut file = File::open(&hit.path)?;
+        let mut file = careful().open(&hit.path)?;
         if hit.size > IN_MEMORY {
             return self.encode_large(action, hit, file, temp_dir);
         }
@@ -255,7 +255,7 @@ impl Codec {
     /// The classic objects for what `hit` describes: output, action, and what stands beside the
     /// latter. `InvalidData` as in [`Self::encode`].
     pub fn encode_classic(&self, action: &ActionId, hit: &Hit) -> io::Result<(PutBody, PutBody, Option<String>)> {
-        let mut file = File::open(&hit.path)?;
+        let mut file = careful().open(&hit.path)?;
         copy_whole(hit, &mut file, &mut io::sink())?;
         let text = format!("{} {}", hit.output, nanos(hit.time));
         let signature = self.signer.sign_text(KIND, &action.to_string(), &claim(hit));

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{careful, read_text};
+use crate::atomic::{at, careful, read_text};
 
 const SIZE: &str = "size";
 
@@ -50,7 +50,12 @@ impl Size {
 }
 
 fn update(root: &Path, change: impl FnOnce(&mut Size)) -> io::Result<Size> {
-    let mut file = careful().write(true).create(true).mode(0o644).open(root.join(SIZE))?;
+    let path = root.join(SIZE);
+    update_at(&path, change).map_err(at(&path))
+}
+
+fn update_at(path: &Path, change: impl FnOnce(&mut Size)) -> io::Result<Size> {
+    let mut file = careful().write(true).create(true).mode(0o644).open(path)?;
     file.lock()?;
     let mut text = String::new();
     // damaged, it is as good as none

@@ -154,7 +154,8 @@ impl Stack {
         // while the bucket is down, its own line has said so
         if left > 0 && bucket.available() {
             let slow = || format!("it took no more of them within --close-timeout ({:?})", self.config.close_timeout);
-            let (target, why) = (bucket.target(), bucket.write_trouble().unwrap_or_else(slow));
+            let failed = || uploader.trouble().filter(|_| Instant::now() < deadline);
+            let (target, why) = (bucket.target(), bucket.write_trouble().or_else(failed).unwrap_or_else(slow));
             let verb = text::verb(left as u64, "is", "are");
             let left = text::things(left as u64, "upload");
             log::warn!(

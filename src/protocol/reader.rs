@@ -62,10 +62,17 @@ impl<R: Read> Reader<R> {
     /// The next request; `Ok(None)` at the end of input. When it has a body, call
     /// [`Self::body`] before the next request.
     pub fn request(&mut self) -> Result<Option<Request>, ProtocolError> {
-        match self.input.peek()? {
-            None => return Ok(None),
-            Some(b'{') => {}
-            Some(other) => return Err(not_a_request(format!("a line starts with {:?}", char::from(other)))),
+        loop {
+            match self.input.peek()? {
+                None => return Ok(None),
+                Some(b'{') => break,
+                // the body of a request that said it had none
+                Some(b'"') if !self.line.is_empty() => {
+                    let mut body = self.body(1)?;
+                    while body.piece(&mut Vec::new())? {}
+                }
+                Some(other) => return Err(not_a_request(format!("a line starts with {:?}", char::from(other)))),
+            }
         }
         self.line.clear();
         if !self.input.read_until(b'\n', MAX_LINE, &mut self.line)? {
@@ -80,7 +87,8 @@ impl<R: Read> Reader<R> {
 
     /// Whether [`Self::request`] has what it needs and will not wait for input.
     pub fn is_ready(&self) -> bool {
-        memchr::memchr(b'\n', self.input.buffered().trim_ascii_start()).is_some()
+        let next = self.input.buffered().trim_ascii_start();
+        next.starts_with(b"{") && memchr::memchr(b'\n', next).is_some()
     }
 
     /// The body that follows the last request, `size` bytes of it promised.

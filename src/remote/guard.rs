@@ -4,7 +4,8 @@
 //!
 //! Invariants: a bucket never fails a build and never holds one up for long. Reads and writes are
 //! turned off apart, but what turns reads off stops writes too; while a side is off, one probe
-//! every [`PROBE_INTERVAL`], in the background, may turn it on again. The probe of writes is a put
+//! every [`PROBE_INTERVAL`], in the background, may turn it on again. The probe of reads asks for what is
+//! asked for now, or could not be read before, and reads of it; that of writes is a put
 //! that was asked for, so that nothing is written that nobody wanted. Results of requests sent
 //! before a side went off change nothing. People hear of changes of state, one line each. What was
 //! learnt is left to the next process ([`Memory`]).
@@ -17,14 +18,23 @@ use super::memory::Memory;
 use super::{Object, PutBody, Remote, RemoteError};
 use crate::metrics::Metrics;
 use crate::retry::{Failure, Patience, jitter, wait_before_retry};
-use crate::text::{things, verb};
+use crate::text::{bytes, things, verb};
 
 /// Time between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// A probe that said nothing for so long is given up.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// A read whose answer takes longer has held a build up as one that failed.
+/// A read whose answer takes longer has held a build up as one that failed, and for as many seconds.
 const SLOW: Duration = Duration::from_secs(5);
+/// Bodies that have let somebody wait for [`SLOW`] must have come at this rate, all that are on their way
+/// together, in bytes a second.
+const FLOOR: u64 = 128 << 10;
+/// And each by itself at this, after twice that time.
+const OWN_FLOOR: u64 = 16 << 10;
+/// A probe reads no more of a body.
+const ENOUGH: u64 = FLOOR * SLOW.as_secs();
+/// What every object begins with that we make of builds.
+const MAGIC: &[u8] = b"gcp";
 /// So much trouble in a row turns a side off: ten useless answers, five failures to reach it.
 const LIMIT: u32 = 10;
 /// An answer that the same request will get for ever.
@@ -77,6 +87,8 @@ struct State {
     answered: bool,
     /// Reads refused for want of permission.
     refused: u64,
+    /// What could not be read last.
+    failed: Option<String>,
 }
 
 #[derive(Default)]
@@ -148,7 +160,11 @@ impl State {
     /// Takes note of what a request, sent at `from`, came to.
     fn record(&mut self, side: Side, from: Instant, now: Instant, outcome: Outcome, probe: bool) -> Option<Change> {
         let side = if let Err(RemoteError::Denied(_) | RemoteError::Config(_)) = outcome { Side::Reads } else { side };
-        let weight = weigh(side, outcome, self.of(side).success.is_some_and(|at| at >= from))?;
+        let mut weight = weigh(side, outcome, self.of(side).success.is_some_and(|at| at >= from))?;
+        if side == Side::Reads && weight == UNREACHED {
+            // as heavy as the seconds that somebody has waited for it
+            weight = weight.max((now - from).as_secs() as u32);
+        }
         if side == Side::Reads && weight == 0 {
             let refused = matches!(outcome, Err(RemoteError::Forbidden(_)));
             self.refused += u64::from(refused);
@@ -263,8 +279,9 @@ impl Guard {
         let Err((why, due)) = self.state().admit(kind.side(), Instant::now()) else { return Ok(()) };
         match (due, kind) {
             (Some(Side::Reads), _) => {
-                let key = self.probe_key.clone();
-                self.probe(Side::Reads, move |remote| remote.get(&key, None).map(drop));
+                let asked = (matches!(kind, Kind::Get) && !key.is_empty()).then(|| key.to_string());
+                let key = asked.or_else(|| self.state().failed.clone()).unwrap_or_else(|| self.probe_key.clone());
+                self.probe(Side::Reads, move |remote| look(remote, &key));
             }
             (Some(Side::Writes), Kind::Put(body, beside)) => {
                 let (key, body, beside) = (key.to_string(), body.clone(), beside.map(str::to_string));
@@ -312,8 +329,11 @@ impl Guard {
             let mut outcome = send(&*self.remote);
             counters.requests.inc();
             self.metrics.latency.bucket_request.observe(from.elapsed());
+            // where others have failed in vain, trying again would only make them wait
+            let doubtful = || self.state().of(kind.side()).failures > 0;
             if let Err(e) = &outcome
                 && from.elapsed() < SLOW
+                && !(attempt > 0 && doubtful())
                 && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
             {
                 counters.retries.inc();
@@ -325,7 +345,7 @@ impl Guard {
             match &mut outcome {
                 Ok(value) => {
                     let slow = matches!(kind, Kind::Get) && took >= SLOW;
-                    let read_later = self.watch(body(value), slow);
+                    let read_later = self.watch(body(value), key, slow);
                     if slow {
                         let e = io::Error::other(format!("an answer took {} s", took.as_secs()));
                         self.record(Side::Reads, key, from, Err(&e.into()), false);
@@ -351,6 +371,9 @@ impl Guard {
         {
             log::debug!("{}: {key}: {e}", self.name);
             self.metrics.bucket.errors.inc();
+            if side == Side::Reads && !probe {
+                self.state().failed = Some(key.to_string());
+            }
         }
         let Some(change) = self.state().record(side, from, Instant::now(), outcome, probe) else { return };
         let (name, next) = (&self.name, PROBE_INTERVAL.as_secs());
@@ -375,40 +398,119 @@ impl Guard {
     }
 
     /// Has the reading of a body counted and watched; `false` where there is nothing to read.
-    fn watch(self: &Arc<Self>, object: Option<&mut Object>, settled: bool) -> bool {
+    fn watch(self: &Arc<Self>, object: Option<&mut Object>, key: &str, settled: bool) -> bool {
         let Some(object) = object.filter(|o| o.len != Some(0)) else { return false };
         let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
-        let (guard, from) = (self.clone(), Instant::now());
-        object.body = Box::new(Watched { body, guard, from, left: object.len, settled });
+        object.body = Box::new(Watched {
+            body,
+            guard: self.clone(),
+            key: key.to_string(),
+            from: Instant::now(),
+            waited: Duration::ZERO,
+            before: self.metrics.bucket.get_bytes.get(),
+            read: 0,
+            len: object.len,
+            settled,
+        });
         true
     }
+}
+
+/// Asks for an object, and reads of it what tells whether all is well.
+fn look(remote: &dyn Remote, key: &str) -> Result<(), RemoteError> {
+    let from = Instant::now();
+    let mut body = match remote.get(key, None) {
+        // it says nothing of the bucket but that it is there
+        Err(e) if weigh(Side::Reads, Err(&e), false).is_none() => None,
+        answer => answer?.map(|object| object.body),
+    };
+    let (mut block, mut read) = (vec![0; 32 << 10], 0);
+    while let Some(body) = &mut body {
+        let n = body.read(&mut block)?;
+        if read == 0 && !is_ours(key, &block[..n]) {
+            return Err(not_ours());
+        }
+        read += n as u64;
+        if n == 0 || read >= ENOUGH || from.elapsed() >= SLOW {
+            break;
+        }
+    }
+    let waited = from.elapsed();
+    if waited >= SLOW && read < rate(FLOOR, waited) { Err(too_slow(read, waited).into()) } else { Ok(()) }
+}
+
+/// Whether what the object `key` begins with can be of our making.
+fn is_ours(key: &str, begin: &[u8]) -> bool {
+    let mut names = key.rsplit('/').skip(1);
+    let (folder, above) = (names.next(), names.next());
+    let n = begin.len().min(MAGIC.len());
+    !(folder == Some("manifest") || above == Some("v1")) || begin[..n] == MAGIC[..n]
+}
+
+fn not_ours() -> RemoteError {
+    RemoteError::Status(200, "the body is not of this program".into())
+}
+
+/// Bytes that come in that time at `floor` bytes a second.
+fn rate(floor: u64, time: Duration) -> u64 {
+    (time.as_secs_f64() * floor as f64) as u64
+}
+
+fn too_slow(read: u64, waited: Duration) -> io::Error {
+    let text = format!("too slow: {} in {} s", bytes(read), waited.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 /// A body whose bytes are counted, and whose end, good or bad, the guard hears of.
 struct Watched {
     body: Box<dyn Read + Send>,
     guard: Arc<Guard>,
+    key: String,
     from: Instant,
-    left: Option<u64>,
+    /// How long its reader has waited for it.
+    waited: Duration,
+    /// Bytes that all bodies had brought before it.
+    before: u64,
+    /// Bytes of its own.
+    read: u64,
+    len: Option<u64>,
     settled: bool,
+}
+
+impl Watched {
+    fn is_slow(&self) -> bool {
+        let all = self.guard.metrics.bucket.get_bytes.get() - self.before;
+        let slow = |time, read, floor| self.waited >= time && read < rate(floor, self.waited);
+        slow(SLOW, all, FLOOR) || slow(2 * SLOW, self.read, OWN_FLOOR)
+    }
 }
 
 impl Read for Watched {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.body.read(buf);
-        let ended = match &read {
-            Ok(n) => {
-                self.guard.metrics.bucket.get_bytes.add(*n as u64);
-                self.left = self.left.map(|left| left.saturating_sub(*n as u64));
-                (self.left == Some(0) || *n == 0 && !buf.is_empty()).then_some(Ok(()))
+        let begin = Instant::now();
+        let mut read = self.body.read(buf);
+        self.waited += begin.elapsed();
+        let mut ended = false;
+        let mut foreign = false;
+        if let Ok(n) = read {
+            foreign = self.read == 0 && !is_ours(&self.key, &buf[..n]);
+            self.read += n as u64;
+            self.guard.metrics.bucket.get_bytes.add(n as u64);
+            ended = self.len.is_some_and(|len| self.read >= len) || n == 0 && !buf.is_empty();
+            if !ended && self.is_slow() {
+                read = Err(too_slow(self.read, self.waited));
             }
+        }
+        let outcome = match &read {
+            _ if foreign => Some(Err(not_ours())),
+            Ok(_) => ended.then_some(Ok(())),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
             Err(e) => Some(Err(RemoteError::Io(io::Error::new(e.kind(), e.to_string())))),
         };
-        if let Some(outcome) = ended
+        if let Some(outcome) = outcome
             && !std::mem::replace(&mut self.settled, true)
         {
-            self.guard.record(Side::Reads, "reading a body", self.from, outcome.as_ref().map(drop), false);
+            self.guard.record(Side::Reads, &self.key, self.from, outcome.as_ref().map(drop), false);
         }
         read
     }

@@ -192,7 +192,7 @@ impl Remote for S3 {
         let answer = self.request(&Op::new("GET", key).with(IF_NONE_MATCH, known_etag)?)?;
         match answer.status {
             200 => {
-                let etag = header(&answer.headers, "etag");
+                let etag = tag(&answer.headers);
                 if known_etag.is_some() && etag.as_deref() == known_etag {
                     // a server without conditional gets
                     Failed::read(answer);
@@ -235,10 +235,8 @@ impl Remote for S3 {
             other => other,
         }?;
         match answer.status {
-            200..300 => {
-                Failed::read(answer);
-                Ok(())
-            }
+            // nothing is said beside that, and who says it slowly is not waited for
+            200..300 => Ok(()),
             // 404: the object that was to match is gone
             404 | 412 if if_match.is_some() => match Failed::read(answer).into_error() {
                 e @ RemoteError::Config(_) => Err(e),
@@ -253,7 +251,7 @@ impl Remote for S3 {
         if answer.status != 200 {
             return absent(answer);
         }
-        let (etag, age) = (header(&answer.headers, "etag").unwrap_or_default(), age(&answer.headers));
+        let (etag, age) = (tag(&answer.headers).unwrap_or_default(), age(&answer.headers));
         let kept = |name: &HeaderName| name.as_str().starts_with("x-amz-meta-") || KEPT.contains(&name.as_str());
         let kept = answer.headers.iter().filter(|(name, _)| kept(name)).map(|(n, v)| (n.clone(), v.clone()));
         Ok(Some(Head { etag, age, kept: kept.collect() }))
@@ -321,10 +319,7 @@ impl Remote for S3 {
     fn delete(&self, key: &str) -> Result<(), RemoteError> {
         let answer = self.request(&Op::new("DELETE", key))?;
         match answer.status {
-            200..300 => {
-                Failed::read(answer);
-                Ok(())
-            }
+            200..300 => Ok(()),
             _ => absent::<()>(answer).map(drop),
         }
     }
@@ -359,6 +354,11 @@ const KEPT: [&str; 9] = [
     "x-amz-storage-class",
     "x-amz-website-redirect-location",
 ];
+
+/// The entity tag. One that a proxy has weakened on the way is good for conditions as S3 made it.
+fn tag(headers: &HeaderMap) -> Option<String> {
+    header(headers, "etag").map(|tag| tag.trim_start_matches("W/").to_string())
+}
 
 /// A time as HTTP writes it.
 fn date(headers: &HeaderMap, name: &str) -> Option<Timestamp> {

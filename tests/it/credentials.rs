@@ -276,3 +276,23 @@ fn a_role_is_taken_on_with_another_profiles_keys() {
     says(&dir, &server, &vars("env"), &["no container credentials"]);
     says(&dir, &server, &[("AWS_REGION", "us-west-2"), vars("one")[0], vars("one")[1]], &["status 403 AccessDenied"]);
 }
+
+#[test]
+fn a_pipe_that_nobody_writes_to_holds_a_build_up_for_seconds() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let pipe = dir.join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    let identity = [("AWS_WEB_IDENTITY_TOKEN_FILE", pipe), ("AWS_ROLE_ARN", "arn:role")];
+    let agent = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", pipe),
+    ];
+    for vars in [&[("AWS_CONFIG_FILE", pipe)][..], &[("AWS_SHARED_CREDENTIALS_FILE", pipe)], &identity, &agent] {
+        let begin = Instant::now();
+        says(&dir, &server, vars, &[pipe, "nothing comes out of it"]);
+        assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    }
+    let out = Plugin::new(&dir).envs(&server.env()).arg(format!("--signing-key-file={pipe}")).output().code(2);
+    assert!(out.stderr.contains("nothing comes out of it"), "{}", out.describe());
+}

@@ -100,12 +100,17 @@ fn a_bad_request_fails_alone() {
         (put(2, &format!("\n\"{body}\"")), "longer than"),
         (put(5, &format!("\n\"{}\"", b64(b"jello"))), "not the output id"),
         (put(0, ""), "not the output id"),
+        // and what says that it has no body, but has one
+        (put(-1, &format!("\n\"{body}\"")), "negative BodySize"),
+        (put(0, &format!("\n\"{body}\"")), "not the output id"),
     ];
     for (lines, want) in bad {
         let got = answer(&mut s, &format!("{lines}\n"));
         assert!(got["Err"].as_str().is_some_and(|e| e.contains(want)), "{lines}: {got}");
         assert!(s.client.get(&action(1)).is_none(), "nothing is stored by {lines}");
     }
+    let get = format!("{{\"ID\":#,\"Command\":\"get\",\"ActionID\":\"{act}\",\"BodySize\":5}}\n\"{body}\"\n");
+    assert_eq!(answer(&mut s, &get)["Miss"], true);
     // a body that never comes is noticed when the next request does
     let id = s.client.id();
     s.client.raw(format!("{}\n", put(5, "").replace('#', &id.to_string())).as_bytes());

@@ -280,9 +280,15 @@ fn a_fifo_at_a_key_is_a_miss() {
     let begin = Instant::now();
     assert_eq!(s.get_all(&bodies(3)), 0);
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    s.put_all(&bodies(3));
-    s.end().quiet();
+    let link = bucket.join(single(3));
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    symlink(dir.write("mine", "precious"), &link).unwrap();
+    s.put_all(&bodies(4));
+    let out = s.end();
+    let [line] = said(&out)[..] else { panic!("{}", out.describe()) };
+    assert!(line.contains("1 upload is not done yet") && line.contains("is a symbolic link"), "{line}");
     assert!((0..3).all(|n| bucket.join(single(n)).is_file()), "puts take their places");
+    assert_eq!(fs::read_to_string(link).unwrap(), "precious");
 }
 
 #[test]
@@ -390,7 +396,37 @@ fn a_bucket_that_is_slow_to_answer_is_left_alone() {
     let ids: Vec<i64> = (0..16).map(|n| s.client.send_get(&action(n))).collect();
     let begin = Instant::now();
     ids.into_iter().for_each(|id| drop(s.client.wait(id)));
-    // a second round may have begun before the fifth answer of the first was in
+    // a second round may have begun before the second answer of the first was in
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
-    one_line(&s.end(), &["5 failures in a row", "took 6 s", &proxy.endpoint]);
+    one_line(&s.end(), &["2 failures in a row", "took 6 s", &proxy.endpoint]);
+}
+
+#[test]
+fn bodies_that_drip_or_are_garbled_turn_it_off() {
+    let (server, proxy) = filled();
+    proxy.set(Fault::Drip(20));
+    let dir = TempDir::new();
+    let begin = Instant::now();
+    let mut s = session(&dir, &server, &proxy, &["--read-only"]);
+    let ids: Vec<i64> = (0..ENTRIES as u32).map(|n| s.client.send_get(&action(n))).collect();
+    ids.into_iter().for_each(|id| assert_eq!(s.client.wait(id)["Miss"], true));
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    one_line(&s.end(), &["too slow", "building from the local cache", &proxy.endpoint]);
+    // the next asks in the background, for what it is asked for, and is told the same
+    let asked = proxy.requests();
+    let begin = Instant::now();
+    let mut s = session(&dir, &server, &proxy, &["--read-only"]);
+    assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    poll("the probe", || s.child.stderr().contains("too slow").then_some(()));
+    assert_eq!((s.get_all(&bodies(ENTRIES)), proxy.requests() - asked), (0, 1));
+    one_line(&s.end(), &["too slow", &proxy.endpoint]);
+
+    proxy.set(Fault::Garble);
+    let asked = proxy.requests();
+    let mut s = session(&TempDir::new(), &server, &proxy, &["--read-only"]);
+    assert_eq!((s.get_all(&bodies(ENTRIES)), proxy.requests() - asked), (0, 10));
+    let out = s.end();
+    let off: Vec<_> = said(&out).into_iter().filter(|line| line.contains("building from the local cache")).collect();
+    assert!(off.len() == 1 && off[0].contains("10 failures in a row, last: status 200"), "{}", out.describe());
 }

@@ -74,29 +74,29 @@ fn the_test_server_stops_and_restarts_on_its_port() {
 fn objects_go_there_and_back() {
     let server = S3Server::start();
     let f = Fixture::new(&server, &server.endpoint);
-    assert!(f.bucket.get("v1/ab/abc").is_none());
-    assert!(f.bucket.ask("v1/ab/abc", None).unwrap().is_none());
+    assert!(f.bucket.get("k/ab/abc").is_none());
+    assert!(f.bucket.ask("k/ab/abc", None).unwrap().is_none());
     let big: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let file = std::env::temp_dir().join(format!("remote-put-{}", std::process::id()));
     std::fs::write(&file, &big).unwrap();
     let opened = Arc::new(std::fs::File::open(&file).unwrap());
     std::fs::remove_file(&file).unwrap();
-    f.bucket.put("v1/ab/abc", &PutBody::File(opened, big.len() as u64)).unwrap();
-    f.bucket.put("v1/ab/empty", &bytes(b"")).unwrap();
-    f.bucket.put("v1/cd/x", &bytes(b"hello")).unwrap();
-    assert_eq!(server.keys(), ["v1/ab/abc", "v1/ab/empty", "v1/cd/x"]);
-    assert_eq!(server.read("v1/ab/abc").unwrap(), big);
-    let object = f.bucket.get("v1/ab/abc");
+    f.bucket.put("k/ab/abc", &PutBody::File(opened, big.len() as u64)).unwrap();
+    f.bucket.put("k/ab/empty", &bytes(b"")).unwrap();
+    f.bucket.put("k/cd/x", &bytes(b"hello")).unwrap();
+    assert_eq!(server.keys(), ["k/ab/abc", "k/ab/empty", "k/cd/x"]);
+    assert_eq!(server.read("k/ab/abc").unwrap(), big);
+    let object = f.bucket.get("k/ab/abc");
     assert_eq!(object.as_ref().unwrap().len, Some(big.len() as u64));
     assert_eq!(body(object).unwrap(), big);
-    assert_eq!(body(f.bucket.get("v1/ab/empty")).unwrap(), b"");
-    assert_eq!(f.bucket.get("v1/ab/empty").unwrap().len, Some(0));
+    assert_eq!(body(f.bucket.get("k/ab/empty")).unwrap(), b"");
+    assert_eq!(f.bucket.get("k/ab/empty").unwrap().len, Some(0));
     let mut listed = Vec::new();
-    f.bucket.list("v1/ab/", &mut |o| listed.push((o.key, o.len, o.age.is_some()))).unwrap();
-    assert_eq!(listed, [("v1/ab/abc".into(), big.len() as u64, true), ("v1/ab/empty".into(), 0, true)]);
-    f.bucket.delete("v1/ab/abc").unwrap();
-    f.bucket.delete("v1/ab/abc").unwrap();
-    assert_eq!(server.keys(), ["v1/ab/empty", "v1/cd/x"]);
+    f.bucket.list("k/ab/", &mut |o| listed.push((o.key, o.len, o.age.is_some()))).unwrap();
+    assert_eq!(listed, [("k/ab/abc".into(), big.len() as u64, true), ("k/ab/empty".into(), 0, true)]);
+    f.bucket.delete("k/ab/abc").unwrap();
+    f.bucket.delete("k/ab/abc").unwrap();
+    assert_eq!(server.keys(), ["k/ab/empty", "k/cd/x"]);
     let m = &f.metrics.bucket;
     assert_eq!((m.put_bytes.get(), m.get_bytes.get()), (big.len() as u64 + 5, big.len() as u64));
     assert_eq!((m.get_requests.get(), m.put_requests.get(), m.requests.get()), (5, 3, 11));
@@ -148,6 +148,19 @@ fn conditions_are_kept() {
     assert_eq!(body(f.bucket.ask("m", Some(&etag)).unwrap()).unwrap(), b"22");
     assert!(matches!(f.bucket.ask("absent", Some(&etag)), Ok(None)));
     assert_eq!(f.metrics.bucket.errors.get(), 0);
+}
+
+#[test]
+fn a_tag_weakened_on_the_way_is_good_for_conditions() {
+    let server = S3Server::in_process();
+    server.write("k", b"v");
+    let proxy = FaultProxy::start(&server.endpoint);
+    let f = Fixture::new(&server, &proxy.endpoint);
+    proxy.set(Fault::Weaken);
+    let tag = f.bucket.ask("k", None).unwrap().unwrap().etag.unwrap();
+    assert!(matches!(f.bucket.ask("k", Some(&tag)), Err(RemoteError::NotModified)));
+    f.bucket.put_if("k", &bytes(b"w"), Some(&tag)).unwrap();
+    assert!(matches!(f.bucket.put_if("k", &bytes(b"x"), Some(&tag)), Err(RemoteError::Precondition)));
 }
 
 #[test]

@@ -202,6 +202,11 @@ fn what_is_no_plain_file_holds_up_nobody() {
     assert_eq!((0..5).filter(|n| s.client.get(&crate::support::script::action(*n)).is_some()).count(), 1);
     s.end();
     Plugin::new(&dir).args(["prune", "--max-cache-size=1", "--expiry=1h"]).output().ok();
+    fifo(&dir.join("cache/size"));
+    let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().code(1);
+    assert!(out.stderr.contains("cache/size: "), "{}", out.describe());
+    fifo(&dir.join("pipe"));
+    Plugin::new(&dir).args(["status", &format!("--cache-dir={}", dir.join("pipe").display())]).output();
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! The bucket: where it is and what may be done to it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
 use super::{REFRESH_AFTER, Resolver, duration, on, parsed};
+use crate::atomic::read_named;
 use crate::cli::flags::Given;
 use crate::config::{AwsEnv, BucketConfig, BucketLocation, KeyPrefix, Layout, Vendor};
 use crate::error::Error;
@@ -130,9 +129,7 @@ impl Resolver<'_> {
     }
 
     fn key<K>(&self, given: &Given, parse: impl Fn(&str) -> Result<K, &'static str>) -> Result<K, Error> {
-        let mut bytes = Vec::new();
-        let read = File::open(self.file(given)?).and_then(|f| f.take(KEY_LIMIT).read_to_end(&mut bytes));
-        read.map_err(|e| given.error(e))?;
-        parse(&String::from_utf8_lossy(&bytes)).map_err(|why| given.error(why))
+        let text = read_named(&self.file(given)?, KEY_LIMIT).map_err(|e| given.error(e))?;
+        parse(&text).map_err(|why| given.error(why))
     }
 }

@@ -59,6 +59,7 @@ impl Failed {
             None if self.is_foreign() => format!("not an answer of S3's: {}", one_line(self.text.trim())),
             None => one_line(self.text.trim()),
         };
+        let words = words.trim_end_matches(": ").to_string();
         let full = || format!("status {status}: {words}").trim_end_matches(": ").to_string();
         match (status, code.as_str()) {
             (404, "NoSuchBucket") => RemoteError::Config(format!("there is no such bucket ({})", full())),
@@ -99,8 +100,7 @@ pub fn is_genuine(answer: &Answer) -> bool {
 pub fn is_page(answer: &Answer) -> bool {
     let kind = header(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
     // where there is no content, its type says nothing
-    let empty = answer.status == 204 || answer.len == Some(0);
-    !empty && ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
+    answer.len != Some(0) && ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
 }
 
 /// A 404: no object, or no bucket.

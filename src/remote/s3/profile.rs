@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic::read_named;
 use crate::config::{AwsEnv, Endpoint, Region, Vendor};
 use crate::remote::RemoteError;
+
+/// Bytes of a file at most; of a longer one the rest is not read.
+const LIMIT: u64 = 4 << 20;
 
 /// A profile: the settings of both files, those of the credentials file first.
 #[derive(Debug, PartialEq)]
@@ -23,12 +27,17 @@ impl Profile {
     }
 }
 
+/// Where the command line keeps everything; `None` without a home directory.
+pub fn folder(env: &AwsEnv) -> Option<PathBuf> {
+    Some(Path::new(env.var("HOME")?).join(".aws"))
+}
+
 /// The paths of the credentials file and the config file; `None` where neither the variables nor
 /// a home directory tell.
 pub fn paths(env: &AwsEnv) -> Option<(PathBuf, PathBuf)> {
     let path = |var: &str, name: &str| match env.var(var) {
         Some(path) => Some(PathBuf::from(path)),
-        None => Some(Path::new(env.var("HOME")?).join(".aws").join(name)),
+        None => Some(folder(env)?.join(name)),
     };
     Some((path("AWS_SHARED_CREDENTIALS_FILE", "credentials")?, path("AWS_CONFIG_FILE", "config")?))
 }
@@ -74,8 +83,8 @@ fn find(env: &AwsEnv, name: &str) -> Result<Option<Profile>, String> {
 fn gather(places: &[(&Path, &[String])]) -> Result<Option<BTreeMap<String, String>>, String> {
     let mut settings = None;
     for (path, sections) in places {
-        let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        let text = match read_named(path, LIMIT) {
+            Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(format!("{}: {e}", path.display())),
         };

@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
@@ -18,11 +18,12 @@ use url::{Host, Url};
 
 use super::keys::{CredentialError, Keys};
 use super::transport::{Limits, Options, Transport};
+use crate::atomic::read_named;
 use crate::client::proxy_for;
 use crate::config::AwsEnv;
 
 /// Longest answer that is read.
-const ANSWER_LIMIT: u64 = 64 * 1024;
+pub const ANSWER_LIMIT: u64 = 64 * 1024;
 /// How long a credential_process may run.
 const PROCESS_LIMIT: Duration = Duration::from_secs(10);
 /// Where the container agent of ECS listens.
@@ -157,7 +158,8 @@ fn ask_container(env: &AwsEnv, url: &str) -> Found {
     let source = format!("container credentials ({})", brief(url));
     let token = match env.var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
         Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(|e| missing(format!("{source}: token {file}: {e}")))?;
+            let text = read_named(Path::new(file), ANSWER_LIMIT);
+            let text = text.map_err(|e| missing(format!("{source}: token {file}: {e}")))?;
             Some(text.trim().to_string())
         }
         None => env.var("AWS_CONTAINER_AUTHORIZATION_TOKEN").map(str::to_string),

@@ -7,7 +7,7 @@
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,8 +18,8 @@ use ureq::http::HeaderMap;
 
 use super::keys::{CredentialError, Keys};
 use super::profile::{self, Profile};
-use super::providers::{Found, ask_service, endpoint, missing, secret_headers};
-use crate::atomic::TempFile;
+use super::providers::{ANSWER_LIMIT, Found, ask_service, endpoint, missing, secret_headers};
+use crate::atomic::{TempFile, read_named};
 use crate::config::AwsEnv;
 use crate::id::hex;
 
@@ -68,8 +68,8 @@ fn role_keys(env: &AwsEnv, profile: &Profile, session: Option<&str>, cached: &st
     let region = needed(session.as_ref().unwrap_or(profile), "sso_region")?;
     let (account, role) = (needed(profile, "sso_account_id")?, needed(profile, "sso_role_name")?);
     let name = hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, cached.as_bytes()).as_ref());
-    let home = env.var("HOME").map(PathBuf::from).unwrap_or_default();
-    let path = home.join(".aws/sso/cache").join(name + ".json");
+    let folder = profile::folder(env).ok_or_else(|| missing("there is no home directory to look for a sign-on in"))?;
+    let path = folder.join("sso/cache").join(name + ".json");
     let login = |why: &str| {
         let name = &profile.name;
         missing(format!("AWS profile {name:?}: {why}; run \"aws sso login --profile {name}\" ({})", path.display()))
@@ -99,7 +99,7 @@ fn role_keys(env: &AwsEnv, profile: &Profile, session: Option<&str>, cached: &st
 /// A token that is good now. The error is in words.
 fn current(env: &AwsEnv, path: &Path, region: &str) -> Result<String, String> {
     let read = || -> Result<(Value, Token, SignedDuration), String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("nobody has signed on ({e})"))?;
+        let text = read_named(path, ANSWER_LIMIT).map_err(|e| format!("nobody has signed on ({e})"))?;
         let whole: Value = serde_json::from_str(&text).map_err(|e| format!("the sign-on cannot be read ({e})"))?;
         let token = Token::deserialize(&whole).map_err(|e| format!("the sign-on cannot be read ({e})"))?;
         // older versions of the command line wrote another letter

@@ -3,6 +3,7 @@
 //! What passes by itself is asked for again, thrice in all and within two seconds: STS at times knows
 //! a good token no more when it cannot ask its issuer, which happens to many jobs that start together.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use ureq::http::{HeaderMap, HeaderValue};
@@ -10,9 +11,10 @@ use url::Url;
 
 use super::keys::{CredentialError, Keys};
 use super::profile::Profile;
-use super::providers::{Found, ask_service, endpoint, expiry, missing};
+use super::providers::{ANSWER_LIMIT, Found, ask_service, endpoint, expiry, missing};
 use super::sign::{EMPTY_SHA256, Scope, sign};
 use super::xml;
+use crate::atomic::read_named;
 use crate::config::AwsEnv;
 use crate::retry::{Failure, Patience, jitter, wait_before_retry};
 
@@ -23,7 +25,8 @@ const SESSION: &str = "go-cache-plugin";
 
 /// AssumeRoleWithWebIdentity with the token in `file`, which is read anew each time.
 pub fn web_identity(env: &AwsEnv, profile: Option<&Profile>, file: &str, role: &str, session: Option<&str>) -> Found {
-    let token = std::fs::read_to_string(file).map_err(|e| missing(format!("web identity token {file}: {e}")))?;
+    let token = read_named(Path::new(file), ANSWER_LIMIT);
+    let token = token.map_err(|e| missing(format!("web identity token {file}: {e}")))?;
     let (url, _) = whereabouts(env, profile)?;
     let form = query(&[
         ("Action", "AssumeRoleWithWebIdentity"),

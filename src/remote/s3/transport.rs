@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ureq::http::{HeaderMap, Request};
+use ureq::http::{HeaderMap, HeaderValue, Request};
 use ureq::{Proxy, SendBody};
 use url::Url;
 
@@ -128,7 +128,8 @@ impl Transport {
         let answer = answer.map_err(|e| place(plain(&e)))?;
         let (head, body) = answer.into_parts();
         // ureq does not tell an empty body from one of unknown length
-        let empty = || head.headers.get("content-length").is_some_and(|l| l == "0").then_some(0);
+        let said = |length: &HeaderValue| length == "0";
+        let empty = || (head.status == 204 || head.headers.get("content-length").is_some_and(said)).then_some(0);
         let len = body.content_length().or_else(empty);
         let mut inner: Box<dyn Read + Send> = Box::new(body.into_reader());
         if len == Some(0) || method == "HEAD" {

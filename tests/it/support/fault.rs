@@ -36,6 +36,8 @@ pub enum Fault {
     Status(u16),
     /// The body is passed on at this many bytes every 100 ms.
     Drip(usize),
+    /// It is passed on, and the bytes of the answer's body are others.
+    Garble,
     /// It is answered with this status and an HTML page, and not passed on.
     Page(u16),
     /// It is answered 403 with this code of S3's, and not passed on.
@@ -44,6 +46,8 @@ pub enum Fault {
     HideAbsent,
     /// It is passed on without the conditions that it is under, as if the server did not know them.
     Unconditional,
+    /// It is passed on, and the answer's entity tag is made a weak one, as by who compresses on the way.
+    Weaken,
     /// It is passed on without what it says of a range, as to a server that knows none.
     NoRanges,
 }
@@ -232,7 +236,10 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
         head = kept.collect::<String>().into_bytes();
         upstream.write_all(&head)?;
         io::copy(&mut client.take(body_len), &mut upstream)?;
-        let Some(answer) = read_head(&upstream)? else { return Ok(()) };
+        let Some(mut answer) = read_head(&upstream)? else { return Ok(()) };
+        if fault == Fault::Weaken {
+            answer = String::from_utf8_lossy(&answer).replace("etag: \"", "etag: W/\"").into_bytes();
+        }
         if fault == Fault::HideAbsent && answer.starts_with(b"HTTP/1.1 404") && !head.starts_with(b"HEAD ") {
             client.write_all(refusal("AccessDenied").as_bytes())?;
             continue; // with a new connection upstream: this one's body is not read
@@ -249,6 +256,10 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
             (Fault::Truncate(n), Some(len)) => {
                 io::copy(&mut (&upstream).take(len.min(*n as u64)), &mut client)?;
                 return Ok(());
+            }
+            (Fault::Garble, Some(len)) => {
+                io::copy(&mut (&upstream).take(len), &mut io::sink())?;
+                io::copy(&mut io::repeat(b'x').take(len), &mut client)?;
             }
             (Fault::Drip(n), Some(len)) => {
                 let mut left = len;
