@@ -11,14 +11,13 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
+use crate::platform::{OpenOptionsExt, careful};
 
 /// Start of every temporary file's name.
 pub const TEMP_PREFIX: &str = ".tmp-";
@@ -98,12 +97,6 @@ impl Write for TempFile {
     }
 }
 
-/// Whether `file` is what has the name `path`.
-pub fn is_at(file: &File, path: &Path) -> bool {
-    let id = |m: fs::Metadata| (m.dev(), m.ino());
-    file.metadata().is_ok_and(|ours| fs::symlink_metadata(path).is_ok_and(|there| id(there) == id(ours)))
-}
-
 impl Drop for TempFile {
     fn drop(&mut self) {
         // not there any more where it was renamed: then this is one look in vain less
@@ -122,14 +115,6 @@ pub fn abandon() {
     for path in made.paths.drain() {
         let _ = fs::remove_file(path);
     }
-}
-
-/// How to open a file that others may have put something else in the place of: no link is followed, and
-/// no pipe waited for.
-pub fn careful() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-    options
 }
 
 /// An error with the file that it is about.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::platform::HOME;
 use crate::settle::Options;
 use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
@@ -354,7 +355,7 @@ pub enum BucketLocation {
 /// What the environment says of AWS credentials; read once by `cli`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AwsEnv {
-    /// Every `AWS_*` variable, and `HOME`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `HTTPS_PROXY`,
+    /// Every `AWS_*` variable, that of the home directory, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `HTTPS_PROXY`,
     /// `HTTP_PROXY`, `NO_PROXY` and the lower-case forms of these three, by name.
     pub vars: BTreeMap<String, String>,
 }
@@ -364,7 +365,7 @@ impl AwsEnv {
     pub fn holds(name: &str) -> bool {
         let either = |upper: &str| name == upper || name == upper.to_ascii_lowercase();
         name.starts_with("AWS_")
-            || matches!(name, "HOME" | "SSL_CERT_FILE" | "SSL_CERT_DIR")
+            || matches!(name, HOME | "SSL_CERT_FILE" | "SSL_CERT_DIR")
             || ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"].into_iter().any(either)
     }
 

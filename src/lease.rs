@@ -13,14 +13,13 @@
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{at, careful, is_at, process_token};
+use crate::atomic::{at, process_token};
 use crate::folder::make_real_dir;
-use crate::platform::is_local;
+use crate::platform::{self, FileExt, OpenOptionsExt, careful, is_at, is_local};
 
 /// Folder of the leases.
 pub const LEASE: &str = "lease";
@@ -32,8 +31,11 @@ const FAR: Duration = Duration::from_secs(86_400);
 /// What is to be said of a cache directory that other machines may use without our seeing their
 /// locks; nothing where none can.
 pub fn warning(root: &Path) -> &'static str {
-    let seen = root.is_dir() && File::open(root).is_ok_and(|dir| !is_local(dir));
-    if seen { "; on a network file system, where the locks of other machines may not be seen" } else { "" }
+    if root.is_dir() && !is_local(root) {
+        "; on a network file system, where the locks of other machines may not be seen"
+    } else {
+        ""
+    }
 }
 
 /// This process's lease.
@@ -110,9 +112,8 @@ fn lock_own(dir: &Path) -> io::Result<File> {
     make_real_dir(dir)?;
     let path = dir.join(process_token());
     loop {
-        let file = open(&path, true)?;
         // who counts the leases holds it for a moment
-        file.lock()?;
+        let file = platform::hold(&path)?;
         // before it was locked, it may have been taken for one of the dead and buried
         if is_at(&file, &path) {
             return Ok(file);
@@ -158,16 +159,17 @@ impl Census {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
             other => other?,
         };
-        census.local = File::open(&dir).is_ok_and(is_local);
+        census.local = is_local(&dir);
         for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
             if !is_token(&name) {
                 continue;
             }
             let own = name == process_token();
             // one that is gone by now was given back
-            let Ok(file) = open(&dir.join(&name), false) else { continue };
+            let path = dir.join(&name);
+            let Ok(file) = open(&path, false) else { continue };
             let modified = file.metadata()?.modified()?;
-            let held = own || matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+            let held = own || platform::is_held(&file, &path);
             let alive = held || !census.local && is_young(modified, now);
             if alive {
                 let since = since(&file).map(|t| if t > now { UNIX_EPOCH } else { t });

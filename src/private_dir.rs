@@ -8,17 +8,14 @@ use std::env;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::process::geteuid;
-
-use crate::atomic::careful;
 use crate::error::Error;
 use crate::lease::is_token;
+use crate::platform::{DirBuilderExt, careful, is_own, mode};
 
 /// What the directories' names begin with; a process id, a dash and a number follow.
 const PREFIX: &str = "go-cache-plugin-";
@@ -97,7 +94,7 @@ fn sweep(base: &Path) {
             continue;
         }
         let Ok(meta) = entry.metadata() else { continue };
-        if !meta.is_dir() || meta.uid() != geteuid().as_raw() || meta.mode() & 0o777 != 0o700 {
+        if !meta.is_dir() || !is_own(&meta) || mode(&meta) != 0o700 {
             continue;
         }
         let left = match careful().open(entry.path().join(LOCK)) {

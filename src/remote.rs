@@ -25,6 +25,8 @@ use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderName, HeaderValue};
 
+use crate::platform::FileExt;
+
 /// An object that is being read.
 pub struct Object {
     /// Length of the body in bytes, where the backend tells it.
@@ -111,7 +113,6 @@ struct FileReader {
 
 impl Read for FileReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt;
         let want = buf.len().min((self.end - self.at).min(usize::MAX as u64) as usize);
         let n = self.file.read_at(&mut buf[..want], self.at)?;
         self.at += n as u64;

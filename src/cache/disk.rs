@@ -26,8 +26,9 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::id::{ActionId, OutputId, sharded_path};
-use crate::atomic::{TempFile, careful};
+use crate::atomic::TempFile;
 use crate::folder::{ACTION, OUTPUT, RECALL, make_real_dir};
+use crate::platform::{careful, is_absent, set_modified};
 use crate::repeat::Repeat;
 
 /// An action file is never longer than this.
@@ -247,9 +248,9 @@ impl DiskCache {
     /// Keeps the time of last use, coarsely, so that most gets write nothing. Tells whether it wrote.
     fn touch(&self, path: &Path, meta: &fs::Metadata) -> bool {
         let stale = self.is_stale(meta);
-        if stale && let Ok(file) = careful().open(path) {
+        if stale {
             // somebody else's file in a shared directory: then its owner's uses have to do
-            let _ = file.set_modified(SystemTime::now());
+            let _ = set_modified(path, SystemTime::now());
         }
         stale
     }
@@ -364,13 +365,6 @@ fn stat_whole(path: &Path, size: u64) -> io::Result<Option<fs::Metadata>> {
 
 fn is_whole(meta: &fs::Metadata, size: u64) -> bool {
     meta.is_file() && meta.len() == size
-}
-
-/// Whether an error means that there is no such plain file.
-fn is_absent(e: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let e = Errno::from_io_error(e);
-    matches!(e, Some(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::AGAIN | Errno::NXIO))
 }
 
 fn invalid(why: String) -> io::Error {

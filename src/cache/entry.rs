@@ -33,7 +33,8 @@ use std::time::SystemTime;
 
 use super::disk::{DiskCache, Hit};
 use super::id::{ActionId, Hashing, OutputId, sharded};
-use crate::atomic::{TempFile, careful, is_at};
+use crate::atomic::TempFile;
+use crate::platform::{careful, is_at};
 use crate::remote::{Object, PutBody};
 use crate::sign::{Claim, SIGNATURE, Signer, from_nanos, nanos};
 

@@ -23,9 +23,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::disk::{ACTION_LEN, parse_action};
 use super::id::{OutputId, sharded_path};
-use crate::atomic::{TEMP_PREFIX, careful, process_token, read_small, token_of};
+use crate::atomic::{TEMP_PREFIX, process_token, read_small, token_of};
 use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
+use crate::platform::set_modified;
 use crate::upload;
 
 /// Its time of change is when this program first opened the directory.
@@ -224,7 +225,7 @@ impl Rules {
         if used.duration_since(self.now).is_ok_and(|ahead| ahead > LATELY) {
             used = self.now;
             // from now on it has an age
-            let _ = careful().open(&keeper).and_then(|f| f.set_modified(used));
+            let _ = set_modified(&keeper, used);
         }
         Some(Use { used: nanos(used), tie: hash(folder, name), blob, size: meta.len() })
     }

@@ -5,11 +5,11 @@
 //! cannot be read says that nothing is known. A symbolic link in its place is not followed.
 
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{at, careful, read_text};
+use crate::atomic::{at, read_text};
+use crate::platform::{FileExt, OpenOptionsExt, careful};
 
 const SIZE: &str = "size";
 

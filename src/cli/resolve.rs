@@ -21,6 +21,7 @@ use crate::config::{
     SummaryConfig, Version,
 };
 use crate::error::Error;
+use crate::platform::{CACHES, HOME};
 use crate::settle::Options;
 use crate::sign::Signer;
 
@@ -245,7 +246,7 @@ impl Resolver<'_> {
     /// Refuses a relative path where `go` starts us, wherever it is itself: that would be made there.
     fn in_full(&self, given: &Option<Given>) -> Result<(), Error> {
         if let Some(given) = given.as_ref().filter(|_| matches!(self.mode, Mode::Direct | Mode::Connect))
-            && self.expanded(&given.text).is_ok_and(|path| !path.is_empty() && !path.starts_with('/'))
+            && self.expanded(&given.text).is_ok_and(|path| !path.is_empty() && !Path::new(&path).is_absolute())
         {
             return Err(given.error("relative, while go starts this in any directory: write it in full, or $HOME/…"));
         }
@@ -255,12 +256,12 @@ impl Resolver<'_> {
     /// The local cache directory.
     fn cache_dir(&self) -> Result<PathBuf, Error> {
         self.in_full(&self.values.cache_dir)?;
-        self.user_dir(&self.values.cache_dir, "cache", "XDG_CACHE_HOME", ".cache")
+        self.user_dir(&self.values.cache_dir, "cache", CACHES)
     }
 
-    /// The directory that `--<kind>-dir` gives, else ours in the user's folder: `variable`, or `folder`
+    /// The directory that `--<kind>-dir` gives, else ours in the user's folder: what `variable` says, or `folder`
     /// in the home directory.
-    fn user_dir(&self, given: &Option<Given>, kind: &str, variable: &str, folder: &str) -> Result<PathBuf, Error> {
+    fn user_dir(&self, given: &Option<Given>, kind: &str, (variable, folder): (&str, &str)) -> Result<PathBuf, Error> {
         if let Some(given) = given {
             if given.text.is_empty() {
                 return Err(given.error("not a directory"));
@@ -268,9 +269,9 @@ impl Resolver<'_> {
             return self.path(given);
         }
         let absolute = |name| self.variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(folder)));
+        let base = absolute(variable).or_else(|| absolute(HOME).map(|home| home.join(folder)));
         let dir = base.map(|base| base.join("go-cache-plugin")).ok_or_else(|| {
-            Error::usage(format!("no {kind} directory: neither {variable} nor HOME is set, so give --{kind}-dir"))
+            Error::usage(format!("no {kind} directory: neither {variable} nor {HOME} is set, so give --{kind}-dir"))
         })?;
         if dir.to_str().is_none() {
             return Err(Error::usage(format!("{kind} directory {dir:?}: not valid UTF-8, so give --{kind}-dir")));

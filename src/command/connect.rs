@@ -6,21 +6,18 @@
 //! Where no server greets, nothing was said to `go` yet: the build goes on in direct mode.
 
 use std::env;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::Duration;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde_json::{Value, json};
 
 use super::{direct, scope};
 use crate::cli::PROGRAM;
 use crate::config::{ConnectAddr, ConnectConfig};
 use crate::error::{Error, Exit};
+use crate::platform;
 
 /// How long a server may take to let us in, and then to greet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +41,7 @@ pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
         }
     };
     // unbuffered, so that an answer never waits for the next one
-    let mut stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(|e| stdout_failed(&e))?;
+    let mut stdout = platform::stdout().map_err(|e| stdout_failed(&e))?;
     if let Some(plain) = without_scope(&greeting) {
         let dir = env::current_dir().unwrap_or_default();
         let scope = scope::resolve(config.scope.as_deref(), &dir);
@@ -56,7 +53,7 @@ pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
     // ends with stdin, or with the process when the server went first
     let upward = move || {
         let copied = copy(&mut io::stdin().lock(), &mut writer);
-        if let Err(e) = copied.and_then(|()| Ok(rustix::net::shutdown(&writer, rustix::net::Shutdown::Write)?)) {
+        if let Err(e) = copied.and_then(|()| writer.shutdown(Shutdown::Write)) {
             log::debug!("to the server: {e}");
         }
     };
@@ -72,27 +69,26 @@ pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
 }
 
 /// A server's connection, and its greeting.
-fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<File>, File, Vec<u8>)> {
-    let stream = match addr {
+fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<TcpStream>, TcpStream, Vec<u8>)> {
+    let writer = match addr {
         ConnectAddr::Tcp(host, port) => {
             let mut last = io::Error::other("the name has no address");
             let mut connect = |addr| TcpStream::connect_timeout(&addr, PATIENCE).map_err(|e| last = e).ok();
             let stream = (host.as_str(), *port).to_socket_addrs()?.find_map(&mut connect).ok_or(last)?;
             stream.set_nodelay(true)?;
-            OwnedFd::from(stream)
+            stream
         }
-        ConnectAddr::Unix(path) => UnixStream::connect(path)?.into(),
+        ConnectAddr::Unix(path) => platform::connect(path)?,
     };
-    let writer = File::from(stream);
     let mut reader = BufReader::new(writer.try_clone()?);
     let mut greeting = Vec::new();
     // what listens there may be no server of ours, and wait for us to speak
-    set_socket_timeout(&writer, Timeout::Recv, Some(PATIENCE))?;
+    writer.set_read_timeout(Some(PATIENCE))?;
     reader.by_ref().take(MAX_GREETING).read_until(b'\n', &mut greeting).map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => io::Error::other(format!("no greeting within {} s", PATIENCE.as_secs())),
         _ => e,
     })?;
-    set_socket_timeout(&writer, Timeout::Recv, None)?;
+    writer.set_read_timeout(None)?;
     if greeting.is_empty() {
         return Err(io::Error::other("the connection was closed without a greeting"));
     }

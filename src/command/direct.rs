@@ -1,7 +1,6 @@
 //! Direct mode: `go` starts us and speaks the protocol on stdin and stdout.
 
 use std::env;
-use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -67,16 +66,14 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     };
     let options = stack.session_options(false);
     // go waits less while it writes bodies
-    platform::widen(io::stdin(), PIPE);
+    platform::widen_stdin(PIPE);
     let stdin = io::stdin().lock();
     // `StdinLock` is buffered, the reader is too: large reads pass through
     let result = session::run(stdin, io::stdout(), &client, &options, greeted, || {
         end();
     });
     // `go` waits until our stdout ends, and for nothing that comes after
-    if let Ok(nowhere) = fs::File::options().write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdout(nowhere);
-    }
+    platform::close_stdout();
     stack.close();
     result.map(|()| Exit::Success).map_err(|e| Error::failed(e.to_string()))
 }

@@ -21,6 +21,7 @@ use crate::config::{DoctorConfig, ModProxyConfig, UpstreamList, UpstreamUrl};
 use crate::error::{Error, Exit};
 use crate::http::modproxy;
 use crate::lease;
+use crate::platform;
 use crate::text;
 
 /// What was found out so far.
@@ -92,8 +93,8 @@ fn directory(dir: &Path) -> Result<String, String> {
         TempFile::create(dir)?.file().write_all(b"probe")
     };
     write().map_err(|e| format!("{shown}: {e}; choose another with --cache-dir or GOCACHE_DIR"))?;
-    let free = rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
-    Ok(format!("{shown} is writable, {} free{}", text::bytes(free), lease::warning(dir)))
+    let free = platform::disk(dir).map_or(String::new(), |disk| format!(", {} free", text::bytes(disk.0)));
+    Ok(format!("{shown} is writable{free}{}", lease::warning(dir)))
 }
 
 /// How modules are fetched where they are proxied: as the flags say, or through a proxy like ours that

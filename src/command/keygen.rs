@@ -2,11 +2,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
 use crate::id::{OutputId, hex};
+use crate::platform::OpenOptionsExt;
 use crate::sign;
 
 /// Writes both files, or none; neither is written over.

@@ -5,34 +5,28 @@
 //! themselves for a while, then ends their input, which they take as the client's end.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Mode;
-use rustix::net::Shutdown;
-
 use super::stack::Stack;
 use crate::cache::Client;
 use crate::config::PluginAddr;
 use crate::error::Error;
-use crate::platform;
+use crate::platform::{self, UnixListener};
 use crate::session::{self, Options};
 
 /// How long sessions whose input was ended may take to end: their manifests are written meanwhile.
 const LAST_ANSWERS: Duration = Duration::from_secs(15);
 
 /// Ends one direction of a connection or both; a client that is gone has ended it already.
-fn shutdown(conn: &File, how: Shutdown) {
-    let _ = rustix::net::shutdown(conn, how);
+fn shutdown(conn: &TcpStream, how: Shutdown) {
+    let _ = conn.shutdown(how);
 }
 
 enum Socket {
@@ -42,17 +36,17 @@ enum Socket {
 
 impl Socket {
     /// A client's connection, of either kind; any or none once `stopped` says so.
-    fn accept(&self, stopped: impl Fn() -> bool) -> io::Result<File> {
+    fn accept(&self, stopped: impl Fn() -> bool) -> io::Result<TcpStream> {
         match self {
             Socket::Tcp(l) => {
                 platform::await_client(l, stopped);
                 let (stream, _) = l.accept()?;
                 stream.set_nodelay(true)?;
-                Ok(File::from(OwnedFd::from(stream)))
+                Ok(stream)
             }
             Socket::Unix(l, _) => {
                 platform::await_client(l, stopped);
-                Ok(File::from(OwnedFd::from(l.accept()?.0)))
+                platform::accept(l)
             }
         }
     }
@@ -74,7 +68,7 @@ struct Shared {
 #[derive(Default)]
 struct Sessions {
     next: u64,
-    open: HashMap<u64, File>,
+    open: HashMap<u64, TcpStream>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -176,7 +170,7 @@ impl Shared {
         }
     }
 
-    fn start(self: &Arc<Self>, conn: File, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
+    fn start(self: &Arc<Self>, conn: TcpStream, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
         let (kept, output) = (conn.try_clone()?, conn.try_clone()?);
         let mut sessions = self.lock();
         sessions.threads.retain(|t| !t.is_finished());
@@ -199,7 +193,7 @@ impl Shared {
     }
 }
 
-fn serve(input: File, output: File, client: &Arc<Client>, options: &Options) {
+fn serve(input: TcpStream, output: TcpStream, client: &Arc<Client>, options: &Options) {
     let result = session::run(input, output, client, options, || {}, || {});
     // a reset is how a killed client ends
     match result {
@@ -222,11 +216,7 @@ fn bind(addr: &PluginAddr) -> Result<Socket, Error> {
         }
         PluginAddr::Unix(path) => {
             make_way(path)?;
-            // restored right after: no other thread makes files yet
-            let mask = rustix::process::umask(Mode::from_bits_truncate(0o177));
-            let bound = UnixListener::bind(path);
-            rustix::process::umask(mask);
-            bound
+            platform::listen(path)
                 .map(|l| Socket::Unix(l, path.clone()))
                 .map_err(|e| Error::failed(format!("--plugin {}: {e}", path.display())))
         }
@@ -236,10 +226,10 @@ fn bind(addr: &PluginAddr) -> Result<Socket, Error> {
 /// Removes a socket that nobody listens on any more.
 fn make_way(path: &Path) -> Result<(), Error> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !meta.file_type().is_socket() {
+    if !platform::is_socket(&meta) {
         return Err(Error::failed(format!("--plugin {}: there is a file that is not a socket", path.display())));
     }
-    match UnixStream::connect(path) {
+    match platform::connect(path) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(|e| Error::failed(format!("--plugin {}: {e}", path.display())))
         }

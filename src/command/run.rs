@@ -8,14 +8,10 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::listen::Listener;
 use super::stack::Stack;
@@ -24,7 +20,7 @@ use super::{goenv, scope, signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::{HttpConfig, PluginAddr, RunConfig, SOCKET_PATH_LIMIT};
 use crate::error::{Error, Exit};
-use crate::platform;
+use crate::platform::{self, HAS_UNIX_SOCKETS, PASSED_ON, SIGINT, SIGQUIT};
 use crate::private_dir::PrivateDir;
 use crate::text;
 
@@ -49,7 +45,7 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
     let dir = PrivateDir::new(&config.cache.cache_dir, fits)?;
     let child = Arc::new(Mutex::new(None));
     pass_signals_on(child.clone(), dir.path.clone())?;
-    let socket = PluginAddr::Unix(dir.path.join(SOCKET));
+    let socket = if HAS_UNIX_SOCKETS { PluginAddr::Unix(dir.path.join(SOCKET)) } else { PluginAddr::Port(0) };
     // every client of this run is of one scope, wherever its working directory is
     let here = env::current_dir().unwrap_or_default();
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
@@ -86,17 +82,15 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
         }
     };
     summary::of_run(&stack, config);
-    let code = status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1);
-    Ok(Exit::Child(u8::try_from(code).unwrap_or(1)))
+    Ok(Exit::Child(u8::try_from(platform::exit_code(status)).unwrap_or(1)))
 }
 
 /// Passes signals on to the command while `child` names it. Before it starts and after it has ended
 /// they end this process: what is not uploaded stays marked. What this process was started to ignore, as
 /// `nohup` has it, the command ignores too.
-fn pass_signals_on(child: Arc<Mutex<Option<Pid>>>, dir: PathBuf) -> Result<(), Error> {
-    let mut of = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
-    of.retain(|signal| !platform::is_ignored(*signal));
-    signals::each(&of, move |caught| {
+fn pass_signals_on(child: Arc<Mutex<Option<u32>>>, dir: PathBuf) -> Result<(), Error> {
+    let of = PASSED_ON.iter().copied().filter(|signal| !platform::is_ignored(*signal));
+    signals::each(&of.collect::<Vec<_>>(), move |caught| {
         // held while the command starts, so that no signal can come in between
         let child = child.lock().expect("no holder panics");
         let Some(pid) = *child else {
@@ -107,21 +101,18 @@ fn pass_signals_on(child: Arc<Mutex<Option<Pid>>>, dir: PathBuf) -> Result<(), E
         if matches!(caught.signal, SIGINT | SIGQUIT) && caught.from_terminal {
             return;
         }
-        if let Some(signal) = Signal::from_named_raw(caught.signal) {
-            // it may have ended just now
-            let _ = kill_process(pid, signal);
-        }
+        platform::pass_on(pid, caught.signal);
     })
 }
 
 /// Starts the command and waits for its end. An error comes with the code to exit with.
-fn wait(mut command: Command, running: &Mutex<Option<Pid>>) -> Result<process::ExitStatus, (u8, io::Error)> {
+fn wait(mut command: Command, running: &Mutex<Option<u32>>) -> Result<process::ExitStatus, (u8, io::Error)> {
     let mut child = {
         let mut running = running.lock().expect("no holder panics");
         // as shells say that there is no such command, or that it cannot be started
         let code = |e: &io::Error| if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
         let child = command.spawn().map_err(|e| (code(&e), e))?;
-        *running = Some(Pid::from_child(&child));
+        *running = Some(child.id());
         child
     };
     let status = child.wait();

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::listen::Listener;
 use super::stack::Stack;
@@ -16,6 +15,7 @@ use super::{signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::ServeConfig;
 use crate::error::{Error, Exit};
+use crate::platform;
 use crate::text;
 
 /// How often unfinished uploads are looked for, and pruning is considered.
@@ -23,7 +23,7 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
 pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
-    raise_file_limit();
+    platform::raise_max_files();
     let (sender, stop) = bounded::<()>(1);
     let gate = config.http.as_ref().map(|http| Gate::open(&http.access)).transpose()?;
     let reload = gate.clone().filter(Gate::has_files);
@@ -56,13 +56,4 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     stack.last_words();
     stack.close();
     Ok(Exit::Success)
-}
-
-/// Lets the process open as many files as it may: many systems start programs with a limit that is
-/// low for the sake of old ones.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        log::debug!("the limit of open files stays at {:?}: {e}", limit.current);
-    }
 }

@@ -4,34 +4,14 @@
 use std::io;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::WithOrigin;
-use signal_hook::low_level::siginfo::{Cause, Origin};
-
 use crate::error::Error;
-
-/// A signal that came.
-#[derive(Clone, Copy, Debug)]
-pub struct Caught {
-    /// Its number.
-    pub signal: i32,
-    /// Whether the terminal sent it, and so to the whole process group.
-    pub from_terminal: bool,
-}
-
-impl From<Origin> for Caught {
-    fn from(origin: Origin) -> Self {
-        Caught { signal: origin.signal, from_terminal: matches!(origin.cause, Cause::Kernel) }
-    }
-}
+use crate::platform::{self, Caught, SIGHUP, SIGINT, SIGTERM};
 
 /// Calls `each` for every one of these signals, on a thread of its own.
 pub fn each(of: &[i32], mut each: impl FnMut(Caught) + Send + 'static) -> Result<(), Error> {
     let failed = |e: io::Error| Error::failed(format!("signal handlers: {e}"));
-    let mut signals = SignalsInfo::<WithOrigin>::new(of).map_err(failed)?;
-    let work = move || signals.forever().for_each(|origin| each(origin.into()));
-    thread::Builder::new().name("signals".into()).spawn(work).map_err(failed)?;
+    let wait = platform::signals(of).map_err(failed)?;
+    thread::Builder::new().name("signals".into()).spawn(move || wait(&mut each)).map_err(failed)?;
     Ok(())
 }
 

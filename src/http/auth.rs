@@ -19,6 +19,7 @@ use super::exchange::{Reply, Request, Target};
 use super::headers::first;
 use crate::config::AccessConfig;
 use crate::id::{OutputId, unhex};
+use crate::platform;
 
 /// What a request may do beyond what everybody may: be served public modules, and ask for health.
 /// By default nothing.
@@ -79,7 +80,7 @@ struct Token {
 impl Guard {
     /// A guard that lets in whom `config` names, and reads its file of tokens. The error is one line.
     pub fn new(config: &AccessConfig) -> Result<Self, String> {
-        let machine = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+        let machine = platform::machine().to_ascii_lowercase();
         let short = machine.split('.').next().unwrap_or_default().to_string();
         let mut names = config.hosts.clone();
         names.extend([machine, short, "localhost".to_string()]);
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn names_of_this_server_are_few() {
         let guard = guard(None);
-        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let machine = platform::machine();
         for host in [
             "localhost", "LOCALHOST:5970", "127.0.0.1:5970", "[::1]:5970", "[::1]", "a.localhost", "10.1.2.3",
             "localhost.", "Cache.Example", "cache.example.:80", &machine,

@@ -19,10 +19,9 @@ mod install;
 pub use identity::Identity;
 pub use install::system_bundle;
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -40,6 +39,7 @@ use self::identity::server_config;
 use crate::atomic::{self, TempFile};
 use crate::bounded::Bounded;
 use crate::config::AuthorityConfig;
+use crate::platform::{DirBuilderExt, make_private, mode};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long the authority's certificate is valid.
@@ -80,7 +80,7 @@ impl Authority {
     pub fn open(config: &AuthorityConfig, now: SystemTime) -> io::Result<Self> {
         let dir = &config.dir;
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| at(dir, e))?;
-        let mode = fs::metadata(dir).map_err(|e| at(dir, e))?.permissions().mode() & 0o777;
+        let mode = mode(&fs::metadata(dir).map_err(|e| at(dir, e))?);
         if mode & 0o022 != 0 {
             let why =
                 format!("others can write to it (mode {mode:03o}): choose another with --ca-dir, or chmod 700 it");
@@ -241,7 +241,7 @@ fn load_or_make_key(path: &Path) -> io::Result<KeyPair> {
 }
 
 fn load_key(mut file: File) -> io::Result<KeyPair> {
-    let mode = file.metadata()?.permissions().mode() & 0o777;
+    let mode = mode(&file.metadata()?);
     if mode & 0o077 != 0 {
         return Err(io::Error::other(format!(
             "others can read this key (mode {mode:03o}): remove it and ca.pem to have new ones made, or chmod 600 it"
@@ -259,7 +259,7 @@ fn make_key(path: &Path) -> io::Result<KeyPair> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let mut temp = TempFile::create(path.parent().expect("it is joined"))?;
     // before there is something in it
-    temp.file().set_permissions(Permissions::from_mode(0o600))?;
+    make_private(temp.file())?;
     temp.file().write_all(key.serialize_pem().as_bytes())?;
     temp.file().sync_all()?;
     // unlike a rename, this never replaces a key that certificates were signed with

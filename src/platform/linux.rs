@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -17,18 +17,18 @@ const LOCAL: &[u32] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2f
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Whether no other machine can have the file's file system mounted.
-pub fn is_local(file: impl AsFd) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|s| LOCAL.contains(&(s.f_type as u32)))
+/// Whether no other machine can have the file system of `path` mounted.
+pub fn is_local(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|s| LOCAL.contains(&(s.f_type as u32)))
 }
 
 /// A folder for [`look_up`]; `None` where the system cannot look without waiting.
-pub fn open_folder(path: &Path) -> Option<OwnedFd> {
-    openat2(CWD, path, FOLDER, Mode::empty(), ResolveFlags::empty()).ok()
+pub fn open_folder(path: &Path) -> Option<File> {
+    openat2(CWD, path, FOLDER, Mode::empty(), ResolveFlags::empty()).ok().map(File::from)
 }
 
 /// Opens what the kernel has at hand, itself no symbolic link; `None` for all that would have to wait.
-pub fn look_up(from: From, path: impl rustix::path::Arg, wanted: Wanted) -> Option<OwnedFd> {
+pub fn look_up(from: From, path: impl AsRef<Path>, wanted: Wanted) -> Option<File> {
     let flags = match wanted {
         Wanted::Folder => FOLDER,
         Wanted::Metadata => OFlags::PATH,
@@ -36,22 +36,28 @@ pub fn look_up(from: From, path: impl rustix::path::Arg, wanted: Wanted) -> Opti
         Wanted::Content => OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK,
     };
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match from {
-        From::Here => openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok(),
-        From::Folder(dir) => {
-            openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS).ok()
-        }
-    }
+    let path = path.as_ref();
+    let found = match from {
+        From::Here => openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED),
+        From::Folder(dir) => openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS),
+    };
+    found.ok().map(File::from)
 }
 
 /// Reads at `offset` what the kernel has in memory; `None` where it would have to wait.
-pub fn read_at_hand(file: impl AsFd, to: &mut [u8], offset: u64) -> Option<usize> {
+pub fn read_at_hand(file: &File, to: &mut [u8], offset: u64) -> Option<usize> {
     preadv2(file, &mut [IoSliceMut::new(to)], offset, ReadWriteFlags::NOWAIT).ok()
 }
 
-/// Asks for a pipe of that many bytes; no harm where it cannot be had or `pipe` is none.
-pub fn widen(pipe: impl AsFd, bytes: usize) {
-    let _ = rustix::pipe::fcntl_setpipe_size(pipe, bytes);
+/// Whether there is room for as many files, in one piece. To make it later, when there are other threads, the
+/// kernel waits for milliseconds.
+pub fn make_room(file: &File, files: usize) -> bool {
+    rustix::io::fcntl_dupfd_cloexec(file, files as i32 - 1).is_ok()
+}
+
+/// Asks for a pipe on stdin of that many bytes; no harm where it cannot be had or there is none.
+pub fn widen_stdin(bytes: usize) {
+    let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), bytes);
 }
 
 /// Whether this process was started to ignore a signal, as `nohup` has it.

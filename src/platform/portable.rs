@@ -1,51 +1,56 @@
-//! Any Unix: nothing can be looked up without waiting, files are copied through memory, and accept is not woken.
+//! Any system: nothing can be looked up without waiting, files are copied through memory, and accept is not woken.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
 
-use super::{From, Wanted};
+use super::{FileExt, From, Wanted};
 use crate::atomic::TempFile;
 
 /// How late it may be seen that accepting is to end.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// Whether no other machine can have the file's file system mounted.
+/// Whether no other machine can have the file system of `path` mounted.
 #[cfg(target_os = "macos")]
-pub fn is_local(file: impl AsFd) -> bool {
+pub fn is_local(path: &Path) -> bool {
     /// `MNT_LOCAL` of mount.h
     const LOCAL: u32 = 0x1000;
-    rustix::fs::fstatfs(file).is_ok_and(|s| s.f_flags & LOCAL != 0)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_flags & LOCAL != 0)
 }
 
-/// Whether no other machine can have the file's file system mounted: nobody knows.
+/// Whether no other machine can have the file system of `path` mounted, or its locks are seen here, as they are
+/// where Windows shares one: elsewhere nobody knows.
 #[cfg(not(target_os = "macos"))]
-pub fn is_local(_: impl AsFd) -> bool {
-    false
+pub fn is_local(_: &Path) -> bool {
+    cfg!(windows)
 }
 
 /// A folder for [`look_up`]; `None`, since there is no looking without waiting.
-pub fn open_folder(_: &Path) -> Option<OwnedFd> {
+pub fn open_folder(_: &Path) -> Option<File> {
     None
 }
 
 /// Opens what the kernel has at hand: nothing, as far as we know.
-pub fn look_up(_: From, _: impl rustix::path::Arg, _: Wanted) -> Option<OwnedFd> {
+pub fn look_up(_: From, _: impl AsRef<Path>, _: Wanted) -> Option<File> {
     None
 }
 
 /// Reads what the kernel has in memory: nothing, as far as we know.
-pub fn read_at_hand(_: impl AsFd, _: &mut [u8], _: u64) -> Option<usize> {
+pub fn read_at_hand(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
     None
 }
 
+/// Whether there is room for as many files: for what is looked up there need not be.
+pub fn make_room(_: &File, _: usize) -> bool {
+    false
+}
+
 /// Asks for a pipe of that many bytes, which only Linux grants.
-pub fn widen(_: impl AsFd, _: usize) {}
+pub fn widen_stdin(_: usize) {}
 
 /// Whether this process was started to ignore a signal: no, as far as we know.
 pub fn is_ignored(_: i32) -> bool {

@@ -11,16 +11,14 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
-
 use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
-use crate::atomic::{TEMP_PREFIX, TempFile, careful, read_text, token_of};
+use crate::atomic::{TEMP_PREFIX, TempFile, read_text, token_of};
+use crate::platform::{self, FileExt, NO_NAME, careful};
 
 /// Name of the lock file; begins like a temporary file, so that it is none of the keys.
 const LOCK: &str = ".tmp-lock";
@@ -103,7 +101,7 @@ impl Dir {
     /// The file of `key`, and what is there. The error is a key that could lead elsewhere.
     fn path(&self, key: &str) -> Result<(PathBuf, Option<Metadata>), RemoteError> {
         let bad = |segment: &str| {
-            matches!(segment, "" | "." | "..") || segment.starts_with(TEMP_PREFIX) || segment.contains(['\0', '\\'])
+            matches!(segment, "" | "." | "..") || segment.starts_with(TEMP_PREFIX) || segment.contains(NO_NAME)
         };
         if key.split('/').any(bad) {
             return Err(invalid(format!("{key:?} is no key")));
@@ -297,10 +295,8 @@ impl Remote for Dir {
             let _turn = dir.lock()?;
             let Some((file, meta)) = dir.open(&key)? else { return Ok(false) };
             if tag(&meta) == etag {
-                // the time is the file system's own, as that of a put is
-                let now = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-                let times = Timestamps { last_access: now(UTIME_OMIT), last_modification: now(UTIME_NOW) };
-                futimens(&file, &times).map_err(|e| RemoteError::Unsupported(format!("{key}: {e}")))?;
+                let renewed = platform::renew(&file, &dir.root.join(&key));
+                renewed.map_err(|e| RemoteError::Unsupported(format!("{key}: {e}")))?;
             }
             Ok(true)
         })

@@ -10,14 +10,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic::{self, TempFile, careful, is_at, read_text};
+use crate::atomic::{self, TempFile, read_text};
 use crate::bounded::Bounded;
 use crate::folder::sum_of;
 use crate::id::Hashing;
+use crate::platform::{self, careful, is_at};
 use crate::sign::{Claim, nanos};
 
 /// All lines are shorter than this: a name comes in a request's line.
@@ -30,7 +30,7 @@ const TICK: Duration = Duration::from_millis(20);
 const REMEMBERED: usize = 4096;
 
 /// A file as it was when its hash was right: inode, change time, length.
-type State = (u64, i64, i64, u64);
+type State = ((u64, i64, i64), u64);
 
 /// What its owner says of a blob.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +132,8 @@ impl Sums {
 
     /// Takes note that a file is whole, unless another change so soon might not show.
     fn remember(&self, path: &Path, meta: &fs::Metadata, claim: Claim, note: &str) {
-        let changed = UNIX_EPOCH + Duration::new(meta.ctime().max(0) as u64, meta.ctime_nsec().max(0) as u32);
+        let (_, seconds, nanos) = platform::state(meta);
+        let changed = UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanos.max(0) as u32);
         if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK) {
             return;
         }
@@ -171,7 +172,7 @@ fn note_in(text: &str, claim: Claim) -> String {
 }
 
 fn state(meta: &fs::Metadata) -> State {
-    (meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.len())
+    (platform::state(meta), meta.len())
 }
 
 /// What a `.sum` file says; nothing where there is no such file.
@@ -190,7 +191,7 @@ fn used(path: &Path) -> bool {
     let now = SystemTime::now();
     if matches!(meta.modified().map(|t| now.duration_since(t)), Ok(Ok(age)) if age > USE_GRANULARITY) {
         // somebody else's file in a shared directory: then its owner's uses have to do
-        let _ = careful().open(path).and_then(|file| file.set_modified(now));
+        let _ = platform::set_modified(path, now);
     }
     true
 }

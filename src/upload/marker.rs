@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Target;
-use crate::atomic::{careful, read_small};
+use crate::atomic::read_small;
 use crate::folder::{is_id, is_real_dir};
 use crate::id::{OutputId, hex};
 use crate::lease::{Census, LEASE, is_token};
+use crate::platform::careful;
 use crate::text::things;
 
 /// Folder of the markers.

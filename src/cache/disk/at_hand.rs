@@ -8,22 +8,18 @@
 //! it should be, is `None`, which says nothing about the cache.
 
 use std::fs::{File, Metadata};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
-
-use rustix::io::fcntl_dupfd_cloexec;
 
 use super::recall::{Known, Recall, SHARDS};
 use super::{ACTION_LEN, parse_action};
 use crate::cache::id::ActionId;
-use crate::platform::{From, Wanted, is_local, look_up, open_folder, read_at_hand};
+use crate::platform::{From, Wanted, has_name, is_local, look_up, make_room, open_folder, read_at_hand};
 
 /// The directories whose files are looked up.
 pub struct AtHand {
-    actions: OwnedFd,
-    outputs: OwnedFd,
+    actions: File,
+    outputs: File,
     /// `None` where a process may open few files.
     recall: Option<Recall>,
     /// The empty output, which one get in two or three is answered with. Held open, it says by itself
@@ -35,13 +31,12 @@ impl AtHand {
     /// `None` where the system cannot look without waiting, or might have to ask another machine or
     /// process. Best called before there are other threads.
     pub fn open(actions: &Path, outputs: &Path) -> Option<Self> {
-        let (actions, outputs) = (open_folder(actions)?, open_folder(outputs)?);
-        if !is_local(&actions) {
+        if !is_local(actions) {
             return None;
         }
-        // Room for a descriptor a shard, in a process that may have thrice as many more. To make it
-        // later, when there are other threads, the kernel waits for milliseconds.
-        let room = fcntl_dupfd_cloexec(&actions, 4 * SHARDS as i32 - 1).is_ok();
+        let (actions, outputs) = (open_folder(actions)?, open_folder(outputs)?);
+        // for a descriptor a shard, in a process that may have thrice as many more
+        let room = make_room(&actions, 4 * SHARDS);
         Some(AtHand { actions, outputs, recall: room.then(Recall::default), empty: Mutex::default() })
     }
 
@@ -61,10 +56,10 @@ impl AtHand {
             None => read()?,
         };
         let hex = known.output.to_string();
-        let look_up = || Some(File::from(look_up_sharded(&self.outputs, &hex, Wanted::Metadata)?));
+        let look_up = || look_up_sharded(&self.outputs, &hex, Wanted::Metadata);
         let meta = if known.size == 0 {
             let mut empty = self.empty.lock().expect("no holder panics");
-            let held = empty.as_ref().and_then(|file| file.metadata().ok()).filter(|meta| meta.nlink() > 0);
+            let held = empty.as_ref().and_then(|file| file.metadata().ok()).filter(has_name);
             held.or_else(|| empty.insert(look_up()?).metadata().ok())
         } else {
             look_up()?.metadata().ok()
@@ -74,13 +69,13 @@ impl AtHand {
 
     fn read(&self, action: &ActionId) -> Option<Known> {
         let mut text = [0; ACTION_LEN];
-        let file = File::from(look_up_sharded(&self.actions, &action.to_string(), Wanted::Content)?);
+        let file = look_up_sharded(&self.actions, &action.to_string(), Wanted::Content)?;
         let len = read_at_hand(&file, &mut text, 0)?;
         let (output, size) = parse_action(&text[..len])?;
         Some(Known { output, size, time: file.metadata().ok()?.modified().ok()? })
     }
 }
 
-fn look_up_sharded(dir: &OwnedFd, hex: &str, wanted: Wanted) -> Option<OwnedFd> {
+fn look_up_sharded(dir: &File, hex: &str, wanted: Wanted) -> Option<File> {
     look_up(From::Folder(dir), [&hex[..2], "/", hex].concat(), wanted)
 }

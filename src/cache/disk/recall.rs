@@ -12,14 +12,13 @@
 //! of change (seconds, nanoseconds) and number of actions, then these, then the SHA-256 of it all.
 //! All numbers are little-endian.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::fstat;
 use sha2::{Digest, Sha256};
 
 use crate::atomic::TempFile;
@@ -65,7 +64,7 @@ pub struct Recall {
 
 #[derive(Default)]
 struct Shard {
-    dir: Option<OwnedFd>,
+    dir: Option<File>,
     /// The directory's, when all of `known` held.
     state: State,
     known: Vec<Learnt>,
@@ -109,7 +108,7 @@ impl Recall {
     pub fn get(
         &self,
         action: &ActionId,
-        open: impl Fn(&str) -> Option<OwnedFd>,
+        open: impl Fn(&str) -> Option<File>,
         read: impl FnOnce() -> Option<Known>,
     ) -> Option<Known> {
         self.loaded.get_or_init(|| self.load());
@@ -196,7 +195,7 @@ impl Recall {
 
 impl Shard {
     /// Looks at the directory: whether what is known of it still holds. `None` where it is not at hand.
-    fn is_current(&mut self, open: impl Fn() -> Option<OwnedFd>) -> Option<bool> {
+    fn is_current(&mut self, open: impl Fn() -> Option<File>) -> Option<bool> {
         if let Some(dir) = &self.dir
             && State::of(dir)? == self.state
         {
@@ -235,7 +234,7 @@ impl Learnt {
 /// Reads a file that the kernel has in memory.
 fn read_at_hand(path: &Path) -> Option<Vec<u8>> {
     let file = platform::look_up(From::Here, path, Wanted::Content)?;
-    let len = usize::try_from(fstat(&file).ok()?.st_size).ok().filter(|len| *len <= MAX_FILE)?;
+    let len = usize::try_from(file.metadata().ok()?.len()).ok().filter(|len| *len <= MAX_FILE)?;
     let mut text = vec![0; len];
     let mut read = 0;
     while read < len {
@@ -248,9 +247,9 @@ fn read_at_hand(path: &Path) -> Option<Vec<u8>> {
 }
 
 impl State {
-    fn of(dir: &OwnedFd) -> Option<State> {
-        let stat = fstat(dir).ok()?;
-        Some(State { inode: stat.st_ino, changed: (stat.st_ctime, stat.st_ctime_nsec as u32) })
+    fn of(dir: &File) -> Option<State> {
+        let (inode, seconds, nanos) = platform::state(&dir.metadata().ok()?);
+        Some(State { inode, changed: (seconds, nanos as u32) })
     }
 
     /// How long before `now` the directory changed; `None` where the clocks disagree.
@@ -319,7 +318,7 @@ mod tests {
     /// What `recall` says of action `n`, and whether that took reading a file that says `text`.
     fn get(recall: &Recall, dir: &Dir, n: u32, text: u64) -> (Option<Known>, bool) {
         let mut read = false;
-        let open = |shard: &str| fs::File::open(dir.0.join(shard)).ok().map(OwnedFd::from);
+        let open = |shard: &str| File::open(dir.0.join(shard)).ok();
         let known = recall.get(&action(n), open, || {
             read = true;
             Some(known(text))

@@ -1,7 +1,7 @@
 //! The bucket: where it is and what may be done to it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{REFRESH_AFTER, Resolver, duration, on, parsed};
 use crate::atomic::read_named;
@@ -60,13 +60,16 @@ impl Resolver<'_> {
         let mut below = parsed(prefix)?.unwrap_or_default();
         if let Some(path) = given.text.strip_prefix("file://") {
             let path = self.expanded(path).map_err(|why| given.error(why))?;
-            if !path.starts_with('/') {
+            // as in file:///C:/dir
+            let drive = path.strip_prefix('/').filter(|p| !p.starts_with('/') && Path::new(p).is_absolute());
+            let path = PathBuf::from(drive.unwrap_or(&path));
+            if !path.is_absolute() {
                 return Err(wrong("not an absolute path: write file:///dir"));
             }
             if let Some((_, idle)) = v.asked().find(|(flag, idle)| idle.on_line && flag.is_of_s3()) {
                 return Err(wrong(&format!("a directory has no use for {}: leave it out", idle.from)));
             }
-            return Ok(Some(BucketConfig::at(BucketLocation::Dir(PathBuf::from(path)), below)));
+            return Ok(Some(BucketConfig::at(BucketLocation::Dir(path), below)));
         }
         let mut name = given.text.as_str();
         if let Some(url) = name.strip_prefix("s3://") {

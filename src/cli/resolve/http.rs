@@ -11,6 +11,7 @@ use crate::config::{
     AccessConfig, AuthorityConfig, HttpConfig, ModAction, ModConfig, ModProxyConfig, ProxiedHost, Tunnels,
 };
 use crate::error::Error;
+use crate::platform::{HOME, STATES};
 
 impl Resolver<'_> {
     /// The HTTP side, at `fallback` where the module proxy is wanted without an address.
@@ -84,7 +85,7 @@ impl Resolver<'_> {
         }
         let from = if given.is_empty() { proxied } else { &given };
         let domains = from.iter().map(|host| host.bare().to_string()).collect();
-        let dir = self.user_dir(&v.ca_dir, "ca", "XDG_STATE_HOME", ".local/state")?;
+        let dir = self.user_dir(&v.ca_dir, "ca", STATES)?;
         let authority = AuthorityConfig { dir, domains, install };
         match proxied.iter().find(|host| !authority.covers(host.bare())) {
             Some(host) => Err(Error::usage(format!(
@@ -132,7 +133,7 @@ impl Resolver<'_> {
         let netrc = self
             .variable("NETRC")
             .map(|path| self.cwd.join(path))
-            .or_else(|| self.variable("HOME").map(|home| Path::new(home).join(".netrc")));
+            .or_else(|| self.variable(HOME).map(|home| Path::new(home).join(".netrc")));
         Ok(ModProxyConfig {
             upstream: upstream.parse().map_err(|why| wrong(&v.upstream, why))?,
             private: v.mod_private.as_ref().map_or_else(String::new, |g| g.text.clone()),

@@ -3,15 +3,16 @@
 //! GOCACHEPROG and the variables of a CI job are no shell lines. What a shell would have put at the
 //! beginning of a path, for `~`, `$NAME` or `${NAME}`, is put there; the rest stays as it is.
 
-use std::path::PathBuf;
+use std::path::{PathBuf, is_separator};
 
 use super::Resolver;
 use crate::cli::flags::Given;
 use crate::error::Error;
+use crate::platform::HOME;
 
 /// Whether `text`, which may be something else too, is a path.
 pub(super) fn is_path(text: &str) -> bool {
-    text.contains('/') || text.starts_with(['~', '$'])
+    text.contains(is_separator) || text.starts_with(['~', '$'])
 }
 
 impl Resolver<'_> {
@@ -28,10 +29,10 @@ impl Resolver<'_> {
     /// `text` with what its beginning stands for.
     pub(super) fn expanded(&self, text: &str) -> Result<String, String> {
         let (name, rest) = if let Some(rest) = text.strip_prefix('~') {
-            if !rest.is_empty() && !rest.starts_with('/') {
+            if !rest.is_empty() && !rest.starts_with(is_separator) {
                 return Err("~ stands for your own home directory alone: write ~/ or the path in full".into());
             }
-            ("HOME", rest)
+            (HOME, rest)
         } else if let Some(rest) = text.strip_prefix("${") {
             rest.split_once('}').ok_or("a } is missing: write ${NAME} or the path in full")?
         } else if let Some(rest) = text.strip_prefix('$') {

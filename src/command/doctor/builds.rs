@@ -3,14 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-
-use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::super::goenv::GoEnv;
 use super::super::scope;
@@ -19,6 +16,7 @@ use super::Findings;
 use super::goenv::split;
 use crate::cli::{self, PROGRAM};
 use crate::config::{Config, DoctorConfig, Invocation, Layout};
+use crate::platform;
 
 /// How long a program may take to greet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,8 +90,9 @@ fn is_ours(word: &str) -> bool {
 /// Starts the program and waits for its greeting; what it wrote to stderr.
 fn greeting(words: &[String]) -> Result<String, String> {
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(|e| format!("{}: {e}; is it on PATH?", words[0]))?;
+    command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child =
+        platform::in_own_group(&mut command).spawn().map_err(|e| format!("{}: {e}; is it on PATH?", words[0]))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (send, line) = mpsc::channel();
     // it ends with the child, or is left behind by one that has handed its stdout on
@@ -104,7 +103,7 @@ fn greeting(words: &[String]) -> Result<String, String> {
     });
     let text = reader.ok().and_then(|_| line.recv_timeout(PATIENCE).ok()).flatten();
     // an upload that it would finish first waits for the next
-    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    platform::kill_group(child.id());
     let _ = child.wait();
     let mut said = String::new();
     if let Some(stderr) = stderr {

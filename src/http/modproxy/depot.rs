@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +19,7 @@ use super::upstream::{Ask, FetchError, Fetcher, Got, Upstream, Upstreams};
 use crate::bounded::Bounded;
 use crate::flight::{Flights, Role};
 use crate::metrics::Metrics;
+use crate::platform::FileExt;
 use crate::store::{Blob, BlobStore};
 
 /// After a time-out, answers that may be served stale are, for so long, without asking again: a

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::depot::Found;
 use super::upstream::FetchError;
 use super::verify::UNVERIFIED;
 use crate::http::exchange::{Body, Reply};
+use crate::platform::FileExt;
 
 /// What an answer is, and how long others may keep it.
 pub(super) struct Caching {

@@ -1,10 +1,10 @@
 //! How an answer is written, to whatever it is written to.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 
 use crate::http::exchange::{Body, Reply, head_of};
 use crate::http::socket::Stream;
+use crate::platform::FileExt;
 
 /// Bodies up to this size leave in one write with their head, where their length is known.
 const SMALL: u64 = 64 << 10;

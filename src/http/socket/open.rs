@@ -10,6 +10,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::platform;
+
 /// What the server allows its clients.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
@@ -33,8 +35,7 @@ pub struct ServerLimits {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = files.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let files = platform::max_files().map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         ServerLimits {
             max_connections: (files / 2).clamp(16, 1024),
             max_waiting: (files / 8).clamp(4, 512),

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use rustls::{Connection, ServerConfig, ServerConnection};
 
 use super::open::State;
 use super::{Entry, Socket};
-use crate::platform;
+use crate::platform::{self, FileExt};
 
 /// A connection.
 pub struct Stream {

@@ -4,12 +4,11 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
-use rustix::process::{Resource, getrlimit};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 
 use super::Sources;
 use crate::cache::size::Size;
+use crate::platform;
 use crate::text;
 
 /// A value that is not counted: it may fall, or comes from elsewhere.
@@ -27,14 +26,13 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     let started = sources.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let available = sources.bucket.as_ref().map(|b| b.available());
-    let disk = rustix::fs::statvfs(&sources.cache_dir).ok();
-    let disk = disk.map(|s| (s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)));
+    let disk = platform::disk(&sources.cache_dir);
     // where the system has no /proc, nothing is said
     let process = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
         process.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
     };
-    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let cpu = platform::processor_time().map(|time| time.as_secs_f64());
     let files = fs::read_dir("/proc/self/fd").ok().map(|d| d.count());
     let (waiting, waiting_most) = sources.metrics.waiting.state();
     let (http, http_most) = (sources.open.state(), sources.open.limits.max_connections);
@@ -55,9 +53,9 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
         ("gocache_bucket_available", help_available, json!(available)),
         ("process_start_time_seconds", "When the program started, in seconds since 1970.", json!(started)),
         ("process_resident_memory_bytes", "Resident memory.", json!(field("VmRSS:").map(|kib| kib * 1024))),
-        ("process_cpu_seconds_total", "Processor time used.", json!(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9)),
+        ("process_cpu_seconds_total", "Processor time used.", json!(cpu)),
         ("process_open_fds", "Open files.", json!(files)),
-        ("process_max_fds", "Files that may be open.", json!(getrlimit(Resource::Nofile).current)),
+        ("process_max_fds", "Files that may be open.", json!(platform::max_files())),
         ("process_threads", "Threads.", json!(field("Threads:"))),
     ]
     .map(|(name, help, value)| Gauge { name, help, value })

@@ -1,5 +1,7 @@
 //! The authority's files over time, and certificates that a TLS client accepts.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic::read_named;
 use crate::config::{AwsEnv, Endpoint, Region, Vendor};
+use crate::platform::HOME;
 use crate::remote::RemoteError;
 
 /// Bytes of a file at most; of a longer one the rest is not read.
@@ -29,7 +30,7 @@ impl Profile {
 
 /// Where the command line keeps everything; `None` without a home directory.
 pub fn folder(env: &AwsEnv) -> Option<PathBuf> {
-    Some(Path::new(env.var("HOME")?).join(".aws"))
+    Some(Path::new(env.var(HOME)?).join(".aws"))
 }
 
 /// The paths of the credentials file and the config file; `None` where neither the variables nor

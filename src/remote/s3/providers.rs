@@ -5,13 +5,11 @@
 
 use std::io::Read;
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-use rustix::process::Pid;
 use serde::Deserialize;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
@@ -21,6 +19,7 @@ use super::transport::{Limits, Options, Transport};
 use crate::atomic::read_named;
 use crate::client::proxy_for;
 use crate::config::AwsEnv;
+use crate::platform;
 
 /// Longest answer that is read.
 pub const ANSWER_LIMIT: u64 = 64 * 1024;
@@ -226,15 +225,11 @@ pub fn instance_metadata(env: &AwsEnv) -> Result<Keys, String> {
 /// after [`PROCESS_LIMIT`], whatever has become of its stdout.
 pub fn process(command: &str) -> Found {
     let source = format!("credential_process {:?}", command.split_whitespace().next().unwrap_or_default());
-    let mut child = Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(|e| missing(format!("{source}: cannot start: {e}")))?;
-    let group = Pid::from_child(&child);
+    let mut shell = platform::shell(command);
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let started = platform::in_own_group(&mut shell).spawn();
+    let mut child = started.map_err(|e| missing(format!("{source}: cannot start: {e}")))?;
+    let group = child.id();
     let stdout = child.stdout.take().expect("stdout is piped");
     let (done, result) = mpsc::channel();
     let run = move || {
@@ -246,7 +241,7 @@ pub fn process(command: &str) -> Found {
     started.map_err(|e| CredentialError::Unreachable(format!("{source}: {e}")))?;
     match result.recv_timeout(PROCESS_LIMIT) {
         Err(_) => {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            platform::kill_group(group);
             Err(CredentialError::Unreachable(format!("{source}: no answer within {} s", PROCESS_LIMIT.as_secs())))
         }
         Ok(Err(e)) => Err(missing(format!("{source}: {e}"))),

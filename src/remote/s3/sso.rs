@@ -4,9 +4,7 @@
 //! A token that ends soon is renewed where the cache has what that takes, and written back for the
 //! programs that share it. One that has ended is for people to renew: the error says how.
 
-use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,6 +20,7 @@ use super::providers::{ANSWER_LIMIT, Found, ask_service, endpoint, missing, secr
 use crate::atomic::{TempFile, read_named};
 use crate::config::AwsEnv;
 use crate::id::hex;
+use crate::platform;
 
 /// How long before its end a token is renewed.
 const EARLY: Duration = Duration::from_secs(300);
@@ -152,7 +151,7 @@ fn renewed(env: &AwsEnv, path: &Path, region: &str, mut whole: Value, token: &To
 /// Writes a file that only its owner may read, whole.
 fn write(path: &Path, whole: &Value) -> std::io::Result<()> {
     let mut file = TempFile::create(path.parent().expect("a joined path"))?;
-    file.file().set_permissions(Permissions::from_mode(0o600))?;
+    platform::make_private(file.file())?;
     file.file().write_all(whole.to_string().as_bytes())?;
     file.persist(path).map(drop)
 }

@@ -3,17 +3,16 @@
 use std::env;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 
 use super::FetchError;
 use crate::atomic::read_text;
 use crate::http::modproxy::path::{ModFile, ModPath, escape};
+use crate::platform;
 use crate::private_dir::PrivateDir;
 
 /// How long `go` may take.
@@ -101,8 +100,8 @@ fn run(
         ("GOVCS", "*:git"),
         ("GIT_TERMINAL_PROMPT", "0"),
     ]);
-    command.env("GOMODCACHE", dir.join("mod")).env("GOPATH", dir.join("path")).process_group(0);
-    let child = command.spawn().map_err(|e| {
+    command.env("GOMODCACHE", dir.join("mod")).env("GOPATH", dir.join("path"));
+    let child = platform::in_own_group(&mut command).spawn().map_err(|e| {
         failed(format!("go: {e}: to fetch private modules from their origin, go and git have to be on PATH"))
     })?;
     wait(child).ok_or_else(|| FetchError::Failed(504, format!("direct/{what}: go did not end within {PATIENCE:?}")))?;
@@ -116,7 +115,7 @@ fn wait(mut child: Child) -> Option<()> {
         match child.try_wait() {
             Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
             Ok(None) => {
-                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                platform::kill_group(child.id());
                 let _ = child.wait();
                 return None;
             }
