@@ -140,6 +140,11 @@ impl FaultProxy {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// Whether every request is over, those of clients that have died in the middle included.
+    pub fn is_idle(&self) -> bool {
+        self.shared.open.lock().unwrap().iter().all(|open| open.strong_count() == 0)
+    }
+
     /// Requests received so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
