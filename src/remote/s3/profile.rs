@@ -121,12 +121,14 @@ impl Site {
         path_style: Option<bool>,
         env: &AwsEnv,
     ) -> Result<Self, RemoteError> {
-        let endpoint = match endpoint {
-            None => self::endpoint(env).map_err(RemoteError::Config)?,
-            given => given.cloned(),
+        // read once, and only where something is left for it to say; that there is no such profile is for those who
+        // want its keys
+        let profile = if endpoint.is_some() && path_style.is_some() { None } else { load(env).ok().flatten() };
+        let endpoint = match (endpoint, &profile) {
+            (None, Some(profile)) => self::endpoint(profile, env).map_err(RemoteError::Config)?,
+            (given, _) => given.cloned(),
         };
         let known = endpoint.as_ref().and_then(Vendor::of);
-        let profile = load(env).ok().flatten();
         let of_profile = || match profile.as_ref()?.get("s3.addressing_style")? {
             "path" => Some(true),
             "virtual" => Some(false),
@@ -143,10 +145,12 @@ impl Site {
     }
 }
 
-/// The endpoint of the profile in use, where it names one: its services' for S3 rather than its own.
-/// The error is a sentence for people; that there is no such profile is for those who want its keys.
-fn endpoint(env: &AwsEnv) -> Result<Option<Endpoint>, String> {
-    let Some(profile) = load(env).ok().flatten().filter(|_| !env.ignores_endpoints()) else { return Ok(None) };
+/// The endpoint that `profile` names, if it does: its services' for S3 rather than its own. The error is a
+/// sentence for people.
+fn endpoint(profile: &Profile, env: &AwsEnv) -> Result<Option<Endpoint>, String> {
+    if env.ignores_endpoints() {
+        return Ok(None);
+    }
     if profile.get("ignore_configured_endpoint_urls").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
         return Ok(None);
     }
