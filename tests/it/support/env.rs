@@ -113,9 +113,19 @@ pub fn mount(kind: &str, options: &str, at: &Path) {
     assert!(status.expect("mount (util-linux) is there").success(), "mount -t {kind} {}", at.display());
 }
 
-/// A port on 127.0.0.1 that nobody listened on just now.
+/// A port on 127.0.0.1 that nobody listens on, and that nobody else is given: not this function's next
+/// caller, nor who asks the kernel for any port (Linux takes those from 32,768 on).
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    const PORTS: std::ops::Range<u32> = 10_240..32_768;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(509);
+    loop {
+        let nth = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + nth % (PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// `serve` with a plugin socket in `dir` and HTTP at `host`, once it listens on 127.0.0.1 too, and its port.
