@@ -38,10 +38,16 @@ pub fn parse(args: &[OsString], env: &Environment, cwd: &Path) -> Result<Invocat
     let words: Vec<&str> = line.argv.iter().map(String::as_str).collect();
     let args = flags::Args::from_args(&[PROGRAM], &words).map_err(|exit| from_argh(&exit, line.mode))?;
     let values = flags::Values::merge(&args, env, line.mode)?;
-    // a value that may be given again stands in each of its flags
-    let again = |name: &str, values: &str| values.split('\0').map(|v| format!("{name}={v}").into()).collect::<Vec<_>>();
-    let flags = line.argv.chunks(2).flat_map(|flag| again(&flag[0], &flag[1])).collect();
+    let flags = line.argv.chunks(2).flat_map(|flag| written(&flag[0], &flag[1])).collect();
     resolve::invocation(line.mode, line.word, values, line.command, flags, env, cwd)
+}
+
+/// A flag as people write it: what is on has no value, and a value that may be given again stands in each of its flags.
+fn written(name: &str, values: &str) -> Vec<OsString> {
+    let flag = Flag::named(name.trim_start_matches('-')).expect("the pre-pass knows it");
+    let bare = flag.value.is_none() && values == "true";
+    let value = |value| if bare { String::new() } else { format!("={value}") };
+    values.split('\0').map(|v| (flag.spelling() + &value(v)).into()).collect()
 }
 
 /// argh's complaint, several lines of it, on one.

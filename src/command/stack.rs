@@ -175,7 +175,7 @@ impl Stack {
         if let Some(file) = &self.config.summary
             && let Err(e) = summary::append(file, self)
         {
-            log::warn!("--summary {}: {e}", file.display());
+            log::warn!("{}: {e}; see --summary or GOCACHE_SUMMARY", file.display());
         }
     }
 

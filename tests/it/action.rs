@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -169,17 +170,22 @@ fn who_may_write_where() {
 
 #[test]
 fn with_modules_one_server_lasts_as_long_as_the_job() {
-    let job = Job::new().set("INPUT_MODULES", "true");
+    let job = Job::new();
+    // longer than a socket's path may be
+    let temp = job.release.dir.dir(&format!("a runner's {}", "temp".repeat(25))).display().to_string();
+    let job = job.set("INPUT_MODULES", "true").set("RUNNER_TEMP", &temp);
     job.action("main.js").ok();
     let said = job.said("env");
     let (ours, others) = said["GOPROXY"].split_once('|').expect("others, should ours be gone");
     assert_eq!(others, "https://proxy.golang.org,direct");
     let address = ours.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/mod")).expect(ours);
     TcpStream::connect(address).expect("the server listens");
-    assert!(said["GOCACHEPROG"].contains("/go-cache-plugin\" connect \""), "{said:?}");
+    let (_, socket) = said["GOCACHEPROG"].split_once("/go-cache-plugin\" connect ").expect("a server");
+    let folder = Path::new(socket).parent().unwrap();
+    assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
     job.step("go", &["build", "./..."]).ok();
     job.action("post.js").ok();
-    assert!(TcpStream::connect(address).is_err(), "the server is gone");
+    assert!(TcpStream::connect(address).is_err() && !folder.exists(), "the server is gone");
     assert!(job.objects() > 0, "it sent what it had");
     assert!(job.summary().contains('|'), "{:?}", job.summary());
 }

@@ -193,9 +193,10 @@ fn doctor_says_whether_builds_use_the_cache_and_what_to_set_next() {
     tells(&out, "next  export GOCACHEPROG=go-cache-plugin, or go-cache-plugin run CMD", "");
     tells(&out, "next  to share it, export GOCACHE_S3_BUCKET=NAME", "");
     // what was given here is what is to be typed
-    let out = machine.doctor(&[], &["--scope=mine", "--modproxy", "--offline"], 0);
-    tells(&out, "next  export GOCACHEPROG=\"go-cache-plugin --scope=mine\", or", "");
-    tells(&out, "ok    settings: scope mine", "");
+    let out = machine.doctor(&[], &["--scope", "mine too", "-v=false", "--metrics", "--modproxy", "--offline"], 0);
+    let typed = "'--scope=mine too' -v=false --metrics";
+    tells(&out, &format!("next  export GOCACHEPROG=\"go-cache-plugin {typed}\", or go-cache-plugin run {typed} "), "");
+    tells(&out, "ok    settings: scope mine too", "");
     tells(&out, "note  modules: no upstream is asked", "");
 
     // go env -w counts, and flags in it

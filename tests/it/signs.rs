@@ -106,7 +106,7 @@ fn a_line_is_there_before_the_close_is_answered() {
     let mut s = Session::start(Plugin::new(&dir).arg(format!("--summary={}", dir.path().display())));
     assert!(s.client.get(&action(1)).is_some());
     let out = s.end();
-    assert!(said(&out).len() == 1 && out.stderr.contains("--summary /"), "{}", out.describe());
+    assert!(said(&out).len() == 1 && out.stderr.contains("see --summary or GOCACHE_SUMMARY"), "{}", out.describe());
 }
 
 #[test]

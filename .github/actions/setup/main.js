@@ -104,7 +104,10 @@ const listens = (port) =>
 // One server for the job, which serves modules too.
 async function serve(binary) {
   const port = await freePort();
-  const socket = path.join(env.RUNNER_TEMP, 'go-cache-plugin', 'socket');
+  // a folder that nobody else may enter; a socket's path must be short, as those of runners are not always
+  const folder = fs.mkdtempSync('/tmp/go-cache-plugin-');
+  put('GITHUB_STATE', 'folder', folder);
+  const socket = path.join(folder, 'socket');
   const log = path.join(env.RUNNER_TEMP, 'go-cache-plugin', 'log');
   const out = fs.openSync(log, 'a');
   const args = ['serve', `--plugin=${socket}`, `--http=127.0.0.1:${port}`, '--modproxy'];

@@ -5,7 +5,7 @@ const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 
 const env = process.env;
-const [binary, summary, server, log] = ['binary', 'summary', 'server', 'log'].map((name) => env[`STATE_${name}`]);
+const [binary, summary, server, log, folder] = ['binary', 'summary', 'server', 'log', 'folder'].map((name) => env[`STATE_${name}`]);
 
 function runs(pid) {
   try {
@@ -22,6 +22,7 @@ async function main() {
     process.kill(Number(server), 'SIGTERM');
     for (let i = 0; i < 1200 && runs(Number(server)); i++) await new Promise((resolve) => setTimeout(resolve, 50));
   }
+  if (folder) fs.rmSync(folder, { recursive: true, force: true });
   if (log && fs.existsSync(log)) process.stdout.write(fs.readFileSync(log));
   if (binary && fs.existsSync(summary)) spawnSync(binary, ['summary', summary], { stdio: 'inherit' });
 }

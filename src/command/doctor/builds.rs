@@ -133,7 +133,12 @@ pub fn apply(flags: &[String], config: &DoctorConfig, effective: &mut DoctorConf
 /// What to type so that builds use the cache as configured here.
 pub fn how_to_start(config: &DoctorConfig) -> String {
     let of_builds = |flag: &&OsString| cli::parse(std::slice::from_ref(*flag), &config.env, &config.cwd).is_ok();
-    let flags: String = config.flags.iter().filter(of_builds).map(|flag| format!(" {}", flag.display())).collect();
+    // as go and a shell both take a word with blanks
+    let word = |flag: &OsString| match flag.display().to_string() {
+        word if word.contains([' ', '\t', '\n']) => format!(" '{word}'"),
+        word => format!(" {word}"),
+    };
+    let flags: String = config.flags.iter().filter(of_builds).map(word).collect();
     let quote = if flags.is_empty() { "" } else { "\"" };
     format!("export GOCACHEPROG={quote}{PROGRAM}{flags}{quote}, or {PROGRAM} run{flags} CMD for one command")
 }
