@@ -37,11 +37,6 @@ pub fn any() -> &'static Go {
     GO.get_or_init(|| on_path().filter(|go| go.version.0 >= 24)).as_ref().unwrap_or_else(newest)
 }
 
-/// Oldest and newest.
-pub fn both() -> [&'static Go; 2] {
-    [oldest(), newest()]
-}
-
 fn on_path() -> Option<Go> {
     let out = Command::new("go").args(["env", "GOROOT"]).env("GOTOOLCHAIN", "local").output().ok()?;
     Go::at(Path::new(String::from_utf8(out.stdout).ok()?.trim()))
