@@ -201,6 +201,8 @@ fn doctor_says_whether_builds_use_the_cache_and_what_to_set_next() {
 
     // go env -w counts, and flags in it
     let bucket = format!("--bucket=file://{}", machine.dir.dir("bucket").display());
+    let out = machine.doctor(&[], &[&bucket, "--prefix=team", "--read-only"], 0);
+    tells(&out, &format!("next  export GOCACHEPROG=\"go-cache-plugin {bucket} --prefix=team --read-only\", or"), "");
     machine.set(&format!("GOCACHEPROG=go-cache-plugin {bucket} '--prefix=a b'\n"));
     let out = machine.doctor(&[], &[], 1);
     tells(&out, "FAIL  builds: GOCACHEPROG", "--prefix \"a b\": not a key prefix");

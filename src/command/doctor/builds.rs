@@ -14,7 +14,7 @@ use super::super::scope;
 use super::super::status::Mark;
 use super::Findings;
 use super::goenv::split;
-use crate::cli::{self, PROGRAM};
+use crate::cli::{self, Flag, Mode, PROGRAM};
 use crate::config::{Config, DoctorConfig, Invocation, Layout};
 use crate::platform;
 
@@ -132,7 +132,10 @@ pub fn apply(flags: &[String], config: &DoctorConfig, effective: &mut DoctorConf
 
 /// What to type so that builds use the cache as configured here.
 pub fn how_to_start(config: &DoctorConfig) -> String {
-    let of_builds = |flag: &&OsString| cli::parse(std::slice::from_ref(*flag), &config.env, &config.cwd).is_ok();
+    let of_builds = |flag: &&OsString| {
+        let name = flag.to_str().and_then(|flag| flag.trim_start_matches('-').split('=').next());
+        name.and_then(Flag::named).is_some_and(|flag| flag.applies(Mode::Direct))
+    };
     // as go and a shell both take a word with blanks
     let word = |flag: &OsString| match flag.display().to_string() {
         word if word.contains([' ', '\t', '\n']) => format!(" '{word}'"),
