@@ -18,7 +18,7 @@ use crate::sign::Signer;
 pub use place::{BucketName, Endpoint, KeyPrefix, Region};
 pub use vendor::{Vendor, describe};
 pub use web::{
-    AccessConfig, AuthorityConfig, ListEnd, ProxiedHost, SumDatabase, Tunnels, UpstreamEntry, UpstreamList, UpstreamUrl,
+    AccessConfig, AuthorityConfig, HostPort, ListEnd, SumDatabase, Tunnels, UpstreamEntry, UpstreamList, UpstreamUrl,
 };
 
 /// What one command line asks for.
@@ -449,7 +449,7 @@ pub struct HttpConfig {
     /// The module proxy, under /mod/. Default: none.
     pub mod_proxy: Option<ModProxyConfig>,
     /// Hosts of the reverse proxy. Default: none.
-    pub rev_proxy: Vec<ProxiedHost>,
+    pub rev_proxy: Vec<HostPort>,
     /// Where CONNECT may go beside them.
     pub tunnels: Tunnels,
     /// The reverse proxy's authority. Default: none where there is no reverse proxy.

@@ -8,6 +8,7 @@ pub(crate) mod auth;
 pub(crate) mod exchange;
 mod headers;
 pub(crate) mod modproxy;
+pub(crate) mod reloaded;
 mod resume;
 pub(crate) mod revproxy;
 pub(crate) mod server;
@@ -165,7 +166,7 @@ mod tests {
             assert_eq!(ask(path, "192.0.2.1").0, 403, "{path}");
         }
         let mut request = Request::new(Method::Get, "/x");
-        request.target = Target::Absolute("http".into(), "127.0.0.1".into());
+        request.target = Target::Absolute("http", "127.0.0.1".parse().unwrap());
         request.peer = Some("192.0.2.1:1".parse().unwrap());
         assert_eq!(router().handle(request).status, 403);
     }

@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use crate::config::ProxiedHost;
+use crate::config::HostPort;
 
 /// Addresses of this kind that are not link-local: Azure, Alibaba, Oracle; AWS (twice) and Google by IPv6.
 const METADATA: [IpAddr; 6] = [
@@ -21,7 +21,7 @@ const METADATA: [IpAddr; 6] = [
 
 /// The rules, with the hosts that are listed.
 #[derive(Clone, Debug, Default)]
-pub struct Reach(pub Vec<ProxiedHost>);
+pub struct Reach(pub Vec<HostPort>);
 
 impl Reach {
     /// Whether `addr`, which `host` (in lower case, an IPv6 address in brackets) turned out to have, may

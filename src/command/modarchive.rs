@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tar::{Archive, Builder, EntryType, Header, PaxExtensions};
 
-use super::modules::{Failures, each, unsure};
+use super::modules::{Failures, obtain};
 use super::stack::Stack;
 use super::web;
 use crate::atomic::TempFile;
@@ -69,8 +69,8 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
 fn lists(names: &BTreeSet<String>) -> Vec<(String, String)> {
     let mut versions = std::collections::BTreeMap::<String, Vec<String>>::new();
     for path in names.iter().filter_map(|name| ModPath::parse(name).ok()) {
-        if let ModFile::Info(version) = &path.file {
-            versions.entry(path.escaped.clone()).or_default().extend((!is_pseudo(version)).then(|| version.clone()));
+        if path.file == ModFile::Info {
+            versions.entry(path.escaped).or_default().extend(Some(path.version).filter(|version| !is_pseudo(version)));
         }
     }
     let list = |(module, mut versions): (String, Vec<String>)| {
@@ -92,31 +92,22 @@ fn put(out: &mut Builder<impl Write>, name: &str, len: u64, bytes: impl Read) ->
 pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Result<String, Error> {
     let failed = |e: io::Error| Error::failed(format!("mod import {}: {e}", file.display()));
     let dir = PrivateDir::new(&stack.config().cache_dir, |_| true)?;
-    let names = File::open(file).and_then(|file| unpack(file, &dir.path)).map_err(failed)?;
+    let files = File::open(file).and_then(|file| unpack(file, &dir.path)).map_err(failed)?;
     let folder = UpstreamEntry { url: UpstreamUrl::Dir(dir.path.clone()), on_any_error: false, private: true };
     let upstream = UpstreamList { entries: vec![folder], end: ListEnd::List };
     let proxy = web::modules(&ModProxyConfig { upstream, netrc: None, offline: false, ..config.clone() }, stack)?;
-    let names: Vec<(String, ModPath)> = names.into_iter().collect();
-    let outcomes = each(&names, "file", |(name, _)| proxy.obtain(name).map(|found| found.is_unverified()));
-    let (mut failures, mut unverified) = (Failures::default(), 0);
-    for ((_, path), outcome) in names.iter().zip(outcomes) {
-        match outcome {
-            Ok(unsure) => unverified += u64::from(unsure),
-            Err(why) => {
-                let why = why.replace(&format!("file://{}/", dir.path.display()), "");
-                failures.note(&(path.module.clone(), path.version().unwrap_or_default().to_string()), why);
-            }
-        }
-    }
-    let zips = names.iter().filter(|(name, _)| name.ends_with(".zip")).count() as u64;
-    failures.sum_up(format!("{}: {}{}\n", file.display(), text::things(zips, "module"), unsure(unverified)))
+    let mut failures = Failures::default();
+    let unsure = obtain(&proxy, &files, &mut failures);
+    failures.0.values_mut().for_each(|why| *why = why.replace(&format!("file://{}/", dir.path.display()), ""));
+    let zips = files.iter().filter(|path| path.file == ModFile::Zip).count() as u64;
+    failures.sum_up(format!("{}: {}{unsure}\n", file.display(), text::things(zips, "module")))
 }
 
-/// Unpacks what the module proxy protocol has names for; these names, of what can be checked.
-fn unpack(file: File, dir: &Path) -> io::Result<Vec<(String, ModPath)>> {
+/// Unpacks what the module proxy protocol has names for; those that can be checked.
+fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
     let broken = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not a whole zstd tar: {why}"));
     let mut archive = Archive::new(zstd::Decoder::new(BufReader::new(file))?);
-    let (mut names, mut long) = (Vec::new(), None);
+    let (mut files, mut long) = (Vec::new(), None);
     // raw, or a name of any length would be read into memory
     for entry in archive.entries()?.raw(true) {
         let mut entry = entry.map_err(|e| broken(&e.to_string()))?;
@@ -140,10 +131,10 @@ fn unpack(file: File, dir: &Path) -> io::Result<Vec<(String, ModPath)>> {
             if io::copy(&mut entry, &mut File::create(path)?)? != len {
                 return Err(broken("it ends early"));
             }
-            names.extend(parsed.map(|path| (name.to_string(), path)));
+            files.extend(parsed);
         }
     }
-    Ok(names)
+    Ok(files)
 }
 
 /// The name in a GNU or POSIX header that holds one.

@@ -1,7 +1,7 @@
 //! `mod`: the modules that are kept, and how they get to machines without a network.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::{Progress, modarchive, web};
 use crate::config::{ModAction, ModConfig};
 use crate::error::{Error, Exit};
 use crate::http::modproxy::path::{self, ModPath, escape, is_canonical};
-use crate::http::modproxy::{ModProxy, UNVERIFIED, version_in};
+use crate::http::modproxy::{self, ModProxy, UNVERIFIED, version_in};
 use crate::pool;
 use crate::text;
 
@@ -42,7 +42,7 @@ fn name((module, version): &Module, kind: &str) -> String {
     format!("{}/@v/{}.{kind}", escape(module), escape(version))
 }
 
-fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, Error> {
+fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<String, Error> {
     let mut wants = Wants::of(words).map_err(|why| Error::usage(format!("mod fetch: {why}")))?;
     let mut failures = Failures::default();
     for query in std::mem::take(&mut wants.queries) {
@@ -74,31 +74,22 @@ fn fetch(proxy: &ModProxy, words: &[String], recursive: bool) -> Result<String, 
         wants.whole.append(&mut modgraph::selected(&all));
         wants.mods.append(&mut all);
     }
-    let kinds = |modules: &BTreeSet<Module>, kinds: &[&'static str]| -> Vec<(Module, &'static str)> {
-        modules.iter().flat_map(|m| kinds.iter().map(|kind| (m.clone(), *kind))).collect()
-    };
     wants.mods.extend(wants.whole.iter().cloned());
-    let mut files = kinds(&wants.mods, &["info", "mod"]);
-    files.extend(kinds(&wants.whole, &["zip"]));
-    let outcomes =
-        each(&files, "file", |(module, kind)| proxy.obtain(&name(module, kind)).map(|found| found.is_unverified()));
-    let mut unverified = 0;
-    for ((module, _), outcome) in files.iter().zip(outcomes) {
-        match outcome {
-            Ok(unsure) => unverified += u64::from(unsure),
-            Err(why) => failures.note(module, why),
+    let small = wants.mods.iter().flat_map(|m| ["info", "mod"].map(|kind| (m, kind)));
+    let mut files = Vec::new();
+    for (module, kind) in small.chain(wants.whole.iter().map(|m| (m, "zip"))) {
+        match ModPath::parse(&name(module, kind)) {
+            Ok(path) => files.push(path),
+            Err((_, why)) => failures.note(module, why),
         }
     }
+    let unsure = obtain(proxy, &files, &mut failures);
     let many = text::things(wants.whole.len() as u64, "module");
-    failures.sum_up(format!(
-        "{many} and {} more go.mod are kept{}\n",
-        wants.mods.len() - wants.whole.len(),
-        unsure(unverified)
-    ))
+    failures.sum_up(format!("{many} and {} more go.mod are kept{unsure}\n", wants.mods.len() - wants.whole.len()))
 }
 
 /// The version that a module's upstream calls the latest, or else the largest in its list.
-fn latest(proxy: &ModProxy, escaped: &str) -> Result<String, String> {
+fn latest(proxy: &Arc<ModProxy>, escaped: &str) -> Result<String, String> {
     text_of(proxy, &format!("{escaped}/@latest")).and_then(|info| version_in(&info)).or_else(|why| {
         let list = text_of(proxy, &format!("{escaped}/@v/list"))?;
         let best = path::latest(list.lines().filter(|version| is_canonical(version)));
@@ -106,21 +97,29 @@ fn latest(proxy: &ModProxy, escaped: &str) -> Result<String, String> {
     })
 }
 
-/// What is said of files that nobody has vouched for.
-pub(super) fn unsure(files: u64) -> String {
-    match files {
+/// Has `files` kept, and says of how many of them nobody has vouched for.
+pub(super) fn obtain(proxy: &Arc<ModProxy>, files: &[ModPath], failures: &mut Failures) -> String {
+    let mut unverified = 0;
+    for (path, outcome) in files.iter().zip(each(files, "file", |path| proxy.get(path))) {
+        match outcome {
+            Ok(blob) => unverified += u64::from(blob.note == UNVERIFIED),
+            Err(e) => failures.note(&(path.module.clone(), path.version.clone()), e.to_string()),
+        }
+    }
+    match unverified {
         0 => String::new(),
         n => format!("; {} unverified, since the sum database gave no answer", text::things(n, "file")),
     }
 }
 
-fn text_of(proxy: &ModProxy, name: &str) -> Result<String, String> {
-    proxy.obtain(name)?.text()
+fn text_of(proxy: &Arc<ModProxy>, name: &str) -> Result<String, String> {
+    let path = ModPath::parse(name).map_err(|(_, why)| why)?;
+    modproxy::text(&proxy.get(&path).map_err(|e| e.to_string())?.file)
 }
 
 /// What could not be had, by module: the first reason of each.
 #[derive(Default)]
-pub(super) struct Failures(BTreeMap<Module, String>);
+pub(super) struct Failures(pub(super) BTreeMap<Module, String>);
 
 impl Failures {
     /// Notes one.
@@ -141,7 +140,7 @@ impl Failures {
 }
 
 /// Does `work` for each of `items`, several at a time, and says on a terminal how far it is.
-pub(super) fn each<T: Sync, R: Send>(items: &[T], what: &'static str, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+fn each<T: Sync, R: Send>(items: &[T], what: &'static str, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (progress, done) = (Progress::new(what), Mutex::new(Vec::with_capacity(items.len())));
     pool::each("mod", AT_A_TIME, items.iter().enumerate().collect(), |(at, item)| {
         let outcome = work(item);
@@ -161,9 +160,8 @@ fn list(proxy: &ModProxy) -> Result<String, Error> {
         all += kept.len;
         match ModPath::parse(&kept.name) {
             Ok(path) if !path.is_mutable() => {
-                let version = path.version().expect("what does not change has one").to_string();
                 let new = (0, SystemTime::UNIX_EPOCH, false);
-                let (bytes, used, unverified) = modules.entry((path.module.clone(), version)).or_insert(new);
+                let (bytes, used, unverified) = modules.entry((path.module, path.version)).or_insert(new);
                 *bytes += kept.len;
                 *used = kept.used.max(*used);
                 *unverified |= kept.note == UNVERIFIED;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use rustls::ServerConfig;
+
 use super::stack::Stack;
 use crate::cli::PROGRAM;
 use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig};
@@ -14,17 +16,18 @@ use crate::http::Router;
 use crate::http::auth::Guard;
 use crate::http::exchange::Handler;
 use crate::http::modproxy::ModProxy;
+use crate::http::reloaded::Reloaded;
 use crate::http::revproxy::RevProxy;
 use crate::http::server::{Open, Server, ServerLimits};
 use crate::http::status::{Sources, Status};
-use crate::http::tls::{Authority, Identity, system_bundle};
+use crate::http::tls::{Authority, identity, system_bundle};
 use crate::store::{BlobStore, Kind};
 
 /// Who may ask, and as whom the server answers: what is read from files, and may be read anew.
 #[derive(Clone)]
 pub struct Gate {
     guard: Arc<Guard>,
-    identity: Option<Arc<Identity>>,
+    identity: Option<Arc<Reloaded<ServerConfig>>>,
     tokens: bool,
 }
 
@@ -32,9 +35,9 @@ impl Gate {
     /// Reads the files.
     pub fn open(config: &AccessConfig) -> Result<Self, Error> {
         let guard = Guard::new(config).map_err(|why| Error::failed(format!("--http-auth-file {why}")))?;
-        let identity = config.tls.as_ref().map(|(cert, key)| Identity::load(cert, key).map(Arc::new)).transpose();
-        let identity = identity.map_err(|why| Error::failed(format!("--http-tls-cert: {why}")))?;
-        Ok(Gate { guard: Arc::new(guard), identity, tokens: config.auth_file.is_some() })
+        let identity = config.tls.clone().map(|(cert, key)| Reloaded::new(move || identity(&cert, &key)));
+        let identity = identity.transpose().map_err(|why| Error::failed(format!("--http-tls-cert: {why}")))?;
+        Ok(Gate { guard: Arc::new(guard), identity: identity.map(Arc::new), tokens: config.auth_file.is_some() })
     }
 
     /// Whether there is something to read anew.
@@ -136,7 +139,7 @@ impl Web {
 }
 
 /// The module proxy over the cache.
-pub(super) fn modules(config: &ModProxyConfig, stack: &Stack) -> Result<ModProxy, Error> {
+pub(super) fn modules(config: &ModProxyConfig, stack: &Stack) -> Result<Arc<ModProxy>, Error> {
     let proxy = ModProxy::new(config, blobs(Kind::Module, stack), stack.metrics.clone());
     proxy.map_err(|e| Error::usage(format!("module proxy: {e}")))
 }

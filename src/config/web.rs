@@ -228,7 +228,7 @@ pub struct Tunnels {
     /// To every host, but for this machine, which has to be listed.
     pub any: bool,
     /// To these.
-    pub hosts: Vec<ProxiedHost>,
+    pub hosts: Vec<HostPort>,
 }
 
 impl Tunnels {
@@ -238,49 +238,70 @@ impl Tunnels {
     }
 }
 
-/// A host of the reverse proxy: `host`, on any port, or `host:port`.
+/// `host`, which may mean any port, or `host:port`: one on a list, or who a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxiedHost {
+pub struct HostPort {
     /// In lower case, without a dot at its end; the brackets of an IPv6 address stay.
     name: String,
     port: Option<u16>,
 }
 
-impl ProxiedHost {
+impl HostPort {
+    /// The host alone, an IPv6 address in brackets.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The host alone: a name, or an address without brackets.
     pub fn bare(&self) -> &str {
         self.name.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Whether a port was said.
-    pub fn has_port(&self) -> bool {
-        self.port.is_some()
+    /// The port, where one was said.
+    pub fn port(&self) -> Option<u16> {
+        self.port
     }
 
     /// Whether `port` of `host`, in lower case, is this one.
     pub fn is(&self, host: &str, port: u16) -> bool {
         self.name == host.trim_end_matches('.') && self.port.is_none_or(|p| p == port)
     }
+
+    /// The same, without a port that goes without saying.
+    pub fn without_port(self, default: u16) -> Self {
+        HostPort { port: self.port.filter(|port| *port != default), ..self }
+    }
 }
 
-impl FromStr for ProxiedHost {
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl FromStr for HostPort {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = "write host or host:port, no URL";
+        let digits = |port: &&str| port.bytes().all(|b| b.is_ascii_digit());
         let (name, port) = match text.rsplit_once(':') {
             Some((name, port)) if !port.ends_with(']') => {
-                (name, Some(port.parse().ok().filter(|p| *p > 0).ok_or(wrong)?))
+                (name, Some(Some(port).filter(digits).and_then(|p| p.parse().ok()).filter(|p| *p > 0).ok_or(wrong)?))
             }
             _ => (text, None),
         };
         let address = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
-        let plain = match address {
-            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)),
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let plain = |label: &str| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        if plain && !name.is_empty() { Ok(ProxiedHost { name, port }) } else { Err(wrong) }
+        let fine = match address {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => name.len() <= 253 && name.split('.').all(plain),
+        };
+        if fine { Ok(HostPort { name, port }) } else { Err(wrong) }
     }
 }
 
@@ -338,13 +359,16 @@ mod tests {
 
     #[test]
     fn proxied_hosts() {
-        let host = |text: &str| text.parse::<ProxiedHost>().unwrap_or_else(|e| panic!("{text}: {e}"));
+        let host = |text: &str| text.parse::<HostPort>().unwrap_or_else(|e| panic!("{text}: {e}"));
         assert!(host("Example.com").is("example.com", 444) && host("example.com.").is("example.com.", 80));
         assert!(host("a.example:8443").is("a.example", 8443) && !host("a.example:8443").is("a.example", 443));
         assert!(host("[::1]:80").is("[::1]", 80) && host("[::1]").is("[::1]", 9) && host("10.0.0.1").is("10.0.0.1", 9));
+        assert_eq!(host("A.example.:80").to_string(), "a.example:80");
+        assert_eq!(host("[::1]:80").without_port(80).to_string(), "[::1]");
+        assert_eq!(host("a:443").without_port(80).to_string(), "a:443");
         assert!(!host("example.com").is("www.example.com", 80) && !host("10.0.0.1").is("10.0.0.10", 80));
-        for wrong in ["", ".", "https://h", "h:0", "h:70000", "h/x", "::1", "[h]", "h:", "a b"] {
-            assert!(wrong.parse::<ProxiedHost>().is_err(), "{wrong}");
+        for wrong in ["", ".", "https://h", "h:0", "h:70000", "h/x", "::1", "[h]", "h:", "h:+1", "a b", "a..b", "h.."] {
+            assert!(wrong.parse::<HostPort>().is_err(), "{wrong}");
         }
     }
 }

@@ -10,14 +10,15 @@
 //! - Tokens are kept and compared as hashes, each with all, in constant time.
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
-use std::sync::RwLock;
+use std::net::IpAddr;
+use std::path::Path;
 
 use base64_simd::STANDARD;
 
 use super::exchange::{Reply, Request, Target};
 use super::headers::first;
-use crate::config::AccessConfig;
+use super::reloaded::Reloaded;
+use crate::config::{AccessConfig, HostPort};
 use crate::id::{OutputId, unhex};
 use crate::platform;
 
@@ -63,11 +64,11 @@ impl Access {
 }
 
 /// Judges requests.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Guard {
     /// Names under which this server may be asked, in lower case.
     names: Vec<String>,
-    tokens: Option<(PathBuf, RwLock<Vec<Token>>)>,
+    tokens: Option<Reloaded<Vec<Token>>>,
 }
 
 /// A line of the file.
@@ -85,20 +86,13 @@ impl Guard {
         let mut names = config.hosts.clone();
         names.extend([machine, short, "localhost".to_string()]);
         names.retain(|name| !name.is_empty());
-        let tokens = config.auth_file.clone().map(|file| read(&file).map(|tokens| (file, RwLock::new(tokens))));
+        let tokens = config.auth_file.clone().map(|file| Reloaded::new(move || read(&file)));
         Ok(Guard { names, tokens: tokens.transpose()? })
     }
 
-    /// Reads the file of tokens anew; what is wrong with it changes nothing, with a line.
+    /// Reads the file of tokens anew.
     pub fn reload(&self) {
-        let Some((file, tokens)) = &self.tokens else { return };
-        match read(file) {
-            Ok(new) => {
-                log::info!("{}: {} tokens", file.display(), new.len());
-                *tokens.write().expect("no holder panics") = new;
-            }
-            Err(why) => log::warn!("{why}; the tokens stay as they were"),
-        }
+        self.tokens.iter().for_each(Reloaded::reload);
     }
 
     /// What `request` may do; the answer to one that is not for this server.
@@ -109,28 +103,20 @@ impl Guard {
             let text = "this server is not asked under that name: --http-host=NAME adds one\n";
             return Err(Reply::text(421, text));
         }
-        let Some((_, tokens)) = &self.tokens else {
+        let Some(tokens) = &self.tokens else {
             return Ok(if is_local(request) { Access::ALL } else { Access::default() });
         };
         let nobody = Access { wants_token: true, ..Access::default() };
         let Some(hash) = token(request, proxied).map(|token| OutputId::of(token.as_bytes())) else { return Ok(nobody) };
-        let tokens = tokens.read().expect("no holder panics");
-        Ok(tokens.iter().fold(nobody, |found, token| if same(&token.hash, &hash) { token.access } else { found }))
+        Ok(tokens.get().iter().fold(nobody, |found, token| if same(&token.hash, &hash) { token.access } else { found }))
     }
 
     /// Whether a Host header names this server: an address, a name that always means this machine, or
     /// one of ours.
     fn is_named(&self, host: &str) -> bool {
-        let host = host.trim();
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-            _ => host,
-        };
-        if let Some(address) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-            return address.parse::<std::net::Ipv6Addr>().is_ok();
-        }
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        name.parse::<std::net::Ipv4Addr>().is_ok() || name.ends_with(".localhost") || self.names.contains(&name)
+        let Ok(host) = host.trim().parse::<HostPort>() else { return false };
+        let name = host.bare();
+        name.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || self.names.iter().any(|n| n == name)
     }
 }
 
@@ -293,7 +279,7 @@ mod tests {
         }
         let mut proxied =
             request("127.0.0.1", &["Host: a.example", "Authorization: Bearer t:4", "Proxy-Authorization: Bearer t3"]);
-        proxied.target = Target::Authority("a.example:443".into());
+        proxied.target = Target::Authority("a.example:443".parse().unwrap());
         assert!(guard.judge(&proxied).is_ok_and(|access| access.proxy && !access.debug));
     }
 

@@ -17,6 +17,7 @@ use ureq::http::HeaderMap;
 
 use super::auth::Access;
 use super::socket::Stream;
+use crate::config::HostPort;
 
 /// Answers requests. Called from many threads at once; the request's body has to be read, as far as
 /// it is wanted, before the call returns.
@@ -36,10 +37,15 @@ impl<F: Fn(Request) -> Reply + Send + Sync> Handler for F {
 pub enum Target {
     /// `/path?query`: a request to this server.
     Origin,
-    /// `http://host/path?query`: a request to a proxy. Scheme, then `host[:port]` in lower case.
-    Absolute(String, String),
-    /// CONNECT `host:port`, in lower case.
-    Authority(String),
+    /// `http://host/path?query`: a request to a proxy. The scheme, then whom it is for, without the scheme's own port.
+    Absolute(&'static str, HostPort),
+    /// CONNECT `host:port`.
+    Authority(HostPort),
+}
+
+/// The port of a URL that names none.
+pub fn default_port(scheme: &str) -> u16 {
+    if scheme == "https" { 443 } else { 80 }
 }
 
 /// A parsed request.

@@ -6,6 +6,7 @@
 //! for it, and no sum database is asked for it.
 
 mod depot;
+mod fetch;
 pub(crate) mod path;
 mod probe;
 mod reply;
@@ -18,106 +19,98 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::depot::{Depot, Found, Wanted};
+use self::depot::Depot;
 use self::path::{ModFile, ModPath, is_pseudo};
 pub use self::probe::probe;
-use self::reply::{Caching, refusal, reply, text};
+pub(crate) use self::reply::text;
+use self::reply::{Caching, refusal, reply};
 use self::sumdb::SumDb;
-use self::upstream::{FetchError, Upstreams};
+use self::upstream::FetchError;
 pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
 use super::auth::Access;
 use super::exchange::{Body, Handler, Method, Reply, Request};
 use crate::config::ModProxyConfig;
+use crate::flight::Flights;
 use crate::id::OutputId;
 use crate::metrics::Metrics;
 use crate::places::Places;
-use crate::store::BlobStore;
+use crate::store::{Blob, BlobStore};
 
-/// Bytes of a `.info` or `@latest`.
-const MAX_INFO: u64 = 1 << 20;
-/// Bytes of a list of versions.
-const MAX_LIST: u64 = 16 << 20;
-/// How long an upstream may think: one that has to fetch from the origin first takes its time.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Answers that are renewed at a time while they are served.
 const RENEWALS: usize = 16;
 
 /// Answers what is asked below /mod/.
-pub struct ModProxy(Arc<Inner>);
-
-struct Inner {
-    depot: Depot,
+pub struct ModProxy {
+    depot: Arc<Depot>,
     sumdb: SumDb,
     verifier: Verifier,
     private: String,
+    /// How long lists and `@latest` are served stale while they are renewed.
+    stale: Duration,
+    flights: Arc<Flights<String, Result<Blob, FetchError>>>,
     renewing: Arc<Places>,
-    metrics: Arc<Metrics>,
-}
-
-impl ModProxy {
-    /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. The error is one line for
-    /// people.
-    pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
-        let times = (config.ttl, config.stale);
-        Ok(ModProxy(Arc::new(Inner {
-            depot: Depot::new(store, upstreams, config.offline, times, metrics.clone()),
-            sumdb: SumDb::new(&config.sumdb),
-            verifier: Verifier::new(config.verify, &config.nosum),
-            private: config.private.clone(),
-            renewing: Places::new(RENEWALS),
-            metrics,
-        })))
-    }
 }
 
 /// Names of files and what is in them, on their way out.
 pub type Put<'a> = &'a mut dyn FnMut(&str, &[u8]) -> io::Result<()>;
 
-/// What `mod` asks, of files by the names that they have below /mod/.
 impl ModProxy {
-    /// The file `name`, kept, checked as always. The error is one line.
-    pub fn obtain(&self, name: &str) -> Result<Found, String> {
-        let wanted = ModPath::parse(name).map_err(|(_, why)| why)?;
-        self.0.get(name, &wanted).map_err(|e| e.to_string())
+    /// A proxy over `store`, which is of [`crate::store::Kind::Module`]. The error is one line for
+    /// people.
+    pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Arc<Self>, String> {
+        let depot = Arc::new(Depot::new(config, store, metrics)?);
+        Ok(Arc::new(ModProxy {
+            sumdb: SumDb::new(&config.sumdb, &depot),
+            depot,
+            verifier: Verifier::new(config.verify, &config.nosum),
+            private: config.private.clone(),
+            stale: config.stale,
+            flights: Arc::default(),
+            renewing: Places::new(RENEWALS),
+        }))
+    }
+
+    /// The file, kept, checked as always.
+    pub fn get(self: &Arc<Self>, wanted: &ModPath) -> Result<Blob, FetchError> {
+        let found = self.found(wanted).and_then(|found| self.verified(wanted, found));
+        if let Err(FetchError::Refused(_, why)) = &found {
+            self.verifier.tell(why);
+        }
+        found
     }
 
     /// What is kept, of the sum databases too.
     pub fn store(&self) -> &BlobStore {
-        &self.0.depot.store
+        &self.depot.store
     }
 
     /// Gives `put` what the sum database says of the modules whose files have these names, with all that
     /// it takes to verify that.
     pub fn sums(&self, names: &BTreeSet<String>, put: Put<'_>) -> io::Result<()> {
         let paths = names.iter().filter_map(|name| ModPath::parse(name).ok());
-        let summed = paths.filter(|path| path.summed().is_some() && self.0.judge(&path.module).is_some());
-        let modules = summed.filter_map(|path| Some((path.module.clone(), path.version()?.to_string()))).collect();
-        self.0.sumdb.first().map_or(Ok(()), |database| database.export(&self.0.depot, &modules, put))
+        let summed = paths.filter(|path| self.judge(path).is_some());
+        let modules = summed.map(|path| (path.module, path.version)).collect();
+        self.sumdb.first().map_or(Ok(()), |database| database.export(&modules, put))
     }
-}
 
-impl Inner {
     /// Answers for a path below /mod/, as it was sent.
     fn answer(self: &Arc<Self>, sent: &str, access: Access) -> Reply {
         let Some(path) = path::decode(sent) else {
-            self.metrics.modcache.path_error.inc();
+            self.depot.metrics.modcache.path_error.inc();
             return refusal(400, "bad request: malformed escapes or bytes that no module path has\n");
         };
         if let Some(rest) = path.strip_prefix("sumdb/") {
-            let private = |module: &str| self.is_private(module);
-            return self.sumdb.answer(&self.depot, rest, &private);
+            return self.sumdb.answer(rest, &|module| self.is_private(module));
         }
         match ModPath::parse(&path) {
-            Ok(wanted) => self.module(&path, &wanted, access),
+            Ok(wanted) => self.module(&wanted, access),
             Err((status, why)) => {
-                self.metrics.modcache.path_error.inc();
+                self.depot.metrics.modcache.path_error.inc();
                 let what = if status == 400 { "bad request" } else { "not found" };
                 refusal(status, format!("{what}: {why}\n"))
             }
@@ -128,78 +121,31 @@ impl Inner {
         path::matches_prefix(&self.private, module)
     }
 
-    fn module(self: &Arc<Self>, name: &str, wanted: &ModPath, access: Access) -> Reply {
-        if self.is_private(&wanted.module) && !access.private_modules {
+    fn module(self: &Arc<Self>, wanted: &ModPath, access: Access) -> Reply {
+        let private = self.is_private(&wanted.module);
+        if private && !access.private_modules {
             return access.refusal(false, "a private module");
         }
-        let content_type = match &wanted.file {
-            ModFile::List | ModFile::Mod(_) => "text/plain; charset=utf-8",
-            ModFile::Latest | ModFile::Info(_) => "application/json",
-            ModFile::Zip(_) => "application/zip",
+        let content_type = match wanted.file {
+            ModFile::List | ModFile::Mod => "text/plain; charset=utf-8",
+            ModFile::Latest | ModFile::Info => "application/json",
+            ModFile::Zip => "application/zip",
         };
-        let outcome = self.get(name, wanted);
+        let found = self.get(wanted);
         // what the sum database has yet to vouch for is not for others to keep for good
-        let unsure = self.judge(&wanted.module).is_some() && outcome.as_ref().is_ok_and(Found::is_unverified);
-        let may_go = wanted.is_mutable() || unsure;
-        let ttl = may_go.then_some(self.depot.ttl);
-        let caching = Caching { content_type, private: self.is_private(&wanted.module), ttl };
-        if self.depot.offline {
-            let kept = outcome.as_ref().ok();
-            match &wanted.file {
-                ModFile::List => {
-                    let list = self.list(wanted, kept.and_then(|found| found.text().ok()));
-                    return reply(list.map_or_else(|| outcome.map(Body::from), |list| Ok(list.into())), caching);
-                }
-                ModFile::Latest if kept.is_none() => {
-                    let latest =
-                        self.latest(wanted).and_then(|name| self.get(&name, &ModPath::parse(&name).ok()?).ok());
-                    return reply(latest.map_or(outcome, Ok), caching);
-                }
-                _ => {}
+        let unsure = self.judge(wanted).is_some() && found.as_ref().is_ok_and(|blob| blob.note == UNVERIFIED);
+        let ttl = (wanted.is_mutable() || unsure).then_some(self.depot.ttl);
+        let outcome: Result<Body, _> = match (wanted.file, found) {
+            (ModFile::List, found) if self.depot.offline => {
+                let list = self.list(wanted, found.as_ref().ok().and_then(|blob| text(&blob.file).ok()));
+                list.map_or_else(|| found.map(Body::from), |list| Ok(list.into()))
             }
-        }
-        reply(outcome, caching)
-    }
-
-    /// The answer to `wanted`, which is called `name`.
-    fn get(self: &Arc<Self>, name: &str, wanted: &ModPath) -> Result<Found, FetchError> {
-        let found = self.wanted(name, wanted, |wanted| self.depot.get(wanted));
-        let found = found.and_then(|found| self.verified(name, wanted, found));
-        if let Err(FetchError::Refused(_, why)) = &found {
-            self.verifier.tell(why);
-        }
-        if found.as_ref().is_ok_and(|found| found.lags)
-            && let Some(place) = self.renewing.take()
-        {
-            let (inner, name, wanted) = (self.clone(), name.to_string(), wanted.clone());
-            // nobody waits for it, not even at the end: an upstream may take its time
-            let renew = move || {
-                let _place = place;
-                inner.wanted(&name, &wanted, |wanted| inner.depot.renew(wanted));
-            };
-            let _ = thread::Builder::new().name("renew".into()).spawn(renew);
-        }
-        found
-    }
-
-    /// Calls `then` with all that the depot has to know of `wanted`.
-    fn wanted<T>(self: &Arc<Self>, name: &str, wanted: &ModPath, then: impl FnOnce(&Wanted<'_>) -> T) -> T {
-        let limit = match &wanted.file {
-            ModFile::List => MAX_LIST,
-            ModFile::Latest | ModFile::Info(_) => MAX_INFO,
-            ModFile::Mod(_) => zip::MAX_SMALL,
-            ModFile::Zip(_) => zip::MAX_ZIP,
+            (ModFile::Latest, Err(e)) if self.depot.offline => {
+                self.latest(wanted).and_then(|info| self.get(&info).ok()).map(Body::from).ok_or(e)
+            }
+            (_, found) => found.map(Body::from),
         };
-        then(&Wanted {
-            name,
-            mutable: wanted.is_mutable(),
-            lags: matches!(wanted.file, ModFile::List | ModFile::Latest),
-            limit,
-            check: &|file| self.check(wanted, file, false),
-            ahead: &|| self.look_ahead(wanted),
-            patience: PATIENCE,
-            private: self.is_private(&wanted.module),
-        })
+        reply(outcome, Caching { content_type, private, ttl })
     }
 
     /// The versions of a module, where nobody may be asked: those of the list that is kept, and what else
@@ -217,20 +163,20 @@ impl Inner {
     }
 
     /// The `.info` of the version that `go` would choose of those that are kept.
-    fn latest(&self, wanted: &ModPath) -> Option<String> {
+    fn latest(&self, wanted: &ModPath) -> Option<ModPath> {
         let versions = self.depot.versions(&wanted.escaped);
         let best = path::latest(versions.iter().map(String::as_str))?;
-        Some(format!("{}/@v/{}.info", wanted.escaped, path::escape(best)))
+        ModPath::parse(&format!("{}/@v/{}.info", wanted.escaped, path::escape(best))).ok()
     }
 }
 
-impl Handler for ModProxy {
+impl Handler for Arc<ModProxy> {
     fn handle(&self, request: Request) -> Reply {
         if !matches!(request.method, Method::Get | Method::Head) {
             return refusal(405, "the module proxy answers GET and HEAD\n").header("Allow", "GET, HEAD");
         }
         match request.path.strip_prefix("/mod/") {
-            Some(path) => self.0.answer(path, request.access),
+            Some(path) => self.answer(path, request.access),
             None => refusal(404, "not found: the module proxy is below /mod/\n"),
         }
     }
@@ -249,12 +195,12 @@ pub(crate) fn version_in(info: &str) -> Result<String, String> {
     if path::is_canonical(&info.version) { Ok(info.version) } else { Err(format!("{:?} is no version", info.version)) }
 }
 
-/// A `.info` of the version asked for, if one was.
-fn check_info(file: &File, asked: Option<&String>) -> Result<(), String> {
+/// A `.info` of the version asked for, if one was. go.sum has no hash of it.
+fn check_info(file: &File, asked: Option<&String>) -> Result<String, String> {
     let version = version_in(&text(file)?)?;
     match asked {
         Some(asked) if *asked != version => Err(format!("it is for version {version}")),
-        _ => Ok(()),
+        _ => Ok(String::new()),
     }
 }
 
@@ -274,14 +220,14 @@ fn check_mod(file: &File) -> Result<String, String> {
     Ok(zip::hash(vec![("go.mod".into(), OutputId::of(text.as_bytes()))]))
 }
 
-/// Lines that begin with a version, or nothing.
-fn check_list(file: &File) -> Result<(), String> {
+/// Lines that begin with a version, or nothing. go.sum has no hash of it.
+fn check_list(file: &File) -> Result<String, String> {
     let text = text(file)?;
     let version =
         |word: &str| word.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     match text.lines().filter_map(|line| line.split_whitespace().next()).find(|word| !version(word)) {
         Some(word) => Err(format!("not a list of versions: {:?}", word.chars().take(40).collect::<String>())),
-        None => Ok(()),
+        None => Ok(String::new()),
     }
 }
 

@@ -37,7 +37,7 @@ use super::tls::Authority;
 use super::told;
 use crate::bounded::Bounded;
 use crate::client::Reach;
-use crate::config::{ProxiedHost, Tunnels};
+use crate::config::{HostPort, Tunnels};
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
 use crate::places::Places;
@@ -60,10 +60,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type Fetching = Leader<String, ()>;
 
 /// Answers requests to a proxy: absolute URLs and CONNECT.
-pub struct RevProxy(Arc<Inner>);
-
-struct Inner {
-    hosts: Vec<ProxiedHost>,
+pub struct RevProxy {
+    hosts: Vec<HostPort>,
     may_tunnel: Tunnels,
     store: Arc<BlobStore>,
     /// The same without the bucket.
@@ -86,15 +84,15 @@ impl RevProxy {
     /// A proxy for `hosts`, by CONNECT to `may_tunnel` too, that keeps answers in `store` and speaks TLS as
     /// `authority` lets it. `debug` logs begin and end of each request.
     pub fn new(
-        hosts: &[ProxiedHost],
+        hosts: &[HostPort],
         may_tunnel: &Tunnels,
         store: Arc<BlobStore>,
         authority: Authority,
         metrics: Arc<Metrics>,
         debug: bool,
-    ) -> Self {
+    ) -> Arc<Self> {
         let tunnels = Places::new(connect::MAX_TUNNELS.min(metrics.waiting.state().1 / 2));
-        RevProxy(Arc::new(Inner {
+        Arc::new(RevProxy {
             hosts: hosts.to_vec(),
             may_tunnel: may_tunnel.clone(),
             own_store: store.without_bucket(),
@@ -109,34 +107,34 @@ impl RevProxy {
             latest: Bounded::new(URLS),
             metrics,
             debug,
-        }))
+        })
     }
 }
 
-impl Handler for RevProxy {
+impl Handler for Arc<RevProxy> {
     fn handle(&self, request: Request) -> Reply {
         match &request.target {
-            Target::Authority(authority) => self.connect(authority),
+            Target::Authority(host) => self.connect(host),
             Target::Absolute(scheme, host) => {
-                let (scheme, host) = (scheme.clone(), host.clone());
-                self.0.proxy(request, &scheme, &host)
+                let (scheme, host) = (*scheme, host.clone());
+                self.proxy(request, scheme, &host)
             }
             Target::Origin => Reply::text(400, "a proxy wants an absolute URL\n"),
         }
     }
 }
 
-impl Inner {
-    fn proxy(self: &Arc<Self>, request: Request, scheme: &str, authority: &str) -> Reply {
+impl RevProxy {
+    fn proxy(self: &Arc<Self>, request: Request, scheme: &str, host: &HostPort) -> Reply {
         self.metrics.revcache.req_received.inc();
-        if !hosts::listed(&self.hosts, scheme, authority) {
-            return Reply::text(502, format!("{authority} is not proxied: it is not in --revproxy\n"));
+        if !hosts::listed(&self.hosts, scheme, host) {
+            return Reply::text(502, format!("{host} is not proxied: it is not in --revproxy\n"));
         }
         if request.path.contains('#') || request.query.as_ref().is_some_and(|q| q.contains('#')) {
             return Reply::text(400, "a fragment is not part of a request\n");
         }
         let query = request.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
-        let url = format!("{scheme}://{}{}{query}", hosts::normal(scheme, authority), request.path);
+        let url = format!("{scheme}://{host}{}{query}", request.path);
         let method = request.method.as_str().to_string();
         told(&self.metrics, self.debug, "proxy", &method, hosts::shown(&url), || {
             let (reply, outcome) = self.answer(request, &method, &url);

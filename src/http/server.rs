@@ -19,9 +19,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+
 use super::exchange::Handler;
+use super::reloaded::Reloaded;
 use super::socket::Stream;
-use super::tls::Identity;
 use crate::platform;
 
 pub use self::conn::serve;
@@ -48,7 +50,7 @@ impl Server {
     pub fn start(
         addr: SocketAddr,
         open: Arc<Open>,
-        identity: Option<Arc<Identity>>,
+        identity: Option<Arc<Reloaded<ServerConfig>>>,
         handler: Arc<dyn Handler>,
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(addr).map_err(|e| {
@@ -103,7 +105,7 @@ impl Drop for Server {
 
 /// What clients are served, and as whom.
 struct Service {
-    identity: Option<Arc<Identity>>,
+    identity: Option<Arc<Reloaded<ServerConfig>>>,
     handler: Arc<dyn Handler>,
 }
 
@@ -113,7 +115,7 @@ impl Service {
         let context = Context { peer: Some(peer), origin: None };
         let stream = match &self.identity {
             None => Ok(stream),
-            Some(identity) => stream.secured(identity.config()),
+            Some(identity) => stream.secured(identity.get()),
         };
         match stream {
             Ok(stream) => serve(stream, &*self.handler, &context),

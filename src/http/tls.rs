@@ -16,7 +16,7 @@
 mod identity;
 mod install;
 
-pub use identity::Identity;
+pub use identity::read as identity;
 pub use install::system_bundle;
 
 use std::fs::{self, DirBuilder, File};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Resolver, bare_host, duration, on};
 use crate::cli::flags::{Flag, Given, Section};
 use crate::config::{
-    AccessConfig, AuthorityConfig, HttpConfig, ModAction, ModConfig, ModProxyConfig, ProxiedHost, Tunnels,
+    AccessConfig, AuthorityConfig, HostPort, HttpConfig, ModAction, ModConfig, ModProxyConfig, Tunnels,
 };
 use crate::error::Error;
 use crate::platform::{HOME, STATES};
@@ -62,7 +62,7 @@ impl Resolver<'_> {
         let mut names = Vec::new();
         if let Some(given) = &v.http_host {
             for name in given.text.split(['\0', ',']).map(str::trim).filter(|name| !name.is_empty()) {
-                let host = name.parse::<ProxiedHost>().ok().filter(|host| !host.has_port());
+                let host = name.parse::<HostPort>().ok().filter(|host| host.port().is_none());
                 let host = host.ok_or_else(|| given.error("write the name of a host, without a port"))?;
                 names.push(host.bare().to_string());
             }
@@ -77,10 +77,10 @@ impl Resolver<'_> {
         Ok(AccessConfig { hosts: of_http.into_iter().chain(names).collect(), auth_file: file(&v.http_auth_file)?, tls })
     }
 
-    fn authority(&self, proxied: &[ProxiedHost], install: bool) -> Result<AuthorityConfig, Error> {
+    fn authority(&self, proxied: &[HostPort], install: bool) -> Result<AuthorityConfig, Error> {
         let v = self.values;
         let given = hosts(&v.ca_domains)?;
-        if let Some(given) = v.ca_domains.as_ref().filter(|_| given.iter().any(ProxiedHost::has_port)) {
+        if let Some(given) = v.ca_domains.as_ref().filter(|_| given.iter().any(|host| host.port().is_some())) {
             return Err(given.error("a domain has no port"));
         }
         let from = if given.is_empty() { proxied } else { &given };
@@ -149,7 +149,7 @@ impl Resolver<'_> {
 }
 
 /// The hosts of a comma-separated list.
-fn hosts(given: &Option<Given>) -> Result<Vec<ProxiedHost>, Error> {
+fn hosts(given: &Option<Given>) -> Result<Vec<HostPort>, Error> {
     let Some(given) = given else { return Ok(Vec::new()) };
     items(&given.text).map(|host| host.parse().map_err(|why| given.error(why))).collect()
 }

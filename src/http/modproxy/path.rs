@@ -9,87 +9,83 @@ use semver::Version;
 use crate::text::percent_decode;
 
 /// A request, parsed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModPath {
+    /// The whole path: the answer's name in the store, and below an upstream's URL.
+    pub name: String,
     /// The module path, unescaped.
     pub module: String,
     /// The module path with upper case as `!x`, as it is in URLs and cache names.
     pub escaped: String,
     /// Which of its files.
     pub file: ModFile,
+    /// The version or query whose file it is; of a list and `@latest`, none.
+    pub version: String,
 }
 
 /// What is asked of a module.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ModFile {
     /// `@v/list`
     List,
     /// `@latest`
     Latest,
     /// `@v/<version>.info`, where the version may be a branch or a commit.
-    Info(String),
+    Info,
     /// `@v/<version>.mod`
-    Mod(String),
+    Mod,
     /// `@v/<version>.zip`
-    Zip(String),
+    Zip,
 }
 
 impl ModPath {
     /// Parses a decoded path such as `github.com/!burnt!sushi/toml/@v/v0.3.1.info`. The error is a
     /// status, 400 for a name that cannot be one and 404 for what no proxy has, and what is wrong.
-    pub fn parse(path: &str) -> Result<Self, (u16, String)> {
-        let bad = |why: String| (400, why);
-        let (escaped, file) = match path.strip_suffix("/@latest") {
+    pub fn parse(name: &str) -> Result<Self, (u16, String)> {
+        let (bad, none) = (|why: String| (400, why), |why: &str| (404, why.to_string()));
+        let (escaped, file) = match name.strip_suffix("/@latest") {
             Some(module) => (module, None),
-            None => match path.split_once("/@v/") {
-                Some((module, file)) => (module, Some(file)),
-                None => return Err((404, "neither @latest nor a file below @v/".into())),
-            },
+            None => {
+                let (module, file) = name.split_once("/@v/").ok_or(none("neither @latest nor a file below @v/"))?;
+                (module, Some(file))
+            }
         };
         let module = unescape(escaped).ok_or_else(|| bad(format!("invalid escaped module path {escaped:?}")))?;
         check_path(&module).map_err(|why| bad(format!("invalid module path {module:?}: {why}")))?;
-        let file = file.map_or(Ok(ModFile::Latest), Self::file)?;
-        Ok(ModPath { module, escaped: escaped.to_string(), file })
-    }
-
-    fn file(name: &str) -> Result<ModFile, (u16, String)> {
-        if name == "list" {
-            return Ok(ModFile::List);
+        let (file, version) = match file {
+            None => (ModFile::Latest, ""),
+            Some("list") => (ModFile::List, ""),
+            Some(file) => match file.rsplit_once('.') {
+                Some((version, "info")) => (ModFile::Info, version),
+                Some((version, "mod")) => (ModFile::Mod, version),
+                Some((version, "zip")) => (ModFile::Zip, version),
+                _ => return Err(none("neither list nor .info, .mod or .zip")),
+            },
+        };
+        let version = unescape(version).ok_or_else(|| bad(format!("invalid escaped version {version:?}")))?;
+        if !matches!(file, ModFile::List | ModFile::Latest) {
+            check_version(&version).map_err(|why| bad(format!("invalid version {version:?}: {why}")))?;
         }
-        let known = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "info" | "mod" | "zip"));
-        let (escaped, kind) = known.ok_or_else(|| (404, "neither list nor .info, .mod or .zip".to_string()))?;
-        let version = unescape(escaped).ok_or_else(|| (400, format!("invalid escaped version {escaped:?}")))?;
-        check_version(&version).map_err(|why| (400, format!("invalid version {version:?}: {why}")))?;
-        match kind {
-            "info" => Ok(ModFile::Info(version)),
-            _ if !is_canonical(&version) => Err((404, format!("version {version:?} is not canonical"))),
-            "mod" => Ok(ModFile::Mod(version)),
-            _ => Ok(ModFile::Zip(version)),
+        if matches!(file, ModFile::Mod | ModFile::Zip) && !is_canonical(&version) {
+            return Err(none(&format!("version {version:?} is not canonical")));
         }
+        Ok(ModPath { name: name.to_string(), module, escaped: escaped.to_string(), file, version })
     }
 
     /// Whether the answer may change: everything but the files of a version that is one of the module's.
     pub fn is_mutable(&self) -> bool {
-        match &self.file {
+        match self.file {
             ModFile::List | ModFile::Latest => true,
-            ModFile::Info(version) => !is_version_of(version, &self.module),
-            ModFile::Mod(_) | ModFile::Zip(_) => false,
+            ModFile::Info => !is_version_of(&self.version, &self.module),
+            ModFile::Mod | ModFile::Zip => false,
         }
     }
 
-    /// The version or query whose file it is.
-    pub fn version(&self) -> Option<&str> {
-        match &self.file {
-            ModFile::Info(version) | ModFile::Mod(version) | ModFile::Zip(version) => Some(version),
-            ModFile::List | ModFile::Latest => None,
-        }
-    }
-
-    /// The version of a file that the sum database knows, and what follows it there.
-    pub fn summed(&self) -> Option<(&str, &'static str)> {
-        match &self.file {
-            ModFile::Mod(version) => Some((version, "/go.mod")),
-            ModFile::Zip(version) => Some((version, "")),
+    /// What follows the version in the sum database, which knows some files.
+    pub fn summed(&self) -> Option<&'static str> {
+        match self.file {
+            ModFile::Mod => Some("/go.mod"),
+            ModFile::Zip => Some(""),
             _ => None,
         }
     }
@@ -330,9 +326,10 @@ mod tests {
     #[test]
     fn requests() {
         let p = ModPath::parse("github.com/!burnt!sushi/toml/@v/v0.3.1.info").unwrap();
-        assert_eq!((p.module.as_str(), p.file), ("github.com/BurntSushi/toml", ModFile::Info("v0.3.1".into())));
+        assert_eq!((p.module.as_str(), p.file), ("github.com/BurntSushi/toml", ModFile::Info));
+        assert_eq!((p.version.as_str(), p.escaped.as_str()), ("v0.3.1", "github.com/!burnt!sushi/toml"));
         let p = ModPath::parse("golang.org/toolchain/@v/v0.0.1-go1.21.0.linux-amd64.zip").unwrap();
-        assert_eq!(p.file, ModFile::Zip("v0.0.1-go1.21.0.linux-amd64".into()));
+        assert_eq!((p.file, p.version.as_str()), (ModFile::Zip, "v0.0.1-go1.21.0.linux-amd64"));
         assert!(ModPath::parse("a.b/c/@v/list").unwrap().is_mutable());
         assert!(ModPath::parse("a.b/c/@latest").unwrap().is_mutable());
         assert!(ModPath::parse("a.b/c/@v/master.info").unwrap().is_mutable());

@@ -21,8 +21,7 @@ pub type Asked = (String, Result<(), String>);
 pub fn probe(config: &ModProxyConfig) -> Result<Vec<Asked>, String> {
     let fetcher = Fetcher::default();
     let ask = |upstream: &Upstream, path: &str| {
-        let ask = Ask { path, limit: LIMIT, known: "", patience: PATIENCE, beside: &|_, _| {} };
-        match fetcher.get(upstream, &ask, &mut io::sink()) {
+        match fetcher.get(&Ask::small(upstream, path, LIMIT, PATIENCE), &mut io::sink()) {
             // that it has no such thing is an answer
             Ok(_) | Err(FetchError::Absent(..)) => Ok(()),
             Err(why) => Err(why.to_string()),

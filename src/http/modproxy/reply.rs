@@ -1,14 +1,12 @@
 //! What clients of the module proxy and of the sum databases are told.
 
 use std::fs::File;
-use std::io::Read;
 use std::time::Duration;
 
-use super::depot::Found;
 use super::upstream::FetchError;
-use super::verify::UNVERIFIED;
 use crate::http::exchange::{Body, Reply};
 use crate::platform::FileExt;
+use crate::store::Blob;
 
 /// What an answer is, and how long others may keep it.
 pub(super) struct Caching {
@@ -20,7 +18,7 @@ pub(super) struct Caching {
 }
 
 /// What a client is told of the outcome.
-pub(super) fn reply(outcome: Result<impl Into<Body>, FetchError>, caching: Caching) -> Reply {
+pub(super) fn reply(outcome: Result<Body, FetchError>, caching: Caching) -> Reply {
     match outcome {
         Ok(body) => {
             let who = if caching.private { "private" } else { "public" };
@@ -29,7 +27,7 @@ pub(super) fn reply(outcome: Result<impl Into<Body>, FetchError>, caching: Cachi
                 Some(ttl) => format!("{who}, max-age={}", ttl.as_secs()),
             };
             let reply = Reply::status(200).header("Content-Type", caching.content_type);
-            reply.header("Cache-Control", cache_control).body(body.into())
+            reply.header("Cache-Control", cache_control).body(body)
         }
         // go tries its next proxy after 404 and 410, and stops after others
         Err(FetchError::Absent(status, why) | FetchError::Failed(status, why) | FetchError::Refused(status, why)) => {
@@ -44,9 +42,9 @@ impl From<Vec<u8>> for Body {
     }
 }
 
-impl From<Found> for Body {
-    fn from(found: Found) -> Self {
-        Body::File(found.blob.file, 0, found.blob.len)
+impl From<Blob> for Body {
+    fn from(blob: Blob) -> Self {
+        Body::File(blob.file, 0, blob.len)
     }
 }
 
@@ -54,23 +52,11 @@ pub(super) fn refusal(status: u16, text: impl Into<String>) -> Reply {
     Reply::text(status, text).header("Cache-Control", "no-store").header("X-Content-Type-Options", "nosniff")
 }
 
-/// The whole file, whose size was limited as it was fetched.
-pub(super) fn text(mut file: &File) -> Result<String, String> {
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|e| e.to_string())?;
-    Ok(text)
-}
-
-impl Found {
-    /// Whether nobody has vouched for it yet.
-    pub fn is_unverified(&self) -> bool {
-        self.blob.note == UNVERIFIED
-    }
-
-    /// All of it, which has to be text.
-    pub fn text(&self) -> Result<String, String> {
-        let mut bytes = vec![0; self.blob.len as usize];
-        self.blob.file.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
-        String::from_utf8(bytes).map_err(|_| "it is no text".into())
-    }
+/// The whole file, whose size was limited as it was fetched, and which has to be text. Others may be reading it.
+pub(crate) fn text(file: &File) -> Result<String, String> {
+    let read = file.metadata().and_then(|meta| {
+        let mut bytes = vec![0; meta.len() as usize];
+        file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+    });
+    String::from_utf8(read.map_err(|e| e.to_string())?).map_err(|_| "it is no text".into())
 }

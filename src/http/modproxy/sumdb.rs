@@ -15,7 +15,7 @@ mod tree;
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use self::note::{Record, TreeHead};
@@ -28,7 +28,7 @@ use super::upstream::{FetchError, Upstream};
 use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
-use crate::http::exchange::Reply;
+use crate::http::exchange::{Body, Reply};
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -50,9 +50,10 @@ pub(super) struct SumDb {
 pub(super) struct Database {
     pub(super) name: String,
     key: ([u8; 4], [u8; 32]),
+    depot: Arc<Depot>,
     /// The database itself.
     direct: Upstream,
-    route: Mutex<Option<Route>>,
+    route: Mutex<Option<Arc<Route>>>,
     /// The largest tree, and when the database was asked for one.
     seen: Mutex<Option<(Arc<Head>, Option<Instant>)>>,
     /// Whole tiles that were found right.
@@ -75,24 +76,24 @@ struct Head {
     note: String,
     tree: TreeHead,
     /// Its tiles that are not whole, once they are known to make it up.
-    frontier: OnceLock<Vec<Tile>>,
-    fetching: Mutex<()>,
+    frontier: Mutex<Option<Arc<[Tile]>>>,
 }
 
 /// Where a database is asked.
-#[derive(Clone)]
 struct Route {
-    /// The upstream and what its paths begin with.
-    to: Arc<(Upstream, String)>,
+    to: Upstream,
+    /// What the paths begin with there.
+    prefix: String,
     until: Option<Instant>,
 }
 
 impl SumDb {
     /// Answers for `databases`.
-    pub(super) fn new(databases: &[SumDatabase]) -> Self {
+    pub(super) fn new(databases: &[SumDatabase], depot: &Arc<Depot>) -> Self {
         let database = |db: &SumDatabase| Database {
             name: db.name.clone(),
             key: db.key,
+            depot: depot.clone(),
             direct: Upstream::at(&db.url),
             route: Mutex::default(),
             seen: Mutex::default(),
@@ -110,67 +111,68 @@ impl SumDb {
     }
 
     /// Answers for `rest`, which follows `sumdb/`.
-    pub(super) fn answer(&self, depot: &Depot, rest: &str, is_private: &dyn Fn(&str) -> bool) -> Reply {
+    pub(super) fn answer(&self, rest: &str, is_private: &dyn Fn(&str) -> bool) -> Reply {
         let known = self.databases.iter().find_map(|db| Some((db, rest.strip_prefix(&db.name)?.strip_prefix('/')?)));
         let Some((database, what)) = known else {
             return refusal(404, "not found: this sum database is not proxied here; see --sumdb\n");
         };
         if what == "supported" {
-            return match database.is_supported(depot) {
+            return match database.is_supported() {
                 Ok(()) => Reply::status(200),
                 // go asks the database itself then
                 Err(why) => refusal(404, format!("not found: {why}\n")),
             };
         }
         let Some(asked) = Asked::parse(what) else {
-            depot.metrics.modcache.path_error.inc();
+            database.depot.metrics.modcache.path_error.inc();
             return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
         };
-        let ttl = (asked == Asked::Latest).then_some(depot.ttl);
+        let ttl = (asked == Asked::Latest).then_some(database.depot.ttl);
         let outcome = match &asked {
             Asked::Lookup(module, _) if is_private(module) => {
                 return refusal(404, "not found: a private module, which no public sum database is asked for\n");
             }
-            Asked::Latest => database.latest(depot).map(|head| head.note.clone().into_bytes()),
-            Asked::Lookup(module, version) => database.lookup(depot, module, version).map(String::into_bytes),
-            Asked::Tile(level, n, width) => database.prefix(depot, *level, *n, *width),
+            Asked::Latest => database.latest().map(|head| head.note.clone().into_bytes()),
+            Asked::Lookup(module, version) => database.lookup(module, version).map(String::into_bytes),
+            Asked::Tile(level, n, width) => database.prefix(*level, *n, *width),
         };
         let content_type = match asked {
             Asked::Latest | Asked::Lookup(..) => "text/plain; charset=utf-8",
             Asked::Tile(..) => "application/octet-stream",
         };
-        reply(outcome, Caching { content_type, private: false, ttl })
+        reply(outcome.map(Body::Bytes), Caching { content_type, private: false, ttl })
     }
 }
 
 impl Database {
     /// What go.sum has to say of a module's version: the hash of its zip, or of its go.mod where `what`
     /// is `/go.mod`.
-    pub(super) fn hash(&self, depot: &Depot, module: &str, version: &str, what: &str) -> Result<String, FetchError> {
-        let answer = self.lookup(depot, module, version)?;
+    pub(super) fn hash(&self, module: &str, version: &str, what: &str) -> Result<String, FetchError> {
+        let answer = self.lookup(module, version)?;
         let record = Record::parse(&answer, module, version).map_err(|why| self.wrong(&why))?;
-        let hash = record.hash(module, version, what);
+        let start = format!("{module} {version}{what} ");
+        let hash = record.text.lines().find_map(|line| line.strip_prefix(&start));
         hash.map(str::to_string).ok_or_else(|| self.wrong(&format!("its record of {module}@{version} lacks a line")))
     }
 
     /// The answer to a lookup, once it is known to be right.
-    pub(super) fn lookup(&self, depot: &Depot, module: &str, version: &str) -> Result<String, FetchError> {
+    pub(super) fn lookup(&self, module: &str, version: &str) -> Result<String, FetchError> {
         let path = format!("lookup/{}@{}", escape(module), escape(version));
         self.lookups.once(&path, || {
             let name = self.named(&path);
-            if let Some(absent) = depot.known_absent(&name) {
+            if let Some(absent) = self.depot.known_absent(&name) {
                 return Err(absent);
             }
-            let right = self.right(depot, &path, MAX_NOTE, |bytes, is_kept| {
+            let right = self.right(&path, MAX_NOTE, |bytes, is_kept| {
                 let answer = String::from_utf8(bytes).map_err(|_| self.wrong("an answer that is not text"))?;
                 if !is_kept || self.records.get(&name).is_none() {
-                    self.check(depot, &answer, module, version)?;
+                    self.check(&answer, module, version)?;
                     self.records.insert(name.clone(), ());
                 }
                 Ok(answer)
             });
             right.map_err(|e| match e {
-                FetchError::Absent(..) if !depot.offline => depot.remember_absent(&name, e),
+                FetchError::Absent(..) if !self.depot.offline => self.depot.remember_absent(&name, e),
                 e => e,
             })
         })
@@ -180,34 +182,33 @@ impl Database {
     /// kept, finds it right.
     fn right<T>(
         &self,
-        depot: &Depot,
         path: &str,
         limit: u64,
         check: impl Fn(Vec<u8>, bool) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let name = self.named(path);
-        if let Some(kept) = depot.kept(&name) {
+        if let Some(kept) = self.depot.kept(&name) {
             match check(kept, true) {
                 // by whomever it was kept
-                Err(FetchError::Refused(..)) => drop(depot.store.remove(&name)),
+                Err(FetchError::Refused(..)) => drop(self.depot.store.remove(&name)),
                 checked => return checked,
             }
         }
-        let bytes = self.ask(depot, path, limit)?;
-        let right = check(bytes.clone(), false).inspect_err(|_| depot.metrics.modcache.rejected.inc())?;
-        depot.keep(&name, &bytes[..]);
+        let bytes = self.ask(path, limit)?;
+        let right = check(bytes.clone(), false).inspect_err(|_| self.depot.metrics.modcache.rejected.inc())?;
+        self.depot.keep(&name, &bytes[..]);
         Ok(right)
     }
 
     /// Whether `answer` is what the database says of a module's version.
-    fn check(&self, depot: &Depot, answer: &str, module: &str, version: &str) -> Result<(), FetchError> {
+    fn check(&self, answer: &str, module: &str, version: &str) -> Result<(), FetchError> {
         let wrong = |why: String| self.wrong(&format!("lookup of {module}@{version}: {why}"));
         let record = Record::parse(answer, module, version).map_err(wrong)?;
-        let head = self.meet(depot, record.note)?;
+        let head = self.meet(record.note)?;
         if record.id >= head.tree.size {
             return Err(wrong(format!("record {} of a tree of {}", record.id, head.tree.size)));
         }
-        let tile = self.tile(depot, &head, 0, record.id / WIDTH)?;
+        let tile = self.tile(&head, 0, record.id / WIDTH)?;
         if hash_at(&tile, record.id) != tree::leaf(record.text.as_bytes()) {
             return Err(wrong("the record is not what the tree has".into()));
         }
@@ -215,18 +216,16 @@ impl Database {
     }
 
     /// The largest tree that is known, after `note` has been compared with it.
-    fn meet(&self, depot: &Depot, note: &str) -> Result<Arc<Head>, FetchError> {
-        let tree = note::open(note, &self.name, &self.key).map_err(|why| self.wrong(&why))?;
-        let new =
-            Arc::new(Head { note: note.to_string(), tree, frontier: OnceLock::new(), fetching: Mutex::default() });
+    fn meet(&self, note: &str) -> Result<Arc<Head>, FetchError> {
+        let new = self.head(note.to_string()).map_err(|why| self.wrong(&why))?;
         loop {
-            let current = self.current(depot);
+            let current = self.current();
             let (larger, smaller) = match &current {
                 Some(current) if current.tree.size >= new.tree.size => (current, &new),
                 Some(current) => (&new, current),
                 None => (&new, &new),
             };
-            if self.root_of(depot, larger, smaller.tree.size)? != smaller.tree.hash {
+            if self.root_of(larger, smaller.tree.size)? != smaller.tree.hash {
                 return Err(self.wrong(&format!(
                     "its tree of {} records contradicts the one of {} that was seen before: \
                      one of the two is not what others are shown",
@@ -241,38 +240,43 @@ impl Database {
             if now.map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
                 *seen = Some((new.clone(), Some(Instant::now())));
                 drop(seen);
-                depot.keep(&self.named("latest"), new.note.as_bytes());
+                self.depot.keep(&self.named("latest"), new.note.as_bytes());
                 return Ok(new);
             }
         }
     }
 
+    /// The tree head in `note`, which the database must have signed. The error says what it is instead.
+    fn head(&self, note: String) -> Result<Arc<Head>, String> {
+        let tree = note::open(&note, &self.name, &self.key)?;
+        Ok(Arc::new(Head { note, tree, frontier: Mutex::default() }))
+    }
+
     /// The largest tree that was seen, by an earlier process perhaps.
-    fn current(&self, depot: &Depot) -> Option<Arc<Head>> {
+    fn current(&self) -> Option<Arc<Head>> {
         if let Some((head, _)) = &*self.seen() {
             return Some(head.clone());
         }
-        let note = String::from_utf8(depot.kept(&self.named("latest"))?).ok()?;
-        let tree = note::open(&note, &self.name, &self.key).ok()?;
-        let head = Arc::new(Head { note, tree, frontier: OnceLock::new(), fetching: Mutex::default() });
+        let note = String::from_utf8(self.depot.kept(&self.named("latest"))?).ok()?;
+        let head = self.head(note).ok()?;
         // one that does not hold together says nothing of others
-        self.frontier(depot, &head).ok()?;
+        self.frontier(&head).ok()?;
         Some(self.seen().get_or_insert((head, None)).0.clone())
     }
 
     /// The largest tree, as new as it can be had.
-    fn latest(&self, depot: &Depot) -> Result<Arc<Head>, FetchError> {
-        let current = self.current(depot);
+    fn latest(&self) -> Result<Arc<Head>, FetchError> {
+        let current = self.current();
         let asked = self.seen().as_ref().and_then(|(_, asked)| *asked);
         if let Some(current) = &current
-            && (depot.offline || asked.is_some_and(|at| at.elapsed() < depot.ttl))
+            && (self.depot.offline || asked.is_some_and(|at| at.elapsed() < self.depot.ttl))
         {
             return Ok(current.clone());
         }
-        let fetched = self.ask(depot, "latest", MAX_NOTE).map_err(|e| self.lacking("latest", e));
+        let fetched = self.ask("latest", MAX_NOTE).map_err(|e| self.lacking("latest", e));
         let met = fetched.and_then(|note| {
             let note = String::from_utf8(note).map_err(|_| self.wrong("a tree head that is not text"))?;
-            self.meet(depot, &note)
+            self.meet(&note)
         });
         if met.is_ok()
             && let Some((_, asked)) = &mut *self.seen()
@@ -283,29 +287,28 @@ impl Database {
     }
 
     /// The hash of the first `size` records of a tree.
-    fn root_of(&self, depot: &Depot, head: &Arc<Head>, size: u64) -> Result<Hash, FetchError> {
-        let tiles = tree::frontier(size).map(|(level, n, width)| {
-            self.tile(depot, head, level, n).map(|tile| tile[..width as usize * HASH].to_vec())
-        });
+    fn root_of(&self, head: &Arc<Head>, size: u64) -> Result<Hash, FetchError> {
+        let tiles = tree::frontier(size)
+            .map(|(level, n, width)| self.tile(head, level, n).map(|tile| tile[..width as usize * HASH].to_vec()));
         let tiles = tiles.collect::<Result<Vec<_>, _>>()?;
         Ok(tree::root(tiles.iter().map(Vec::as_slice)))
     }
 
     /// A tile of a tree, as wide as it is there.
-    fn tile(&self, depot: &Depot, head: &Arc<Head>, level: u8, n: u64) -> Result<Tile, FetchError> {
+    fn tile(&self, head: &Arc<Head>, level: u8, n: u64) -> Result<Tile, FetchError> {
         if let Some(at) = tree::frontier(head.tree.size).position(|(l, m, _)| (l, m) == (level, n)) {
-            return Ok(self.frontier(depot, head)?[at].clone());
+            return Ok(self.frontier(head)?[at].clone());
         }
         if n >= head.tree.size >> (8 * level) >> 8 {
             return Err(FetchError::Absent(404, format!("not found: the tree of {} has no such tile", self.name)));
         }
-        let hash = hash_at(&self.tile(depot, head, level + 1, n / WIDTH)?, n);
+        let hash = hash_at(&self.tile(head, level + 1, n / WIDTH)?, n);
         if let Some(tile) = self.tiles.get(&(level, n, hash)) {
             return Ok(tile);
         }
         self.flights.once(&(level, n, hash), || {
             let path = tree::path(level, n, WIDTH);
-            let tile = self.right(depot, &path, WIDTH * HASH as u64, |bytes, _| {
+            let tile = self.right(&path, WIDTH * HASH as u64, |bytes, _| {
                 let is_right = bytes.len() == WIDTH as usize * HASH && tree::fold(&bytes) == hash;
                 let wrong = || self.wrong(&format!("{path} is not what the tile above it says"));
                 if is_right { Ok(Arc::new(bytes)) } else { Err(wrong()) }
@@ -317,14 +320,14 @@ impl Database {
     }
 
     /// The tiles of a tree that are not whole: together they make up its head.
-    fn frontier<'h>(&self, depot: &Depot, head: &'h Arc<Head>) -> Result<&'h [Tile], FetchError> {
-        let _one = head.fetching.lock().expect("no holder panics");
-        if let Some(tiles) = head.frontier.get() {
-            return Ok(tiles);
+    fn frontier(&self, head: &Head) -> Result<Arc<[Tile]>, FetchError> {
+        let mut known = head.frontier.lock().expect("no holder panics");
+        if let Some(tiles) = &*known {
+            return Ok(tiles.clone());
         }
         for may_be_kept in [true, false] {
             let fetched: Vec<_> = std::thread::scope(|s| {
-                let fetch = |(level, n, width)| s.spawn(move || self.part(depot, level, n, width, may_be_kept));
+                let fetch = |(level, n, width)| s.spawn(move || self.part(level, n, width, may_be_kept));
                 let fetching: Vec<_> = tree::frontier(head.tree.size).map(fetch).collect();
                 fetching.into_iter().map(|t| t.join().expect("it does not panic")).collect()
             });
@@ -332,12 +335,10 @@ impl Database {
             if tree::root(fetched.iter().map(|(bytes, _)| &bytes[..])) == head.tree.hash {
                 for ((level, n, width), (bytes, is_kept)) in tree::frontier(head.tree.size).zip(&fetched) {
                     if !is_kept {
-                        depot.keep(&self.named(&tree::path(level, n, width)), &bytes[..]);
+                        self.depot.keep(&self.named(&tree::path(level, n, width)), &bytes[..]);
                     }
                 }
-                return Ok(head
-                    .frontier
-                    .get_or_init(|| fetched.into_iter().map(|(bytes, _)| Arc::new(bytes)).collect()));
+                return Ok(known.insert(fetched.into_iter().map(|(bytes, _)| Arc::new(bytes)).collect()).clone());
             }
             if fetched.iter().all(|(_, is_kept)| !is_kept) {
                 break;
@@ -347,18 +348,19 @@ impl Database {
     }
 
     /// A tile of `width` hashes as it is kept, which is told, or fetched; not yet known to be right.
-    fn part(&self, depot: &Depot, level: u8, n: u64, width: u64, kept: bool) -> Result<(Vec<u8>, bool), FetchError> {
+    fn part(&self, level: u8, n: u64, width: u64, kept: bool) -> Result<(Vec<u8>, bool), FetchError> {
         let [part, whole] = [width, WIDTH].map(|width| tree::path(level, n, width));
         let len = width as usize * HASH;
         let long = |bytes: &Vec<u8>| bytes.len() >= len;
         if kept
-            && let Some(bytes) = [&part, &whole].into_iter().find_map(|path| depot.kept(&self.named(path)).filter(long))
+            && let Some(bytes) =
+                [&part, &whole].into_iter().find_map(|path| self.depot.kept(&self.named(path)).filter(long))
         {
             return Ok((bytes[..len].to_vec(), true));
         }
         // one that was filled up meanwhile may be there as a whole only
-        let fetched = match self.ask(depot, &part, MAX_NOTE) {
-            Err(FetchError::Absent(..)) => self.ask(depot, &whole, MAX_NOTE),
+        let fetched = match self.ask(&part, MAX_NOTE) {
+            Err(FetchError::Absent(..)) => self.ask(&whole, MAX_NOTE),
             fetched => fetched,
         };
         match fetched.map_err(|e| self.lacking(&part, e))? {
@@ -368,25 +370,25 @@ impl Database {
     }
 
     /// The first `width` hashes of a tile.
-    fn prefix(&self, depot: &Depot, level: u8, n: u64, width: u64) -> Result<Vec<u8>, FetchError> {
+    fn prefix(&self, level: u8, n: u64, width: u64) -> Result<Vec<u8>, FetchError> {
         let has = |head: &Head| head.tree.size >> (8 * level) >= n * WIDTH + width;
-        let head = match self.current(depot).filter(|head| has(head)) {
+        let head = match self.current().filter(|head| has(head)) {
             Some(head) => head,
-            None => self.latest(depot)?,
+            None => self.latest()?,
         };
         if !has(&head) {
             return Err(FetchError::Absent(404, format!("not found: the tree has {} records", head.tree.size)));
         }
-        let tile = self.tile(depot, &head, level, n)?;
+        let tile = self.tile(&head, level, n)?;
         Ok(tile[..width as usize * HASH].to_vec())
     }
 
     /// Gives `put` the records of `modules`, versions each, and the tiles that vouch for them. All come
     /// with one tree head, the largest, so that these tiles are enough; those that show how the heads
     /// which the records came with are part of it are there too, for who has met one of them.
-    pub(super) fn export(&self, depot: &Depot, modules: &BTreeSet<(String, String)>, put: Put<'_>) -> io::Result<()> {
-        let answers: Vec<_> = modules.iter().filter_map(|m| Some((m, self.lookup(depot, &m.0, &m.1).ok()?))).collect();
-        let Some(head) = self.current(depot) else { return Ok(()) };
+    pub(super) fn export(&self, modules: &BTreeSet<(String, String)>, put: Put<'_>) -> io::Result<()> {
+        let answers: Vec<_> = modules.iter().filter_map(|m| Some((m, self.lookup(&m.0, &m.1).ok()?))).collect();
+        let Some(head) = self.current() else { return Ok(()) };
         put(&self.named("supported"), b"")?;
         put(&self.named("latest"), head.note.as_bytes())?;
         let mut places: Vec<(u8, u64)> = tree::frontier(head.tree.size).map(|(level, n, _)| (level, n)).collect();
@@ -402,7 +404,7 @@ impl Database {
         let mut done = HashSet::new();
         while let Some((level, n)) = places.pop() {
             if done.insert((level, n))
-                && let Ok(tile) = self.tile(depot, &head, level, n)
+                && let Ok(tile) = self.tile(&head, level, n)
             {
                 let width = (tile.len() / HASH) as u64;
                 put(&self.named(&tree::path(level, n, width)), &tile)?;
@@ -413,15 +415,15 @@ impl Database {
     }
 
     /// Fetches `path` of the database past what is kept.
-    fn ask(&self, depot: &Depot, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
-        if depot.offline {
+    fn ask(&self, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
+        if self.depot.offline {
             let why = format!("not found: {} is not in the cache, and this is --offline", self.named(path));
             return Err(FetchError::Absent(404, why));
         }
-        let route = self.known_route().map_or_else(|| self.find_route(depot), Ok)?;
-        match depot.ask(&route.0, &format!("{}{path}", route.1), limit, PATIENCE) {
-            Err(FetchError::Failed(..)) if !route.1.is_empty() && !depot.upstreams.ends_with_off() => {
-                depot.ask(&self.direct, path, limit, PATIENCE)
+        let route = self.route()?;
+        match self.depot.ask(&route.to, &format!("{}{path}", route.prefix), limit, PATIENCE) {
+            Err(FetchError::Failed(..)) if !route.prefix.is_empty() && !self.depot.upstreams.ends_with_off() => {
+                self.depot.ask(&self.direct, path, limit, PATIENCE)
             }
             asked => asked,
         }
@@ -436,50 +438,49 @@ impl Database {
     }
 
     /// Whether clients are answered: where somebody is there to be asked, or something was kept.
-    fn is_supported(&self, depot: &Depot) -> Result<(), FetchError> {
-        let found = match self.known_route() {
-            _ if depot.offline => Err(FetchError::Absent(404, "nothing of this database is kept".into())),
-            Some(_) => return Ok(()),
-            None => self.find_route(depot),
+    fn is_supported(&self) -> Result<(), FetchError> {
+        let found = if self.depot.offline {
+            Err(FetchError::Absent(404, "nothing of this database is kept".into()))
+        } else {
+            self.route().map(|_| ())
         };
-        found.map(|_| ()).or_else(|e| self.current(depot).map(|_| ()).ok_or(e))
+        found.or_else(|e| self.current().map(|_| ()).ok_or(e))
     }
 
-    fn known_route(&self) -> Option<Arc<(Upstream, String)>> {
-        let route = self.route.lock().expect("no holder panics");
-        route.as_ref().filter(|r| r.until.is_none_or(|until| Instant::now() < until)).map(|r| r.to.clone())
-    }
-
-    /// Asks the upstreams, one after the other, whether they proxy the database, and then the database
-    /// itself whether it is there.
-    fn find_route(&self, depot: &Depot) -> Result<Arc<(Upstream, String)>, FetchError> {
+    /// Where the database is asked; where that is not known, asks the upstreams, one after the other, whether
+    /// they proxy it, and then the database itself whether it is there.
+    fn route(&self) -> Result<Arc<Route>, FetchError> {
+        let known = self.route.lock().expect("no holder panics").clone();
+        if let Some(route) = known.filter(|route| route.until.is_none_or(|until| Instant::now() < until)) {
+            return Ok(route);
+        }
         let prefix = format!("sumdb/{}/", self.name);
-        let asked = depot.upstreams.ask(false, |upstream| {
-            depot.ask(upstream, &format!("{prefix}supported"), MAX_NOTE, PATIENCE)?;
-            Ok(Route { to: Arc::new((upstream.clone(), prefix.clone())), until: None })
+        let asked = self.depot.upstreams.ask(false, |upstream| {
+            self.depot.ask(upstream, &format!("{prefix}supported"), MAX_NOTE, PATIENCE)?;
+            Ok(Route { to: upstream.clone(), prefix: prefix.clone(), until: None })
         });
         let route = match asked {
             Ok(route) => route,
-            Err(e) if !depot.upstreams.ends_with_off() => {
-                let note = depot.ask(&self.direct, "latest", MAX_NOTE, PATIENCE).map_err(|e| match e {
+            Err(e) if !self.depot.upstreams.ends_with_off() => {
+                let note = self.depot.ask(&self.direct, "latest", MAX_NOTE, PATIENCE).map_err(|e| match e {
                     // it is none, or another's
                     FetchError::Absent(_, why) => FetchError::Failed(502, why),
                     failed => failed,
                 })?;
                 let is_one = String::from_utf8(note).is_ok_and(|note| note::open(&note, &self.name, &self.key).is_ok());
                 if !is_one {
-                    return Err(FetchError::Refused(
-                        502,
-                        format!("{}: no tree head of {} ({e})", self.direct, self.name),
-                    ));
+                    let why = format!("{}: no tree head of {} ({e})", self.direct, self.name);
+                    return Err(FetchError::Refused(502, why));
                 }
-                Route { to: Arc::new((self.direct.clone(), String::new())), until: Some(Instant::now() + ROUTE_TTL) }
+                let until = Some(Instant::now() + ROUTE_TTL);
+                Route { to: self.direct.clone(), prefix: String::new(), until }
             }
             // this says nothing of a module
             Err(e) => return Err(FetchError::Failed(502, e.to_string())),
         };
+        let route = Arc::new(route);
         *self.route.lock().expect("no holder panics") = Some(route.clone());
-        Ok(route.to)
+        Ok(route)
     }
 
     fn named(&self, path: &str) -> String {
@@ -487,7 +488,7 @@ impl Database {
     }
 
     fn wrong(&self, why: &str) -> FetchError {
-        FetchError::Refused(502, format!("refused: sum database {}: {why}", self.name))
+        FetchError::refused(format_args!("sum database {}: {why}", self.name))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<(Arc<Head>, Option<Instant>)>> {

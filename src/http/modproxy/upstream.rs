@@ -43,6 +43,11 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// What was sent is not what it must be.
+    pub fn refused(why: impl fmt::Display) -> Self {
+        FetchError::Refused(502, format!("refused: {why}"))
+    }
+
     /// Whether it may be another answer soon, so that an old one is better than this.
     pub fn passes(&self) -> bool {
         matches!(self, FetchError::Failed(status, _) | FetchError::Refused(status, _) if *status == 429 || *status >= 500)
@@ -98,6 +103,8 @@ impl fmt::Display for Upstream {
 
 /// What is asked of an upstream.
 pub struct Ask<'a> {
+    /// The upstream.
+    pub upstream: &'a Upstream,
     /// The path below its URL, decoded, without a leading slash.
     pub path: &'a str,
     /// Bytes of the answer at most.
@@ -108,6 +115,18 @@ pub struct Ask<'a> {
     pub patience: Duration,
     /// Takes what comes along with the answer: its name, and the file.
     pub beside: &'a dyn Fn(&str, File),
+}
+
+impl<'a> Ask<'a> {
+    /// Asks `upstream` for the small file at `path`, of which nothing is known.
+    pub fn small(upstream: &'a Upstream, path: &'a str, limit: u64, patience: Duration) -> Self {
+        Ask { upstream, path, limit, known: "", patience, beside: &|_, _| {} }
+    }
+
+    /// There is no answer, because of `why`, which the status says too.
+    fn failed(&self, status: u16, why: impl fmt::Display) -> FetchError {
+        FetchError::Failed(status, text::without_secrets(&format!("{}/{}: {why}", self.upstream, self.path)))
+    }
 }
 
 /// What an upstream answered.
@@ -144,43 +163,31 @@ impl Default for Fetcher {
 }
 
 impl Fetcher {
-    /// GETs what is asked of `upstream`, into `to`.
-    pub fn get(&self, upstream: &Upstream, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
-        let path = ask.path;
-        let failed = |status, why: &dyn fmt::Display| {
-            FetchError::Failed(status, text::without_secrets(&format!("{upstream}/{path}: {why}")))
-        };
+    /// GETs what is asked for, into `to`.
+    pub fn get(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
+        let Ask { upstream, path, .. } = ask;
         let absent = || FetchError::Absent(404, format!("{upstream}/{path}: no such file"));
         // a sum database that hangs behind a proxy does not keep modules waiting
         let kind = if path.starts_with("sumdb/") { " sumdb" } else { "" };
-        let _slot = self
-            .slots
-            .enter(&format!("{upstream}{kind}"))
-            .ok_or_else(|| failed(503, &"too many requests to it are under way, and none of them ended in time"))?;
+        let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
+        let _slot = self.slots.enter(&format!("{upstream}{kind}")).ok_or_else(busy)?;
         let mut file = match &upstream.url {
-            UpstreamUrl::Web { url, .. } => return self.web(url, upstream, ask, to, &failed),
+            UpstreamUrl::Web { url, .. } => return self.web(url, ask, to),
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,
             UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {
                 Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => file,
                 Ok(_) => return Err(absent()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent()),
-                Err(e) => return Err(failed(502, &e)),
+                Err(e) => return Err(ask.failed(502, e)),
             },
         };
-        copy(&mut file, ask, to, &failed).map(|len| Got::Body(len, String::new()))
+        copy(&mut file, ask, to).map(|len| Got::Body(len, String::new()))
     }
 
     /// As [`Self::get`], of a server, where what broke off goes on.
-    fn web(
-        &self,
-        base: &str,
-        upstream: &Upstream,
-        ask: &Ask<'_>,
-        to: &mut dyn Write,
-        failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError,
-    ) -> Result<Got, FetchError> {
-        let https = base.starts_with("https:");
-        let agent = self.client.agent(https).map_err(|why| failed(502, &why))?;
+    fn web(&self, base: &str, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
+        let (upstream, https) = (ask.upstream, base.starts_with("https:"));
+        let agent = self.client.agent(https).map_err(|why| ask.failed(502, why))?;
         let url = format!("{base}/{}", path::encode(ask.path));
         let send = |headers: [(&str, &str); 2]| {
             let mut request =
@@ -190,11 +197,11 @@ impl Fetcher {
                 request = request.header(name, value);
             }
             request.call().map(|answer| answer.into_parts()).map_err(|e| match e {
-                ureq::Error::Timeout(_) => failed(504, &client::words(&e)),
+                ureq::Error::Timeout(_) => ask.failed(504, client::words(&e)),
                 // these show where they were sent to, which may be a signed URL
-                ureq::Error::RequireHttpsOnly(_) => failed(502, &"it redirects from https to http"),
-                ureq::Error::BadUri(_) => failed(502, &"it redirects to what is no URL"),
-                e => failed(502, &client::words(&e)),
+                ureq::Error::RequireHttpsOnly(_) => ask.failed(502, "it redirects from https to http"),
+                ureq::Error::BadUri(_) => ask.failed(502, "it redirects to what is no URL"),
+                e => ask.failed(502, client::words(&e)),
             })
         };
         let noted: Vec<&str> = ask.known.splitn(3, " | ").collect();
@@ -208,14 +215,14 @@ impl Fetcher {
         match parts.status.as_u16() {
             200 => {}
             304 if known.is_some() => return Ok(Got::Same),
-            status => return Err(refusal(status, body, failed)),
+            status => return Err(refusal(ask, status, body)),
         }
         let note = match (whole.etag.as_str(), whole.modified.as_str()) {
             ("", "") => String::new(),
             (etag, modified) => format!("{etag} | {modified} | {upstream}"),
         };
         if whole.len.is_some_and(|n| n > ask.limit) {
-            return Err(failed(502, &format!("more than {}", text::bytes(ask.limit))));
+            return Err(ask.failed(502, format_args!("more than {}", text::bytes(ask.limit))));
         }
         let again = |range: &str, validator: &str| {
             let (parts, body) = send([("range", range), ("if-range", validator)]).map_err(|e| e.to_string())?;
@@ -225,13 +232,13 @@ impl Fetcher {
         // a zip is checked by itself; of others a part has to be known for one of the same whole
         let may = whole.len.is_some() && (!whole.validator().is_empty() || ask.path.ends_with(".zip"));
         let mut body = Resumed::new(Box::new(body.into_reader()), whole, may, again);
-        copy(&mut body, ask, to, failed).map(|len| Got::Body(len, note))
+        copy(&mut body, ask, to).map(|len| Got::Body(len, note))
     }
 }
 
 /// What our client is told of an answer that is none. The upstream's own words pass, and its status too,
 /// unless that speaks of us: of credentials, say.
-fn refusal(status: u16, body: Body, failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError) -> FetchError {
+fn refusal(ask: &Ask<'_>, status: u16, body: Body) -> FetchError {
     let mut text = Vec::new();
     // a text that breaks off is as good as none
     let _ = body.into_reader().take(MAX_TEXT).read_to_end(&mut text);
@@ -243,39 +250,33 @@ fn refusal(status: u16, body: Body, failed: &dyn Fn(u16, &dyn fmt::Display) -> F
     match status {
         404 | 410 if text.trim().is_empty() => FetchError::Absent(status, "not found".into()),
         404 | 410 => FetchError::Absent(status, told),
-        401 | 407 => failed(502, &format!("status {status}: {told}")),
-        400.. => {
-            log::debug!("{}", failed(status, &told));
+        400 | 402..=406 | 408.. => {
+            log::debug!("{}", ask.failed(status, &told));
             FetchError::Failed(status, told)
         }
-        _ => failed(502, &format!("status {status}: {told}")),
+        _ => ask.failed(502, format_args!("status {status}: {told}")),
     }
 }
 
 /// Copies all of what was asked for, as long as that is no more than it may be and comes faster than it would
 /// from who means to hold up all that want it; tells reading from writing trouble: the latter is ours.
-fn copy(
-    from: &mut dyn Read,
-    ask: &Ask<'_>,
-    to: &mut dyn Write,
-    failed: &dyn Fn(u16, &dyn fmt::Display) -> FetchError,
-) -> Result<u64, FetchError> {
+fn copy(from: &mut dyn Read, ask: &Ask<'_>, to: &mut dyn Write) -> Result<u64, FetchError> {
     let (begun, mut piece, mut got) = (Instant::now(), vec![0; 64 << 10], 0);
     loop {
         let n = match from.read(&mut piece) {
             Ok(0) => return Ok(got),
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(failed(502, &e)),
+            Err(e) => return Err(ask.failed(502, e)),
         };
         got += n as u64;
         if got > ask.limit {
-            return Err(failed(502, &format!("more than {}", text::bytes(ask.limit))));
+            return Err(ask.failed(502, format_args!("more than {}", text::bytes(ask.limit))));
         }
         if begun.elapsed() > ask.patience + Duration::from_secs(got / FLOOR) {
-            return Err(failed(504, &format!("slower than {} a second", text::bytes(FLOOR))));
+            return Err(ask.failed(504, format_args!("slower than {} a second", text::bytes(FLOOR))));
         }
-        to.write_all(&piece[..n]).map_err(|e| failed(500, &format!("cannot be stored: {e}")))?;
+        to.write_all(&piece[..n]).map_err(|e| ask.failed(500, format_args!("cannot be stored: {e}")))?;
     }
 }
 

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::depot::Found;
 use super::path::{self, ModFile, ModPath};
 use super::sumdb::Database;
 use super::upstream::FetchError;
-use super::{Inner, check_info, check_list, check_mod, zip};
+use super::{ModProxy, check_info, check_list, check_mod, zip};
 use crate::bounded::Bounded;
 use crate::repeat::Repeat;
+use crate::store::Blob;
 
 /// What is noted of a module that nobody has vouched for yet.
 pub(crate) const UNVERIFIED: &str = "unverified";
@@ -39,8 +39,8 @@ pub(super) struct Verifier {
     /// When it gave no answer.
     down: Mutex<Option<Instant>>,
     silent: Repeat,
-    /// What is to be checked when it answers, by name.
-    pending: Mutex<BTreeSet<String>>,
+    /// What is to be checked when it answers.
+    pending: Mutex<BTreeSet<ModPath>>,
     trying: AtomicBool,
     told: Bounded<String>,
 }
@@ -77,10 +77,11 @@ impl Verifier {
     }
 }
 
-impl Inner {
-    /// The database that says what `module` must be, where one does.
-    pub(super) fn judge(&self, module: &str) -> Option<&Database> {
-        self.sumdb.first().filter(|_| self.verifier.on && !self.is_exempt(module))
+impl ModProxy {
+    /// The database that says what a file must be, and what follows the version there, where one does.
+    pub(super) fn judge(&self, wanted: &ModPath) -> Option<(&Database, &'static str)> {
+        let database = self.sumdb.first().filter(|_| self.verifier.on && !self.is_exempt(&wanted.module))?;
+        Some((database, wanted.summed()?))
     }
 
     fn is_exempt(&self, module: &str) -> bool {
@@ -89,52 +90,44 @@ impl Inner {
 
     /// Begins to ask the database for what will be compared.
     pub(super) fn look_ahead(self: &Arc<Self>, wanted: &ModPath) {
-        if wanted.summed().is_none() || self.judge(&wanted.module).is_none() || self.verifier.is_down() {
+        if self.judge(wanted).is_none() || self.verifier.is_down() {
             return;
         }
-        let (inner, wanted) = (self.clone(), wanted.clone());
-        let look = move || {
-            if let (Some(database), Some((version, _))) = (inner.judge(&wanted.module), wanted.summed()) {
-                // what comes of it is asked for again
-                let _ = database.lookup(&inner.depot, &wanted.module, version);
-            }
-        };
+        let (this, wanted) = (self.clone(), wanted.clone());
+        // what comes of it is asked for again
+        let look = move || this.judge(&wanted).map(|(database, _)| database.lookup(&wanted.module, &wanted.version));
         let _ = thread::Builder::new().name("lookup".into()).spawn(look);
     }
 
     /// Whether `file` is fit to be kept as `wanted`, and what is to be noted of it. Only who is `patient`
     /// waits for a database that gave no answer lately.
     pub(super) fn check(&self, wanted: &ModPath, file: &File, patient: bool) -> Result<&'static str, FetchError> {
-        let hash = match &wanted.file {
-            ModFile::List => check_list(file).map(|()| String::new()),
-            ModFile::Latest => check_info(file, None).map(|()| String::new()),
-            ModFile::Info(version) => {
-                let asked = (!wanted.is_mutable()).then_some(version);
-                check_info(file, asked).map(|()| String::new())
-            }
-            ModFile::Mod(_) => check_mod(file),
-            ModFile::Zip(version) => zip::check(file, &wanted.module, version),
+        let ModPath { module, version, .. } = wanted;
+        let hash = match wanted.file {
+            ModFile::List => check_list(file),
+            ModFile::Latest => check_info(file, None),
+            ModFile::Info => check_info(file, (!wanted.is_mutable()).then_some(version)),
+            ModFile::Mod => check_mod(file),
+            ModFile::Zip => zip::check(file, module, version),
         };
-        let hash = hash.map_err(|why| FetchError::Refused(502, format!("refused: {why}")))?;
-        let (Some((version, what)), Some(database)) = (wanted.summed(), self.judge(&wanted.module)) else {
+        let hash = hash.map_err(FetchError::refused)?;
+        let Some((database, what)) = self.judge(wanted) else {
             // who verifies again one day has to know
-            let unverified = wanted.summed().is_some() && !self.is_exempt(&wanted.module);
+            let unverified = wanted.summed().is_some() && !self.is_exempt(module);
             return Ok(if unverified { UNVERIFIED } else { "" });
         };
         if !patient && self.verifier.is_down() {
             return Ok(UNVERIFIED);
         }
-        let (module, name, begun) = (&wanted.module, &database.name, Instant::now());
-        match database.hash(&self.depot, module, version, what) {
+        let (name, begun) = (&database.name, Instant::now());
+        match database.hash(module, version, what) {
             Ok(right) => {
                 self.verifier.set_down(false);
                 if right == hash {
                     return Ok("");
                 }
-                Err(FetchError::Refused(
-                    502,
-                    format!("refused: {module}@{version}{what} is {hash}, and the sum database {name} has {right}"),
-                ))
+                let why = format!("{module}@{version}{what} is {hash}, and the sum database {name} has {right}");
+                Err(FetchError::refused(why))
             }
             Err(FetchError::Absent(status, why)) if !self.depot.offline => Err(FetchError::Refused(
                 403,
@@ -157,43 +150,43 @@ impl Inner {
     }
 
     /// Lets what was found pass, after it was compared, or else set aside for that.
-    pub(super) fn verified(self: &Arc<Self>, name: &str, wanted: &ModPath, found: Found) -> Result<Found, FetchError> {
-        if found.blob.note != UNVERIFIED || self.judge(&wanted.module).is_none() || self.depot.offline {
+    pub(super) fn verified(self: &Arc<Self>, wanted: &ModPath, found: Blob) -> Result<Blob, FetchError> {
+        if found.note != UNVERIFIED || self.judge(wanted).is_none() || self.depot.offline {
             return Ok(found);
         }
-        if self.verifier.is_down() || !self.compare(name, wanted, false)? {
-            self.postpone(name);
+        if self.verifier.is_down() || !self.compare(wanted, false)? {
+            self.postpone(wanted);
         }
         Ok(found)
     }
 
-    /// Compares what is kept as `name`: `false` where there is no answer. What is wrong goes.
-    fn compare(&self, name: &str, wanted: &ModPath, patient: bool) -> Result<bool, FetchError> {
+    /// Compares what is kept: `false` where there is no answer. What is wrong goes.
+    fn compare(&self, wanted: &ModPath, patient: bool) -> Result<bool, FetchError> {
         // what could not be kept has passed once, and that is all
-        let Some(blob) = self.depot.store.reopen(name) else { return Ok(true) };
+        let Some(blob) = self.depot.store.reopen(&wanted.name) else { return Ok(true) };
         match self.check(wanted, &blob.file, patient) {
             Ok(UNVERIFIED) => Ok(false),
             Ok(note) => {
-                self.depot.store.set_note(name, note);
+                self.depot.store.set_note(&wanted.name, note);
                 Ok(true)
             }
             Err(e) => {
-                self.depot.store.remove(name);
-                self.metrics.modcache.rejected.inc();
+                self.depot.store.remove(&wanted.name);
+                self.depot.metrics.modcache.rejected.inc();
                 Err(e)
             }
         }
     }
 
-    /// Has `name` compared when the database answers.
-    fn postpone(self: &Arc<Self>, name: &str) {
-        self.verifier.pending.lock().expect("no holder panics").insert(name.to_string());
+    /// Has `wanted` compared when the database answers.
+    fn postpone(self: &Arc<Self>, wanted: &ModPath) {
+        self.verifier.pending.lock().expect("no holder panics").insert(wanted.clone());
         if self.verifier.trying.swap(true, Ordering::SeqCst) {
             return;
         }
-        let inner = self.clone();
+        let this = self.clone();
         // nobody waits for it at the end: what is noted is compared by the next process
-        if thread::Builder::new().name("verify".into()).spawn(move || inner.work_off()).is_err() {
+        if thread::Builder::new().name("verify".into()).spawn(move || this.work_off()).is_err() {
             self.verifier.trying.store(false, Ordering::SeqCst);
         }
     }
@@ -204,16 +197,16 @@ impl Inner {
         loop {
             thread::sleep(wait);
             wait = (wait * 2).min(TRY.1);
-            let names = self.verifier.pending.lock().expect("no holder panics").clone();
-            for name in names {
-                match ModPath::parse(&name).map(|wanted| self.compare(&name, &wanted, true)) {
-                    Ok(Ok(false)) if self.verifier.is_down() => break,
+            let pending = self.verifier.pending.lock().expect("no holder panics").clone();
+            for wanted in pending {
+                match self.compare(&wanted, true) {
+                    Ok(false) if self.verifier.is_down() => break,
                     // of this one, no answer came
-                    Ok(Ok(false)) => continue,
-                    Ok(Ok(true)) | Err(_) => {}
-                    Ok(Err(e)) => self.verifier.tell(&format!("{name}: removed: {e}")),
+                    Ok(false) => continue,
+                    Ok(true) => {}
+                    Err(e) => self.verifier.tell(&format!("{}: removed: {e}", wanted.name)),
                 }
-                self.verifier.pending.lock().expect("no holder panics").remove(&name);
+                self.verifier.pending.lock().expect("no holder panics").remove(&wanted);
             }
             let pending = self.verifier.pending.lock().expect("no holder panics");
             if pending.is_empty() {

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Inner, RevProxy, hosts, tunnel};
+use super::{RevProxy, hosts, tunnel};
+use crate::config::HostPort;
 use crate::http::exchange::{Body, Reply, Request, Target};
 use crate::http::headers::first;
 use crate::http::server::{Context, serve};
@@ -15,74 +16,62 @@ pub(super) const MAX_TUNNELS: usize = 128;
 
 impl RevProxy {
     /// The answer to a CONNECT.
-    pub(super) fn connect(&self, authority: &str) -> Reply {
-        if hosts::listed(&self.0.hosts, "https", authority) {
-            self.intercept(authority)
-        } else {
-            self.tunnel(authority)
-        }
+    pub(super) fn connect(self: &Arc<Self>, host: &HostPort) -> Reply {
+        if hosts::listed(&self.hosts, "https", host) { self.intercept(host) } else { self.tunnel(host) }
     }
 
-    fn intercept(&self, authority: &str) -> Reply {
-        let metrics = self.0.metrics.clone();
-        let host = hosts::split(authority).0;
-        let config = match self.0.authority.server_config(host, SystemTime::now()) {
+    fn intercept(self: &Arc<Self>, asked: &HostPort) -> Reply {
+        let host = asked.clone().without_port(443);
+        let config = match self.authority.server_config(host.bare(), SystemTime::now()) {
             Ok(config) => config,
             Err(e) => {
-                metrics.proxyconn.errors.inc();
-                log::warn!("CONNECT {authority}: no certificate: {e}");
-                return Reply::text(502, format!("no certificate for {host}: {e}\n"));
+                self.metrics.proxyconn.errors.inc();
+                log::warn!("CONNECT {asked}: no certificate: {e}");
+                return Reply::text(502, format!("no certificate for {}: {e}\n", host.name()));
             }
         };
-        metrics.proxyconn.intercepted.inc();
-        let (inner, authority) = (self.0.clone(), hosts::normal("https", authority).to_string());
+        self.metrics.proxyconn.intercepted.inc();
+        let this = self.clone();
         Reply::status(200).body(Body::Takeover(Box::new(move |client| match client.secured(config) {
             Ok(client) => {
-                let context = Context { peer: None, origin: Some(("https".to_string(), authority.clone())) };
-                let handler = move |request: Request| inner.inside(request, &authority);
-                serve(client, &handler, &context);
+                let context = Context { peer: None, origin: Some(("https", host.clone())) };
+                serve(client, &move |request: Request| this.inside(request, &host), &context);
             }
             Err(e) => {
-                metrics.proxyconn.errors.inc();
-                log::debug!("CONNECT {authority}: handshake with the client: {e}");
+                this.metrics.proxyconn.errors.inc();
+                log::debug!("CONNECT {host}: handshake with the client: {e}");
             }
         })))
     }
 
-    fn tunnel(&self, authority: &str) -> Reply {
-        let metrics = self.0.metrics.clone();
-        let (host, port) = hosts::split(authority);
-        if !self.0.may_tunnel.any && !hosts::listed(&self.0.may_tunnel.hosts, "https", authority) {
-            metrics.proxyconn.refused.inc();
-            return Reply::text(403, format!("{authority} is neither in --revproxy nor in --tunnel\n"));
+    fn tunnel(&self, host: &HostPort) -> Reply {
+        let counted = &self.metrics.proxyconn;
+        if !self.may_tunnel.any && !hosts::listed(&self.may_tunnel.hosts, "https", host) {
+            counted.refused.inc();
+            return Reply::text(403, format!("{host} is neither in --revproxy nor in --tunnel\n"));
         }
-        let Some(place) = self.0.tunnels.take() else {
-            metrics.proxyconn.refused.inc();
+        let Some(place) = self.tunnels.take() else {
+            counted.refused.inc();
             return Reply::text(503, "too many tunnels are open already\n");
         };
-        let target = match tunnel::dial(&self.0.may_tunnel.reach(), host, port.unwrap_or("443")) {
+        let target = match tunnel::dial(&self.may_tunnel.reach(), host, 443) {
             Ok(target) => target,
             Err(e) => {
-                metrics.proxyconn.errors.inc();
-                return Reply::text(tunnel::status(&e), format!("cannot connect to {authority}: {e}\n"));
+                counted.errors.inc();
+                return Reply::text(tunnel::status(&e), format!("cannot connect to {host}: {e}\n"));
             }
         };
-        metrics.proxyconn.tunnelled.inc();
-        Reply::status(200).body(tunnel::takeover(place, target, format!("tunnel to {authority}"), false))
+        counted.tunnelled.inc();
+        Reply::status(200).body(tunnel::takeover(place, target, format!("tunnel to {host}"), false))
     }
-}
 
-impl Inner {
-    /// A request inside an intercepted connection to `authority`.
-    fn inside(self: &Arc<Self>, request: Request, authority: &str) -> Reply {
-        let named = first(&request.headers, "host").map(|host| hosts::normal("https", host).to_ascii_lowercase());
-        let asked = match &request.target {
-            Target::Absolute(scheme, host) => scheme == "https" && hosts::normal(scheme, host) == authority,
-            _ => false,
-        };
-        if !asked || named.is_some_and(|host| host != authority) {
-            return Reply::text(421, format!("this connection was opened for {authority} alone\n"));
+    /// A request inside an intercepted connection to `host`.
+    fn inside(self: &Arc<Self>, request: Request, host: &HostPort) -> Reply {
+        let is_it = |named: &str| named.parse::<HostPort>().is_ok_and(|named| named.without_port(443) == *host);
+        let asked = matches!(&request.target, Target::Absolute("https", asked) if asked == host);
+        if !asked || !first(&request.headers, "host").is_none_or(is_it) {
+            return Reply::text(421, format!("this connection was opened for {host} alone\n"));
         }
-        self.proxy(request, "https", authority)
+        self.proxy(request, "https", host)
     }
 }

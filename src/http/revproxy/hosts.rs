@@ -1,35 +1,13 @@
 //! Which hosts are proxied, and what a URL is called.
 
+use crate::config::HostPort;
+use crate::http::exchange::default_port;
 use crate::id::{OutputId, hex};
 
-use crate::config::ProxiedHost;
-
-/// Whether requests to `authority`, `host[:port]` in lower case, are for one of `hosts`.
-pub fn listed(hosts: &[ProxiedHost], scheme: &str, authority: &str) -> bool {
-    let (host, port) = split(authority);
-    let port = port.unwrap_or(default_port(scheme)).parse();
-    port.is_ok_and(|port| hosts.iter().any(|listed| listed.is(host, port)))
-}
-
-/// `host` and `port` of `host[:port]`; the brackets of an IPv6 address stay.
-pub fn split(authority: &str) -> (&str, Option<&str>) {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => (host, Some(port)),
-        _ => (authority, None),
-    }
-}
-
-/// `authority` without a port that goes without saying.
-pub fn normal<'a>(scheme: &str, authority: &'a str) -> &'a str {
-    match split(authority) {
-        (host, Some(port)) if port == default_port(scheme) => host,
-        _ => authority,
-    }
-}
-
-/// The port of a URL that names none.
-pub fn default_port(scheme: &str) -> &'static str {
-    if scheme == "https" { "443" } else { "80" }
+/// Whether requests to `host`, on the port of `scheme` where it names none, are for one of `hosts`.
+pub fn listed(hosts: &[HostPort], scheme: &str, host: &HostPort) -> bool {
+    let port = host.port().unwrap_or(default_port(scheme));
+    hosts.iter().any(|listed| listed.is(host.name(), port))
 }
 
 /// A URL, or the name of what is kept of it, as it may be shown: without the query, which may be a
@@ -58,27 +36,17 @@ mod tests {
             ("http", "[::1]"),
             ("http", "10.0.0.1:9"),
         ] {
-            assert!(listed(&hosts, scheme, yes), "{yes}");
+            assert!(listed(&hosts, scheme, &yes.parse().unwrap()), "{yes}");
         }
         for (scheme, no) in [
             ("https", "www.example.com"),
             ("https", "example.com.evil"),
             ("https", "a.example"),
             ("https", "[::1]"),
-            ("https", ""),
             ("http", "10.0.0.10"),
         ] {
-            assert!(!listed(&hosts, scheme, no), "{no}");
+            assert!(!listed(&hosts, scheme, &no.parse().unwrap()), "{no}");
         }
-        assert!(!listed(&[], "http", ""));
-    }
-
-    #[test]
-    fn default_ports_go_without_saying() {
-        assert_eq!(normal("https", "a:443"), "a");
-        assert_eq!(normal("http", "a:443"), "a:443");
-        assert_eq!(normal("http", "[::1]:80"), "[::1]");
-        assert_eq!(normal("http", "[::1]"), "[::1]");
     }
 
     #[test]

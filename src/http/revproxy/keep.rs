@@ -12,7 +12,7 @@ use super::memory::{Answer, Kept};
 use super::reply::{Found, Outcome, tagged};
 use super::rules::{Rules, Terms, encoding_is_plain, variant};
 use super::tee::{Keeper, Tee};
-use super::{Fetching, Inner, MAX_STORED, SHORT_LIVED, hosts, stored};
+use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
 use crate::store::BlobWriter;
 
@@ -50,7 +50,7 @@ fn place(rules: &Rules, status: u16, forwarded: &Forwarded, varies: bool, now: S
 /// The reply that `forwarded`, which was `asked` for then, makes; its body is kept as its headers let us,
 /// in the place of `old`. Others wait while `leader` lives.
 pub fn reply(
-    proxy: &Arc<Inner>,
+    proxy: &Arc<RevProxy>,
     url: &str,
     terms: &Terms,
     forwarded: Forwarded,
@@ -60,13 +60,11 @@ pub fn reply(
 ) -> (Reply, Outcome) {
     let now = SystemTime::now();
     let rules = Rules::new(forwarded.status, &forwarded.headers, now);
-    let mut may = rules.storable(terms, forwarded.status, &forwarded.headers, now);
-    if may.is_ok() && !forwarded.framed {
-        may = Err("its end cannot be told from a failure");
-    }
-    if may.is_ok() && forwarded.len.is_some_and(|len| len > MAX_STORED) {
-        may = Err("too large");
-    }
+    let may = rules.storable(terms, forwarded.status, &forwarded.headers, now).and_then(|()| match forwarded.len {
+        _ if !forwarded.framed => Err("its end cannot be told from a failure"),
+        Some(len) if len > MAX_STORED => Err("too large"),
+        _ => Ok(()),
+    });
     if may.is_ok() {
         proxy.unkept.remove(url);
     } else if terms.store {
@@ -130,7 +128,7 @@ pub fn reply(
 
 /// Keeps one answer: in memory, or on disk once it has gone there.
 struct Keeping {
-    proxy: Arc<Inner>,
+    proxy: Arc<RevProxy>,
     url: String,
     answer: Answer,
     place: Place,

@@ -9,11 +9,11 @@ use super::memory::Kept;
 use super::reply::{Found, Outcome, Source};
 use super::rules::{self, Terms};
 use super::stored::{self, SLOTS};
-use super::{Inner, hosts};
+use super::{RevProxy, hosts};
 use crate::http::headers::{self, HeaderMap};
 use crate::store::{Blob, Origin};
 
-impl Inner {
+impl RevProxy {
     /// The kept answer that suits a request, fresh or stale.
     pub(super) fn look_up(&self, url: &str, terms: &Terms, ask_bucket: bool) -> Option<Found> {
         if let Some(answer) = self.memory.get(url, &terms.headers) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::client::Reach;
+use crate::config::HostPort;
 use crate::http::exchange::Body;
 use crate::http::socket::{Stream, is_pause};
 use crate::places::Place;
@@ -31,12 +32,12 @@ pub fn status(e: &io::Error) -> u16 {
     }
 }
 
-/// Connects to `port` of `host`, trying those of its addresses in turn that `reach` allows.
-pub fn dial(reach: &Reach, host: &str, port: &str) -> io::Result<Stream> {
+/// Connects to `host`, on `port` where it names none, trying those of its addresses in turn that `reach` allows.
+pub fn dial(reach: &Reach, host: &HostPort, port: u16) -> io::Result<Stream> {
     let deadline = Instant::now() + CONNECT;
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for addr in format!("{host}:{port}").to_socket_addrs()? {
-        if let Err(why) = reach.check(host, addr) {
+    for addr in (host.bare(), host.port().unwrap_or(port)).to_socket_addrs()? {
+        if let Err(why) = reach.check(host.name(), addr) {
             last = io::Error::new(ErrorKind::PermissionDenied, why);
             continue;
         }

@@ -6,8 +6,9 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use super::reply::{Outcome, tagged, text};
-use super::{Inner, hosts, tunnel};
-use crate::http::exchange::Reply;
+use super::{RevProxy, hosts, tunnel};
+use crate::config::HostPort;
+use crate::http::exchange::{Reply, default_port};
 use crate::http::headers::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::http::socket::Stream;
 
@@ -26,7 +27,7 @@ pub fn wanted(method: &str, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The answer to a GET of `url` that wants to speak `protocol`; `sent` are its other headers.
-pub fn reply(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> (Reply, Outcome) {
+pub fn reply(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> (Reply, Outcome) {
     let failed = |e: io::Error| text(url, tunnel::status(&e), format_args!("{}: {e}", hosts::shown(url)));
     let Some(place) = proxy.tunnels.take() else { return text(url, 503, "too many tunnels are open already") };
     let (target, (status, headers)) = match ask(proxy, url, protocol, sent) {
@@ -42,14 +43,14 @@ pub fn reply(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap)
 type Head = (u16, HeaderMap);
 
 /// Asks the target: the connection, from what follows the head of its answer on, and that head.
-fn ask(proxy: &Inner, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> io::Result<(Stream, Head)> {
+fn ask(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> io::Result<(Stream, Head)> {
     let (scheme, rest) = url.split_once("://").expect("it is absolute");
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let (host, port) = hosts::split(authority);
-    let mut target = tunnel::dial(&proxy.forwarder.reach, host, port.unwrap_or(hosts::default_port(scheme)))?;
+    let host: HostPort = authority.parse().expect("it is of a request");
+    let mut target = tunnel::dial(&proxy.forwarder.reach, &host, default_port(scheme))?;
     if scheme == "https" {
         target.socket().within(tunnel::CONNECT);
-        target = target.shake_hands(proxy.forwarder.client.session(host)?)?;
+        target = target.shake_hands(proxy.forwarder.client.session(host.bare())?)?;
     }
     target.socket().within(ANSWER);
     let mut head = format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: upgrade\r\nupgrade: ").into_bytes();

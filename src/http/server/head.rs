@@ -5,7 +5,8 @@
 
 use std::net::SocketAddr;
 
-use crate::http::exchange::{Method, Target};
+use crate::config::HostPort;
+use crate::http::exchange::{Method, Target, default_port};
 use crate::http::headers::{HeaderMap, list, parsed};
 
 /// Bytes of a head, from its first byte to the empty line.
@@ -51,9 +52,8 @@ pub(super) struct Refused(pub(super) u16, pub(super) &'static str);
 pub struct Context {
     /// Where the client is; `None` where that was checked before.
     pub peer: Option<SocketAddr>,
-    /// Scheme and `host[:port]` of requests in origin form, which makes them
-    /// [`Target::Absolute`]; `None` for requests to this server.
-    pub origin: Option<(String, String)>,
+    /// What makes requests in origin form [`Target::Absolute`]; `None` for requests to this server.
+    pub origin: Option<(&'static str, HostPort)>,
 }
 
 /// Parses the head that `bytes` begin with: the head and its length in bytes, or `None` while it
@@ -115,25 +115,23 @@ fn target(method: &Method, url: &str, context: &Context) -> Result<(Target, Stri
         return Err(Refused(400, "the URL holds bytes that should be escaped"));
     }
     if *method == Method::Connect {
-        let host = authority(url).filter(|host| port(host).is_some());
+        let host = url.parse::<HostPort>().ok().filter(|host| host.port().is_some());
         let host = host.ok_or(Refused(400, "CONNECT wants host:port"))?;
         return Ok((Target::Authority(host), String::new(), None));
     }
     let (target, rest) = if url.starts_with('/') {
         let target = match &context.origin {
-            Some((scheme, host)) => Target::Absolute(scheme.clone(), host.clone()),
+            Some((scheme, host)) => Target::Absolute(scheme, host.clone()),
             None => Target::Origin,
         };
         (target, url)
     } else {
         let (scheme, rest) = url.split_once("://").ok_or(Refused(400, "the URL is neither a path nor absolute"))?;
-        let scheme = scheme.to_ascii_lowercase();
-        if scheme != "http" && scheme != "https" {
-            return Err(Refused(400, "the URL's scheme is neither http nor https"));
-        }
+        let known = ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known));
+        let scheme = known.ok_or(Refused(400, "the URL's scheme is neither http nor https"))?;
         let (host, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let host = authority(host).ok_or(Refused(400, "malformed host in the URL"))?;
-        (Target::Absolute(scheme, host), rest)
+        let host: HostPort = host.parse().map_err(|_| Refused(400, "malformed host in the URL"))?;
+        (Target::Absolute(scheme, host.without_port(default_port(scheme))), rest)
     };
     let (path, query) = match rest.split_once('?') {
         Some((path, query)) => (path, Some(query.to_string())),
@@ -141,31 +139,6 @@ fn target(method: &Method, url: &str, context: &Context) -> Result<(Target, Stri
     };
     let path = if path.is_empty() { "/" } else { path };
     Ok((target, path.to_string(), query))
-}
-
-/// `host[:port]` in lower case: a name or an address, nothing else (no user, no empty host).
-fn authority(text: &str) -> Option<String> {
-    let host = match port(text) {
-        Some(port) => &text[..text.len() - port.len() - 1],
-        None => text,
-    };
-    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let fine = match bracketed {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host.len() <= 253
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-        }
-    };
-    fine.then(|| text.to_ascii_lowercase())
-}
-
-/// The port of `host:port`, as digits.
-fn port(text: &str) -> Option<&str> {
-    let (_, port) = text.rsplit_once(':')?;
-    (!port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p > 0))
-        .then_some(port)
 }
 
 /// Reads Content-Length and Transfer-Encoding, which must not leave two readings.
@@ -217,13 +190,13 @@ mod tests {
         let h = head("GET /mod/a%2fb?x=1?2 HTTP/1.1\r\nHost: h\r\n\r\nrest");
         assert_eq!((h.target, h.path.as_str(), h.query.as_deref()), (Target::Origin, "/mod/a%2fb", Some("x=1?2")));
         let h = head("GET HTTP://Example.com:80?q HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(h.target, Target::Absolute("http".into(), "example.com:80".into()));
+        assert_eq!(h.target, Target::Absolute("http", "example.com".parse().unwrap()));
         assert_eq!((h.path.as_str(), h.query.as_deref()), ("/", Some("q")));
         let h = head("CONNECT [::1]:443 HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(h.target, Target::Authority("[::1]:443".into()));
-        let inside = Context { peer: None, origin: Some(("https".into(), "a.example".into())) };
+        assert_eq!(h.target, Target::Authority("[::1]:443".parse().unwrap()));
+        let inside = Context { peer: None, origin: Some(("https", "a.example".parse().unwrap())) };
         let (h, _) = parse(b"GET /x HTTP/1.1\r\nHost: other\r\n\r\n", &inside).unwrap().unwrap();
-        assert_eq!(h.target, Target::Absolute("https".into(), "a.example".into()));
+        assert_eq!(h.target, Target::Absolute("https", "a.example".parse().unwrap()));
         for bad in [
             "CONNECT host HTTP/1.1\r\nHost: h\r\n\r\n",
             "CONNECT host:0 HTTP/1.1\r\nHost: h\r\n\r\n",

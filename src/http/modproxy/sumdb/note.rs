@@ -74,10 +74,4 @@ impl<'a> Record<'a> {
         }
         Ok(Record { id, text, note })
     }
-
-    /// The hash of the version's zip, or of its go.mod where `what` is `/go.mod`.
-    pub(super) fn hash(&self, module: &str, version: &str, what: &str) -> Option<&'a str> {
-        let start = format!("{module} {version}{what} ");
-        self.text.lines().find_map(|line| line.strip_prefix(&start))
-    }
 }

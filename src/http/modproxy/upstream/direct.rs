@@ -39,10 +39,7 @@ struct Said {
 pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, FetchError> {
     let failed = |why: String| FetchError::Failed(502, format!("direct/{path}: {why}"));
     let wanted = ModPath::parse(path).map_err(|(_, why)| failed(why))?;
-    let query = match &wanted.file {
-        ModFile::List | ModFile::Latest => "latest",
-        ModFile::Info(version) | ModFile::Mod(version) | ModFile::Zip(version) => version,
-    };
+    let query = if wanted.version.is_empty() { "latest" } else { &wanted.version };
     // one for each run of `go`
     let folder = PrivateDir::new(&env::temp_dir(), |_| true).map_err(|e| failed(e.to_string()))?;
     let args: &[&str] = match wanted.file {
@@ -58,16 +55,16 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
         return Err(if absent { FetchError::Absent(404, format!("not found: {why}")) } else { failed(why) });
     }
     let open = |file: &Path| File::open(file).map_err(|e| failed(format!("{}: {e}", file.display())));
-    let file = match &wanted.file {
+    let file = match wanted.file {
         ModFile::List => {
             let list = folder.path.join("list");
             let lines: String = said.versions.iter().map(|v| format!("{v}\n")).collect();
             File::create(&list).and_then(|mut f| f.write_all(lines.as_bytes())).map_err(|e| failed(e.to_string()))?;
             return open(&list);
         }
-        ModFile::Latest | ModFile::Info(_) => open(&said.info)?,
-        ModFile::Mod(_) => open(&said.go_mod)?,
-        ModFile::Zip(_) => open(&said.zip)?,
+        ModFile::Latest | ModFile::Info => open(&said.info)?,
+        ModFile::Mod => open(&said.go_mod)?,
+        ModFile::Zip => open(&said.zip)?,
     };
     for (kind, made) in [("info", &said.info), ("mod", &said.go_mod), ("zip", &said.zip)] {
         let name = format!("{}/@v/{}.{kind}", wanted.escaped, escape(&said.version));

@@ -52,23 +52,20 @@ impl Upstreams {
             ListEnd::Direct => "not found: the list of upstreams says direct, which is left to go",
         };
         let mut worst = FetchError::Absent(404, why.into());
-        let mut asked = false;
         let named = self.entries.iter().filter(|(_, entry)| !private || entry.private);
         let named = named.map(|(upstream, entry)| (upstream, entry.on_any_error));
         for (upstream, on_any_error) in named.chain(self.direct.iter().filter(|_| private).map(|d| (d, false))) {
-            match ask(upstream) {
+            let e = match ask(upstream) {
                 Ok(answer) => return Ok(answer),
-                Err(e) => {
-                    let absent = matches!(e, FetchError::Absent(..));
-                    // a failure says more than an absence, the last of either more than the first
-                    if !absent || matches!(worst, FetchError::Absent(..)) || !asked {
-                        worst = e;
-                    }
-                    asked = true;
-                    if !absent && !on_any_error {
-                        break;
-                    }
-                }
+                Err(e) => e,
+            };
+            let absent = matches!(e, FetchError::Absent(..));
+            // a failure says more than an absence, the last of either more than the first
+            if !absent || matches!(worst, FetchError::Absent(..)) {
+                worst = e;
+            }
+            if !absent && !on_any_error {
+                break;
             }
         }
         Err(worst)

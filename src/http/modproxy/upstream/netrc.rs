@@ -19,34 +19,21 @@ pub(super) fn read(path: &Path) -> Result<Logins, String> {
 /// Macros are skipped, and so is `default`: credentials for just any host are given to none. The
 /// first entry of a machine counts.
 fn parse(text: &str) -> Logins {
-    let mut logins = Logins::new();
-    let mut machine: Option<String> = None;
-    let (mut login, mut password) = (None, None);
-    let mut in_macro = false;
-    let mut keep = |machine: &mut Option<String>, login: &mut Option<String>, password: &mut Option<String>| {
-        let (login, password) = (login.take(), password.take());
-        if let (Some(machine), Some(login)) = (machine.take(), login) {
-            logins.entry(machine.to_ascii_lowercase()).or_insert((login, password.unwrap_or_default()));
-        }
-    };
+    let (mut entries, mut in_macro) = (Vec::new(), false);
     for line in text.lines() {
         if in_macro {
             in_macro = !line.trim().is_empty();
             continue;
         }
         let mut words = line.split_whitespace();
-        while let Some(word) = words.next() {
-            match word {
-                _ if word.starts_with('#') => break,
-                "machine" => {
-                    keep(&mut machine, &mut login, &mut password);
-                    machine = words.next().map(str::to_string);
-                }
-                "default" => keep(&mut machine, &mut login, &mut password),
-                "login" => login = words.next().map(str::to_string),
-                "password" => password = words.next().map(str::to_string),
-                "account" => drop(words.next()),
-                "macdef" => {
+        while let Some(word) = words.next().filter(|word| !word.starts_with('#')) {
+            match (word, entries.last_mut()) {
+                ("machine", _) => entries.push((words.next(), None, None)),
+                ("default", _) => entries.push((None, None, None)),
+                ("login", Some((_, login, _))) => *login = words.next(),
+                ("password", Some((_, _, password))) => *password = words.next(),
+                ("login" | "password" | "account", _) => drop(words.next()),
+                ("macdef", _) => {
                     in_macro = true;
                     break;
                 }
@@ -54,7 +41,13 @@ fn parse(text: &str) -> Logins {
             }
         }
     }
-    keep(&mut machine, &mut login, &mut password);
+    let mut logins = Logins::new();
+    for (machine, login, password) in entries {
+        if let (Some(machine), Some(login)) = (machine, login) {
+            let login = (login.to_string(), password.unwrap_or_default().to_string());
+            logins.entry(machine.to_ascii_lowercase()).or_insert(login);
+        }
+    }
     logins
 }
 

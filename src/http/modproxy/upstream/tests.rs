@@ -80,9 +80,9 @@ fn who_drips_is_given_up() {
             Ok(1)
         }
     }
-    let ask = Ask { path: "x", limit: 1 << 20, known: "", patience: Duration::ZERO, beside: &|_, _| {} };
-    let failed = |status, why: &dyn fmt::Display| FetchError::Failed(status, why.to_string());
-    let slow = copy(&mut Drip, &ask, &mut io::sink(), &failed);
-    assert_eq!(slow, Err(FetchError::Failed(504, "slower than 1.0 KiB a second".into())));
-    assert_eq!(copy(&mut io::repeat(b'x').take(100_000), &ask, &mut io::sink(), &failed), Ok(100_000));
+    let upstream = Upstream::at(&"http://a".parse().unwrap());
+    let ask = Ask::small(&upstream, "x", 1 << 20, Duration::ZERO);
+    let slow = copy(&mut Drip, &ask, &mut io::sink());
+    assert_eq!(slow, Err(FetchError::Failed(504, "http://a/x: slower than 1.0 KiB a second".into())));
+    assert_eq!(copy(&mut io::repeat(b'x').take(100_000), &ask, &mut io::sink()), Ok(100_000));
 }
