@@ -39,8 +39,8 @@ const ADDRESS_TTL: Duration = Duration::from_secs(60);
 /// Of so many hosts.
 const ADDRESSES: usize = 1024;
 
-/// What a client is made from.
-#[derive(Clone, Debug)]
+/// What a client is made from; the times have no default that is of use.
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Time to resolve the host's name; then to connect, TLS included.
     pub connect: Duration,

@@ -74,6 +74,11 @@ pub fn percent(part: u64, whole: u64) -> String {
     format!("{share:.1} %")
 }
 
+/// The first of these reasons that holds, as an error.
+pub fn first_of(reasons: &[(bool, &'static str)]) -> Result<(), &'static str> {
+    reasons.iter().find(|(holds, _)| *holds).map_or(Ok(()), |(_, why)| Err(why))
+}
+
 /// Undoes `%xx`; `None` for malformed escapes and what is not text.
 pub fn percent_decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());

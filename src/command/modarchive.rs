@@ -17,7 +17,7 @@ use crate::atomic::TempFile;
 use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, UpstreamUrl};
 use crate::error::Error;
 use crate::http::modproxy::ModProxy;
-use crate::http::modproxy::path::{ModFile, ModPath, compare, is_pseudo};
+use crate::http::modproxy::path::{ModFile, ModPath};
 use crate::private_dir::PrivateDir;
 use crate::text;
 
@@ -53,7 +53,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
                 put(&mut out, name, blob.len, blob.file)?;
             }
         }
-        for (name, list) in lists(&names) {
+        for (name, list) in proxy.lists() {
             put(&mut out, &name, list.len() as u64, list.as_bytes())?;
         }
         out.into_inner()?.finish()?.flush()
@@ -63,21 +63,6 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     temp.persist(file).map_err(failed)?;
     let zips = names.iter().filter(|name| name.ends_with(".zip")).count() as u64;
     Ok(format!("{}: {}, {}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
-}
-
-/// The list of each module's versions.
-fn lists(names: &BTreeSet<String>) -> Vec<(String, String)> {
-    let mut versions = std::collections::BTreeMap::<String, Vec<String>>::new();
-    for path in names.iter().filter_map(|name| ModPath::parse(name).ok()) {
-        if path.file == ModFile::Info {
-            versions.entry(path.escaped).or_default().extend(Some(path.version).filter(|version| !is_pseudo(version)));
-        }
-    }
-    let list = |(module, mut versions): (String, Vec<String>)| {
-        versions.sort_by(|a, b| compare(a, b));
-        (format!("{module}/@v/list"), versions.iter().map(|version| format!("{version}\n")).collect())
-    };
-    versions.into_iter().map(list).collect()
 }
 
 /// Writes one file.

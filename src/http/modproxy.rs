@@ -151,21 +151,24 @@ impl ModProxy {
     /// The versions of a module, where nobody may be asked: those of the list that is kept, and what else
     /// is there.
     fn list(&self, wanted: &ModPath, kept: Option<String>) -> Option<Vec<u8>> {
-        let mut versions = self.depot.versions(&wanted.escaped);
-        if kept.is_none() && versions.is_empty() {
-            return None;
-        }
-        versions.retain(|version| !is_pseudo(version));
-        versions.extend(kept.unwrap_or_default().lines().map(str::to_string));
-        versions.sort_by_cached_key(|version| (path::canonical(version), version.clone()));
-        versions.dedup();
-        Some(versions.iter().map(|version| format!("{version}\n")).collect::<String>().into_bytes())
+        let all = self.depot.versions();
+        let here = all.get(&wanted.escaped);
+        let known = kept.is_some() || here.is_some();
+        known.then(|| list(here.into_iter().flatten().map(String::as_str), &kept.unwrap_or_default()).into_bytes())
+    }
+
+    /// The lists of the versions that are kept: their names, and what they say.
+    pub fn lists(&self) -> Vec<(String, String)> {
+        let list = |(module, here): (&String, &Vec<String>)| {
+            (format!("{module}/@v/list"), list(here.iter().map(String::as_str), ""))
+        };
+        self.depot.versions().iter().map(list).collect()
     }
 
     /// The `.info` of the version that `go` would choose of those that are kept.
     fn latest(&self, wanted: &ModPath) -> Option<ModPath> {
-        let versions = self.depot.versions(&wanted.escaped);
-        let best = path::latest(versions.iter().map(String::as_str))?;
+        let all = self.depot.versions();
+        let best = path::latest(all.get(&wanted.escaped)?.iter().map(String::as_str))?;
         ModPath::parse(&format!("{}/@v/{}.info", wanted.escaped, path::escape(best))).ok()
     }
 }
@@ -180,6 +183,14 @@ impl Handler for Arc<ModProxy> {
             None => refusal(404, "not found: the module proxy is below /mod/\n"),
         }
     }
+}
+
+/// A list of versions: of those that are here the ones that have a tag, and those of another list.
+fn list<'a>(here: impl Iterator<Item = &'a str>, other: &'a str) -> String {
+    let mut versions: Vec<_> = here.filter(|version| !is_pseudo(version)).chain(other.lines()).collect();
+    versions.sort_by_cached_key(|version| (path::canonical(version), version.to_string()));
+    versions.dedup();
+    versions.iter().map(|version| format!("{version}\n")).collect()
 }
 
 /// What of a `.info` is looked at.

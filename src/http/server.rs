@@ -64,8 +64,17 @@ impl Server {
         })?;
         let (addr, listener) = (listener.local_addr()?, Arc::new(listener));
         let (accepting, admitting) = (listener.clone(), open.clone());
-        let service = Service { identity, handler };
-        let acceptor = spawn("http-accept".into(), move || accept(&admitting, &accepting, &Arc::new(service)))?;
+        let converse = Arc::new(move |stream: Stream, peer| {
+            let stream = match &identity {
+                None => Ok(stream),
+                Some(identity) => stream.secured(identity.get()),
+            };
+            match stream {
+                Ok(stream) => serve(stream, &*handler, &Context { peer: Some(peer), origin: None }),
+                Err(e) => log::debug!("handshake with {peer}: {e}"),
+            }
+        });
+        let acceptor = spawn("http-accept".into(), move || accept(&admitting, &accepting, &converse))?;
         Ok(Server { addr, open, running: Mutex::new(Some((listener, acceptor))) })
     }
 
@@ -103,36 +112,20 @@ impl Drop for Server {
     }
 }
 
-/// What clients are served, and as whom.
-struct Service {
-    identity: Option<Arc<Reloaded<ServerConfig>>>,
-    handler: Arc<dyn Handler>,
-}
-
-impl Service {
-    /// Serves one connection to its end.
-    fn serve(&self, stream: Stream, peer: SocketAddr) {
-        let context = Context { peer: Some(peer), origin: None };
-        let stream = match &self.identity {
-            None => Ok(stream),
-            Some(identity) => stream.secured(identity.get()),
-        };
-        match stream {
-            Ok(stream) => serve(stream, &*self.handler, &context),
-            Err(e) => log::debug!("handshake with {peer}: {e}"),
-        }
-    }
-}
-
-/// Accepts until the server stops, each connection as soon as there is room; their threads.
-fn accept(open: &Arc<Open>, listener: &TcpListener, service: &Arc<Service>) -> Threads {
+/// Accepts until the server stops, each connection as soon as there is room, and has threads of their own
+/// `converse` with them; these threads.
+fn accept(
+    open: &Arc<Open>,
+    listener: &TcpListener,
+    converse: &Arc<impl Fn(Stream, SocketAddr) + Send + Sync + 'static>,
+) -> Threads {
     let (mut threads, mut troubled) = (Threads::new(), false);
     let admit = |(tcp, peer)| {
-        let (entry, service) = (open.admit(tcp)?, service.clone());
+        let (entry, converse) = (open.admit(tcp)?, converse.clone());
         spawn(format!("http-{}", entry.id), move || {
             // an error says that the client is gone already
             if let Ok(stream) = Stream::client(entry) {
-                service.serve(stream, peer);
+                converse(stream, peer);
             }
         })
     };

@@ -64,14 +64,9 @@ pub struct Authority {
     key: KeyPair,
     cert_path: PathBuf,
     domains: Vec<String>,
-    hosts: Bounded<String, Host>,
+    /// What hosts are shown, and when that is made anew.
+    hosts: Bounded<String, (Arc<ServerConfig>, SystemTime)>,
     signing: Mutex<()>,
-}
-
-#[derive(Clone)]
-struct Host {
-    config: Arc<ServerConfig>,
-    renew_at: SystemTime,
 }
 
 impl Authority {
@@ -137,12 +132,12 @@ impl Authority {
     /// without a port), with a certificate made or renewed at `now`.
     pub fn server_config(&self, host: &str, now: SystemTime) -> io::Result<Arc<ServerConfig>> {
         let _one = self.signing.lock().expect("no holder panics");
-        if let Some(h) = self.hosts.get(host).filter(|h| now < h.renew_at) {
-            return Ok(h.config);
+        if let Some((config, _)) = self.hosts.get(host).filter(|(_, renew_at)| now < *renew_at) {
+            return Ok(config);
         }
         self.renew_if_due(now)?;
         let config = Arc::new(self.make_config(host, now)?);
-        self.hosts.insert(host.to_string(), Host { config: config.clone(), renew_at: now + HOST_LIFE / 2 });
+        self.hosts.insert(host.to_string(), (config.clone(), now + HOST_LIFE / 2));
         Ok(config)
     }
 
@@ -233,11 +228,11 @@ fn constraints(domains: &[String]) -> NameConstraints {
 }
 
 fn load_or_make_key(path: &Path) -> io::Result<KeyPair> {
-    match File::open(path) {
-        Ok(file) => load_key(file).map_err(|e| at(path, e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make_key(path).map_err(|e| at(path, e)),
-        Err(e) => Err(at(path, e)),
-    }
+    let key = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make_key(path),
+        file => file.and_then(load_key),
+    };
+    key.map_err(|e| at(path, e))
 }
 
 fn load_key(mut file: File) -> io::Result<KeyPair> {

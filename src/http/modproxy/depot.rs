@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::path::{ModFile, ModPath, is_canonical};
+use super::path::{ModFile, ModPath};
 use super::upstream::{Ask, FetchError, Fetcher, Got, Upstream, Upstreams};
 use crate::bounded::Bounded;
 use crate::config::ModProxyConfig;
@@ -34,10 +34,10 @@ pub(super) struct Depot {
     pub(super) ttl: Duration,
     absent: Bounded<String, (Instant, FetchError)>,
     pub(super) last_timeout: Mutex<Option<Instant>>,
-    index: Mutex<Option<(Instant, Index)>>,
+    index: Mutex<Option<(Instant, Arc<Index>)>>,
 }
 
-/// The versions that are kept, with their `.info`, by escaped module path.
+/// Versions, in no order, by escaped module path.
 type Index = BTreeMap<String, Vec<String>>;
 
 impl Depot {
@@ -87,13 +87,13 @@ impl Depot {
         }
     }
 
-    /// The canonical versions whose `.info` is kept, of the module of that escaped path.
-    pub(super) fn versions(&self, escaped: &str) -> Vec<String> {
+    /// The versions whose `.info` is kept, by escaped module path.
+    pub(super) fn versions(&self) -> Arc<Index> {
         let mut index = self.index.lock().expect("no holder panics");
         if index.as_ref().is_none_or(|(at, _)| at.elapsed() > INDEX) {
             let mut found = Index::new();
             let walked = self.store.each(|kept| match ModPath::parse(&kept.name) {
-                Ok(path) if path.file == ModFile::Info && is_canonical(&path.version) => {
+                Ok(path) if path.file == ModFile::Info && !path.is_mutable() => {
                     found.entry(path.escaped).or_default().push(path.version);
                 }
                 _ => {}
@@ -101,9 +101,9 @@ impl Depot {
             if let Err(e) = walked {
                 log::warn!("what is kept cannot be listed: {e}");
             }
-            *index = Some((Instant::now(), found));
+            *index = Some((Instant::now(), Arc::new(found)));
         }
-        index.as_ref().and_then(|(_, index)| index.get(escaped).cloned()).unwrap_or_default()
+        index.as_ref().map(|(_, index)| index.clone()).unwrap_or_default()
     }
 
     /// Asks an upstream, and takes note of how that went.

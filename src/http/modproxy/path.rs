@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use semver::Version;
 
-use crate::text::percent_decode;
+use crate::text::{first_of, percent_decode};
 
 /// A request, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,58 +136,39 @@ pub fn unescape(escaped: &str) -> Option<String> {
 
 /// `module.CheckPath`.
 pub fn check_path(path: &str) -> Result<(), &'static str> {
-    if path.starts_with('-') {
-        return Err("leading dash");
-    }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     for element in path.split('/') {
         check_element(element, plain)?;
-        if element.starts_with('.') {
-            return Err("leading dot in path element");
-        }
         let short = element.split('.').next().unwrap_or_default();
-        if let Some((_, digits)) = short.rsplit_once('~')
-            && !digits.is_empty()
-            && digits.bytes().all(|b| b.is_ascii_digit())
-        {
-            return Err("trailing tilde and digits in path element");
-        }
+        let digits = short.rsplit_once('~').map_or("", |(_, digits)| digits);
+        let digits_only = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        first_of(&[
+            (element.starts_with('.'), "leading dot in path element"),
+            (digits_only, "trailing tilde and digits in path element"),
+        ])?;
     }
     let first = path.split('/').next().unwrap_or_default();
-    if !first.contains('.') {
-        return Err("missing dot in first path element");
-    }
-    if !first.bytes().all(|b| matches!(b, b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z')) {
-        return Err("invalid character in first path element");
-    }
-    path_major(path).map(|_| ()).ok_or("invalid version suffix")
+    let host = |b: u8| matches!(b, b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z');
+    first_of(&[
+        (path.starts_with('-'), "leading dash"),
+        (!first.contains('.'), "missing dot in first path element"),
+        (!first.bytes().all(host), "invalid character in first path element"),
+        (path_major(path).is_none(), "invalid version suffix"),
+    ])
 }
 
 /// What both paths and versions want of an element between slashes.
 fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'static str> {
-    if element.is_empty() {
-        return Err("empty path element");
-    }
-    if element.bytes().all(|b| b == b'.') {
-        return Err("path element of dots only");
-    }
-    if element.ends_with('.') {
-        return Err("trailing dot in path element");
-    }
-    if !element.bytes().all(allowed) {
-        return Err("invalid character");
-    }
-    let short = element.split('.').next().unwrap_or_default();
-    let device = match short.len() {
-        3 => ["con", "prn", "aux", "nul"].iter().any(|d| short.eq_ignore_ascii_case(d)),
-        4 => {
-            let (name, digit) = short.split_at(3);
-            (name.eq_ignore_ascii_case("com") || name.eq_ignore_ascii_case("lpt"))
-                && matches!(digit.as_bytes(), [b'1'..=b'9'])
-        }
-        _ => false,
-    };
-    if device { Err("path element that Windows reserves") } else { Ok(()) }
+    let short = element.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let numbered = |name| short.strip_prefix(name).is_some_and(|n| matches!(n.as_bytes(), [b'1'..=b'9']));
+    let device = matches!(&*short, "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt");
+    first_of(&[
+        (element.is_empty(), "empty path element"),
+        (element.bytes().all(|b| b == b'.'), "path element of dots only"),
+        (element.ends_with('.'), "trailing dot in path element"),
+        (!element.bytes().all(allowed), "invalid character"),
+        (device, "path element that Windows reserves"),
+    ])
 }
 
 /// `module.SplitPathVersion`: the path's major version suffix, `/v2` or `.v3`, empty without one;

@@ -128,17 +128,14 @@ impl SumDb {
             return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
         };
         let ttl = (asked == Asked::Latest).then_some(database.depot.ttl);
-        let outcome = match &asked {
-            Asked::Lookup(module, _) if is_private(module) => {
+        let text = "text/plain; charset=utf-8";
+        let (content_type, outcome) = match asked {
+            Asked::Lookup(module, _) if is_private(&module) => {
                 return refusal(404, "not found: a private module, which no public sum database is asked for\n");
             }
-            Asked::Latest => database.latest().map(|head| head.note.clone().into_bytes()),
-            Asked::Lookup(module, version) => database.lookup(module, version).map(String::into_bytes),
-            Asked::Tile(level, n, width) => database.prefix(*level, *n, *width),
-        };
-        let content_type = match asked {
-            Asked::Latest | Asked::Lookup(..) => "text/plain; charset=utf-8",
-            Asked::Tile(..) => "application/octet-stream",
+            Asked::Latest => (text, database.latest().map(|head| head.note.clone().into_bytes())),
+            Asked::Lookup(module, version) => (text, database.lookup(&module, &version).map(String::into_bytes)),
+            Asked::Tile(level, n, width) => ("application/octet-stream", database.prefix(level, n, width)),
         };
         reply(outcome.map(Body::Bytes), Caching { content_type, private: false, ttl })
     }

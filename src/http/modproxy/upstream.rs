@@ -152,11 +152,8 @@ impl Default for Fetcher {
             pause: patience,
             keep: (Duration::from_secs(60), 32),
             redirects: 5,
-            verbatim: false,
             proxy: Proxy::try_from_env(),
-            ca_file: None,
-            bucket: None,
-            reach: None,
+            ..client::Options::default()
         });
         Fetcher { client, slots: Slots::default() }
     }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,9 +38,8 @@ pub(super) struct Verifier {
     /// When it gave no answer.
     down: Mutex<Option<Instant>>,
     silent: Repeat,
-    /// What is to be checked when it answers.
+    /// What is to be checked when it answers; a thread sees to that unless this is empty.
     pending: Mutex<BTreeSet<ModPath>>,
-    trying: AtomicBool,
     told: Bounded<String>,
 }
 
@@ -54,7 +52,6 @@ impl Verifier {
             down: Mutex::default(),
             silent: Repeat::new("modules were kept unverified, since the sum database gave no answer"),
             pending: Mutex::default(),
-            trying: AtomicBool::new(false),
             told: Bounded::new(TOLD),
         }
     }
@@ -178,16 +175,14 @@ impl ModProxy {
         }
     }
 
-    /// Has `wanted` compared when the database answers.
+    /// Has `wanted` compared when the database answers: by a thread that is there while something is pending.
     fn postpone(self: &Arc<Self>, wanted: &ModPath) {
-        self.verifier.pending.lock().expect("no holder panics").insert(wanted.clone());
-        if self.verifier.trying.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let this = self.clone();
+        let mut pending = self.verifier.pending.lock().expect("no holder panics");
+        let (first, this) = (pending.is_empty(), self.clone());
+        pending.insert(wanted.clone());
         // nobody waits for it at the end: what is noted is compared by the next process
-        if thread::Builder::new().name("verify".into()).spawn(move || this.work_off()).is_err() {
-            self.verifier.trying.store(false, Ordering::SeqCst);
+        if first && thread::Builder::new().name("verify".into()).spawn(move || this.work_off()).is_err() {
+            pending.clear();
         }
     }
 
@@ -197,8 +192,8 @@ impl ModProxy {
         loop {
             thread::sleep(wait);
             wait = (wait * 2).min(TRY.1);
-            let pending = self.verifier.pending.lock().expect("no holder panics").clone();
-            for wanted in pending {
+            let all = self.verifier.pending.lock().expect("no holder panics").clone();
+            for wanted in all {
                 match self.compare(&wanted, true) {
                     Ok(false) if self.verifier.is_down() => break,
                     // of this one, no answer came
@@ -206,12 +201,11 @@ impl ModProxy {
                     Ok(true) => {}
                     Err(e) => self.verifier.tell(&format!("{}: removed: {e}", wanted.name)),
                 }
-                self.verifier.pending.lock().expect("no holder panics").remove(&wanted);
-            }
-            let pending = self.verifier.pending.lock().expect("no holder panics");
-            if pending.is_empty() {
-                self.verifier.trying.store(false, Ordering::SeqCst);
-                return;
+                let mut pending = self.verifier.pending.lock().expect("no holder panics");
+                pending.remove(&wanted);
+                if pending.is_empty() {
+                    return;
+                }
             }
         }
     }

@@ -53,12 +53,9 @@ impl Forwarder {
             answer: Duration::from_secs(120),
             pause: Duration::from_secs(60),
             keep: (Duration::from_secs(30), 16),
-            redirects: 0,
             verbatim: true,
-            proxy: None,
-            ca_file: None,
-            bucket: None,
             reach: Some(reach.clone()),
+            ..client::Options::default()
         });
         Forwarder { client, reach, metrics }
     }
@@ -108,12 +105,10 @@ impl Forwarder {
         let mut call =
             self.metrics.upstreams.begin(url.split_inclusive('/').take(3).collect::<String>().trim_end_matches('/'));
         self.metrics.revcache.req_forward.inc();
-        let answer = match body {
-            Some(_) => send_once(agent, method, url, request, body),
-            None => match send_once(agent, method, url, request, None) {
-                Err(ureq::Error::Io(e)) if is_disconnect(&e) => send_once(agent, method, url, request, None),
-                other => other,
-            },
+        let bodiless = body.is_none();
+        let answer = match send_once(agent, method, url, request, body) {
+            Err(ureq::Error::Io(e)) if bodiless && is_disconnect(&e) => send_once(agent, method, url, request, None),
+            other => other,
         };
         self.metrics.latency.upstream_request.observe(begin.elapsed());
         let answer = answer.map_err(|e| failed(&e)).and_then(|a| forwarded(method, a));

@@ -14,6 +14,7 @@ use super::rules::{Rules, Terms, encoding_is_plain, variant};
 use super::tee::{Keeper, Tee};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
+use crate::http::headers::HeaderMap;
 use crate::store::BlobWriter;
 
 /// Where an answer is kept.
@@ -29,21 +30,18 @@ enum Place {
 
 /// Where an answer that may be kept is kept: for good what is immutable and for every client, in
 /// memory what is fresh for a short time.
-fn place(rules: &Rules, status: u16, forwarded: &Forwarded, varies: bool, now: SystemTime) -> Place {
-    let fresh = rules.age(now) < rules.lifetime();
-    if fresh
-        && rules.lifetime() >= SHORT_LIVED
-        && rules.for_good()
+fn place(rules: &Rules, status: u16, headers: &HeaderMap, varies: bool, now: SystemTime) -> Place {
+    if rules.age(now) >= rules.lifetime() || rules.lifetime() < SHORT_LIVED {
+        Place::Memory
+    } else if rules.for_good()
         && status == 200
         && !varies
-        && !forwarded.headers.contains_key("set-cookie")
-        && encoding_is_plain(&forwarded.headers)
+        && !headers.contains_key("set-cookie")
+        && encoding_is_plain(headers)
     {
         Place::Shared
-    } else if fresh && rules.lifetime() >= SHORT_LIVED {
-        Place::Disk
     } else {
-        Place::Memory
+        Place::Disk
     }
 }
 
@@ -59,9 +57,10 @@ pub fn reply(
     asked: Instant,
 ) -> (Reply, Outcome) {
     let now = SystemTime::now();
-    let rules = Rules::new(forwarded.status, &forwarded.headers, now);
-    let may = rules.storable(terms, forwarded.status, &forwarded.headers, now).and_then(|()| match forwarded.len {
-        _ if !forwarded.framed => Err("its end cannot be told from a failure"),
+    let Forwarded { status, headers, body, len, framed } = forwarded;
+    let rules = Rules::new(status, &headers, now);
+    let may = rules.storable(terms, status, &headers, now).and_then(|()| match len {
+        _ if !framed => Err("its end cannot be told from a failure"),
         Some(len) if len > MAX_STORED => Err("too large"),
         _ => Ok(()),
     });
@@ -70,10 +69,8 @@ pub fn reply(
     } else if terms.store {
         proxy.unkept.insert(url.to_string(), ());
     }
-    let Forwarded { status, headers, len, .. } = &forwarded;
-    let mut reply = Reply::status(*status);
+    let mut reply = Reply::status(status);
     reply.proxied = Some(Box::new(headers.clone()));
-    let (status, len) = (*status, *len);
     let (body, outcome): (Box<dyn io::Read + Send>, _) = match may {
         Err(why) => {
             log::debug!("{}: not kept: {why}", hosts::shown(url));
@@ -82,12 +79,12 @@ pub fn reply(
             if let Some(old) = old.filter(|_| terms.store && (200..500).contains(&status) && status != 206) {
                 proxy.forget_one(url, &old);
             }
-            (forwarded.body, Outcome::Uncached)
+            (body, Outcome::Uncached)
         }
         Ok(()) => {
-            let variant = variant(headers, &terms.headers);
-            let place = place(&rules, status, &forwarded, !variant.is_empty(), now);
-            let answer = Answer { status, headers: headers.clone(), variant, rules, body: Kept::Bytes(Arc::new([])) };
+            let variant = variant(&headers, &terms.headers);
+            let place = place(&rules, status, &headers, !variant.is_empty(), now);
+            let answer = Answer { status, headers, variant, rules, body: Kept::Bytes(Arc::new([])) };
             let outcome = if place == Place::Memory { Outcome::Volatile } else { Outcome::Cached };
             let (proxy_, url_) = (proxy.clone(), url.to_string());
             let lost = move |e: &io::Error| {
@@ -109,7 +106,7 @@ pub fn reply(
             let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
             match if large || place != Place::Memory { keeping.go_to_disk() } else { Ok(()) } {
                 Ok(()) => {
-                    let mut tee = Tee::new(forwarded.body, len, Box::new(keeping), Box::new(lost));
+                    let mut tee = Tee::new(body, len, Box::new(keeping), Box::new(lost));
                     if len == Some(0) {
                         // nobody reads where there is nothing
                         let _ = io::Read::read(&mut tee, &mut [0]);
@@ -118,7 +115,7 @@ pub fn reply(
                 }
                 Err(e) => {
                     lost(&e);
-                    (forwarded.body, Outcome::Uncached)
+                    (body, Outcome::Uncached)
                 }
             }
         }

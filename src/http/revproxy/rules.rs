@@ -15,6 +15,7 @@ use ureq::http::{Request, Response};
 
 use crate::http::headers::{self, HeaderMap, value};
 use crate::id::OutputId;
+use crate::text::first_of;
 
 /// Seconds that stand for any longer time (RFC 9111, 1.2.2).
 const LONGEST: u64 = 1 << 31;
@@ -179,7 +180,7 @@ impl Rules {
     ) -> Result<(), &'static str> {
         let personal = ["authorization", "cookie"].iter().any(|name| terms.headers.contains_key(*name));
         let useful = !self.policy.is_stale(at) || ["etag", "last-modified"].iter().any(|v| headers.contains_key(*v));
-        let refusals = [
+        first_of(&[
             (!terms.store, "the request forbids it"),
             (!self.known || !self.policy.is_storable(), "its server forbids it"),
             (self.told.has("must-understand") && !UNDERSTOOD.contains(&status), "its status is not understood"),
@@ -187,8 +188,7 @@ impl Rules {
             (headers.contains_key("set-cookie") && !self.says_how_long, "it sets a cookie"),
             (headers::list(headers, "vary").any(|v| v == "*"), "it varies by more than the request"),
             (!useful && !self.told.any(&["stale-while-revalidate", "stale-if-error"]), "it is stale on arrival"),
-        ];
-        refusals.iter().find(|(refused, _)| *refused).map_or(Ok(()), |(_, why)| Err(*why))
+        ])
     }
 
     /// Whether it is for all, even where it was made for a request with Authorization.

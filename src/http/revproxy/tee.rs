@@ -34,15 +34,6 @@ impl Tee {
     ) -> Self {
         Tee { from, keeper: Some(keeper), lost, left: len, ended: false }
     }
-
-    fn end(&mut self) {
-        self.ended = true;
-        if let Some(keeper) = self.keeper.take()
-            && let Err(e) = keeper.finish()
-        {
-            (self.lost)(&e);
-        }
-    }
 }
 
 impl Read for Tee {
@@ -50,18 +41,10 @@ impl Read for Tee {
         if self.ended || buf.is_empty() {
             return Ok(0);
         }
-        if self.left == Some(0) {
-            self.end();
-            return Ok(0);
-        }
-        let n = self.from.read(buf)?;
-        if n == 0 {
-            if self.left.is_some() {
-                self.keeper = None;
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer ends short of its length"));
-            }
-            self.end();
-            return Ok(0);
+        let n = if self.left == Some(0) { 0 } else { self.from.read(buf)? };
+        if n == 0 && self.left.is_some_and(|left| left > 0) {
+            self.keeper = None;
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer ends short of its length"));
         }
         if let Some(keeper) = &mut self.keeper
             && let Err(e) = keeper.take(&buf[..n])
@@ -69,14 +52,17 @@ impl Read for Tee {
             (self.lost)(&e);
             self.keeper = None;
         }
-        if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(n as u64);
-            if *left == 0 {
-                // who knows the length does not read on to the end: what it has read is kept now,
-                // and the connection can be used again
-                let _ = self.from.read(&mut [0]);
-                self.end();
-            }
+        self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        if n > 0 && self.left == Some(0) {
+            // who knows the length does not read on to the end: what it has read is kept now,
+            // and the connection can be used again
+            let _ = self.from.read(&mut [0]);
+        }
+        self.ended = n == 0 || self.left == Some(0);
+        if let Some(keeper) = self.keeper.take_if(|_| self.ended)
+            && let Err(e) = keeper.finish()
+        {
+            (self.lost)(&e);
         }
         Ok(n)
     }

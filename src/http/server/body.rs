@@ -4,7 +4,6 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::head::BodyLength;
 use crate::http::socket::Stream;
 
 /// Bytes that are read ahead.
@@ -64,12 +63,12 @@ impl Wire {
         stream
     }
 
-    /// Begins the body of the request whose head was consumed. Returns its turn.
-    pub(super) fn begin(&mut self, length: BodyLength, owes_continue: bool) -> u64 {
-        self.body = match length {
-            BodyLength::Known(0) => State::Done,
-            BodyLength::Known(n) => State::Length(n),
-            BodyLength::Chunked => State::ChunkSize,
+    /// Begins the body of the request whose head was consumed: of so many bytes, or of chunks. Returns its turn.
+    pub(super) fn begin(&mut self, len: Option<u64>, owes_continue: bool) -> u64 {
+        self.body = match len {
+            Some(0) => State::Done,
+            Some(n) => State::Length(n),
+            None => State::ChunkSize,
         };
         self.owes_continue = owes_continue && self.body != State::Done;
         self.stream().socket().pace();

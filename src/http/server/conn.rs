@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use super::answer::{self, Framed};
 use super::body::{BodyReader, Wire};
-use super::head::{BodyLength, Context, Head, Refused, parse};
-use crate::http::auth::Access;
-use crate::http::exchange::{Body, Handler, Method, Reply, Request, Taker, head_of};
+use super::head::{Context, Head, Refused, parse};
+use crate::http::exchange::{Body, Handler, Reply, Taker, head_of};
 use crate::http::socket::Stream;
 
 /// How long a closing connection lingers, so that the client can read the last answer.
@@ -55,30 +54,23 @@ fn turn(shared: &Shared, handler: &dyn Handler, context: &Context) -> io::Result
     let mut wire = lock(shared);
     let head = read_head(&mut wire, context).transpose();
     let Some(head) = head.filter(|_| wire.stream().socket().begin_answer()) else { return Ok(Next::Close) };
-    let head = match head {
+    let Head { mut request, mut framed, expect_continue } = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
             answer::send(wire.stream(), Reply::text(status, format!("{why}\n")), Framed::default())?;
             return Ok(Next::Close);
         }
     };
-    let connect = head.method == Method::Connect;
-    let length = if connect { BodyLength::Known(0) } else { head.length };
-    let turn = wire.begin(length, head.expect_continue);
+    let turn = wire.begin(request.body_len, expect_continue);
     drop(wire);
 
-    let mut framed = Framed { http10: head.http10, head_only: head.method == Method::Head, keep: head.keep_alive };
-    let body_len = if let BodyLength::Known(n) = length { Some(n) } else { None };
-    let body: Box<dyn Read + Send> = match body_len {
-        Some(0) => Box::new(io::empty()),
-        _ => Box::new(BodyReader { wire: shared.clone(), turn }),
-    };
-    let Head { method, target, path, query, headers, .. } = head;
-    let (peer, access) = (context.peer, Access::default());
-    let reply = handler.handle(Request { method, target, path, query, headers, peer, access, body, body_len });
+    if request.body_len != Some(0) {
+        request.body = Box::new(BodyReader { wire: shared.clone(), turn });
+    }
+    let reply = handler.handle(request);
 
     let mut wire = lock(shared);
-    framed.keep &= wire.finish() && !connect && !wire.stream().socket().is_stopping();
+    framed.keep &= wire.finish() && !wire.stream().socket().is_stopping();
     wire.stream().socket().pace();
     if matches!(reply.body, Body::Takeover(_)) {
         wire.stream().write_all(&head_of(&reply, ""))?;

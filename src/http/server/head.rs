@@ -3,10 +3,13 @@
 //! Strict where leniency would let two programs read one request differently: lengths, transfer
 //! encodings, the Host header.
 
+use std::io;
 use std::net::SocketAddr;
 
+use super::answer::Framed;
 use crate::config::HostPort;
-use crate::http::exchange::{Method, Target, default_port};
+use crate::http::auth::Access;
+use crate::http::exchange::{Method, Request, Target, default_port};
 use crate::http::headers::{HeaderMap, list, parsed};
 
 /// Bytes of a head, from its first byte to the empty line.
@@ -17,30 +20,13 @@ const MAX_URL: usize = 8 << 10;
 const MAX_HEADERS: usize = 100;
 
 /// A parsed head.
-#[derive(Debug)]
 pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) target: Target,
-    pub(super) path: String,
-    pub(super) query: Option<String>,
-    pub(super) headers: HeaderMap,
-    /// How the body is framed.
-    pub(super) length: BodyLength,
-    /// Whether the client speaks HTTP/1.0.
-    pub(super) http10: bool,
-    /// Whether the client wants the connection kept.
-    pub(super) keep_alive: bool,
+    /// The request, whose body is yet to come.
+    pub(super) request: Request,
+    /// How it wants to be answered.
+    pub(super) framed: Framed,
     /// Whether the client waits for 100 before it sends its body.
     pub(super) expect_continue: bool,
-}
-
-/// What a request's head says of its body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyLength {
-    /// So many bytes; 0 where nothing is said.
-    Known(u64),
-    /// Chunks.
-    Chunked,
 }
 
 /// Why a head is refused: the status to answer and a line that says why.
@@ -92,18 +78,19 @@ pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usi
     if !http10 && values(&headers, "host").count() != 1 {
         return Err(Refused(400, "HTTP/1.1 wants exactly one Host header"));
     }
-    let length = body_length(&headers, http10)?;
+    let connect = method == Method::Connect;
+    let body_len = if connect { Some(0) } else { body_length(&headers, http10)? };
     let expect_continue = match values(&headers, "expect").next() {
         None => false,
         Some(v) if v.eq_ignore_ascii_case("100-continue") => !http10,
         Some(_) => return Err(Refused(417, "only 100-continue can be expected")),
     };
-    let keep_alive = if http10 {
-        list(&headers, "connection").any(|token| token.eq_ignore_ascii_case("keep-alive"))
-    } else {
-        !list(&headers, "connection").any(|token| token.eq_ignore_ascii_case("close"))
-    };
-    Ok(Some((Head { method, target, path, query, headers, length, http10, keep_alive, expect_continue }, used)))
+    let says = |word: &str| list(&headers, "connection").any(|token| token.eq_ignore_ascii_case(word));
+    let keep = if http10 { says("keep-alive") } else { !says("close") };
+    let framed = Framed { http10, head_only: method == Method::Head, keep: keep && !connect };
+    let (peer, access, body) = (context.peer, Access::default(), Box::new(io::empty()));
+    let request = Request { method, target, path, query, headers, peer, access, body, body_len };
+    Ok(Some((Head { request, framed, expect_continue }, used)))
 }
 
 /// Bytes of the longest method, with its space, before a URL counts as too long.
@@ -141,8 +128,9 @@ fn target(method: &Method, url: &str, context: &Context) -> Result<(Target, Stri
     Ok((target, path.to_string(), query))
 }
 
-/// Reads Content-Length and Transfer-Encoding, which must not leave two readings.
-fn body_length(headers: &HeaderMap, http10: bool) -> Result<BodyLength, Refused> {
+/// Reads Content-Length and Transfer-Encoding, which must not leave two readings: the body's length, 0 where
+/// nothing is said; `None` of chunks.
+fn body_length(headers: &HeaderMap, http10: bool) -> Result<Option<u64>, Refused> {
     let mut length = None;
     for value in values(headers, "content-length") {
         if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
@@ -156,10 +144,10 @@ fn body_length(headers: &HeaderMap, http10: bool) -> Result<BodyLength, Refused>
     }
     let mut encodings = values(headers, "transfer-encoding");
     match (encodings.next(), encodings.next()) {
-        (None, _) => Ok(BodyLength::Known(length.unwrap_or(0))),
+        (None, _) => Ok(Some(length.unwrap_or(0))),
         (Some(_), _) if length.is_some() => Err(Refused(400, "both Content-Length and Transfer-Encoding")),
         (Some(_), _) if http10 => Err(Refused(400, "HTTP/1.0 has no Transfer-Encoding")),
-        (Some(one), None) if one.eq_ignore_ascii_case("chunked") => Ok(BodyLength::Chunked),
+        (Some(one), None) if one.eq_ignore_ascii_case("chunked") => Ok(None),
         _ => Err(Refused(501, "the only transfer encoding known here is chunked")),
     }
 }
@@ -178,25 +166,29 @@ mod tests {
     }
 
     fn head(text: &str) -> Head {
-        read(text).expect("accepted").expect("whole").0
+        read(text).map_err(|refused| refused.1).expect("accepted").expect("whole").0
+    }
+
+    fn request(text: &str) -> Request {
+        head(text).request
     }
 
     fn status(text: &str) -> u16 {
-        read(text).expect_err("refused").0
+        read(text).err().expect("refused").0
     }
 
     #[test]
     fn forms_of_the_target() {
-        let h = head("GET /mod/a%2fb?x=1?2 HTTP/1.1\r\nHost: h\r\n\r\nrest");
+        let h = request("GET /mod/a%2fb?x=1?2 HTTP/1.1\r\nHost: h\r\n\r\nrest");
         assert_eq!((h.target, h.path.as_str(), h.query.as_deref()), (Target::Origin, "/mod/a%2fb", Some("x=1?2")));
-        let h = head("GET HTTP://Example.com:80?q HTTP/1.1\r\nHost: h\r\n\r\n");
+        let h = request("GET HTTP://Example.com:80?q HTTP/1.1\r\nHost: h\r\n\r\n");
         assert_eq!(h.target, Target::Absolute("http", "example.com".parse().unwrap()));
         assert_eq!((h.path.as_str(), h.query.as_deref()), ("/", Some("q")));
-        let h = head("CONNECT [::1]:443 HTTP/1.1\r\nHost: h\r\n\r\n");
+        let h = request("CONNECT [::1]:443 HTTP/1.1\r\nHost: h\r\n\r\n");
         assert_eq!(h.target, Target::Authority("[::1]:443".parse().unwrap()));
         let inside = Context { peer: None, origin: Some(("https", "a.example".parse().unwrap())) };
         let (h, _) = parse(b"GET /x HTTP/1.1\r\nHost: other\r\n\r\n", &inside).unwrap().unwrap();
-        assert_eq!(h.target, Target::Absolute("https", "a.example".parse().unwrap()));
+        assert_eq!(h.request.target, Target::Absolute("https", "a.example".parse().unwrap()));
         for bad in [
             "CONNECT host HTTP/1.1\r\nHost: h\r\n\r\n",
             "CONNECT host:0 HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -223,9 +215,9 @@ mod tests {
     #[test]
     fn lengths_have_one_reading() {
         let with = |h: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{h}\r\n\r\n");
-        assert_eq!(head(&with("Content-Length: 5")).length, BodyLength::Known(5));
-        assert_eq!(head(&with("Content-Length: 5\r\nContent-Length: 5")).length, BodyLength::Known(5));
-        assert_eq!(head(&with("Transfer-Encoding: Chunked")).length, BodyLength::Chunked);
+        assert_eq!(request(&with("Content-Length: 5")).body_len, Some(5));
+        assert_eq!(request(&with("Content-Length: 5\r\nContent-Length: 5")).body_len, Some(5));
+        assert_eq!(request(&with("Transfer-Encoding: Chunked")).body_len, None);
         for bad in [
             "Content-Length: 5\r\nContent-Length: 6",
             "Content-Length: 5, 5",
@@ -247,10 +239,10 @@ mod tests {
 
     #[test]
     fn persistence() {
-        assert!(head("GET / HTTP/1.1\r\nHost: h\r\n\r\n").keep_alive);
-        assert!(!head("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n").keep_alive);
-        assert!(!head("GET / HTTP/1.0\r\n\r\n").keep_alive);
-        assert!(head("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
+        assert!(head("GET / HTTP/1.1\r\nHost: h\r\n\r\n").framed.keep);
+        assert!(!head("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n").framed.keep);
+        assert!(!head("GET / HTTP/1.0\r\n\r\n").framed.keep);
+        assert!(head("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").framed.keep);
     }
 
     #[test]

@@ -54,48 +54,47 @@ pub fn take(sources: &Sources) -> Sample {
 
 /// The samples so far.
 pub struct Samples {
-    ring: Arc<Mutex<VecDeque<Sample>>>,
-    /// When the disk was last tried, and whether it took what was written.
-    tried: Arc<Mutex<Option<(Instant, bool)>>>,
+    recorded: Arc<Mutex<Recorded>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    ring: VecDeque<Sample>,
+    /// When the disk was last tried, and whether it took what was written.
+    tried: Option<(Instant, bool)>,
 }
 
 impl Samples {
     /// Starts to record. The thread ends, and is joined, when this is dropped.
     pub fn start(sources: Arc<Sources>) -> std::io::Result<Self> {
-        let ring = Arc::new(Mutex::new(VecDeque::new()));
+        let recorded = Arc::new(Mutex::new(Recorded::default()));
         let (stop, stopped) = bounded(0);
-        let tried = Arc::new(Mutex::new(None));
-        let (shared, trying) = (ring.clone(), tried.clone());
-        let mut troubled = false;
+        let shared = recorded.clone();
         let record = move || loop {
-            let outcome = try_disk(&sources.cache_dir);
-            *trying.lock().expect("no holder panics") = Some((Instant::now(), outcome.is_ok()));
-            if let Err(e) = &outcome
-                && !troubled
-            {
+            let (outcome, sample) = (try_disk(&sources.cache_dir), take(&sources));
+            let mut recorded = lock(&shared);
+            let before = recorded.tried.replace((Instant::now(), outcome.is_ok()));
+            if recorded.ring.len() == KEEP {
+                recorded.ring.pop_front();
+            }
+            recorded.ring.push_back(sample);
+            drop(recorded);
+            if let (Err(e), None | Some((_, true))) = (outcome, before) {
                 log::warn!("{}: nothing can be written: {e}", sources.cache_dir.display());
             }
-            troubled = outcome.is_err();
-            let sample = take(&sources);
-            let mut ring = lock(&shared);
-            if ring.len() == KEEP {
-                ring.pop_front();
-            }
-            ring.push_back(sample);
-            drop(ring);
             if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         };
         let thread = std::thread::Builder::new().name("status".to_string()).stack_size(256 << 10).spawn(record)?;
-        Ok(Samples { ring, tried, stop: Some(stop), thread: Some(thread) })
+        Ok(Samples { recorded, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Whether the disk takes what is written, or why not.
     pub fn disk(&self) -> Result<(), &'static str> {
-        match *self.tried.lock().expect("no holder panics") {
+        match lock(&self.recorded).tried {
             None => Err("not tried yet"),
             Some((_, false)) => Err("takes nothing"),
             Some((at, true)) if at.elapsed() > 3 * INTERVAL => Err("does not answer"),
@@ -105,7 +104,7 @@ impl Samples {
 
     /// The samples, the oldest first.
     pub fn look(&self) -> Vec<Sample> {
-        lock(&self.ring).iter().copied().collect()
+        lock(&self.recorded).ring.iter().copied().collect()
     }
 }
 
@@ -123,6 +122,6 @@ fn try_disk(dir: &Path) -> io::Result<()> {
     TempFile::create(dir)?.file().write_all(&[0; 4096])
 }
 
-fn lock(ring: &Mutex<VecDeque<Sample>>) -> MutexGuard<'_, VecDeque<Sample>> {
-    ring.lock().expect("no holder panics")
+fn lock(recorded: &Mutex<Recorded>) -> MutexGuard<'_, Recorded> {
+    recorded.lock().expect("no holder panics")
 }

@@ -85,12 +85,10 @@ impl Transport {
             answer: limits.answer,
             pause: limits.answer,
             keep: KEEP,
-            redirects: 0,
-            verbatim: false,
             proxy,
             ca_file,
             bucket: metrics,
-            reach: None,
+            ..client::Options::default()
         });
         Transport { limits, client }
     }
