@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::auth::Guard;
-use self::exchange::{Handler, Reply, Request, Target};
+use self::exchange::{Handler, Method, Reply, Request, Target};
 use crate::metrics::Metrics;
 
 /// Who answers what. What is not there is 404, or 401 or 403 for who may not see the status.
@@ -70,6 +70,9 @@ impl Router {
                 _ => &None,
             };
             let Some(handler) = handler else { return Reply::text(404, "not found\n") };
+            if !matches!(request.method, Method::Get | Method::Head) {
+                return Reply::text(405, "only GET and HEAD are answered here\n").header("Allow", "GET, HEAD");
+            }
             handler
         };
         handler.handle(request)
@@ -122,7 +125,7 @@ fn told(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::exchange::{Body, Method};
+    use crate::http::exchange::Body;
 
     fn router() -> Router {
         let named = |name: &'static str| -> Option<Arc<dyn Handler>> {
@@ -155,6 +158,10 @@ mod tests {
             }
             assert_eq!(ask("/", local).0, 302);
             assert_eq!(ask("/modx", local).0, 404);
+        }
+        for path in ["/mod/a", "/healthz"] {
+            let reply = router().handle(Request::new(Method::Post, path));
+            assert_eq!((reply.status, reply.headers.last().unwrap().value.as_str()), (405, "GET, HEAD"));
         }
     }
 

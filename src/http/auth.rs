@@ -86,7 +86,8 @@ impl Guard {
         let mut names = config.hosts.clone();
         names.extend([machine, short, "localhost".to_string()]);
         names.retain(|name| !name.is_empty());
-        let tokens = config.auth_file.clone().map(|file| Reloaded::new(move || read(&file)));
+        let stays = "the tokens stay as they were";
+        let tokens = config.auth_file.clone().map(|file| Reloaded::new(stays, move || read(&file)));
         Ok(Guard { names, tokens: tokens.transpose()? })
     }
 
@@ -114,7 +115,9 @@ impl Guard {
     /// Whether a Host header names this server: an address, a name that always means this machine, or
     /// one of ours.
     fn is_named(&self, host: &str) -> bool {
-        let Ok(host) = host.trim().parse::<HostPort>() else { return false };
+        let host = host.trim();
+        // a port may be empty
+        let Ok(host) = host.strip_suffix(':').unwrap_or(host).parse::<HostPort>() else { return false };
         let name = host.bare();
         name.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || self.names.iter().any(|n| n == name)
     }
@@ -192,7 +195,7 @@ mod tests {
         let machine = platform::machine();
         for host in [
             "localhost", "LOCALHOST:5970", "127.0.0.1:5970", "[::1]:5970", "[::1]", "a.localhost", "10.1.2.3",
-            "localhost.", "Cache.Example", "cache.example.:80", &machine,
+            "localhost.", "localhost:", "Cache.Example", "cache.example.:80", &machine,
         ] {
             assert!(guard.is_named(host), "{host}");
         }

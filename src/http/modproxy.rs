@@ -27,13 +27,13 @@ use self::depot::Depot;
 use self::path::{ModFile, ModPath, is_pseudo};
 pub use self::probe::probe;
 pub(crate) use self::reply::text;
-use self::reply::{Caching, refusal, reply};
+use self::reply::{refusal, reply};
 use self::sumdb::SumDb;
 use self::upstream::FetchError;
 pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
 use super::auth::Access;
-use super::exchange::{Body, Handler, Method, Reply, Request};
+use super::exchange::{Body, Handler, Reply, Request};
 use crate::config::ModProxyConfig;
 use crate::flight::Flights;
 use crate::id::OutputId;
@@ -145,7 +145,7 @@ impl ModProxy {
             }
             (_, found) => found.map(Body::from),
         };
-        reply(outcome, Caching { content_type, private, ttl })
+        reply(outcome, content_type, private, ttl)
     }
 
     /// The versions of a module, where nobody may be asked: those of the list that is kept, and what else
@@ -175,13 +175,7 @@ impl ModProxy {
 
 impl Handler for Arc<ModProxy> {
     fn handle(&self, request: Request) -> Reply {
-        if !matches!(request.method, Method::Get | Method::Head) {
-            return refusal(405, "the module proxy answers GET and HEAD\n").header("Allow", "GET, HEAD");
-        }
-        match request.path.strip_prefix("/mod/") {
-            Some(path) => self.answer(path, request.access),
-            None => refusal(404, "not found: the module proxy is below /mod/\n"),
-        }
+        self.answer(request.path.strip_prefix("/mod/").unwrap_or_default(), request.access)
     }
 }
 

@@ -7,14 +7,19 @@ use std::sync::{Arc, Mutex};
 /// What was read last.
 pub struct Reloaded<T> {
     read: Box<dyn Fn() -> Result<T, String> + Send + Sync>,
+    /// What is said where nothing changes.
+    stays: &'static str,
     now: Mutex<Arc<T>>,
 }
 
 impl<T> Reloaded<T> {
-    /// Reads for the first time. The error of `read` is one line.
-    pub fn new(read: impl Fn() -> Result<T, String> + Send + Sync + 'static) -> Result<Self, String> {
+    /// Reads for the first time. The error of `read` is one line, which `stays` ends where something was read before.
+    pub fn new(
+        stays: &'static str,
+        read: impl Fn() -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
         let now = Mutex::new(Arc::new(read()?));
-        Ok(Reloaded { read: Box::new(read), now })
+        Ok(Reloaded { read: Box::new(read), stays, now })
     }
 
     /// What holds now.
@@ -26,7 +31,7 @@ impl<T> Reloaded<T> {
     pub fn reload(&self) {
         match (self.read)() {
             Ok(new) => *self.now.lock().expect("no holder panics") = Arc::new(new),
-            Err(why) => log::warn!("{why}; what was read before stays"),
+            Err(why) => log::warn!("{why}; {}", self.stays),
         }
     }
 }

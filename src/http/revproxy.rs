@@ -27,12 +27,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::forward::{Failed, Forwarder, RequestBody};
+use self::forward::{Ask, Failed, Forwarder, RequestBody};
 use self::memory::{Answer, Memory};
 use self::reply::{Found, Outcome};
 use self::rules::{Rules, Terms};
 use super::exchange::{Body, Handler, Method, Reply, Request, Target};
-use super::headers::{self, HeaderMap};
+use super::headers::{self, HeaderMap, value};
 use super::tls::Authority;
 use super::told;
 use crate::bounded::Bounded;
@@ -130,14 +130,15 @@ impl RevProxy {
         if !hosts::listed(&self.hosts, scheme, host) {
             return Reply::text(502, format!("{host} is not proxied: it is not in --revproxy\n"));
         }
-        if request.path.contains('#') || request.query.as_ref().is_some_and(|q| q.contains('#')) {
-            return Reply::text(400, "a fragment is not part of a request\n");
-        }
         let query = request.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
         let url = format!("{scheme}://{host}{}{query}", request.path);
         let method = request.method.as_str().to_string();
         told(&self.metrics, self.debug, "proxy", &method, hosts::shown(&url), || {
-            let (reply, outcome) = self.answer(request, &method, &url);
+            let (mut reply, outcome) = self.answer(request, &method, &url);
+            // in place of what other caches said
+            let headers = reply.proxied.get_or_insert_default();
+            headers.insert("x-cache", value(outcome.text()));
+            headers.insert("x-cache-id", value(hosts::cache_id(&url)));
             (reply, outcome.text())
         })
     }
@@ -158,11 +159,11 @@ impl RevProxy {
                 return answer;
             }
             if terms.only_if_cached {
-                return reply::text(url, 504, "not in the cache");
+                return reply::text(504, "not in the cache");
             }
         }
         let Some(place) = self.metrics.waiting.take() else {
-            return reply::text(url, 503, "too many requests wait for their servers");
+            return reply::text(503, "too many requests wait for their servers");
         };
         if terms.lookup && terms.store && self.unkept.get(url).is_none() {
             match self.flights.join(&url.to_string(), Some(PATIENCE)) {
@@ -199,7 +200,7 @@ impl RevProxy {
             Outcome::Local if found.blob() != Some(url) => self.metrics.revcache.req_local_hit.inc(),
             _ => {}
         }
-        found.reply(url, terms, SystemTime::now())
+        (found.reply(terms, SystemTime::now()), found.outcome)
     }
 
     /// Makes a stale answer fresh, beside the request that it is used for.
@@ -237,7 +238,7 @@ impl RevProxy {
         let confirms = old.as_ref().is_some_and(|old| reply::revalidate(&mut sent, &old.answer.headers));
         let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
         let asked = Instant::now();
-        let answer = self.forwarder.send(method, url, &sent, body);
+        let answer = self.forwarder.send(Ask { method, url, headers: &sent }, body);
         let failed = answer.as_ref().map_or(true, |a| matches!(a.status, 500 | 502..=504));
         if failed
             && let Some(old) = &old
@@ -253,7 +254,7 @@ impl RevProxy {
                     self.invalidate(url, &HeaderMap::new());
                 }
                 log::debug!("{method} {}: {why}", hosts::shown(url));
-                return reply::text(url, status, format_args!("{}: {why}", hosts::shown(url)));
+                return reply::text(status, format_args!("{}: {why}", hosts::shown(url)));
             }
         };
         if forwarded.status == 304

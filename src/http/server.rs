@@ -36,6 +36,9 @@ const STACK: usize = 256 << 10;
 
 type Threads = Vec<JoinHandle<()>>;
 
+/// Answers the requests of one connection, to its end.
+type Converse = dyn Fn(Stream, SocketAddr) + Send + Sync;
+
 /// A listening socket and everything behind it.
 pub struct Server {
     addr: SocketAddr,
@@ -64,7 +67,7 @@ impl Server {
         })?;
         let (addr, listener) = (listener.local_addr()?, Arc::new(listener));
         let (accepting, admitting) = (listener.clone(), open.clone());
-        let converse = Arc::new(move |stream: Stream, peer| {
+        let converse: Arc<Converse> = Arc::new(move |stream, peer| {
             let stream = match &identity {
                 None => Ok(stream),
                 Some(identity) => stream.secured(identity.get()),
@@ -114,11 +117,7 @@ impl Drop for Server {
 
 /// Accepts until the server stops, each connection as soon as there is room, and has threads of their own
 /// `converse` with them; these threads.
-fn accept(
-    open: &Arc<Open>,
-    listener: &TcpListener,
-    converse: &Arc<impl Fn(Stream, SocketAddr) + Send + Sync + 'static>,
-) -> Threads {
+fn accept(open: &Arc<Open>, listener: &TcpListener, converse: &Arc<Converse>) -> Threads {
     let (mut threads, mut troubled) = (Threads::new(), false);
     let admit = |(tcp, peer)| {
         let (entry, converse) = (open.admit(tcp)?, converse.clone());

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use serde_json::json;
 
 use self::samples::Samples;
-use super::exchange::{Body, Handler, Method, Reply, Request};
+use super::exchange::{Body, Handler, Reply, Request};
 use super::socket::Open;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
@@ -150,9 +150,6 @@ impl Status {
 
 impl Handler for Status {
     fn handle(&self, request: Request) -> Reply {
-        if !matches!(request.method, Method::Get | Method::Head) {
-            return Reply::text(405, "only GET and HEAD\n").header("Allow", "GET, HEAD");
-        }
         let reply = match request.path.as_str() {
             "/healthz" if self.sources.stopping.load(Ordering::Relaxed) => Reply::text(503, "stopping\n"),
             "/healthz" => Reply::text(200, "ok\n"),

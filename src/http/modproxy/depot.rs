@@ -19,6 +19,8 @@ use crate::store::BlobStore;
 const ABSENT: Duration = Duration::from_secs(60);
 /// Of so many things.
 const ABSENCES: usize = 4096;
+/// How long a sum database may think: it may have to fetch a module first.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How old the index of what is kept may be.
 const INDEX: Duration = Duration::from_secs(30);
 
@@ -56,16 +58,10 @@ impl Depot {
         })
     }
 
-    /// Fetches `path` from `upstream` past the store.
-    pub(super) fn ask(
-        &self,
-        upstream: &Upstream,
-        path: &str,
-        limit: u64,
-        patience: Duration,
-    ) -> Result<Vec<u8>, FetchError> {
+    /// Fetches `path` of a sum database from `upstream`, past the store.
+    pub(super) fn ask(&self, upstream: &Upstream, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
         let mut bytes = Vec::new();
-        self.fetch_timed(&Ask::small(upstream, path, limit, patience), &mut bytes).map(|_| bytes)
+        self.fetch_timed(&Ask::small(upstream, path, limit, PATIENCE), &mut bytes).map(|_| bytes)
     }
 
     /// What is kept under that name, here or in the bucket, and small. Nothing says that it is right.

@@ -100,7 +100,7 @@ impl ModProxy {
         }
         let private = self.is_private(&wanted.module);
         let fetched = depot.upstreams.ask(private, |upstream| self.fetch(wanted, upstream, local.as_ref()));
-        let can_ask = depot.upstreams.has_any(private);
+        let can_ask = depot.upstreams.each(private).next().is_some();
         match fetched {
             Err(e) if mutable && e.passes() => {
                 let blob = stale(local).ok_or_else(|| e.clone())?;

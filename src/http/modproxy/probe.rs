@@ -28,7 +28,8 @@ pub fn probe(config: &ModProxyConfig) -> Result<Vec<Asked>, String> {
         }
     };
     let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
-    let mut asked: Vec<_> = upstreams.each().map(|upstream| (upstream.to_string(), ask(upstream, MODULE))).collect();
+    let mut asked: Vec<_> =
+        upstreams.each(false).map(|upstream| (upstream.to_string(), ask(upstream, MODULE))).collect();
     for database in config.sumdb.iter().filter(|_| config.verify) {
         asked.push((database.name.clone(), ask(&Upstream::at(&database.url), TREE)));
     }

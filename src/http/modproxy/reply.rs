@@ -8,25 +8,22 @@ use crate::http::exchange::{Body, Reply};
 use crate::platform::FileExt;
 use crate::store::Blob;
 
-/// What an answer is, and how long others may keep it.
-pub(super) struct Caching {
-    pub(super) content_type: &'static str,
-    /// Whether it is of a private module.
-    pub(super) private: bool,
-    /// How long it is fresh, where it can change.
-    pub(super) ttl: Option<Duration>,
-}
-
-/// What a client is told of the outcome.
-pub(super) fn reply(outcome: Result<Body, FetchError>, caching: Caching) -> Reply {
+/// What a client is told of the outcome: of a `private` module perhaps, which is fresh for `ttl` where it can
+/// change.
+pub(super) fn reply(
+    outcome: Result<Body, FetchError>,
+    content_type: &'static str,
+    private: bool,
+    ttl: Option<Duration>,
+) -> Reply {
     match outcome {
         Ok(body) => {
-            let who = if caching.private { "private" } else { "public" };
-            let cache_control = match caching.ttl {
+            let who = if private { "private" } else { "public" };
+            let cache_control = match ttl {
                 None => format!("{who}, max-age=31536000, immutable"),
                 Some(ttl) => format!("{who}, max-age={}", ttl.as_secs()),
             };
-            let reply = Reply::status(200).header("Content-Type", caching.content_type);
+            let reply = Reply::status(200).header("Content-Type", content_type);
             reply.header("Cache-Control", cache_control).body(body)
         }
         // go tries its next proxy after 404 and 410, and stops after others

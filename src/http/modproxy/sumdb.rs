@@ -23,7 +23,7 @@ use self::tree::{HASH, Hash, WIDTH, number};
 use super::Put;
 use super::depot::Depot;
 use super::path::{check_path, escape, is_canonical, unescape};
-use super::reply::{Caching, refusal, reply};
+use super::reply::{refusal, reply};
 use super::upstream::{FetchError, Upstream};
 use crate::bounded::Bounded;
 use crate::config::SumDatabase;
@@ -34,8 +34,6 @@ use crate::http::exchange::{Body, Reply};
 const MAX_NOTE: u64 = 1 << 20;
 /// How long it is taken for granted that no upstream proxies a database.
 const ROUTE_TTL: Duration = Duration::from_secs(600);
-/// How long a database may think: it may have to fetch a module first.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Whole tiles that are remembered as right, 8 KiB each.
 const TILES: usize = 1024;
 /// Lookups that are.
@@ -137,7 +135,7 @@ impl SumDb {
             Asked::Lookup(module, version) => (text, database.lookup(&module, &version).map(String::into_bytes)),
             Asked::Tile(level, n, width) => ("application/octet-stream", database.prefix(level, n, width)),
         };
-        reply(outcome.map(Body::Bytes), Caching { content_type, private: false, ttl })
+        reply(outcome.map(Body::Bytes), content_type, false, ttl)
     }
 }
 
@@ -418,9 +416,9 @@ impl Database {
             return Err(FetchError::Absent(404, why));
         }
         let route = self.route()?;
-        match self.depot.ask(&route.to, &format!("{}{path}", route.prefix), limit, PATIENCE) {
+        match self.depot.ask(&route.to, &format!("{}{path}", route.prefix), limit) {
             Err(FetchError::Failed(..)) if !route.prefix.is_empty() && !self.depot.upstreams.ends_with_off() => {
-                self.depot.ask(&self.direct, path, limit, PATIENCE)
+                self.depot.ask(&self.direct, path, limit)
             }
             asked => asked,
         }
@@ -453,13 +451,13 @@ impl Database {
         }
         let prefix = format!("sumdb/{}/", self.name);
         let asked = self.depot.upstreams.ask(false, |upstream| {
-            self.depot.ask(upstream, &format!("{prefix}supported"), MAX_NOTE, PATIENCE)?;
+            self.depot.ask(upstream, &format!("{prefix}supported"), MAX_NOTE)?;
             Ok(Route { to: upstream.clone(), prefix: prefix.clone(), until: None })
         });
         let route = match asked {
             Ok(route) => route,
             Err(e) if !self.depot.upstreams.ends_with_off() => {
-                let note = self.depot.ask(&self.direct, "latest", MAX_NOTE, PATIENCE).map_err(|e| match e {
+                let note = self.depot.ask(&self.direct, "latest", MAX_NOTE).map_err(|e| match e {
                     // it is none, or another's
                     FetchError::Absent(_, why) => FetchError::Failed(502, why),
                     failed => failed,

@@ -22,7 +22,7 @@ pub use self::list::Upstreams;
 use self::slots::Slots;
 use super::path;
 use crate::client::{self, Client};
-use crate::config::UpstreamUrl;
+use crate::config::{UpstreamEntry, UpstreamUrl};
 use crate::http::resume::{Part, Resumed, Whole};
 use crate::http::socket::FLOOR;
 use crate::text;
@@ -65,15 +65,15 @@ impl fmt::Display for FetchError {
 /// One upstream.
 #[derive(Clone)]
 pub struct Upstream {
-    url: UpstreamUrl,
+    entry: UpstreamEntry,
     /// The Authorization to send.
     authorization: Option<String>,
 }
 
 impl Upstream {
-    /// An upstream at `url`; where that has no user and password, those of `logins` are used.
-    fn new(url: &UpstreamUrl, logins: &netrc::Logins) -> Self {
-        let login = match url {
+    /// The upstream of `entry`; where that has no user and password, those of `logins` are used.
+    fn new(entry: UpstreamEntry, logins: &netrc::Logins) -> Self {
+        let login = match &entry.url {
             UpstreamUrl::Web { url: shown, login: Some(_), .. } if !shown.starts_with("https:") => {
                 log::warn!("upstream {shown}: its user and password are not sent: anyone could read them; use https");
                 None
@@ -86,18 +86,24 @@ impl Upstream {
         let authorization = login.map(|(user, password)| {
             format!("Basic {}", STANDARD.encode_to_string(format!("{user}:{password}").as_bytes()))
         });
-        Upstream { url: url.clone(), authorization }
+        Upstream { entry, authorization }
     }
 
     /// An upstream at `url`, of which netrc says nothing.
     pub fn at(url: &UpstreamUrl) -> Self {
-        Self::new(url, &netrc::Logins::default())
+        let entry = UpstreamEntry { url: url.clone(), on_any_error: false, private: true };
+        Self::new(entry, &netrc::Logins::default())
+    }
+
+    /// Whether it is asked for private modules, or for others.
+    fn is_for(&self, private: bool) -> bool {
+        if private { self.entry.private } else { self.entry.url != UpstreamUrl::Direct }
     }
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.url.fmt(f)
+        self.entry.url.fmt(f)
     }
 }
 
@@ -168,7 +174,7 @@ impl Fetcher {
         let kind = if path.starts_with("sumdb/") { " sumdb" } else { "" };
         let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
         let _slot = self.slots.enter(&format!("{upstream}{kind}")).ok_or_else(busy)?;
-        let mut file = match &upstream.url {
+        let mut file = match &upstream.entry.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, ask, to),
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,
             UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {

@@ -17,6 +17,17 @@ use crate::metrics::Metrics;
 /// A request's body, and its length where the client told it.
 pub type RequestBody = (Box<dyn Read + Send>, Option<u64>);
 
+/// What is asked of a target.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The URL, which says what Host is.
+    pub url: &'a str,
+    /// The headers, without those for one hop only.
+    pub headers: &'a HeaderMap,
+}
+
 /// A target's answer.
 pub struct Forwarded {
     /// Status code.
@@ -60,54 +71,42 @@ impl Forwarder {
         Forwarder { client, reach, metrics }
     }
 
-    /// Sends a request to `url`; its Host is that of the URL. A request without a body is sent
-    /// again when a connection that was kept open turns out to be closed. The body of a GET goes on where
-    /// it broke off, where the target takes ranges.
-    pub fn send(
-        self: &Arc<Self>,
-        method: &str,
-        url: &str,
-        request: &HeaderMap,
-        body: Option<RequestBody>,
-    ) -> Result<Forwarded, Failed> {
-        let answer = self.ask(method, url, request, body)?;
-        Ok(if method == "GET" { self.resuming(url, request, answer) } else { answer })
+    /// Sends a request. One without a body is sent again when a connection that was kept open turns out to be
+    /// closed. The body of a GET goes on where it broke off, where the target takes ranges.
+    pub fn send(self: &Arc<Self>, ask: Ask<'_>, body: Option<RequestBody>) -> Result<Forwarded, Failed> {
+        let answer = self.ask(ask, body)?;
+        Ok(if ask.method == "GET" { self.resuming(ask, answer) } else { answer })
     }
 
-    fn resuming(self: &Arc<Self>, url: &str, request: &HeaderMap, mut answer: Forwarded) -> Forwarded {
+    fn resuming(self: &Arc<Self>, ask: Ask<'_>, mut answer: Forwarded) -> Forwarded {
         let whole = Whole::of(&answer.headers, answer.len);
         // what nothing else checks goes on by a strong tag alone
         if answer.status != 200 || answer.len.is_none() || !whole.etag.starts_with('"') {
             return answer;
         }
-        let (this, url, mut request) = (self.clone(), url.to_string(), request.clone());
-        ["if-none-match", "if-modified-since"].iter().for_each(|name| drop(request.remove(*name)));
+        let (this, url, mut headers) = (self.clone(), ask.url.to_string(), ask.headers.clone());
+        ["if-none-match", "if-modified-since"].iter().for_each(|name| drop(headers.remove(*name)));
         let ask = move |range: &str, tag: &str| {
-            request.insert("range", value(range));
-            request.insert("if-range", value(tag));
-            let Forwarded { status, headers, len, body, .. } =
-                this.ask("GET", &url, &request, None).map_err(|e| e.1)?;
+            headers.insert("range", value(range));
+            headers.insert("if-range", value(tag));
+            let ask = Ask { method: "GET", url: &url, headers: &headers };
+            let Forwarded { status, headers, len, body, .. } = this.ask(ask, None).map_err(|e| e.1)?;
             if status == 206 { Ok(Part { status, headers, len, body }) } else { Err("it takes no ranges".to_string()) }
         };
         answer.body = Box::new(Resumed::new(answer.body, whole, true, ask));
         answer
     }
 
-    fn ask(
-        &self,
-        method: &str,
-        url: &str,
-        request: &HeaderMap,
-        body: Option<RequestBody>,
-    ) -> Result<Forwarded, Failed> {
+    fn ask(&self, ask: Ask<'_>, body: Option<RequestBody>) -> Result<Forwarded, Failed> {
+        let Ask { method, url, .. } = ask;
         let agent = self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
         let begin = Instant::now();
         let mut call =
             self.metrics.upstreams.begin(url.split_inclusive('/').take(3).collect::<String>().trim_end_matches('/'));
         self.metrics.revcache.req_forward.inc();
         let bodiless = body.is_none();
-        let answer = match send_once(agent, method, url, request, body) {
-            Err(ureq::Error::Io(e)) if bodiless && is_disconnect(&e) => send_once(agent, method, url, request, None),
+        let answer = match send_once(agent, ask, body) {
+            Err(ureq::Error::Io(e)) if bodiless && is_disconnect(&e) => send_once(agent, ask, None),
             other => other,
         };
         self.metrics.latency.upstream_request.observe(begin.elapsed());
@@ -122,16 +121,12 @@ impl Forwarder {
     }
 }
 
-fn send_once(
-    agent: &Agent,
-    method: &str,
-    url: &str,
-    request: &HeaderMap,
-    body: Option<RequestBody>,
-) -> Result<http::Response<ureq::Body>, ureq::Error> {
-    let mut builder = http::Request::builder().method(method).uri(url);
+type Response = http::Response<ureq::Body>;
+
+fn send_once(agent: &Agent, ask: Ask<'_>, body: Option<RequestBody>) -> Result<Response, ureq::Error> {
+    let mut builder = http::Request::builder().method(ask.method).uri(ask.url);
     let headers = builder.headers_mut().ok_or(ureq::Error::BadUri(String::new()))?;
-    *headers = request.clone();
+    *headers = ask.headers.clone();
     // Host comes from the URL; 100-continue is between us and the client
     headers.remove("host");
     headers.remove("expect");
@@ -147,7 +142,7 @@ fn send_once(
     }
 }
 
-fn forwarded(method: &str, answer: http::Response<ureq::Body>) -> Result<Forwarded, Failed> {
+fn forwarded(method: &str, answer: Response) -> Result<Forwarded, Failed> {
     let (parts, body) = answer.into_parts();
     let (status, mut headers) = (parts.status.as_u16(), parts.headers);
     let told = headers::first(&headers, "content-length").and_then(|n| n.parse().ok());

@@ -9,13 +9,14 @@ use std::time::{Instant, SystemTime};
 
 use super::forward::Forwarded;
 use super::memory::{Answer, Kept};
-use super::reply::{Found, Outcome, tagged};
+use super::reply::{Found, Outcome};
 use super::rules::{Rules, Terms, encoding_is_plain, variant};
 use super::tee::{Keeper, Tee};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
 use crate::http::headers::HeaderMap;
 use crate::store::BlobWriter;
+use crate::text::first_of;
 
 /// Where an answer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +60,10 @@ pub fn reply(
     let now = SystemTime::now();
     let Forwarded { status, headers, body, len, framed } = forwarded;
     let rules = Rules::new(status, &headers, now);
-    let may = rules.storable(terms, status, &headers, now).and_then(|()| match len {
-        _ if !framed => Err("its end cannot be told from a failure"),
-        Some(len) if len > MAX_STORED => Err("too large"),
-        _ => Ok(()),
-    });
+    let may = rules.storable(terms, status, &headers, now).and(first_of(&[
+        (!framed, "its end cannot be told from a failure"),
+        (len.is_some_and(|len| len > MAX_STORED), "too large"),
+    ]));
     if may.is_ok() {
         proxy.unkept.remove(url);
     } else if terms.store {
@@ -120,7 +120,7 @@ pub fn reply(
             }
         }
     };
-    tagged(url, outcome, reply.body(Body::Stream(body, len)))
+    (reply.body(Body::Stream(body, len)), outcome)
 }
 
 /// Keeps one answer: in memory, or on disk once it has gone there.

@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::hosts;
 use super::memory::{Answer, Kept};
 use super::rules::{Terms, client_has_it};
 use crate::http::exchange::{Body, Reply};
@@ -44,20 +43,12 @@ impl Outcome {
     }
 }
 
-/// Sets the headers that tell where the answer for `url` came from, in place of what other caches said.
-pub fn tagged(url: &str, outcome: Outcome, mut reply: Reply) -> (Reply, Outcome) {
-    let headers = reply.proxied.get_or_insert_default();
-    headers.insert("x-cache", value(outcome.text()));
-    headers.insert("x-cache-id", value(hosts::cache_id(url)));
-    (reply, outcome)
-}
-
-/// A line of text of ours about `url`.
-pub fn text(url: &str, status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
+/// A line of text of ours.
+pub fn text(status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
     let mut reply = Reply::status(status).body(Body::Bytes(format!("{text}\n").into_bytes()));
     let plain = ("content-type".parse().expect("it is a name"), value("text/plain; charset=utf-8"));
     reply.proxied = Some(Box::new(HeaderMap::from_iter([plain])));
-    tagged(url, Outcome::Uncached, reply)
+    (reply, Outcome::Uncached)
 }
 
 /// A kept body, open.
@@ -87,7 +78,7 @@ impl Found {
     }
 
     /// The reply to a request on these terms: the body, a range of it, or that the client has it already.
-    pub fn reply(&self, url: &str, terms: &Terms, now: SystemTime) -> (Reply, Outcome) {
+    pub fn reply(&self, terms: &Terms, now: SystemTime) -> Reply {
         let answer = &self.answer;
         let mut headers = answer.headers.clone();
         headers.insert("age", value(answer.rules.age(now).as_secs().to_string()));
@@ -124,7 +115,7 @@ impl Found {
             Source::File(file, begin, _) => Body::File(file.clone(), begin + part.start, length),
         };
         reply.proxied = Some(Box::new(headers));
-        tagged(url, self.outcome, reply)
+        reply
     }
 }
 

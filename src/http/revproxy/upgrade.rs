@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use super::reply::{Outcome, tagged, text};
+use super::reply::{Outcome, text};
 use super::{RevProxy, hosts, tunnel};
 use crate::config::HostPort;
 use crate::http::exchange::{Reply, default_port};
@@ -28,8 +28,8 @@ pub fn wanted(method: &str, headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// The answer to a GET of `url` that wants to speak `protocol`; `sent` are its other headers.
 pub fn reply(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> (Reply, Outcome) {
-    let failed = |e: io::Error| text(url, tunnel::status(&e), format_args!("{}: {e}", hosts::shown(url)));
-    let Some(place) = proxy.tunnels.take() else { return text(url, 503, "too many tunnels are open already") };
+    let failed = |e: io::Error| text(tunnel::status(&e), format_args!("{}: {e}", hosts::shown(url)));
+    let Some(place) = proxy.tunnels.take() else { return text(503, "too many tunnels are open already") };
     let (target, (status, headers)) = match ask(proxy, url, protocol, sent) {
         Ok(answer) => answer,
         Err(e) => return failed(e),
@@ -37,7 +37,7 @@ pub fn reply(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderM
     let mut reply = Reply::status(status);
     reply.proxied = Some(Box::new(headers));
     reply.body = tunnel::takeover(place, target, "an upgraded connection".into(), status != 101);
-    tagged(url, Outcome::Uncached, reply)
+    (reply, Outcome::Uncached)
 }
 
 type Head = (u16, HeaderMap);

@@ -46,7 +46,8 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
         ModFile::List => &["list", "-m", "-versions", "-json"],
         _ => &["mod", "download", "-json"],
     };
-    let (said, errors) = run(args, &format!("{}@{query}", wanted.module), &folder.path, &failed)?;
+    let ran = run(args, &format!("{}@{query}", wanted.module), &folder.path);
+    let (said, errors) = ran.map_err(|(status, why)| FetchError::Failed(status, format!("direct/{path}: {why}")))?;
     let said: Said = serde_json::from_str(&said).unwrap_or_default();
     if said.version.is_empty() || !said.error.is_empty() {
         let why = if said.error.is_empty() { errors.trim() } else { said.error.trim() };
@@ -75,15 +76,10 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
     Ok(file)
 }
 
-/// Runs `go` on `what` in `dir`: its stdout and stderr.
-fn run(
-    args: &[&str],
-    what: &str,
-    dir: &Path,
-    failed: &dyn Fn(String) -> FetchError,
-) -> Result<(String, String), FetchError> {
+/// Runs `go` on `what` in `dir`: its stdout and stderr. The error is a status, and why.
+fn run(args: &[&str], what: &str, dir: &Path) -> Result<(String, String), (u16, String)> {
     let [out, err] = ["out", "err"].map(|name| dir.join(name));
-    let file = |path: &Path| File::create(path).map_err(|e| failed(format!("{}: {e}", path.display())));
+    let file = |path: &Path| File::create(path).map_err(|e| (502, format!("{}: {e}", path.display())));
     let mut command = Command::new("go");
     command.args(args).arg(what).current_dir(dir).stdin(Stdio::null()).stdout(file(&out)?).stderr(file(&err)?);
     command.envs([
@@ -99,9 +95,9 @@ fn run(
     ]);
     command.env("GOMODCACHE", dir.join("mod")).env("GOPATH", dir.join("path"));
     let child = platform::in_own_group(&mut command).spawn().map_err(|e| {
-        failed(format!("go: {e}: to fetch private modules from their origin, go and git have to be on PATH"))
+        (502, format!("go: {e}: to fetch private modules from their origin, go and git have to be on PATH"))
     })?;
-    wait(child).ok_or_else(|| FetchError::Failed(504, format!("direct/{what}: go did not end within {PATIENCE:?}")))?;
+    wait(child).ok_or_else(|| (504, format!("go did not end within {PATIENCE:?}")))?;
     Ok((read_text(&out, SAID).unwrap_or_default(), read_text(&err, SAID).unwrap_or_default()))
 }
 

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use super::{FetchError, Upstream, netrc};
-use crate::config::{ListEnd, UpstreamEntry, UpstreamList, UpstreamUrl};
+use crate::config::{ListEnd, UpstreamList, UpstreamUrl};
 
-/// The upstreams of a list, with what netrc knows of them.
+/// The upstreams of a list, with what netrc knows of them; the origin of private modules is one of them where
+/// the list says `direct`.
 pub struct Upstreams {
-    pub(super) entries: Vec<(Upstream, UpstreamEntry)>,
-    /// The origin of private modules, where the list says `direct`.
-    direct: Option<Upstream>,
+    pub(super) entries: Vec<Upstream>,
     end: ListEnd,
 }
 
@@ -18,24 +17,19 @@ impl Upstreams {
     /// people.
     pub fn new(list: &UpstreamList, netrc: Option<&Path>) -> Result<Self, String> {
         let logins = netrc.map(netrc::read).transpose()?.unwrap_or_default();
-        let entries = list.entries.iter().map(|entry| (Upstream::new(&entry.url, &logins), entry.clone())).collect();
-        let direct = (list.end == ListEnd::Direct).then(|| Upstream::at(&UpstreamUrl::Direct));
-        Ok(Upstreams { entries, direct, end: list.end })
+        let mut entries: Vec<_> = list.entries.iter().map(|entry| Upstream::new(entry.clone(), &logins)).collect();
+        entries.extend((list.end == ListEnd::Direct).then(|| Upstream::at(&UpstreamUrl::Direct)));
+        Ok(Upstreams { entries, end: list.end })
     }
 
-    /// The upstreams that are proxies, or directories.
-    pub fn each(&self) -> impl Iterator<Item = &Upstream> {
-        self.entries.iter().map(|(upstream, _)| upstream)
+    /// Those that are asked, for a private module perhaps.
+    pub fn each(&self, private: bool) -> impl Iterator<Item = &Upstream> {
+        self.entries.iter().filter(move |upstream| upstream.is_for(private))
     }
 
     /// Whether the list says that nobody else is to be asked.
     pub fn ends_with_off(&self) -> bool {
         self.end == ListEnd::Off
-    }
-
-    /// Whether there is anybody to ask, for a private module perhaps.
-    pub fn has_any(&self, private: bool) -> bool {
-        private && self.direct.is_some() || self.entries.iter().any(|(_, entry)| !private || entry.private)
     }
 
     /// Asks one upstream after the other with `ask`, as `go` does with GOPROXY; for what is `private`
@@ -52,9 +46,7 @@ impl Upstreams {
             ListEnd::Direct => "not found: the list of upstreams says direct, which is left to go",
         };
         let mut worst = FetchError::Absent(404, why.into());
-        let named = self.entries.iter().filter(|(_, entry)| !private || entry.private);
-        let named = named.map(|(upstream, entry)| (upstream, entry.on_any_error));
-        for (upstream, on_any_error) in named.chain(self.direct.iter().filter(|_| private).map(|d| (d, false))) {
+        for upstream in self.each(private) {
             let e = match ask(upstream) {
                 Ok(answer) => return Ok(answer),
                 Err(e) => e,
@@ -64,7 +56,7 @@ impl Upstreams {
             if !absent || matches!(worst, FetchError::Absent(..)) {
                 worst = e;
             }
-            if !absent && !on_any_error {
+            if !absent && !upstream.entry.on_any_error {
                 break;
             }
         }

@@ -61,14 +61,14 @@ fn credentials_stay_out_of_names() {
         "https://us%40er:pa%3Ass@a.example:8443/base/,https://b.example:81,http://b.example,http://u:p@c.example";
     let upstreams = Upstreams::new(&list.parse().unwrap(), Some(&dir)).unwrap();
     std::fs::remove_file(&dir).unwrap();
-    let auth: Vec<_> = upstreams.entries.iter().map(|(u, _)| (u.to_string(), u.authorization.clone())).collect();
+    let auth: Vec<_> = upstreams.entries.iter().map(|u| (u.to_string(), u.authorization.clone())).collect();
     let basic = |s: &str| Some(format!("Basic {}", STANDARD.encode_to_string(s.as_bytes())));
     assert_eq!(auth[0], ("https://a.example:8443/base".into(), basic("us@er:pa:ss")));
     assert_eq!(auth[1], ("https://b.example:81".into(), basic("nu:np")));
     // over plain http nothing goes
     assert_eq!(auth[2], ("http://b.example".into(), None));
     assert_eq!(auth[3], ("http://c.example".into(), None));
-    assert!(!format!("{} {}", upstreams.entries[0].0, upstreams.entries[1].0).contains("pa"));
+    assert!(!format!("{} {}", upstreams.entries[0], upstreams.entries[1]).contains("pa"));
 }
 
 #[test]
