@@ -157,7 +157,7 @@ impl Census {
             Census { dir: dir.clone(), local: true, taken: now, leases: HashMap::new(), in_use_since: None };
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
-            other => other?,
+            other => other.map_err(at(&dir))?,
         };
         census.local = is_local(&dir);
         for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {

@@ -220,7 +220,7 @@ impl BlobStore {
     pub fn from_bucket(&self, name: &str, mutable: bool, check: Check<'_>) -> Option<Blob> {
         let (bucket, place, digest) = (self.bucket.as_ref()?, &self.place, digest(name));
         let key = place.key(&digest);
-        let mut found = bucket.get(&key);
+        let mut found = bucket.get(&key, b"");
         while let Some(object) = found {
             let (own_prefix, old) = (object.own_prefix, object.old);
             match place.vouched(&key, &object, mutable) {
@@ -244,7 +244,7 @@ impl BlobStore {
             if !own_prefix {
                 return None;
             }
-            found = bucket.ask_main(&key).ok().flatten();
+            found = bucket.ask(&key, b"", None, true).ok().flatten();
         }
         place.tally.count(Event::BucketMiss);
         None
@@ -382,7 +382,7 @@ impl Source for Place {
         }
         let key = self.key(name);
         let signature = self.signer.sign_text(self.kind.name(), &key, &claim);
-        let sent = bucket.put_signed(&key, &PutBody::File(blob.file, blob.len), None, signature.as_deref());
+        let sent = bucket.put_if(&key, &PutBody::File(blob.file, blob.len), None, signature.as_deref());
         self.tally.count(if sent.is_ok() { Event::Pushed(blob.len) } else { Event::PushError });
         sent
     }

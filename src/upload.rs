@@ -264,9 +264,13 @@ impl Uploader {
     }
 
     /// Waits until every fresh upload was tried, but not past `deadline`, and not while the bucket
-    /// takes nothing. Returns how many are still marked.
-    pub fn drain(&self, deadline: Instant) -> usize {
+    /// takes nothing.
+    pub fn drain(&self, deadline: Instant) {
         drop(self.shared.wait_while(deadline, |state| state.fresh_left > 0 || state.behind));
+    }
+
+    /// How many are still marked.
+    pub fn left(&self) -> usize {
         self.shared.numbers().len()
     }
 

@@ -37,7 +37,7 @@ impl ActionSource {
                 let (output, said, signature) = self.codec.encode_classic(action, hit)?;
                 // whatever is there: it may be damaged
                 bucket.put(&key, &output)?;
-                bucket.put_signed(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
+                bucket.put_if(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
             }
         }
         host.put_s3_object.inc();

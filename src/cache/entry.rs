@@ -41,7 +41,8 @@ use crate::sign::{Claim, SIGNATURE, Signer, from_nanos, nanos};
 /// Outputs up to this many bytes are encoded and decoded in memory, larger ones in a stream.
 pub const IN_MEMORY: u64 = 1 << 20;
 
-const MAGIC: [u8; 4] = *b"gcp\x01";
+/// What an entry begins with; a later version has another last byte.
+pub const MAGIC: [u8; 4] = *b"gcp\x01";
 const FLAG_ZSTD: u8 = 1;
 const FLAG_OLD: u8 = 2;
 const FLAG_SIGNED: u8 = 4;

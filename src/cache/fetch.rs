@@ -114,7 +114,7 @@ impl Fetcher {
 
     fn single(&self, action: &ActionId) -> Result<Option<(Hit, u64)>, DecodeError> {
         let take = |object| self.codec.decode(action, object, &self.disk);
-        self.take(action, &entry::single_key(action), take, |(hit, _)| hit.output)
+        self.take(action, &entry::single_key(action), &entry::MAGIC[..3], take, |(hit, _)| hit.output)
     }
 
     fn classic(
@@ -126,12 +126,12 @@ impl Fetcher {
             Some((output, time)) => Some((output, time, None, 0)),
             None => {
                 let take = |object| self.codec.decode_classic_action(action, object);
-                self.take(action, &entry::classic_action_key(action), take, |said| said.0)?
+                self.take(action, &entry::classic_action_key(action), b"", take, |said| said.0)?
             }
         };
         let Some((output, time, size, moved)) = said else { return Ok(None) };
         let take = |object| entry::decode_classic_output(action, output, time, size, object, &self.disk);
-        let taken = self.take(action, &entry::classic_output_key(&output), take, |_| output)?;
+        let taken = self.take(action, &entry::classic_output_key(&output), b"", take, |_| output)?;
         Ok(taken.map(|(hit, more)| (hit, moved + more)))
     }
 
@@ -141,15 +141,16 @@ impl Fetcher {
         &self,
         action: &ActionId,
         key: &str,
+        begin: &'static [u8],
         take: impl Fn(Object) -> Result<T, DecodeError>,
         output: impl Fn(&T) -> OutputId,
     ) -> Result<Option<T>, DecodeError> {
-        let Some(object) = self.bucket.get(key) else { return Ok(None) };
+        let Some(object) = self.bucket.get(key, begin) else { return Ok(None) };
         let (own_prefix, old) = (object.own_prefix, object.old);
         match take(object) {
             Err(e @ (DecodeError::Corrupt(_) | DecodeError::Untrusted(_))) if own_prefix => {
                 self.tell(action, &e);
-                self.bucket.ask_main(key).ok().flatten().map(take).transpose()
+                self.bucket.ask(key, begin, None, true).ok().flatten().map(take).transpose()
             }
             Ok(taken) => {
                 self.refresher.taken(key, old, Some((action, output(&taken))));

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::id::{ActionId, OutputId};
 use super::pack;
-pub use index::{MAX_INDEX, NEWER};
+pub use index::{MAGIC, MAX_INDEX, NEWER};
 
 /// Entries listed at most.
 pub const MAX_ENTRIES: usize = 200_000;

@@ -75,7 +75,7 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
             Ok(stored) => PutBody::Bytes(stored.into()),
             Err(e) => return log::warn!("packing the manifest: {e}"),
         };
-        match bucket.put_if(key, &stored, Some(etag.as_deref().unwrap_or_default())) {
+        match bucket.put_if(key, &stored, Some(etag.as_deref().unwrap_or_default()), None) {
             Ok(()) => {
                 fetcher.metrics.readahead.manifest_saves.inc();
                 let sent = sent.into_inner().unwrap_or_default();

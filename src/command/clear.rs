@@ -48,7 +48,10 @@ fn local(root: &Path) -> Result<Exit, Error> {
         .map_err(failed)?;
     }
     each_in(root, |entry, held| prune::sweep_one(entry, held, &census)).map_err(failed)?;
-    Size::set(root, 0).map_err(failed)?;
+    // no directory is made to say that it is empty
+    if root.exists() {
+        Size::set(root, 0).map_err(|e| Error::failed(e.to_string()))?;
+    }
     super::print(&format!("{}: removed {}, {}\n", root.display(), text::things(files, "file"), text::bytes(bytes)))
 }
 

@@ -134,11 +134,9 @@ impl Stack {
 
     /// Takes over the uploads of processes that have ended. Call it off the start's critical path.
     pub fn adopt(&self) {
-        if let Some(uploader) = &self.uploader {
-            match Census::take(&self.config.cache_dir) {
-                Ok(census) => uploader.adopt(&census),
-                Err(e) => log::warn!("{}: cannot look for unfinished uploads: {e}", self.config.cache_dir.display()),
-            }
+        // who tidies says why it cannot be told who is dead
+        if let (Some(uploader), Ok(census)) = (&self.uploader, Census::take(&self.config.cache_dir)) {
+            uploader.adopt(&census);
         }
     }
 
@@ -149,23 +147,30 @@ impl Stack {
 
     /// Waits for uploads until `deadline`. What is left is uploaded by the next start.
     pub fn drain(&self, deadline: Instant) {
-        let (Some(uploader), Some(bucket)) = (&self.uploader, &self.bucket) else { return };
-        let left = uploader.drain(deadline);
+        self.uploader.iter().for_each(|uploader| uploader.drain(deadline));
+    }
+
+    /// Says that the bucket takes no writes, once, and what is left to be written; at the `end` also where
+    /// it only takes them too slowly.
+    fn tell_owed(&self, end: bool) {
         // while the bucket is down, its own line has said so
-        if left > 0 && bucket.available() {
-            let slow = || format!("it took no more of them within --close-timeout ({:?})", self.config.close_timeout);
-            let failed = || uploader.trouble().filter(|_| Instant::now() < deadline);
-            let (target, why) = (bucket.target(), bucket.write_trouble().or_else(failed).unwrap_or_else(slow));
-            let verb = text::verb(left as u64, "is", "are");
-            let left = text::things(left as u64, "upload");
-            log::warn!(
-                "{left} {verb} not done yet: bucket {target}: {why}; what is left stays marked for the next start"
-            );
-        }
+        let Some(bucket) = self.bucket.as_ref().filter(|bucket| bucket.available()) else { return };
+        let refused = bucket.refuses_writes().map(|why| format!("takes no writes: {why}; reading from it alone"));
+        let left = self.uploader.as_ref().map(|uploader| (uploader.left() as u64, uploader));
+        let Some((left, uploader)) = left.filter(|(left, _)| *left > 0) else {
+            return refused.into_iter().for_each(|why| log::warn!("bucket {}: {why}", bucket.target()));
+        };
+        let queue = uploader.state();
+        let trouble = || uploader.trouble().filter(|_| queue.waiting + queue.busy == 0);
+        let slow = || format!("took no more uploads within --close-timeout ({:?})", self.config.close_timeout);
+        let Some(why) = refused.or_else(|| end.then(|| trouble().unwrap_or_else(slow))) else { return };
+        let (verb, left) = (text::verb(left, "stays", "stay"), text::things(left, "upload"));
+        log::warn!("bucket {}: {why}; {left} {verb} marked for the next start", bucket.target());
     }
 
     /// Says what there is to say of the whole run.
     pub fn last_words(&self) {
+        self.tell_owed(true);
         self.cache.disk().trouble.end();
         self.config.bucket.iter().for_each(|bucket| bucket.signer.end());
         self.bucket.iter().flat_map(|bucket| bucket.last_words()).for_each(|line| log::warn!("{line}"));
@@ -198,6 +203,7 @@ impl Stack {
             census.iter().for_each(|census| uploader.adopt(census));
             uploader.retry();
         }
+        self.tell_owed(false);
         self.tidy(census);
     }
 

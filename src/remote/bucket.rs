@@ -83,22 +83,10 @@ impl Bucket {
         }
     }
 
-    /// Opens `key`. Every failure is a miss, logged and counted below. Reading the body may still
-    /// fail.
-    pub fn get(&self, key: &str) -> Option<Object> {
-        self.ask(key, None).ok().flatten()
-    }
-
-    /// As [`Self::ask`], but of the main prefix alone: for what was no good under one's own.
-    pub fn ask_main(&self, key: &str) -> Result<Option<Object>, RemoteError> {
-        self.fetch(key, None, true)
-    }
-
-    /// As [`Self::get`], but says why there is none: [`RemoteError::NotModified`] where it still has
-    /// the tag `etag`; [`RemoteError::Forbidden`] is also what those hear of an absent object who may
-    /// not list the bucket.
-    pub fn ask(&self, key: &str, etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        self.fetch(key, etag, false)
+    /// Opens `key`, which is no object of ours unless it begins with `begin`. Every failure is a miss,
+    /// logged and counted below. Reading the body may still fail.
+    pub fn get(&self, key: &str, begin: &'static [u8]) -> Option<Object> {
+        self.ask(key, begin, None, false).ok().flatten()
     }
 
     /// Opens those bytes of an object that is of the main prefix, or of where puts go. Every failure is
@@ -106,21 +94,30 @@ impl Bucket {
     pub fn get_range(&self, key: &str, range: Range<u64>, main: bool) -> Option<Object> {
         let key = join(if main { &self.policy.prefix } else { self.policy.target() }, key);
         let send = |remote: &dyn Remote| remote.get_range(&key, range.clone());
-        let mut object = self.guard.attempt(Kind::Get, &key, send, Option::as_mut).ok().flatten()?;
+        let mut object = self.guard.attempt(Kind::Get(b""), &key, send, Option::as_mut).ok().flatten()?;
         let ours = !main || self.policy.write_prefix.is_none();
         object.old = ours && object.age.is_some_and(|age| self.is_first_sight(&key, age));
         Some(object)
     }
 
-    fn fetch(&self, key: &str, etag: Option<&str>, main_alone: bool) -> Result<Option<Object>, RemoteError> {
+    /// As [`Self::get`], of the `main` prefix alone where what was under one's own was no good. Says why there
+    /// is none: [`RemoteError::NotModified`] where it still has the tag `etag`; [`RemoteError::Forbidden`] is
+    /// also what those hear of an absent object who may not list the bucket.
+    pub fn ask(
+        &self,
+        key: &str,
+        begin: &'static [u8],
+        etag: Option<&str>,
+        main: bool,
+    ) -> Result<Option<Object>, RemoteError> {
         let policy = &self.policy;
         let mut outcome = Ok(None);
-        for prefix in policy.write_prefix.iter().filter(|_| !main_alone).chain([&policy.prefix]) {
+        for prefix in policy.write_prefix.iter().filter(|_| !main).chain([&policy.prefix]) {
             let fallback = policy.write_prefix.is_some() && std::ptr::eq(prefix, &policy.prefix);
             let key = join(prefix, key);
             // the tag is that of the object that puts replace
             let etag = etag.filter(|_| !fallback);
-            match self.guard.attempt(Kind::Get, &key, |remote| remote.get(&key, etag), Option::as_mut) {
+            match self.guard.attempt(Kind::Get(begin), &key, |remote| remote.get(&key, etag), Option::as_mut) {
                 Ok(Some(mut object)) => {
                     object.own_prefix = policy.write_prefix.is_some() && !fallback;
                     if fallback {
@@ -141,16 +138,11 @@ impl Bucket {
 
     /// Stores `body` under `key`; `Ok` is the bucket's acknowledgement of these very bytes.
     pub fn put(&self, key: &str, body: &PutBody) -> Result<(), RemoteError> {
-        self.put_if(key, body, None)
+        self.put_if(key, body, None, None)
     }
 
-    /// Stores `body` under `key` on a condition, see [`Remote::put`].
-    pub fn put_if(&self, key: &str, body: &PutBody, if_match: Option<&str>) -> Result<(), RemoteError> {
-        self.put_signed(key, body, if_match, None)
-    }
-
-    /// As [`Self::put_if`], with a signature beside it.
-    pub fn put_signed(
+    /// Stores `body` under `key` on a condition, and a signature beside it, see [`Remote::put`].
+    pub fn put_if(
         &self,
         key: &str,
         body: &PutBody,
@@ -327,9 +319,9 @@ impl Bucket {
         self.writable() && self.guard.sends(Side::Writes)
     }
 
-    /// Why puts are not sent, or what went wrong with the last.
-    pub fn write_trouble(&self) -> Option<String> {
-        self.guard.write_trouble()
+    /// Why the bucket is read alone, the first time that this is asked since it is; for the caller to log.
+    pub fn refuses_writes(&self) -> Option<String> {
+        self.guard.refuses_writes()
     }
 
     /// Lines that only the end of the program can say, for it to log: every read was refused, or

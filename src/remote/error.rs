@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::retry::Failure;
 
@@ -26,6 +27,8 @@ pub enum RemoteError {
     Status(u16, String),
     /// Connecting, sending or receiving failed, time-outs included.
     Io(io::Error),
+    /// It was answered, but so late that it does more harm than good.
+    Late(Duration),
     /// The backend does not do this at all; the text is its answer.
     Unsupported(String),
     /// The bucket's name, region or endpoint cannot be used.
@@ -73,6 +76,7 @@ impl fmt::Display for RemoteError {
             RemoteError::Status(code, text) if text.is_empty() => write!(f, "status {code}"),
             RemoteError::Status(code, text) => write!(f, "status {code}: {text}"),
             RemoteError::Io(e) => e.fmt(f),
+            RemoteError::Late(took) => write!(f, "it is slow: an answer took {:.1} s", took.as_secs_f64()),
         }
     }
 }

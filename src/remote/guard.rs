@@ -7,8 +7,9 @@
 //! every [`PROBE_INTERVAL`], in the background, may turn it on again. The probe of reads asks for what is
 //! asked for now, or could not be read before, and reads of it; that of writes is a put
 //! that was asked for, so that nothing is written that nobody wanted. Results of requests sent
-//! before a side went off change nothing. People hear of changes of state, one line each. What was
-//! learnt is left to the next process ([`Memory`]).
+//! before a side went off change nothing. People hear of changes of state, one line each: that writes
+//! went off, from whoever knows what waits for them ([`Guard::refuses_writes`]). What was learnt is left
+//! to the next process ([`Memory`]).
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,7 +25,10 @@ use crate::text::{bytes, things, verb};
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// A probe that said nothing for so long is given up.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// A read whose answer takes longer has held a build up as one that failed, and for as many seconds.
+/// A read whose answer takes longer has held a build up. Several that wait together have waited once, and
+/// where another succeeded meanwhile it says nothing; two in a row are as bad as a time-out.
+const LATE: Duration = Duration::from_secs(2);
+/// One that takes longer is as bad as one that failed, and for as many seconds.
 const SLOW: Duration = Duration::from_secs(5);
 /// Bodies that have let somebody wait for [`SLOW`] must have come at this rate, all that are on their way
 /// together, in bytes a second.
@@ -33,8 +37,6 @@ const FLOOR: u64 = 128 << 10;
 const OWN_FLOOR: u64 = 16 << 10;
 /// A probe reads no more of a body.
 const ENOUGH: u64 = FLOOR * SLOW.as_secs();
-/// What every object begins with that we make of builds.
-const MAGIC: &[u8] = b"gcp";
 /// So much trouble in a row turns a side off: ten useless answers, five failures to reach it.
 const LIMIT: u32 = 10;
 /// An answer that the same request will get for ever.
@@ -57,8 +59,8 @@ pub enum Side {
 /// What a request is for.
 #[derive(Clone, Copy)]
 pub enum Kind<'a> {
-    /// GET: somebody waits.
-    Get,
+    /// GET: somebody waits, for what must begin with this.
+    Get(&'static [u8]),
     /// HEAD, or a page of a listing, for which no build waits.
     Look,
     /// PUT of a body, and of what is to stand beside it.
@@ -72,7 +74,7 @@ pub enum Kind<'a> {
 impl Kind<'_> {
     fn side(self) -> Side {
         match self {
-            Kind::Get | Kind::Look => Side::Reads,
+            Kind::Get(_) | Kind::Look => Side::Reads,
             Kind::Put(..) | Kind::PutIf | Kind::Delete => Side::Writes,
         }
     }
@@ -87,8 +89,8 @@ struct State {
     answered: bool,
     /// Reads refused for want of permission.
     refused: u64,
-    /// What could not be read last.
-    failed: Option<String>,
+    /// What could not be read last, and must begin with this.
+    failed: Option<(String, &'static [u8])>,
 }
 
 #[derive(Default)]
@@ -96,6 +98,7 @@ struct Tally {
     failures: u32,
     weight: u32,
     success: Option<Instant>,
+    failure: Option<Instant>,
     /// What went wrong since the last success.
     trouble: Option<String>,
     off: Option<Off>,
@@ -116,9 +119,9 @@ type Outcome<'a> = Result<(), &'a RemoteError>;
 /// What changed, and is to be said or remembered.
 #[derive(Debug, PartialEq)]
 enum Change {
-    Off(Side, String),
+    Off(String),
     On(Side),
-    /// One that only the next process need know.
+    /// One that is said later, or that only the next process need know.
     Unsaid,
 }
 
@@ -160,7 +163,12 @@ impl State {
     /// Takes note of what a request, sent at `from`, came to.
     fn record(&mut self, side: Side, from: Instant, now: Instant, outcome: Outcome, probe: bool) -> Option<Change> {
         let side = if let Err(RemoteError::Denied(_) | RemoteError::Config(_)) = outcome { Side::Reads } else { side };
-        let mut weight = weigh(side, outcome, self.of(side).success.is_some_and(|at| at >= from))?;
+        let Tally { success, failure, .. } = *self.of(side);
+        let mut weight = match weigh(side, outcome, success >= Some(from), failure >= Some(from)) {
+            // it says nothing of the bucket but that it is there
+            None if probe => 0,
+            weight => weight?,
+        };
         if side == Side::Reads && weight == UNREACHED {
             // as heavy as the seconds that somebody has waited for it
             weight = weight.max((now - from).as_secs() as u32);
@@ -179,28 +187,32 @@ impl State {
             return before.off.map(|off| if off.said { Change::On(side) } else { Change::Unsaid });
         }
         let error = outcome.map_or_else(ToString::to_string, |()| String::new());
+        tally.failure = Some(now);
         tally.failures += 1;
         tally.weight += weight;
         let count =
             if tally.failures > 1 { format!("{} failures in a row, last: ", tally.failures) } else { String::new() };
         let why = format!("{count}{error}");
-        tally.trouble = Some(error);
+        tally.trouble = Some(why.clone());
         tally.refused = outcome.is_err_and(RemoteError::is_refusal);
         let said = tally.off.as_ref().is_some_and(|off| off.said);
         if tally.off.is_none() && tally.weight < LIMIT {
             return None;
         }
-        tally.off = Some(Off { next_probe: now + PROBE_INTERVAL, said: true });
-        Some(if said { Change::Unsaid } else { Change::Off(side, why) })
+        let tells = side == Side::Reads;
+        tally.off = Some(Off { next_probe: now + PROBE_INTERVAL, said: said || tells });
+        Some(if said || !tells { Change::Unsaid } else { Change::Off(why) })
     }
 }
 
 /// What an outcome counts for; 0 where it is an answer, `None` where it says nothing of the bucket.
-fn weigh(side: Side, outcome: Outcome, succeeded_meanwhile: bool) -> Option<u32> {
+fn weigh(side: Side, outcome: Outcome, succeeded_meanwhile: bool, failed_meanwhile: bool) -> Option<u32> {
     let Err(error) = outcome else { return Some(0) };
     Some(match (error, error.failure()) {
         (RemoteError::NotModified | RemoteError::Precondition, _) => 0,
         (RemoteError::Forbidden(_), _) if side == Side::Reads => 0,
+        (RemoteError::Late(took), _) if succeeded_meanwhile || failed_meanwhile && *took < SLOW => return None,
+        (RemoteError::Late(took), _) => (took.as_secs() as u32).max(LIMIT / 2),
         _ if error.is_refusal() => LIMIT,
         (RemoteError::Status(..), Failure::Fatal) => USELESS,
         // of our own making: a key, a local file
@@ -245,14 +257,16 @@ impl Guard {
 
     /// Whether requests of that side are sent at present. Starts the probe of reads that is due.
     pub fn sends(self: &Arc<Self>, side: Side) -> bool {
-        self.admit(Kind::Get, "").is_ok() && (side == Side::Reads || self.state().takes_writes(Instant::now()))
+        self.admit(Kind::Look, "").is_ok() && (side == Side::Reads || self.state().takes_writes(Instant::now()))
     }
 
-    /// Why writes are not sent, or what went wrong with the last.
-    pub fn write_trouble(&self) -> Option<String> {
-        let state = self.state();
-        let reads = state.reads.trouble.as_ref().filter(|_| state.reads.off.is_some());
-        reads.or(state.writes.trouble.as_ref()).cloned()
+    /// Why the bucket is read alone, the first time that this is asked since it is.
+    pub fn refuses_writes(&self) -> Option<String> {
+        let State { reads, writes, .. } = &mut *self.state();
+        // what another process has learnt is not said again
+        let off = writes.off.as_mut().filter(|_| reads.off.is_none() && writes.failures > 0)?;
+        let first = !std::mem::replace(&mut off.said, true);
+        writes.trouble.clone().filter(|_| first)
     }
 
     /// What is left to say when the program ends: conditions that only the whole of it shows.
@@ -279,13 +293,15 @@ impl Guard {
         let Err((why, due)) = self.state().admit(kind.side(), Instant::now()) else { return Ok(()) };
         match (due, kind) {
             (Some(Side::Reads), _) => {
-                let asked = (matches!(kind, Kind::Get) && !key.is_empty()).then(|| key.to_string());
-                let key = asked.or_else(|| self.state().failed.clone()).unwrap_or_else(|| self.probe_key.clone());
-                self.probe(Side::Reads, move |remote| look(remote, &key));
+                let asked = if let Kind::Get(begin) = kind { Some((key.to_string(), begin)) } else { None };
+                let asked = asked.or_else(|| self.state().failed.clone());
+                let (key, begin) = asked.unwrap_or_else(|| (self.probe_key.clone(), b""));
+                self.probe(Kind::Get(begin), key, |remote, key| remote.get(key, None));
             }
             (Some(Side::Writes), Kind::Put(body, beside)) => {
-                let (key, body, beside) = (key.to_string(), body.clone(), beside.map(str::to_string));
-                self.probe(Side::Writes, move |remote| remote.put(&key, &body, None, beside.as_deref()));
+                let (body, beside) = (body.clone(), beside.map(str::to_string));
+                let put = move |remote: &dyn Remote, key: &str| remote.put(key, &body, None, beside.as_deref());
+                self.probe(Kind::PutIf, key.to_string(), move |remote, key| put(remote, key).map(|()| None));
             }
             _ => {}
         }
@@ -294,13 +310,24 @@ impl Guard {
 
     /// Asks in the background, so that nobody waits; not joined, because it may sit out a time-out
     /// that the end of the process should not wait for, and leaves nothing behind.
-    fn probe(self: &Arc<Self>, side: Side, ask: impl FnOnce(&dyn Remote) -> Result<(), RemoteError> + Send + 'static) {
+    fn probe(
+        self: &Arc<Self>,
+        kind: Kind<'static>,
+        key: String,
+        ask: impl FnOnce(&dyn Remote, &str) -> Result<Option<Object>, RemoteError> + Send + 'static,
+    ) {
         let guard = self.clone();
         let probe = move || {
             let from = Instant::now();
             guard.metrics.bucket.requests.inc();
-            let outcome = ask(&*guard.remote);
-            guard.record(side, "probe", from, outcome.as_ref().map(drop), true);
+            let mut outcome = ask(&*guard.remote, &key);
+            if let Ok(Some(Object { len, .. })) = &mut outcome {
+                *len = Some(len.map_or(ENOUGH, |len| len.min(ENOUGH)));
+            }
+            guard.judge(kind, &key, from, &mut outcome, Option::as_mut, true);
+            if let Ok(Some(object)) = outcome {
+                let _ = io::copy(&mut object.body.take(ENOUGH), &mut io::sink());
+            }
         };
         if let Err(e) = std::thread::Builder::new().name("bucket-probe".into()).spawn(probe) {
             log::debug!("cannot start a probe: {e}");
@@ -317,11 +344,11 @@ impl Guard {
         body: impl Fn(&mut T) -> Option<&mut Object>,
     ) -> Result<T, RemoteError> {
         let counters = &self.metrics.bucket;
-        let patience = if matches!(kind, Kind::Get) { Patience::Get } else { Patience::Upload };
+        let patience = if matches!(kind, Kind::Get(_)) { Patience::Get } else { Patience::Upload };
         for attempt in 0.. {
             self.admit(kind, key).inspect_err(|_| counters.breaker_skipped.inc())?;
             match kind {
-                Kind::Get => counters.get_requests.inc(),
+                Kind::Get(_) => counters.get_requests.inc(),
                 Kind::Put(..) | Kind::PutIf => counters.put_requests.inc(),
                 _ => {}
             }
@@ -332,7 +359,7 @@ impl Guard {
             // where others have failed in vain, trying again would only make them wait
             let doubtful = || self.state().of(kind.side()).failures > 0;
             if let Err(e) = &outcome
-                && from.elapsed() < SLOW
+                && from.elapsed() < if patience == Patience::Get { LATE } else { SLOW }
                 && !(attempt > 0 && doubtful())
                 && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
             {
@@ -341,48 +368,75 @@ impl Guard {
                 std::thread::sleep(wait);
                 continue;
             }
-            let took = from.elapsed();
-            match &mut outcome {
-                Ok(value) => {
-                    let slow = matches!(kind, Kind::Get) && took >= SLOW;
-                    let read_later = self.watch(body(value), key, slow);
-                    if slow {
-                        let e = io::Error::other(format!("an answer took {} s", took.as_secs()));
-                        self.record(Side::Reads, key, from, Err(&e.into()), false);
-                    } else if !read_later {
-                        self.record(kind.side(), key, from, Ok(()), false);
-                    }
-                }
-                // whoever keeps a build waiting for a refusal is as bad as one who says nothing
-                Err(RemoteError::Status(500.., why)) if kind.side() == Side::Reads && took >= SLOW => {
-                    let e = io::Error::new(io::ErrorKind::TimedOut, format!("{} s for: {why}", took.as_secs()));
-                    self.record(kind.side(), key, from, Err(&e.into()), false);
-                }
-                Err(e) => self.record(kind.side(), key, from, Err(e), false),
-            }
+            self.judge(kind, key, from, &mut outcome, body, false);
             return outcome;
         }
         unreachable!("every patience ends")
     }
 
-    fn record(&self, side: Side, key: &str, from: Instant, outcome: Outcome, probe: bool) {
+    /// Counts what came of a request, or has it counted when the body was read.
+    fn judge<T>(
+        self: &Arc<Self>,
+        kind: Kind,
+        key: &str,
+        from: Instant,
+        outcome: &mut Result<T, RemoteError>,
+        body: impl FnOnce(&mut T) -> Option<&mut Object>,
+        probe: bool,
+    ) {
+        let took = from.elapsed();
+        let late = took >= LATE;
+        let counted = match (outcome, kind) {
+            (Ok(value), Kind::Get(begin)) => {
+                if let Some(object) = body(value).filter(|object| object.len != Some(0)) {
+                    let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
+                    object.body = Box::new(Watched {
+                        body,
+                        guard: self.clone(),
+                        key: key.to_string(),
+                        begin,
+                        from: Instant::now(),
+                        waited: Duration::ZERO,
+                        before: self.metrics.bucket.get_bytes.get(),
+                        read: 0,
+                        len: object.len,
+                        settled: late,
+                        probe,
+                    });
+                    if !late {
+                        return;
+                    }
+                }
+                if late { Err(&RemoteError::Late(took)) } else { Ok(()) }
+            }
+            (Ok(_), _) => Ok(()),
+            // whoever keeps a build waiting for a refusal is as bad
+            (Err(RemoteError::Status(500.., _) | RemoteError::Forbidden(_)), Kind::Get(_)) if late => {
+                Err(&RemoteError::Late(took))
+            }
+            (Err(e), _) => Err(&*e),
+        };
+        self.record(kind, key, from, counted, probe);
+    }
+
+    fn record(&self, kind: Kind, key: &str, from: Instant, outcome: Outcome, probe: bool) {
+        let side = kind.side();
         if let Err(e) = outcome
-            && weigh(side, outcome, false) != Some(0)
+            && weigh(side, outcome, false, false) != Some(0)
         {
             log::debug!("{}: {key}: {e}", self.name);
             self.metrics.bucket.errors.inc();
-            if side == Side::Reads && !probe {
-                self.state().failed = Some(key.to_string());
+            if let (Kind::Get(begin), false) = (kind, probe) {
+                self.state().failed = Some((key.to_string(), begin));
             }
         }
         let Some(change) = self.state().record(side, from, Instant::now(), outcome, probe) else { return };
         let (name, next) = (&self.name, PROBE_INTERVAL.as_secs());
         match &change {
-            Change::Off(Side::Reads, why) => {
+            Change::Off(why) => {
                 self.metrics.bucket.breaker_opened.inc();
                 log::warn!("bucket {name}: {why}; building from the local cache, next try in {next} s");
             }
-            Change::Off(Side::Writes, why) => log::warn!("bucket {name} takes no writes: {why}; reading from it alone"),
             Change::On(Side::Reads) => log::warn!("bucket {name} answers again"),
             Change::On(Side::Writes) => log::warn!("bucket {name} takes writes again"),
             Change::Unsaid => {}
@@ -396,59 +450,6 @@ impl Guard {
             memory.save(&off);
         }
     }
-
-    /// Has the reading of a body counted and watched; `false` where there is nothing to read.
-    fn watch(self: &Arc<Self>, object: Option<&mut Object>, key: &str, settled: bool) -> bool {
-        let Some(object) = object.filter(|o| o.len != Some(0)) else { return false };
-        let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
-        object.body = Box::new(Watched {
-            body,
-            guard: self.clone(),
-            key: key.to_string(),
-            from: Instant::now(),
-            waited: Duration::ZERO,
-            before: self.metrics.bucket.get_bytes.get(),
-            read: 0,
-            len: object.len,
-            settled,
-        });
-        true
-    }
-}
-
-/// Asks for an object, and reads of it what tells whether all is well.
-fn look(remote: &dyn Remote, key: &str) -> Result<(), RemoteError> {
-    let from = Instant::now();
-    let mut body = match remote.get(key, None) {
-        // it says nothing of the bucket but that it is there
-        Err(e) if weigh(Side::Reads, Err(&e), false).is_none() => None,
-        answer => answer?.map(|object| object.body),
-    };
-    let (mut block, mut read) = (vec![0; 32 << 10], 0);
-    while let Some(body) = &mut body {
-        let n = body.read(&mut block)?;
-        if read == 0 && !is_ours(key, &block[..n]) {
-            return Err(not_ours());
-        }
-        read += n as u64;
-        if n == 0 || read >= ENOUGH || from.elapsed() >= SLOW {
-            break;
-        }
-    }
-    let waited = from.elapsed();
-    if waited >= SLOW && read < rate(FLOOR, waited) { Err(too_slow(read, waited).into()) } else { Ok(()) }
-}
-
-/// Whether what the object `key` begins with can be of our making.
-fn is_ours(key: &str, begin: &[u8]) -> bool {
-    let mut names = key.rsplit('/').skip(1);
-    let (folder, above) = (names.next(), names.next());
-    let n = begin.len().min(MAGIC.len());
-    !(folder == Some("manifest") || above == Some("v1")) || begin[..n] == MAGIC[..n]
-}
-
-fn not_ours() -> RemoteError {
-    RemoteError::Status(200, "the body is not of this program".into())
 }
 
 /// Bytes that come in that time at `floor` bytes a second.
@@ -466,6 +467,7 @@ struct Watched {
     body: Box<dyn Read + Send>,
     guard: Arc<Guard>,
     key: String,
+    begin: &'static [u8],
     from: Instant,
     /// How long its reader has waited for it.
     waited: Duration,
@@ -475,6 +477,7 @@ struct Watched {
     read: u64,
     len: Option<u64>,
     settled: bool,
+    probe: bool,
 }
 
 impl Watched {
@@ -493,7 +496,8 @@ impl Read for Watched {
         let mut ended = false;
         let mut foreign = false;
         if let Ok(n) = read {
-            foreign = self.read == 0 && !is_ours(&self.key, &buf[..n]);
+            let seen = n.min(self.begin.len());
+            foreign = self.read == 0 && buf[..seen] != self.begin[..seen];
             self.read += n as u64;
             self.guard.metrics.bucket.get_bytes.add(n as u64);
             ended = self.len.is_some_and(|len| self.read >= len) || n == 0 && !buf.is_empty();
@@ -502,7 +506,7 @@ impl Read for Watched {
             }
         }
         let outcome = match &read {
-            _ if foreign => Some(Err(not_ours())),
+            _ if foreign => Some(Err(RemoteError::Status(200, "the body is not of this program".into()))),
             Ok(_) => ended.then_some(Ok(())),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
             Err(e) => Some(Err(RemoteError::Io(io::Error::new(e.kind(), e.to_string())))),
@@ -510,7 +514,8 @@ impl Read for Watched {
         if let Some(outcome) = outcome
             && !std::mem::replace(&mut self.settled, true)
         {
-            self.guard.record(Side::Reads, &self.key, self.from, outcome.as_ref().map(drop), false);
+            let kind = Kind::Get(self.begin);
+            self.guard.record(kind, &self.key, self.from, outcome.as_ref().map(drop), self.probe);
         }
         read
     }
@@ -531,8 +536,8 @@ mod tests {
         (0..times).map(|_| state.record(side, now, now, Err(error), false)).last().flatten()
     }
 
-    fn off(side: Side, why: &str) -> Option<Change> {
-        Some(Change::Off(side, why.into()))
+    fn off(why: &str) -> Option<Change> {
+        Some(Change::Off(why.into()))
     }
 
     #[test]
@@ -545,7 +550,7 @@ mod tests {
                 s.record(Side::Reads, t, t, Ok(()), false);
             }
             let why = format!("{times} failures in a row, last: {error}");
-            assert_eq!(fail(&mut s, Side::Reads, &error, times, t), off(Side::Reads, &why));
+            assert_eq!(fail(&mut s, Side::Reads, &error, times, t), off(&why));
             assert_eq!(fail(&mut s, Side::Reads, &error, 1, t), None, "late results change nothing");
             assert_eq!(s.record(Side::Reads, t, t, Ok(()), false), None, "good ones neither");
             assert!(s.admit(Side::Reads, t).is_err() && s.admit(Side::Writes, t).is_err());
@@ -558,12 +563,12 @@ mod tests {
         let refused = RemoteError::Forbidden("status 403".into());
         assert_eq!(fail(&mut s, Side::Reads, &refused, 1000, t), None, "absent objects are refused too");
         assert_eq!((s.refused, s.answered), (1000, false));
-        assert_eq!(fail(&mut s, Side::Writes, &refused, 1, t), off(Side::Writes, "status 403"));
+        assert_eq!(fail(&mut s, Side::Writes, &refused, 1, t), Some(Change::Unsaid));
         assert!(s.admit(Side::Reads, t).is_ok() && s.admit(Side::Writes, t).is_err());
         assert!(!s.takes_writes(t + 9 * SECOND) && s.takes_writes(t + 10 * SECOND));
         let denied = RemoteError::Denied("status 403: ExpiredToken".into());
         let change = fail(&mut s, Side::Writes, &denied, 1, t);
-        assert_eq!(change, off(Side::Reads, "status 403: ExpiredToken"), "whoever hears of it");
+        assert_eq!(change, off("status 403: ExpiredToken"), "whoever hears of it");
         let own = io(io::ErrorKind::InvalidInput);
         assert_eq!(fail(&mut State::default(), Side::Writes, &own, 1000, t), None);
     }
@@ -578,7 +583,28 @@ mod tests {
         let mut s = State::default();
         s.record(Side::Reads, t, t, Ok(()), false);
         let from = t + SECOND;
-        assert_eq!(s.record(Side::Reads, from, from + 10 * SECOND, Err(&slow), false), off(Side::Reads, "no luck"));
+        assert_eq!(s.record(Side::Reads, from, from + 10 * SECOND, Err(&slow), false), off("no luck"));
+    }
+
+    #[test]
+    fn late_answers_count_once_a_round_and_not_beside_others() {
+        let (t, late) = (Instant::now(), |seconds| RemoteError::Late(Duration::from_secs(seconds)));
+        let mut s = State::default();
+        let at = |s: &mut State, from: u32, now: u32, error: &RemoteError| {
+            s.record(Side::Reads, t + from * SECOND, t + now * SECOND, Err(error), false)
+        };
+        for now in [3, 3, 4] {
+            assert_eq!(at(&mut s, 0, now, &late(3)), None, "one round");
+        }
+        assert!(matches!(at(&mut s, 5, 8, &late(3)), Some(Change::Off(_))));
+        let mut s = State::default();
+        assert_eq!(at(&mut s, 0, 6, &late(6)), None);
+        assert!(matches!(at(&mut s, 0, 6, &late(6)), Some(Change::Off(_))), "as bad as no answer");
+        let mut s = State::default();
+        for n in 0..100 {
+            assert_eq!(at(&mut s, n, n + 3, &late(3)), None);
+            s.record(Side::Reads, t, t + (n + 4) * SECOND, Ok(()), false);
+        }
     }
 
     #[test]
@@ -602,6 +628,6 @@ mod tests {
         let learnt = || State::new([Some("silent".into()), None], t);
         assert_eq!(learnt().admit(Side::Reads, t), Err(("silent".into(), Some(Side::Reads))));
         assert_eq!(learnt().record(Side::Reads, t, t, Ok(()), true), Some(Change::Unsaid));
-        assert_eq!(learnt().record(Side::Reads, t, t, Err(&slow), true), off(Side::Reads, "no luck"));
+        assert_eq!(learnt().record(Side::Reads, t, t, Err(&slow), true), off("no luck"));
     }
 }

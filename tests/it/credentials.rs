@@ -293,6 +293,16 @@ fn a_pipe_that_nobody_writes_to_holds_a_build_up_for_seconds() {
         says(&dir, &server, vars, &[pipe, "nothing comes out of it"]);
         assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
     }
+    // a bundle of certificates
+    let https = [
+        ("GOCACHE_S3_ENDPOINT_URL", "https://127.0.0.1:9"),
+        ("SSL_CERT_FILE", pipe),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ];
+    let begin = Instant::now();
+    says(&dir, &server, &https, &[pipe, "is no plain file"]);
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
     let out = Plugin::new(&dir).envs(&server.env()).arg(format!("--signing-key-file={pipe}")).output().code(2);
     assert!(out.stderr.contains("nothing comes out of it"), "{}", out.describe());
 }

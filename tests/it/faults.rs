@@ -189,7 +189,7 @@ fn a_server_that_goes_and_comes_back() {
     let about = |text: &str| out.stderr.lines().filter(|line| line.contains(text)).count();
     let lines = [about("building from the local cache"), about("answers again")];
     // what was put meanwhile goes on then, as far as close waits for it
-    let left = about("stays marked");
+    let left = about("marked for the next start");
     assert_eq!((lines, out.stderr.lines().count()), ([1, 1], 2 + left), "one line for each change{}", out.describe());
     // what could not be uploaded then is uploaded by the next process
     let s = Session::start(Plugin::new(&dir).envs(&server.env()).arg("--no-readahead"));
@@ -217,7 +217,7 @@ fn a_cache_directory_that_cannot_be_one() {
     let said = said(&out);
     let about = |text: &str| said.iter().filter(|line| line.contains(text)).count();
     assert_eq!(about("building from the local cache"), 1, "{}", out.describe());
-    assert_eq!(about("stays marked") + 1, said.len(), "{}", out.describe());
+    assert_eq!(about("marked for the next start") + 1, said.len(), "{}", out.describe());
 }
 
 #[test]

@@ -208,3 +208,32 @@ fn a_bucket_may_be_given_with_its_prefix() {
     assert!(out.stdout.contains("removed "), "{}", out.describe());
     assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
+
+#[test]
+fn variables_that_are_empty_count_as_none() {
+    let page = Plugin::new(&TempDir::new()).args(["help", "environment"]).output().ok().stdout;
+    let names: Vec<&str> = page.split_whitespace().filter(|word| word.starts_with("GOCACHE_")).collect();
+    assert!(names.len() > 30, "{page}");
+    let empty = |dir: &TempDir, args: &[&str]| {
+        let plugin = names.iter().fold(Plugin::new(dir), |plugin, name| plugin.env(name.trim_end_matches('.'), ""));
+        plugin.args(args)
+    };
+    let (dir, lost) = (TempDir::new(), "go-cache-plugin: GOCACHE_S3_BUCKET is empty: the cache is local\n");
+    let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
+    empty(&dir, &["clear", "--local"]).output().ok().quiet();
+    assert_eq!(works(empty(&dir, &[])), lost);
+    assert_eq!(works(empty(&dir, &[&bucket])), "");
+    let out = empty(&dir, &["run", "true"]).output().ok();
+    assert!(out.stderr.starts_with(lost) && out.stderr.lines().count() == 2, "{}", out.describe());
+    for command in [&["push"][..], &["pull"], &["prune", "--bucket", "--expiry=1d"]] {
+        let out = empty(&dir, command).output().code(2);
+        assert!(out.stderr.contains("bucket") && out.stderr.lines().count() == 1, "{}", out.describe());
+        let rest = if command[0] == "prune" { &command[2..] } else { &command[1..] };
+        empty(&dir, &[&[command[0], &bucket], rest].concat()).output().ok().quiet();
+    }
+    empty(&dir, &["prune"]).output().ok().quiet();
+    let socket = format!("--plugin={}", dir.join("socket").display());
+    let serve = empty(&dir, &["serve", &socket]).spawn();
+    poll("the server", || serve.stderr().contains("listening plugin=").then_some(()));
+    assert!(serve.stderr().starts_with(lost) && serve.stderr().lines().count() == 2, "{}", serve.stderr());
+}

@@ -324,16 +324,17 @@ fn errors_say_where_and_what() {
     let proxy = FaultProxy::start(&server.endpoint);
     proxy.only("PUT");
     for (fault, timeout, bodies, count, why) in [
-        (Fault::BlackHole, "0", 1, "1 upload is", "it took no more of them within --close-timeout (0ns)"),
-        (Fault::Status(403), "30s", 2, "2 uploads are", "status 403"),
+        (Fault::BlackHole, "0", 1, "1 upload stays", "took no more uploads within --close-timeout (0ns)"),
+        (Fault::Status(403), "30s", 2, "2 uploads stay", "takes no writes: status 403"),
     ] {
         proxy.set(fault);
         let plugin = Plugin::new(&TempDir::new()).envs(&server.env_through(&proxy.endpoint)).arg("--no-readahead");
         let mut s = Session::start(plugin.arg(format!("--close-timeout={timeout}")));
         s.put_all(&(0..bodies).map(|n| noise(n, 100)).collect::<Vec<_>>());
         let out = s.end();
-        let want =
-            format!("{count} not done yet: bucket s3://cache-bucket/pre/fix at {} (us-east-1): {why}", proxy.endpoint);
-        assert!(out.stderr.contains(&want), "{want}{}", out.describe());
+        let want = format!("bucket s3://cache-bucket/pre/fix at {} (us-east-1): {why}", proxy.endpoint);
+        let [line] = said(&out)[..] else { panic!("{}", out.describe()) };
+        let left = format!("; {count} marked for the next start");
+        assert!(line.contains(&want) && line.ends_with(&left), "{want}{left}{}", out.describe());
     }
 }

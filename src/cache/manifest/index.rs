@@ -43,7 +43,8 @@ const MAX_PACKS: usize = 1024;
 /// Bytes of a pack at most.
 const MAX_PACK: u32 = 1 << 28;
 
-const MAGIC: [u8; 8] = *b"gcpman\x00\x02";
+/// What a manifest begins with; a later version has another last byte.
+pub const MAGIC: [u8; 8] = *b"gcpman\x00\x02";
 /// What earlier versions wrote; it holds nothing of use.
 const OLDER: u8 = 1;
 const HEADER: usize = 24;

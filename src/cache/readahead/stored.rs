@@ -4,7 +4,7 @@ use std::io::Read;
 
 use crate::cache::entry::DecodeError;
 use crate::cache::fetch::Fetcher;
-use crate::cache::manifest::Manifest;
+use crate::cache::manifest::{self, Manifest};
 use crate::remote::{Object, RemoteError};
 
 /// What reading a manifest brought.
@@ -36,8 +36,9 @@ pub struct Found {
 /// Reads the manifest under `key`, unless it still has the tag `known`. One of our own prefix that
 /// cannot be used does not hide the main one's.
 pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
-    match take(fetcher, key, fetcher.bucket.ask(key, known)) {
-        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket.ask_main(key)).0 {
+    let begin = &manifest::MAGIC[..3];
+    match take(fetcher, key, fetcher.bucket.ask(key, begin, known, false)) {
+        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket.ask(key, begin, None, true)).0 {
             // what is written replaces the bad one
             Loading::Found(found) => Loading::Found(Box::new(Found { etag: etag.unwrap_or_default(), ..*found })),
             _ => Loading::Bad(etag, why),
