@@ -22,7 +22,7 @@ have() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# fetch URL FILE: what is there, whole, or an error; https stays https
+# fetch URL FILE: what is there, whole, or an error; with curl, https stays https
 fetch() {
     if have curl; then
         case $1 in https:*) secure='=https' ;; *) secure='=http,https' ;; esac

@@ -37,6 +37,7 @@ WHEELS = {
     "aarch64-unknown-linux-musl": "manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64",
     "x86_64-apple-darwin": "macosx_10_12_x86_64",
     "aarch64-apple-darwin": "macosx_11_0_arm64",
+    "x86_64-pc-windows-gnu": "win_amd64",
 }
 IMAGES = {"x86_64-unknown-linux-musl": "amd64", "aarch64-unknown-linux-musl": "arm64"}
 ROOTS = ["/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem"]
@@ -66,15 +67,15 @@ def archive(out, target, files):
     return path
 
 
-def wheel(out, target, binary):
-    """The binary as the script of a Python package."""
+def wheel(out, target, name, binary):
+    """The binary `name` as the script of a Python package."""
     module, tag = NAME.replace("-", "_"), f"py3-none-{WHEELS[target]}"
     info = f"{module}-{VERSION}.dist-info"
     tags = "".join(f"Tag: py3-none-{one}\n" for one in WHEELS[target].split("."))
     metadata = f"Metadata-Version: 2.4\nName: {NAME}\nVersion: {VERSION}\nSummary: {manifest['description']}\n"
     metadata += f"License-Expression: {manifest['license']}\nLicense-File: LICENSE\nDescription-Content-Type: text/markdown\n\n"
     files = {
-        f"{module}-{VERSION}.data/scripts/{NAME}": (0o755, binary),
+        f"{module}-{VERSION}.data/scripts/{name}": (0o755, binary),
         f"{info}/METADATA": (0o644, metadata.encode() + (root / "README.md").read_bytes()),
         f"{info}/WHEEL": (0o644, f"Wheel-Version: 1.0\nGenerator: {NAME}\nRoot-Is-Purelib: false\n{tags}".encode()),
         f"{info}/licenses/LICENSE": (0o644, (root / "LICENSE").read_bytes()),
@@ -113,7 +114,7 @@ def sbom(licenses):
 
 def main(binaries, out, releases):
     binaries, out = pathlib.Path(binaries), pathlib.Path(out)
-    found = {path.parent.name: path for path in sorted(binaries.glob(f"*/{NAME}"))}
+    found = {path.parent.name: path for path in sorted(binaries.glob("*/*")) if path.name in (NAME, f"{NAME}.exe")}
     machine = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}[platform.machine().lower()]
     here = f"{machine}-apple-darwin" if sys.platform == "darwin" else f"{machine}-unknown-linux-musl"
     if here not in found:
@@ -129,9 +130,9 @@ def main(binaries, out, releases):
     common |= {name: (0o644, (root / name).read_bytes()) for name in ["LICENSE", "README.md"]}
     sums = ""
     for target, path in found.items():
-        made = archive(out, target, common | {NAME: (0o755, path.read_bytes())})
+        made = archive(out, target, common | {path.name: (0o755, path.read_bytes())})
         sums += f"{hashlib.sha256(made.read_bytes()).hexdigest()}  {made.name}\n"
-        wheel(out / "wheels", target, path.read_bytes())
+        wheel(out / "wheels", target, path.name, path.read_bytes())
         if target in IMAGES:
             (out / "image" / IMAGES[target]).mkdir(exist_ok=True)
             shutil.copy(path, out / "image" / IMAGES[target] / NAME)

@@ -31,6 +31,8 @@ fn archives_wheels_checksums_and_the_sbom_of_a_release() {
         let path = dir.write(&format!("binaries/{target}/go-cache-plugin"), &script);
         fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap(); // as artifacts lose it
     }
+    // what is for Windows runs nowhere here
+    dir.write("binaries/x86_64-pc-windows-gnu/go-cache-plugin.exe", "MZ");
     let releases = format!("{}/releases", server.url());
     let release = |out: &str| {
         let mut command = command(&dir, ".github/release.py");
@@ -50,14 +52,22 @@ fn archives_wheels_checksums_and_the_sbom_of_a_release() {
     let out = run(install).ok();
     let program = dir.join("home/.local/bin/go-cache-plugin");
     assert!(out.stdout.ends_with(&format!("{}\n", program.display())), "{}", out.describe());
-    let mut tar = command(&dir, "tar");
-    tar.arg("-tzf").arg(dir.join(&made).join("go-cache-plugin-aarch64-unknown-linux-musl.tar.gz"));
-    let list = run(tar).ok().stdout;
-    for name in ["LICENSE", "README.md", "go-cache-plugin", "go-cache-plugin.1", "completions/_go-cache-plugin"] {
-        assert!(list.contains(&format!("go-cache-plugin-aarch64-unknown-linux-musl/{name}\n")), "{name}: {list}");
+    for (target, program) in
+        [("aarch64-unknown-linux-musl", "go-cache-plugin"), ("x86_64-pc-windows-gnu", "go-cache-plugin.exe")]
+    {
+        let mut tar = command(&dir, "tar");
+        tar.arg("-tzf").arg(dir.join(&made).join(format!("go-cache-plugin-{target}.tar.gz")));
+        let list = run(tar).ok().stdout;
+        for name in ["LICENSE", "README.md", program, "go-cache-plugin.1", "completions/_go-cache-plugin"] {
+            assert!(list.contains(&format!("go-cache-plugin-{target}/{name}\n")), "{name}: {list}");
+        }
     }
 
-    // pip chooses the wheel of this machine
+    // pip chooses the wheel of this machine; on Windows it is told its program by name
+    let mut wheel = command(&dir, "python3");
+    let name = format!("{made}/wheels/go_cache_plugin-{VERSION}-py3-none-win_amd64.whl");
+    wheel.args(["-m", "zipfile", "--list", &name]);
+    assert!(run(wheel).ok().stdout.contains(".data/scripts/go-cache-plugin.exe "));
     let mut pip = command(&dir, "python3");
     pip.args([
         "-m",
@@ -92,7 +102,7 @@ fn the_workflow_builds_what_install_and_wheels_know() {
         .filter_map(|l| l.split("target: ").nth(1)?.split(',').next())
         .filter(|t| !t.contains('$'))
         .collect();
-    assert_eq!(targets.len(), 4, "{targets:?}");
+    assert_eq!(targets.len(), 5, "{targets:?}");
     let (release, check) = (read(".github/release.py"), read(".ci/targets"));
     for target in targets {
         assert!(release.contains(&format!("\"{target}\": \"")) && check.contains(target), "{target}");
