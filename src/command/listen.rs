@@ -39,13 +39,13 @@ impl Socket {
     fn accept(&self, stopped: impl Fn() -> bool) -> io::Result<TcpStream> {
         match self {
             Socket::Tcp(l) => {
-                platform::await_client(l, stopped);
+                platform::await_client(l, stopped)?;
                 let (stream, _) = l.accept()?;
                 stream.set_nodelay(true)?;
                 Ok(stream)
             }
             Socket::Unix(l, _) => {
-                platform::await_client(l, stopped);
+                platform::await_client(l, stopped)?;
                 platform::accept(l)
             }
         }

@@ -129,8 +129,8 @@ fn accept(open: &Arc<Open>, listener: &TcpListener, converse: &Arc<Converse>) ->
         })
     };
     while !open.is_stopping() {
-        platform::await_client(listener, || open.is_stopping());
-        match listener.accept().and_then(admit) {
+        let client = platform::await_client(listener, || open.is_stopping()).and_then(|()| listener.accept());
+        match client.and_then(admit) {
             Ok(thread) => {
                 troubled = false;
                 threads.retain(|thread| !thread.is_finished());

@@ -69,10 +69,15 @@ pub fn memory() -> io::Result<File> {
     TempFile::create(&std::env::temp_dir())?.opened().try_clone()
 }
 
-/// Before a blocking accept: waits for a client, or until accepting is to end.
-pub fn await_client(listener: impl AsFd, stopped: impl Fn() -> bool) {
+/// Before a blocking accept, which would not end by itself: waits for a client; an error once accepting is to end.
+pub fn await_client(listener: impl AsFd, stopped: impl Fn() -> bool) -> io::Result<()> {
     let mut one = [PollFd::new(&listener, PollFlags::IN)];
-    while !stopped() && matches!(poll(&mut one, Some(&TICK)), Ok(0) | Err(rustix::io::Errno::INTR)) {}
+    while !stopped() {
+        if !matches!(poll(&mut one, Some(&TICK)), Ok(0) | Err(rustix::io::Errno::INTR)) {
+            return Ok(());
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
 }
 
 /// Would let a blocked accept return: here nobody waits there, see [`await_client`].
@@ -115,10 +120,9 @@ mod tests {
     fn waiting_for_a_client_ends_with_one_or_when_told() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        await_client(&listener, || false);
+        await_client(&listener, || false).unwrap();
         listener.accept().unwrap();
         let stopped = AtomicBool::new(false);
-        await_client(&listener, || stopped.swap(true, Ordering::SeqCst));
-        assert!(stopped.load(Ordering::SeqCst));
+        await_client(&listener, || stopped.swap(true, Ordering::SeqCst)).expect_err("nobody comes any more");
     }
 }
