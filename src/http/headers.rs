@@ -1,5 +1,6 @@
 //! Headers: one map, from who sent them to who is sent them, whatever bytes the values hold.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 pub use ureq::http::{HeaderMap, HeaderName, HeaderValue};
@@ -33,31 +34,31 @@ pub fn first<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim)
 }
 
-/// The trimmed, non-empty elements of the comma-separated lists that the values of `name` are.
-pub fn list<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(split_quoted)
+/// The trimmed, non-empty elements of the comma-separated lists that the values of `name` are; what is no text
+/// in one is something else than what anybody knows.
+pub fn list<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
+    headers.get_all(name).into_iter().flat_map(|value| split_quoted(value.as_bytes()))
 }
 
-/// Splits at commas outside of quoted strings, into trimmed, non-empty elements.
-fn split_quoted(value: &str) -> impl Iterator<Item = &str> {
+/// Splits at commas outside of quoted strings.
+fn split_quoted(value: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
     let (mut quoted, mut escaped) = (false, false);
     value
-        .split(move |c| {
-            let escape = quoted && c == '\\' && !escaped;
-            if c == '"' && !escaped {
+        .split(move |b| {
+            let escape = quoted && *b == b'\\' && !escaped;
+            if *b == b'"' && !escaped {
                 quoted = !quoted;
             }
             escaped = escape;
-            c == ',' && !quoted
+            *b == b',' && !quoted
         })
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
+        .map(|element| String::from_utf8_lossy(element.trim_ascii()))
+        .filter(|element| !element.is_empty())
 }
 
 /// Drops what is not for the next hop: the fixed names and those that Connection lists.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<String> = list(headers, "connection").map(str::to_ascii_lowercase).collect();
+    let listed: Vec<String> = list(headers, "connection").map(|name| name.to_ascii_lowercase()).collect();
     for name in listed.iter().map(String::as_str).chain(HOP_BY_HOP) {
         headers.remove(name);
     }
@@ -99,7 +100,11 @@ mod tests {
 
     #[test]
     fn lists_split_outside_of_quotes() {
-        let h = headers(&[("x", "a, \"b,c\\\"d,\" , ,e"), ("x", "f")]);
-        assert_eq!(list(&h, "x").collect::<Vec<_>>(), ["a", "\"b,c\\\"d,\"", "e", "f"]);
+        let mut h = headers(&[("x", "a, \"b,c\\\"d,\" , ,e"), ("x", "f")]);
+        h.append("x", HeaderValue::from_bytes(b"g=\"\xe9,\", \xe9, h").unwrap());
+        assert_eq!(
+            list(&h, "x").collect::<Vec<_>>(),
+            ["a", "\"b,c\\\"d,\"", "e", "f", "g=\"\u{fffd},\"", "\u{fffd}", "h"]
+        );
     }
 }

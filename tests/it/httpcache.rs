@@ -178,7 +178,13 @@ fn a_header_that_no_vary_tells_of_chooses_nothing_for_others() {
     });
     // inside of a CONNECT, which was judged before
     let proxy = Proxy::start(&dir, &origin.host(), |p| p.env("SSL_CERT_FILE", &trust));
-    let headers = ["X-Forwarded-Host: evil.example", "Forwarded: host=evil.example", "X-Original-URL: /evil"];
+    let headers = [
+        "X-Forwarded-Host: evil.example",
+        "Forwarded: host=evil.example",
+        "X-Original-URL: /evil",
+        "X-Original-Host: evil.example",
+        "X-HTTP-Host-Override: evil.example",
+    ];
     for (n, header) in headers.iter().enumerate() {
         let url = format!("https://{}/{n}", origin.host());
         assert_eq!(proxy.curl(&dir, &["-H", header, &url]).cache("fetch, uncached").body, "poison");
@@ -186,6 +192,36 @@ fn a_header_that_no_vary_tells_of_chooses_nothing_for_others() {
         assert_eq!(proxy.curl(&dir, &["-H", header, &url]).body, "poison");
         assert_eq!(proxy.curl(&dir, &[&url]).cache("hit, memory").body, "plain");
     }
+    proxy.stop();
+}
+
+#[test]
+fn a_line_with_bytes_beyond_ascii_is_read_all_the_same() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| {
+        let who = if lower(request).contains("x-who: mallory") { "mallory" } else { "nobody" };
+        let line: &[u8] = match path(request) {
+            "/private" => b"Cache-Control: private, x=\"\xe9\"\r\nExpires: Fri, 31 Dec 2100 23:59:59 GMT\r\n",
+            "/vary" => b"Cache-Control: max-age=3000\r\nVary: Accept, \xe9\r\n",
+            "/coded" => b"Cache-Control: max-age=3000\r\nTransfer-Encoding: \xe9\r\n",
+            "/quoted" => b"Cache-Control: max-age=3000\r\nVary: \"accept\"\r\n",
+            _ => b"Cache-Control: max-age=3000\r\n",
+        };
+        let rest = format!("Content-Length: {}\r\nConnection: close\r\n\r\n{who}", who.len());
+        [&b"HTTP/1.1 200 OK\r\n"[..], line, rest.as_bytes()].concat()
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    let url = |path: &str| format!("http://{}{path}", origin.host());
+    for path in ["/private", "/vary", "/quoted"] {
+        proxy.curl(&dir, &[&url(path)]).cache("fetch, uncached");
+    }
+    assert_eq!(proxy.curl(&dir, &[&url("/coded")]).status(), "502");
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    write!(client, "GET {} HTTP/1.0\r\nX-Who: mallory\r\nConnection: X-Who, ", url("/")).unwrap();
+    client.write_all(b"\xe9\r\n\r\n").unwrap();
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert!(got.ends_with("\r\n\r\nnobody"), "{got}");
     proxy.stop();
 }
 

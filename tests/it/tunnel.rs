@@ -38,7 +38,16 @@ fn this_machine_and_metadata_services_are_out_of_reach() {
         let got = connect(&proxy, &format!("{host}:{port}"));
         assert!(["403", "502"].contains(&got.as_str()), "{host}: {got}");
     }
-    for host in ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]", "100.100.100.200", "2852039166"] {
+    for host in [
+        "169.254.169.254",
+        "[::ffff:169.254.169.254]",
+        "[fe80::1]",
+        "100.100.100.200",
+        "2852039166",
+        "[64:ff9b:1::169.254.169.254]",
+        "[fd00:c1::a9fe:a9fe]",
+        "[fd00:42::42]",
+    ] {
         assert_eq!(connect(&proxy, &format!("{host}:80")), "403", "{host}");
     }
     target.set_nonblocking(true).unwrap();

@@ -146,7 +146,7 @@ fn forwarded(method: &str, answer: Response) -> Result<Forwarded, Failed> {
     let (parts, body) = answer.into_parts();
     let (status, mut headers) = (parts.status.as_u16(), parts.headers);
     let told = headers::first(&headers, "content-length").and_then(|n| n.parse().ok());
-    let codings: Vec<_> = headers::list(&headers, "transfer-encoding").map(str::to_ascii_lowercase).collect();
+    let codings: Vec<_> = headers::list(&headers, "transfer-encoding").map(|c| c.to_ascii_lowercase()).collect();
     if status < 200 || codings.iter().any(|coding| coding != "chunked" && coding != "identity") {
         return Err(Failed(502, "it answers in another protocol or coding than it was asked in".to_string()));
     }

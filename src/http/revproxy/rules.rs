@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 use ureq::http::{Request, Response};
 
-use crate::http::headers::{self, HeaderMap, value};
+use crate::http::headers::{self, HeaderMap, HeaderName, value};
 use crate::id::OutputId;
 use crate::text::first_of;
 
@@ -21,11 +21,11 @@ use crate::text::first_of;
 const LONGEST: u64 = 1 << 31;
 /// Statuses whose meaning for a cache is known here, for `must-understand`.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
-/// Requests with one of these go past the cache: they are about one client's own copy; or they may choose the
-/// answer, of a server that goes by them and does not say so in Vary, and so would choose it for everybody.
-const PAST: [&str; 12] = [
-    "if-match", "if-unmodified-since", "forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix",
-    "x-forwarded-proto", "x-forwarded-scheme", "x-host", "x-http-method-override", "x-original-url", "x-rewrite-url",
+/// Requests with a header that begins so go past the cache: it is about one client's own copy; or it may choose
+/// the answer, of a server that goes by it and does not say so in Vary, and so would choose it for everybody.
+const PAST: [&str; 11] = [
+    "if-match", "if-unmodified-since", "forwarded", "front-end-https", "x-forwarded-", "x-host", "x-http-",
+    "x-method-override", "x-original-", "x-rewrite-", "x-url-scheme",
 ];
 /// `immutable` answers that say nothing else are fresh for so long.
 const FOR_GOOD: Duration = Duration::from_secs(LONGEST);
@@ -39,7 +39,7 @@ impl Directives {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut all = BTreeMap::new();
         for directive in headers::list(headers, "cache-control") {
-            let (name, arg) = directive.split_once('=').unwrap_or((directive, ""));
+            let (name, arg) = directive.split_once('=').unwrap_or((&directive, ""));
             let name = name.trim().to_ascii_lowercase();
             // without a number, a client takes any stale answer
             let none = if name == "max-stale" && arg.is_empty() { LONGEST } else { 0 };
@@ -105,7 +105,9 @@ impl Terms {
     pub fn new(method: &str, headers: HeaderMap, body: bool) -> Self {
         let told = Directives::of(&headers);
         let (get, read) = (method == "GET", matches!(method, "GET" | "HEAD"));
-        let plain = !body && !PAST.iter().any(|name| headers.contains_key(*name));
+        // who asks by way of another proxy asks the same
+        let past = |name: &str| name != "x-forwarded-for" && PAST.iter().any(|start| name.starts_with(start));
+        let plain = !body && !headers.keys().any(|name| past(name.as_str()));
         let mut view = Request::new(());
         view.headers_mut().insert("cache-control", value(told.line(&[])));
         show_pragma(&headers, view.headers_mut());
@@ -180,13 +182,14 @@ impl Rules {
     ) -> Result<(), &'static str> {
         let personal = ["authorization", "cookie"].iter().any(|name| terms.headers.contains_key(*name));
         let useful = !self.policy.is_stale(at) || ["etag", "last-modified"].iter().any(|v| headers.contains_key(*v));
+        let mut varies_by = headers::list(headers, "vary");
         first_of(&[
             (!terms.store, "the request forbids it"),
             (!self.known || !self.policy.is_storable(), "its server forbids it"),
             (self.told.has("must-understand") && !UNDERSTOOD.contains(&status), "its status is not understood"),
             (personal && !self.for_all(), "it may be meant for who asked"),
             (headers.contains_key("set-cookie") && !self.says_how_long, "it sets a cookie"),
-            (headers::list(headers, "vary").any(|v| v == "*"), "it varies by more than the request"),
+            (!varies_by.all(|v| v != "*" && v.parse::<HeaderName>().is_ok()), "it varies by more than the request"),
             (!useful && !self.told.any(&["stale-while-revalidate", "stale-if-error"]), "it is stale on arrival"),
         ])
     }
@@ -271,7 +274,7 @@ pub type Variant = Vec<(String, String)>;
 /// every client.
 pub fn variant(answer: &HeaderMap, request: &HeaderMap) -> Variant {
     let plain = encoding_is_plain(answer);
-    let names = headers::list(answer, "vary").map(str::to_ascii_lowercase);
+    let names = headers::list(answer, "vary").map(|name| name.to_ascii_lowercase());
     let mut names: Vec<String> = names.filter(|name| !(plain && name == "accept-encoding")).collect();
     names.sort();
     names.dedup();
@@ -308,7 +311,7 @@ pub fn client_has_it(request: &HeaderMap, answer: &HeaderMap) -> bool {
     if request.contains_key("if-none-match") {
         let Some(etag) = headers::first(answer, "etag") else { return false };
         let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_string();
-        return headers::list(request, "if-none-match").any(|tag| tag == "*" || opaque(tag) == opaque(etag));
+        return headers::list(request, "if-none-match").any(|tag| tag == "*" || opaque(&tag) == opaque(etag));
     }
     let modified = headers::date(answer, "last-modified").or_else(|| headers::date(answer, "date"));
     matches!((headers::date(request, "if-modified-since"), modified), (Some(since), Some(at)) if at <= since)
