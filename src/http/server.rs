@@ -4,7 +4,7 @@
 //! - A build host has tens of clients, and a thousand that say nothing cost their threads' small
 //!   stacks: nothing is polled, parked or handed to another thread, CONNECT included.
 //! - Connections are capped; over the cap the one that has been longest without a whole request
-//!   makes room, never one whose answer is under way.
+//!   makes room, or else the slowest of many slow ones, never one that takes its answer as it comes.
 //! - Each wait for a client has a bound (see [`super::socket`]).
 //! - Accepting goes on until [`Server::stop`], whatever fails; every thread is joined there.
 

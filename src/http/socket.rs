@@ -126,7 +126,9 @@ impl Socket {
             set_timeout(&self.tcp, Some(left.min(at_a_time)))?;
             let begun = Instant::now();
             let got = io(&self.tcp);
-            self.patience.note(begun.elapsed(), *got.as_ref().unwrap_or(&0));
+            let (spent, moved) = (begun.elapsed(), *got.as_ref().unwrap_or(&0));
+            self.patience.note(spent, moved);
+            self.entry.iter().for_each(|entry| entry.note(spent, moved));
             match got {
                 Err(e) if is_pause(&e) => {}
                 got => return got,

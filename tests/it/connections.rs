@@ -85,8 +85,8 @@ fn a_crowd_that_says_nothing_or_little_holds_up_nobody() {
     }
     #[cfg(target_os = "linux")]
     {
-        // half of the files, but for some that are about to go
-        poll("room", || (server.count("task") < 240).then_some(()));
+        // a third of the files, but for some that are about to go
+        poll("room", || (server.count("task") < 170).then_some(()));
         let status = fs::read_to_string(format!("/proc/{}/status", server.child.pid())).unwrap();
         let rss =
             status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -146,6 +146,42 @@ fn a_download_is_not_cut_to_make_room() {
     }
     assert!(got > LEN, "{got} bytes of {LEN} and a head");
     assert!(matches!(crowd[0].read(&mut [0]), Ok(0) | Err(_)), "an idle one made room");
+    server.stop();
+}
+
+#[test]
+fn a_crowd_that_reads_slowly_leaves_room_and_cuts_no_fast_download() {
+    let dir = TempDir::new();
+    let body = "x".repeat(16 << 20);
+    let origin = Origin::http(move |_| answer("Cache-Control: max-age=9999", &body));
+    let server = Server::start(&dir, 96, &origin.host());
+    let request = format!("GET http://{0}/big HTTP/1.1\r\nHost: {0}\r\nConnection: close\r\n\r\n", origin.host());
+    let download = || {
+        let mut socket = server.connect();
+        socket.write_all(request.as_bytes()).unwrap();
+        io::copy(&mut socket, &mut io::sink()).unwrap()
+    };
+    assert!(download() > 16 << 20);
+    let mut fast = server.connect();
+    fast.write_all(request.as_bytes()).unwrap();
+    // all that there is room for, and no idle one among them
+    let mut crowd: Vec<_> = (0..31).map(|_| server.connect()).collect();
+    for slow in &mut crowd {
+        slow.write_all(request.as_bytes()).unwrap();
+        slow.read_exact(&mut [0; 64]).unwrap();
+    }
+    let (mut got, mut piece) = (0, vec![0; 64 << 10]);
+    std::thread::scope(|s| {
+        let asking = s.spawn(|| (server.ask(), server.ask()));
+        // far from as fast as it could, but for as long as others are slow
+        while let n @ 1.. = fast.read(&mut piece).unwrap() {
+            got += n;
+            std::thread::sleep(Duration::from_millis(if asking.is_finished() { 0 } else { 100 }));
+        }
+        let (first, second) = asking.join().unwrap();
+        assert!(first < Duration::from_secs(20) && second < Duration::from_secs(5), "{first:?}, {second:?}");
+    });
+    assert!(got > 16 << 20, "{got} bytes");
     server.stop();
 }
 

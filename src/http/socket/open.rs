@@ -1,12 +1,14 @@
 //! Which connections are open, what each of them is at, and which goes when there are too many.
 //!
-//! Invariants: there are never more than the cap, but for some that were told to leave; room is made by the connection that has been
-//! longest without a whole request, never by one whose answer is under way; one that was told to
-//! leave begins no answer.
+//! Invariants: there are never more than the cap, but for some that were told to leave; room is made by the
+//! connection that has been longest without a whole request, and only where all have one by a client that is
+//! slow with its answer or request, the slowest, never by one that takes or sends what it can; one that was told
+//! to leave begins no answer.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -15,8 +17,8 @@ use crate::platform;
 /// What the server allows its clients.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Connections at a time, a thread each. Default: 1,024, or half the files that the process may
-    /// open.
+    /// Connections at a time, a thread each, that may send a file each. Default: 1,024, or a third of the files
+    /// that the process may open.
     pub max_connections: usize,
     /// Requests that may wait for upstreams at a time; each may need two more files. Default: 512, or an
     /// eighth of the files.
@@ -37,7 +39,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         let files = platform::max_files().map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         ServerLimits {
-            max_connections: (files / 2).clamp(16, 1024),
+            max_connections: (files / 3).clamp(16, 1024),
             max_waiting: (files / 8).clamp(4, 512),
             idle_timeout: Duration::from_secs(60),
             head_timeout: Duration::from_secs(10),
@@ -59,6 +61,11 @@ pub struct ServerState {
 /// How long who waits for room sleeps before it looks again.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Where there is no room, a client counts as slow below so many bytes a second,
+const CROWDED: u64 = 16 << 10;
+/// once that has cost so much time.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// The connections that are open.
 pub struct Open {
     /// What clients are allowed.
@@ -78,6 +85,7 @@ struct Table {
 struct Slot {
     tcp: Arc<TcpStream>,
     state: State,
+    behind: Arc<AtomicU64>,
 }
 
 /// What a connection is at.
@@ -97,6 +105,8 @@ pub(super) enum State {
 pub struct Entry {
     pub(super) open: Arc<Open>,
     pub(super) tcp: Arc<TcpStream>,
+    /// Microseconds that were waited for the client in this turn, beyond what one at [`CROWDED`] would need.
+    behind: Arc<AtomicU64>,
     /// The connection's number.
     pub id: u64,
 }
@@ -120,10 +130,11 @@ impl Open {
         if table.stopping {
             return Err(io::Error::other("the server stops"));
         }
-        let (tcp, id) = (Arc::new(tcp), table.next);
+        let (tcp, id, behind) = (Arc::new(tcp), table.next, Arc::default());
         table.next += 1;
-        table.slots.insert(id, Slot { tcp: tcp.clone(), state: State::Waiting(Instant::now()) });
-        Ok(Entry { open: self.clone(), tcp, id })
+        let state = State::Waiting(Instant::now());
+        table.slots.insert(id, Slot { tcp: tcp.clone(), state, behind: Arc::clone(&behind) });
+        Ok(Entry { open: self.clone(), tcp, behind, id })
     }
 
     /// The process is out of files, or of threads: sends one connection away, and waits for a moment.
@@ -173,33 +184,46 @@ impl Open {
 }
 
 impl Table {
-    /// Sends the connection away that has been longest without a whole request, if there is one.
+    /// Sends the connection away that has been longest without a whole request, or else the slowest, if there
+    /// is one.
     fn dismiss_one(&mut self) -> bool {
-        let waiting = self.slots.values_mut().filter_map(|slot| match slot.state {
-            State::Waiting(since) => Some((since, slot)),
-            _ => None,
-        });
-        waiting.min_by_key(|(since, _)| *since).map(|(_, slot)| slot.dismiss()).is_some()
+        let rank = |slot: &Slot| match slot.state {
+            State::Waiting(since) => Some((true, since.elapsed())),
+            State::Answering => Some((false, Duration::from_micros(slot.behind.load(Ordering::Relaxed)))),
+            State::TakenOver | State::Leaving => None,
+        };
+        let ranked = self.slots.values_mut().filter_map(|slot| Some((rank(slot)?, slot)));
+        let goes = ranked.filter(|((waits, time), _)| *waits || *time > SLOW).max_by_key(|(rank, _)| *rank);
+        goes.map(|(_, slot)| slot.leave()).is_some()
     }
 }
 
 impl Slot {
-    /// Wakes the connection's thread, where it waits for its client. An error of the shutdown says
-    /// that the connection is closed.
+    /// Lets a connection go on that is in the midst of an answer, and no other.
     fn dismiss(&mut self) {
         match self.state {
-            State::Waiting(_) => {
-                self.state = State::Leaving;
-                let _ = self.tcp.shutdown(Shutdown::Both);
-            }
+            State::Waiting(_) => self.leave(),
             // what took it over sees the client leave
             State::TakenOver => drop(self.tcp.shutdown(Shutdown::Read)),
             State::Answering | State::Leaving => {}
         }
     }
+
+    /// Wakes the connection's thread, where it waits for its client. An error of the shutdown says
+    /// that the connection is closed.
+    fn leave(&mut self) {
+        self.state = State::Leaving;
+        let _ = self.tcp.shutdown(Shutdown::Both);
+    }
 }
 
 impl Entry {
+    /// Notes that the client was waited for, and how many bytes that moved.
+    pub(super) fn note(&self, spent: Duration, moved: usize) {
+        let behind = self.behind.load(Ordering::Relaxed) + spent.as_micros() as u64;
+        self.behind.store(behind.saturating_sub(moved as u64 * 1_000_000 / CROWDED), Ordering::Relaxed);
+    }
+
     /// Notes what the connection is at; false when it has to leave.
     pub(super) fn set(&self, state: State) -> bool {
         let mut table = self.open.lock();
@@ -210,6 +234,7 @@ impl Entry {
             (State::Waiting(_), State::Waiting(_)) => {} // since then still
             _ => slot.state = state,
         }
+        self.behind.store(0, Ordering::Relaxed);
         if stopping {
             slot.dismiss();
         }
