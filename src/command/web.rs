@@ -36,7 +36,8 @@ impl Gate {
     pub fn open(config: &AccessConfig) -> Result<Self, Error> {
         let guard = Guard::new(config).map_err(|why| Error::failed(format!("--http-auth-file {why}")))?;
         let stays = "the certificate stays as it was";
-        let identity = config.tls.clone().map(|(cert, key)| Reloaded::new(stays, move || identity(&cert, &key)));
+        let identity =
+            config.tls.clone().map(|(cert, key)| Reloaded::new(vec![cert, key], stays, |f| identity(&f[0], &f[1])));
         let identity = identity.transpose().map_err(|why| Error::failed(format!("--http-tls-cert: {why}")))?;
         Ok(Gate { guard: Arc::new(guard), identity: identity.map(Arc::new), tokens: config.auth_file.is_some() })
     }

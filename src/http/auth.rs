@@ -87,7 +87,7 @@ impl Guard {
         names.extend([machine, short, "localhost".to_string()]);
         names.retain(|name| !name.is_empty());
         let stays = "the tokens stay as they were";
-        let tokens = config.auth_file.clone().map(|file| Reloaded::new(stays, move || read(&file)));
+        let tokens = config.auth_file.clone().map(|file| Reloaded::new(vec![file], stays, |files| read(&files[0])));
         Ok(Guard { names, tokens: tokens.transpose()? })
     }
 

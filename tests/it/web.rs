@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -232,6 +232,13 @@ fn tokens_open_what_their_roles_say_and_are_read_again() {
     server.child.signal(Signal::HUP);
     poll("the line", || server.child.stderr().contains("tokens:2: ").then_some(()));
     server.expect(200, PRIVATE, &[LOCAL, &with(0)]);
+    // nor does a pipe that nobody writes to, which is not waited for
+    fs::remove_file(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    server.child.signal(Signal::HUP);
+    poll("the line", || server.child.stderr().contains("no plain file").then_some(()));
+    server.expect(200, PRIVATE, &[LOCAL, &with(0)]);
+    fs::remove_file(&file).unwrap();
     fs::write(&file, &tokens[1].1).unwrap();
     server.child.signal(Signal::HUP);
     poll("the new file", || (server.get(PRIVATE, &[LOCAL, &with(0)]).status == 401).then_some(()));
