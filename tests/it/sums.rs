@@ -173,6 +173,17 @@ fn lies() -> Vec<(&'static str, Change)> {
             "another number",
             lookup(1, |text| format!("0{}", text.split_once('\n').map(|t| format!("\n{}", t.1)).unwrap())),
         ),
+        // what is signed all the same, and no note to go, which would stop at what is kept
+        ("many signatures", lookup(1, |text| text + &"\u{2014} x AAAAAAAA\n".repeat(100))),
+        ("a signature of nothing", lookup(1, |text| text + "\u{2014} x AAAAAA==\n")),
+        ("a space in a name", lookup(1, |text| text + "\u{2014} x\u{a0}y AAAAAAAA\n")),
+        (
+            "line ends of another system",
+            lookup(1, |text| {
+                let (signed, signatures) = text.rsplit_once("\n\n").unwrap();
+                format!("{signed}\n\n{}", signatures.replace('\n', "\r\n"))
+            }),
+        ),
         ("no signature", lookup(1, |text| text.rsplit_once("\u{2014}").unwrap().0.to_string())),
     ]
 }

@@ -157,7 +157,14 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
     ])
 }
 
-/// What both paths and versions want of an element between slashes.
+/// `module.CheckFilePath`.
+pub fn check_file(path: &str) -> Result<(), &'static str> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b >= 0x80 || b"!#$%&()+,-.=@[]^_{}~ ".contains(&b);
+    path.split('/').try_for_each(|element| check_element(element, allowed))?;
+    if path.chars().all(|c| c.is_ascii() || c.is_alphabetic()) { Ok(()) } else { Err("invalid character") }
+}
+
+/// What paths, files and versions want of an element between slashes.
 fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'static str> {
     let short = element.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let numbered = |name| short.strip_prefix(name).is_some_and(|n| matches!(n.as_bytes(), [b'1'..=b'9']));

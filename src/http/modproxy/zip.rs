@@ -3,7 +3,7 @@
 //!
 //! One pass, in memory that does not grow with the zip but for its files' names.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use base64_simd::STANDARD;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 
+use super::path::check_file;
 use crate::id::{Hashing, OutputId};
 
 /// `go`'s limit on a module zip, and on what it unpacks to, in bytes.
@@ -37,7 +38,7 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<String, String>
     if expected > MAX_FILES as u64 {
         return Err(format!("{expected} files"));
     }
-    let mut seen = HashSet::new();
+    let mut seen = HashMap::new();
     let mut found = 0;
     let mut unpacked = 0;
     let (mut sums, mut names) = (Vec::new(), 0);
@@ -56,28 +57,26 @@ pub fn check(file: &File, module: &str, version: &str) -> Result<String, String>
         }
         let inner = name.strip_prefix(&prefix).ok_or_else(|| format!("{name:?} does not lie under {prefix}"))?;
         let size = entry.uncompressed_size_hint();
-        if let Some(dir) = name.strip_suffix('/') {
+        let (inner, is_dir) = (inner.strip_suffix('/').unwrap_or(inner), name.ends_with('/'));
+        // the root may be there, too
+        if name != prefix {
+            let fine = check_file(inner).and_then(|()| note(&mut seen, inner, is_dir));
+            fine.map_err(|why| format!("{name:?}: {why}"))?;
+        }
+        if is_dir {
             // go skips directories
-            if size > 0 || !dir.split('/').all(is_element) {
-                return Err(format!("invalid directory {name:?}"));
+            if size > 0 {
+                return Err(format!("{name:?}: a directory of {size} bytes"));
             }
             sums.push((name.to_string(), OutputId::of(&[])));
             continue;
         }
-        if !inner.split('/').all(is_element) {
-            return Err(format!("invalid file name {name:?}"));
+        let base = inner.rsplit('/').next().unwrap_or(inner);
+        if inner != "go.mod" && base.eq_ignore_ascii_case("go.mod") {
+            return Err(format!("{inner} where only go.mod may be"));
         }
-        let small = inner == "LICENSE" || inner.eq_ignore_ascii_case("go.mod");
-        if small && size > MAX_SMALL {
+        if matches!(inner, "LICENSE" | "go.mod") && size > MAX_SMALL {
             return Err(format!("{inner} of {size} bytes, more than the 16 MiB that go allows"));
-        }
-        if inner != "go.mod" && inner.eq_ignore_ascii_case("go.mod") {
-            return Err(format!("{inner} where go.mod is meant"));
-        }
-        let mut hash = DefaultHasher::new();
-        inner.to_lowercase().hash(&mut hash);
-        if !seen.insert(hash.finish()) {
-            return Err(format!("{name:?} is there twice"));
         }
         unpacked = size.saturating_add(unpacked);
         if unpacked > MAX_ZIP {
@@ -127,8 +126,28 @@ fn drain(reader: impl Read, size: u64, scratch: &mut [u8]) -> io::Result<OutputI
     }
 }
 
-fn is_element(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.bytes().any(|b| b == b'\\' || b < b' ')
+/// Takes note of a file, or directory, and the directories that it lies in: by their names but for case, what
+/// they are called and whether they are directories, all hashed.
+fn note(seen: &mut HashMap<u64, (u64, bool)>, path: &str, is_dir: bool) -> Result<(), &'static str> {
+    let (mut exact, mut folded) = (DefaultHasher::new(), DefaultHasher::new());
+    let last = path.split('/').count() - 1;
+    for (at, element) in path.split('/').enumerate() {
+        element.hash(&mut exact);
+        element.chars().flat_map(fold).for_each(|c| c.hash(&mut folded));
+        '/'.hash(&mut folded);
+        let new = (exact.finish(), is_dir || at < last);
+        if seen.insert(folded.finish(), new).is_some_and(|old| old != new || !new.1) {
+            return Err("it is there twice, but for case, or file and directory at once");
+        }
+    }
+    Ok(())
+}
+
+/// A letter without case, so that a long s is an s, too.
+fn fold(c: char) -> impl Iterator<Item = char> {
+    let mut upper = c.to_uppercase();
+    let one = upper.next().filter(|_| upper.next().is_none());
+    one.unwrap_or(c).to_lowercase()
 }
 
 #[cfg(test)]
@@ -184,6 +203,11 @@ mod tests {
             "example.com/M@v1.0.0/a\\b",
             "example.com/M@v1.0.0/GO.MOD",
             "/example.com/M@v1.0.0/x",
+            "example.com/M@v1.0.0/con.go",
+            "example.com/M@v1.0.0/a:b",
+            "example.com/M@v1.0.0/a./b",
+            "example.com/M@v1.0.0/\u{1f600}",
+            "example.com/M@v1.0.0/a/go.mod",
         ] {
             // the writer would tidy the name up: write another of its length, then exchange them
             let stand_in = "Q".repeat(name.len());
@@ -195,8 +219,13 @@ mod tests {
             }
             assert!(verdict(&bytes).is_err(), "{name}");
         }
-        let twice: [(&str, &[u8]); 2] = [("example.com/M@v1.0.0/x", b"1"), ("example.com/M@v1.0.0/X", b"2")];
-        assert!(verdict(&zip(&twice)).unwrap_err().contains("twice"));
+        for (one, other) in
+            [("x", "X"), ("x", "x"), ("A/x", "a/y"), ("a", "a/b"), ("s", "\u{17f}"), ("\u{e9}", "\u{c9}")]
+        {
+            let names = [one, other].map(|name| format!("example.com/M@v1.0.0/{name}"));
+            assert!(verdict(&zip(&[(&names[0], b"1"), (&names[1], b"2")])).is_err(), "{one} {other}");
+        }
+        verdict(&zip(&[("example.com/M@v1.0.0/a/\u{e9}t\u{e9}", b"1"), ("example.com/M@v1.0.0/a/ss", b"2")])).unwrap();
     }
 
     #[test]

@@ -10,6 +10,8 @@ use super::tree::{Hash, number};
 
 /// What begins the line of a signature.
 const SIGNATURE: &str = "\u{2014} ";
+/// `go` takes no note with more of them.
+const SIGNATURES: usize = 100;
 
 /// A tree head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,21 +23,23 @@ pub(super) struct TreeHead {
 }
 
 /// The tree head in the note `text`, which `name` must have signed with `key`. The error says what it
-/// is instead.
+/// is instead. What `go` would not take is none, whoever signed it: it would be kept, and stop every client.
 pub(super) fn open(text: &str, name: &str, key: &([u8; 4], [u8; 32])) -> Result<TreeHead, String> {
     let no = || format!("no tree head signed by {name}");
     let split = text.rfind("\n\n").ok_or_else(no)?;
     let (signed, signatures) = (&text[..=split], &text[split + 2..]);
     let mut found = false;
-    if !signatures.ends_with('\n') {
+    let control = |c: char| c.is_control() && c != '\n';
+    if !signatures.ends_with('\n') || signatures.lines().count() > SIGNATURES || text.contains(control) {
         return Err(no());
     }
     for line in signatures.lines() {
         // a line that is none would be there unsigned
         let (who, bytes) = line.strip_prefix(SIGNATURE).and_then(|rest| rest.split_once(' ')).ok_or_else(no)?;
         let bytes = STANDARD.decode_to_vec(bytes.as_bytes()).map_err(|_| no())?;
-        let (id, signature) = bytes.split_at_checked(4).ok_or_else(no)?;
-        if who.is_empty() || who.contains('+') {
+        let (id, signature) =
+            bytes.split_at_checked(4).filter(|(_, signature)| !signature.is_empty()).ok_or_else(no)?;
+        if who.is_empty() || who.contains(|c: char| c == '+' || c.is_whitespace()) {
             return Err(no());
         }
         if who == name && id == key.0 {
