@@ -1,10 +1,11 @@
 //! Modules as one file: a zstd tar of `cache/download` as in GOMODCACHE, with the sum database's answers.
 //!
-//! Invariants: the file appears whole; of one that is read, only names of the module proxy protocol are
-//! unpacked, and each module is checked as if it came from an upstream, which the unpacked folder is.
+//! Invariants: the file appears whole, unless it is a pipe or a device, which is never replaced; of one that is
+//! read, only names of the module proxy protocol are unpacked, and each module is checked as if it came from an
+//! upstream, which the unpacked folder is.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
@@ -42,10 +43,8 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
             }
         })
         .map_err(failed)?;
-    let dir = file.parent().expect("the path is absolute");
-    let mut temp = TempFile::create(dir).map_err(failed)?;
-    let mut write = || -> io::Result<()> {
-        let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(temp.file()), LEVEL)?);
+    let write = |to: &mut File| -> io::Result<()> {
+        let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);
         proxy.sums(&names, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
         for name in &names {
             // one that went meanwhile is no more
@@ -58,9 +57,17 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
         }
         out.into_inner()?.finish()?.flush()
     };
-    write().map_err(failed)?;
+    // /dev/stdout is a link to what it is
+    let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+    if path.exists() && !path.is_file() {
+        OpenOptions::new().write(true).open(&path).and_then(|mut to| write(&mut to)).map_err(failed)?;
+        // what is said on stdout would be the end of what is written there
+        return Ok(String::new());
+    }
+    let mut temp = TempFile::create(path.parent().expect("it is absolute")).map_err(failed)?;
+    write(temp.file()).map_err(failed)?;
     let len = temp.file().metadata().map_err(failed)?.len();
-    temp.persist(file).map_err(failed)?;
+    temp.persist(&path).map_err(failed)?;
     let zips = names.iter().filter(|name| name.ends_with(".zip")).count() as u64;
     Ok(format!("{}: {}, {}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
 }
@@ -81,6 +88,9 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
     let folder = UpstreamEntry { url: UpstreamUrl::Dir(dir.path.clone()), on_any_error: false, private: true };
     let upstream = UpstreamList { entries: vec![folder], end: ListEnd::List };
     let proxy = web::modules(&ModProxyConfig { upstream, netrc: None, offline: false, ..config.clone() }, stack)?;
+    if files.is_empty() {
+        return Err(Error::failed(format!("mod import {}: no module in it: is it of mod export?", file.display())));
+    }
     let mut failures = Failures::default();
     let unsure = obtain(&proxy, &files, &mut failures);
     failures.0.values_mut().for_each(|why| *why = why.replace(&format!("file://{}/", dir.path.display()), ""));

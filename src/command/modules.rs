@@ -18,6 +18,10 @@ use crate::text;
 
 /// Files that are fetched at a time.
 const AT_A_TIME: usize = 8;
+/// Modules and versions that may be required, and how many one by way of the other: far more than honest graphs
+/// have.
+const MOST: usize = 50_000;
+const DEEPEST: usize = 500;
 
 /// Does what is asked for.
 pub(super) fn execute(config: &ModConfig) -> Result<Exit, Error> {
@@ -56,15 +60,24 @@ fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<Str
         }
     }
     if recursive {
-        let (mut all, mut next) = (BTreeSet::new(), wants.whole.clone());
-        while !next.is_empty() {
+        let (mut all, mut next, mut depth) = (BTreeSet::new(), wants.whole.clone(), 0);
+        while let Some((module, version)) = next.first() {
+            depth += 1;
+            if depth > DEEPEST || all.len() + next.len() > MOST {
+                return Err(Error::failed(format!(
+                    "mod fetch: more than {MOST} modules are required, or {DEEPEST} one by way of the other, as \
+                     {module}@{version} is: an upstream makes them up; without -r, what is named is fetched"
+                )));
+            }
             let mods: Vec<Module> = next.iter().cloned().collect();
-            let texts = each(&mods, "go.mod", |module| text_of(proxy, &name(module, "mod")));
+            let required = each(&mods, "go.mod", |module| {
+                text_of(proxy, &name(module, "mod")).map(|text| modgraph::required(&text))
+            });
             all.append(&mut next);
-            for (module, text) in mods.iter().zip(texts) {
-                match text {
-                    Ok(text) => {
-                        let required = modgraph::required(&text).into_iter().filter_map(|m| wants.stand_in(m));
+            for (module, required) in mods.iter().zip(required) {
+                match required {
+                    Ok(required) => {
+                        let required = required.into_iter().filter_map(|m| wants.stand_in(m));
                         next.extend(required.filter(|module| !all.contains(module)));
                     }
                     Err(why) => failures.note(module, why),
@@ -84,8 +97,10 @@ fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<Str
         }
     }
     let unsure = obtain(proxy, &files, &mut failures);
-    let many = text::things(wants.whole.len() as u64, "module");
-    failures.sum_up(format!("{many} and {} more go.mod are kept{unsure}\n", wants.mods.len() - wants.whole.len()))
+    let [mods, whole] =
+        [&wants.mods, &wants.whole].map(|all| all.iter().filter(|m| !failures.0.contains_key(*m)).count());
+    let many = text::things(whole as u64, "module");
+    failures.sum_up(format!("{many} and {} more go.mod are kept{unsure}\n", mods - whole))
 }
 
 /// The version that a module's upstream calls the latest, or else the largest in its list.
@@ -108,7 +123,7 @@ pub(super) fn obtain(proxy: &Arc<ModProxy>, files: &[ModPath], failures: &mut Fa
     }
     match unverified {
         0 => String::new(),
-        n => format!("; {} unverified, since the sum database gave no answer", text::things(n, "file")),
+        n => format!("; {} unverified: --mod-verify=off, or the sum database gave no answer", text::things(n, "file")),
     }
 }
 

@@ -555,6 +555,7 @@ fn modules_travel_to_machines_without_a_network() {
     let failed =
         command(&home, &["fetch", &from, &sumdb, "example.com/none@v1.0.0", "example.com/Upper/m@latest"]).code(1);
     assert_eq!(failed.stderr.matches("example.com/none@v1.0.0: ").count(), 1, "{}", failed.describe());
+    assert!(failed.stderr.contains("; 1 module and 0 more go.mod are kept"), "{}", failed.describe());
     assert!(zips(&home).iter().any(|n| n.contains("v1.1.0")), "the others are fetched all the same");
     let archive = dir.join("modules.tar.zst");
     let file = archive.to_str().unwrap();
@@ -576,6 +577,15 @@ fn modules_travel_to_machines_without_a_network() {
         assert!(fs::read_to_string(work.join("go.sum")).unwrap().contains("example.com/top v0.1.0 h1:"));
     };
     download(&format!("file://{}/cache/download", unpacked.display()));
+
+    // through a pipe, which is not replaced
+    let (there, pipe) = (TempDir::new(), dir.join("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::thread::scope(|s| {
+        s.spawn(|| command(&home, &["export", &sumdb, gone, pipe.to_str().unwrap()]).ok());
+        command(&there, &["import", gone, &nowhere, pipe.to_str().unwrap()]).ok();
+    });
+    assert_eq!((zips(&there), pipe.is_file()), (zips(&home), false));
 
     // and so does another machine
     let there = TempDir::new();
@@ -615,11 +625,42 @@ fn modules_travel_to_machines_without_a_network() {
     let out = command(&third, &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
     assert!(out.stderr.contains("example.com/top@v0.1.0: ") && out.stderr.contains("refused"), "{}", out.describe());
     assert!(!zips(&third).iter().any(|n| n.contains("/top/")) && zips(&third).len() == zips(&home).len() - 1);
-    // nor is half of one taken for whole
+    // nor one with links instead of modules for one with none, or half of one for whole
+    fs::remove_dir_all(unpacked.join("cache")).unwrap();
+    fs::create_dir_all(unpacked.join("cache/download/example.com/m/@v")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", unpacked.join("cache/download/example.com/m/@v/v1.0.0.info")).unwrap();
+    let tar =
+        Command::new("tar").args(["--zstd", "-cf", evil.to_str().unwrap(), "cache"]).current_dir(&unpacked).output();
+    assert!(tar.unwrap().status.success());
+    let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
+    assert!(out.stderr.contains("no module in it"), "{}", out.describe());
     let whole = fs::read(file).unwrap();
     fs::write(&evil, &whole[..whole.len() / 2]).unwrap();
     let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
     assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
+}
+
+#[test]
+fn a_graph_without_end_is_not_followed_to_it() {
+    let home = TempDir::new();
+    let origin = Origin::http(|request| {
+        let path = request.split(' ').nth(1).unwrap();
+        let n: usize = path.rsplit_once("v1.0.").unwrap().1.strip_suffix(".mod").unwrap().parse().unwrap();
+        let (module, most) =
+            if path.contains("/wide/") { ("example.com/wide", 60_000) } else { ("example.com/deep", 1) };
+        let all: String = (1..=most).map(|more| format!("require {module} v1.0.{}\n", n + more)).collect();
+        answer(200, "", format!("module {module}\n{all}").as_bytes())
+    });
+    let from = format!("--upstream=http://{}", origin.host());
+    for module in ["example.com/deep@v1.0.1", "example.com/wide@v1.0.1"] {
+        let out = command(&home, &["fetch", "-r", "--mod-verify=off", &from, module]).code(1);
+        assert!(
+            out.stderr.contains("an upstream makes them up") && out.stderr.lines().count() == 1,
+            "{}",
+            out.describe()
+        );
+    }
+    assert!(origin.seen().len() < 1000, "{}", origin.seen().len());
 }
 
 fn work_mod(home: &TempDir) -> String {
