@@ -1,7 +1,9 @@
 //! The module proxy beside its baselines: `go mod download` against GOPROXY=file://, files against
-//! nginx, and with a thousand connections that say nothing.
+//! nginx, and with a thousand connections that say nothing or little; a graph of modules from an upstream and
+//! a sum database that are 20 ms away, by way of us and straight, and when they are gone; what need not wait,
+//! beside requests that hang.
 //!
-//! `cargo bench --bench modproxy -- --modules 300 --rounds 5 --seconds 5`
+//! `cargo bench --bench modproxy -- --modules 300 --rounds 5 --seconds 5 [--only crowd|far|hung|nginx]`
 //!
 //! Install nginx first (Debian: nginx-light); it is looked for at /usr/sbin/nginx and on PATH. The
 //! modules are made up (incompressible, 60 MB), unless BENCH_GOPROXY_DIR names a tree in the layout
@@ -18,6 +20,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use support::args::Args;
@@ -35,29 +39,42 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    args.check(&["modules", "rounds", "seconds"])?;
+    args.check(&["modules", "rounds", "seconds", "only"])?;
     let (modules, rounds) = (args.number("modules", 300)?, args.number("rounds", 5)?);
     let time = Duration::from_secs(args.number("seconds", 5)? as u64);
-    let scratch = Scratch::open()?;
+    let (only, scratch) = (args.text("only", ""), Scratch::open()?);
+    let wanted = |part: &str| only.is_empty() || only == part;
     let dir = scratch.fresh("modproxy")?;
     progress("making up modules");
-    let (tree, go_mod) = make_up(&dir.join("tree"), modules);
+    let (tree, go_mod) = make_up(&dir.join("tree"), modules, false);
     let given = std::env::var("BENCH_GOPROXY_DIR").ok().zip(std::env::var("BENCH_GOMOD").ok());
     let (files, go_mod) = match given {
         Some((dir, file)) => (PathBuf::from(dir), fs::read_to_string(file)?),
         None => (tree.clone(), go_mod),
     };
     section(&format!("module proxy: {modules} modules"));
-    downloads(&dir, &files, &go_mod, rounds)?;
+    if wanted("crowd") {
+        downloads(&dir, &files, &go_mod, rounds)?;
+    }
+    if wanted("far") {
+        far(&dir, modules.max(400), rounds)?;
+    }
+    if wanted("hung") {
+        hung(&dir, &tree, rounds, time)?;
+    }
+    if !wanted("nginx") {
+        return Ok(());
+    }
 
     let nginx = Nginx::start(&dir, &tree).ok_or("nginx cannot be started; it is the baseline of these figures")?;
-    let ours = Ours::start(&dir.join("cache"), &tree)?;
+    let ours = Ours::start(&dir.join("cache"), &by_file(&tree), &["--mod-verify=off".into()])?;
     zip(&ours, &nginx, rounds)?;
     small(&ours, &nginx, rounds, time)
 }
 
-/// Modules of 20 files each and a big one; where they are, and a go.mod that wants the former.
-fn make_up(root: &Path, modules: usize) -> (PathBuf, String) {
+/// Modules of 20 files each, each of which requires two others in a `graph`, and a big one; where they are, and
+/// a go.mod that wants the former.
+fn make_up(root: &Path, modules: usize, graph: bool) -> (PathBuf, String) {
     let mut tree = upstream::Tree::new(root.into());
     let mut random = Random(1);
     let mut go_mod = "module example.com/bench\n\ngo 1.21\n\nrequire (\n".to_string();
@@ -65,7 +82,12 @@ fn make_up(root: &Path, modules: usize) -> (PathBuf, String) {
         let name = format!("example.com/Mod{n:03}/pkg");
         let files: Vec<(String, Vec<u8>)> =
             (0..20).map(|f| (format!("dir{}/file{f}.go", f % 4), random.bytes(1 << (9 + f % 6)))).collect();
-        let files: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
+        let mut files: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
+        let other = |n: usize| format!("require example.com/Mod{n:03}/pkg v1.0.0\n");
+        let requires = format!("module {name}\n\ngo 1.21\n\n{}{}", other(n / 2), other(n / 3));
+        if graph && n > 1 {
+            files.push(("go.mod", requires.as_bytes()));
+        }
         tree.add(&name, "v1.0.0", &files);
         go_mod += &format!("\t{name} v1.0.0\n");
     }
@@ -74,30 +96,232 @@ fn make_up(root: &Path, modules: usize) -> (PathBuf, String) {
 }
 
 fn downloads(dir: &Path, files: &Path, go_mod: &str, rounds: usize) -> Result<()> {
-    let server = Ours::start(&dir.join("cache-modules"), files)?;
-    let by_file = format!("file://{}", files.display());
-    let by_us = format!("http://{}/mod", server.addr);
-    let (mut base, mut ours, mut alone, mut crowded) = Default::default();
+    let server = Ours::start(&dir.join("cache-modules"), &by_file(files), &["--mod-verify=off".into()])?;
+    let download = |proxy: &str| download(dir, go_mod, proxy, "off");
+    let (mut base, mut ours, mut alone, mut crowded, mut dribbled) = Default::default();
     for i in 0..=rounds {
-        let straight = download(dir, go_mod, &by_file)?;
+        let straight = download(&by_file(files))?;
         // the first also fills our cache
-        let warm = download(dir, go_mod, &by_us)?;
+        let warm = download(&server.url())?;
         let idle: Vec<TcpStream> =
             (0..IDLE).map(|_| TcpStream::connect(server.addr)).collect::<std::io::Result<_>>()?;
-        let among = download(dir, go_mod, &by_us)?;
+        let among = download(&server.url())?;
         drop(idle);
-        let after = download(dir, go_mod, &by_us)?;
+        let after = download(&server.url())?;
+        let stop = AtomicBool::new(false);
+        let beside = std::thread::scope(|s| {
+            s.spawn(|| dribble(server.addr, &stop));
+            std::thread::sleep(Duration::from_secs(2));
+            let beside = download(&server.url());
+            stop.store(true, Ordering::SeqCst);
+            beside
+        })?;
         if i > 0 {
             let push = |s: &mut Samples, t| s.push_time(t);
             push(&mut base, straight);
             push(&mut ours, warm);
             push(&mut crowded, among);
             push(&mut alone, after);
+            push(&mut dribbled, beside);
         }
     }
     paired("go mod download from warm disk, by GOPROXY=file://", &ours, &base, Bound::Most(1.3));
     paired(&format!("the same among {IDLE} idle connections, by without"), &crowded, &alone, Bound::Most(1.2));
+    paired(&format!("the same beside {IDLE} dribbling clients, by without"), &dribbled, &alone, Bound::Most(1.2));
+    let peak = server.peak() as f64 / MIB;
+    row("— peak resident memory, MiB", &format!("{peak:.1}"), "", peak, Bound::Most(64.0));
     Ok(())
+}
+
+/// Clients that send a byte of a head each second, and come again when they are sent away.
+fn dribble(addr: SocketAddr, stop: &AtomicBool) {
+    let mut crowd: Vec<Option<TcpStream>> = (0..IDLE).map(|_| None).collect();
+    while !stop.load(Ordering::SeqCst) {
+        let begun = Instant::now();
+        for client in &mut crowd {
+            if client.as_mut().is_none_or(|socket| socket.write_all(b"x").is_err()) {
+                *client = TcpStream::connect(addr).ok();
+                client.iter_mut().for_each(|socket| drop(socket.write_all(b"GET / HTTP/1.1\r\nA: ")));
+            }
+        }
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
+    }
+}
+
+/// A graph of modules from an upstream and a sum database that are 20 ms away: by way of an empty cache, and
+/// straight; then with both gone, by GOPROXY=file:// of what was exported.
+fn far(dir: &Path, modules: usize, rounds: usize) -> Result<()> {
+    let (tree, go_mod) = make_up(&dir.join("graph"), modules, true);
+    let (upstream, sumdb) = (upstream::Upstream::start(&tree), upstream::SumDb::start(&tree));
+    let (modules_far, sums_far) = (Far::start(upstream.addr)?, Far::start(sumdb.url[7..].parse()?)?);
+    let straight = format!("http://{}", modules_far.addr);
+    let database = format!("{} http://{}", sumdb.key, sums_far.addr);
+    let args = [format!("--sumdb={}=http://{}", sumdb.key, sums_far.addr)];
+    let (mut base, mut ours, mut file, mut kept) = Default::default();
+    let cache = dir.join("cache-far");
+    for i in 0..=rounds {
+        let _ = fs::remove_dir_all(&cache);
+        let server = Ours::start(&cache, &straight, &args)?;
+        let times = (download(dir, &go_mod, &straight, &database)?, download(dir, &go_mod, &server.url(), &database)?);
+        if i > 0 {
+            Samples::push_time(&mut base, times.0);
+            Samples::push_time(&mut ours, times.1);
+        }
+    }
+    let what = format!("go mod download of a graph of {modules} through an empty cache, by straight, 20 ms away");
+    paired(&what, &ours, &base, Bound::Most(1.05));
+
+    let (archive, unpacked) = (dir.join("far.tar.zst"), dir.join("far"));
+    fs::create_dir_all(&unpacked)?;
+    let mut export = Command::new(PLUGIN);
+    export.args(["mod", "export", &format!("--cache-dir={}", cache.display()), &format!("--upstream={straight}")]);
+    let exported = export_to(export.args(&args).arg(&archive), &archive, &unpacked)?;
+    let server = Ours::start(&cache, &straight, &args)?;
+    // it has asked for what it asks for once
+    download(dir, &go_mod, &server.url(), &database)?;
+    [&modules_far, &sums_far].iter().for_each(|far| far.go_away());
+    for i in 0..=rounds {
+        let times = (download(dir, &go_mod, &exported, &database)?, download(dir, &go_mod, &server.url(), &database)?);
+        if i > 0 {
+            Samples::push_time(&mut file, times.0);
+            Samples::push_time(&mut kept, times.1);
+        }
+    }
+    paired("— the same with both gone, by GOPROXY=file:// of an export", &kept, &file, Bound::Most(1.3));
+    let out = modules_far.met_since() + sums_far.met_since();
+    row("— requests out meanwhile", &out.to_string(), "", out as f64, Bound::Most(0.0));
+    Ok(())
+}
+
+/// Exports, and unpacks that; the GOPROXY of what is there.
+fn export_to(export: &mut Command, archive: &Path, to: &Path) -> Result<String> {
+    let unpacked = export.status()?.success()
+        && Command::new("tar").arg("--zstd").arg("-xf").arg(archive).arg("-C").arg(to).status()?.success();
+    if unpacked { Ok(by_file(&to.join("cache/download"))) } else { Err("what is kept cannot be exported".into()) }
+}
+
+/// A way of 10 ms to a server, and as long back.
+struct Far {
+    addr: SocketAddr,
+    /// How many came once there was nobody any more.
+    late: Arc<AtomicUsize>,
+    gone: Arc<AtomicBool>,
+}
+
+impl Far {
+    fn start(to: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let far = Far { addr: listener.local_addr()?, late: Arc::default(), gone: Arc::default() };
+        let (late, gone) = (far.late.clone(), far.gone.clone());
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                if gone.load(Ordering::SeqCst) {
+                    late.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
+                let (gone, late) = (gone.clone(), late.clone());
+                std::thread::spawn(move || -> std::io::Result<()> {
+                    std::thread::sleep(2 * WAY);
+                    let far = TcpStream::connect(to)?;
+                    let asked = Some((gone, late));
+                    let (there, back) = ((near.try_clone()?, far.try_clone()?), (far, near));
+                    std::thread::spawn(move || carry(there.0, there.1, asked));
+                    carry(back.0, back.1, None);
+                    Ok(())
+                });
+            }
+        });
+        Ok(far)
+    }
+
+    fn go_away(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+    }
+
+    fn met_since(&self) -> usize {
+        self.late.load(Ordering::SeqCst)
+    }
+}
+
+/// Time one way to what is far.
+const WAY: Duration = Duration::from_millis(10);
+
+/// What counts where nobody should come any more.
+type Watched = Option<(Arc<AtomicBool>, Arc<AtomicUsize>)>;
+
+/// Carries bytes one way, late.
+fn carry(mut from: TcpStream, mut to: TcpStream, watched: Watched) {
+    let (queue, due) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+    let _ = to.set_nodelay(true);
+    std::thread::spawn(move || {
+        for (at, bytes) in due {
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    });
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = from.read(&mut piece) {
+        if let Some((gone, late)) = &watched
+            && gone.load(Ordering::SeqCst)
+        {
+            late.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        if queue.send((Instant::now() + WAY, piece[..n].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+/// What is kept, and health, beside requests that hang upstream, by idle.
+fn hung(dir: &Path, tree: &Path, rounds: usize, time: Duration) -> Result<()> {
+    const HUNG: usize = 64;
+    let (cache, name) = (dir.join("cache-hung"), "/mod/example.com/!mod001/pkg/@v/v1.0.0.info");
+    fetch(Ours::start(&cache, &by_file(tree), &["--mod-verify=off".into()])?.addr, name)?;
+    let stuck = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let server = Ours::start(&cache, &format!("http://{}", stuck.local_addr()?), &["--mod-verify=off".into()])?;
+    let (mut idle, mut beside): ([Samples; 2], [Samples; 2]) = Default::default();
+    let paths = [name, "/healthz"];
+    let each = time / (4 * rounds as u32);
+    for _ in 0..rounds {
+        for (samples, path) in idle.iter_mut().zip(paths) {
+            samples.push(hammer(server.addr, path, each)?.p99);
+        }
+        let clients = (0..HUNG).map(|n| {
+            let mut socket = TcpStream::connect(server.addr)?;
+            write!(socket, "GET /mod/hung.example/m{n}/@v/list HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+            Ok(socket)
+        });
+        let clients = clients.collect::<std::io::Result<Vec<_>>>()?;
+        // as many at a time as one upstream is asked
+        let held: Vec<_> = (0..HUNG / 2).map(|_| stuck.accept()).collect::<std::io::Result<_>>()?;
+        for (samples, path) in beside.iter_mut().zip(paths) {
+            samples.push(hammer(server.addr, path, each)?.p99);
+        }
+        drop((clients, held));
+        // those that waited for their turn come now, and are sent away, too
+        stuck.set_nonblocking(true)?;
+        let end = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < end {
+            drop(stuck.accept());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stuck.set_nonblocking(false)?;
+    }
+    for ((idle, beside), what) in idle.iter().zip(&beside).zip(["a kept .info", "/healthz"]) {
+        let (us, base, ratio) = (beside.show("µs"), idle.show("µs"), beside.by(idle).median());
+        row(&format!("{what} beside {HUNG} requests that hang, p99, by idle"), &us, &base, ratio, Bound::Most(1.2));
+        row("— ms", "", "", beside.median() * 1e3, Bound::Most(50.0));
+    }
+    Ok(())
+}
+
+/// The GOPROXY of a tree.
+fn by_file(tree: &Path) -> String {
+    format!("file://{}", tree.display())
 }
 
 fn zip(ours: &Ours, nginx: &Nginx, rounds: usize) -> Result<()> {
@@ -153,7 +377,7 @@ fn small(ours: &Ours, nginx: &Nginx, rounds: usize, time: Duration) -> Result<()
 }
 
 /// `go mod download` with a fresh module cache.
-fn download(dir: &Path, go_mod: &str, proxy: &str) -> Result<Duration> {
+fn download(dir: &Path, go_mod: &str, proxy: &str, sumdb: &str) -> Result<Duration> {
     let work = dir.join("work");
     fs::create_dir_all(&work)?;
     fs::write(work.join("go.mod"), go_mod)?;
@@ -161,7 +385,7 @@ fn download(dir: &Path, go_mod: &str, proxy: &str) -> Result<Duration> {
     let out = Command::new("go")
         .args(["mod", "download", "all"])
         .current_dir(&work)
-        .envs([("GOPROXY", proxy), ("GOSUMDB", "off"), ("GOFLAGS", "-mod=mod -modcacherw"), ("GOTOOLCHAIN", "local")])
+        .envs([("GOPROXY", proxy), ("GOSUMDB", sumdb), ("GOFLAGS", "-mod=mod -modcacherw"), ("GOTOOLCHAIN", "local")])
         .envs([("GOENV", "off"), ("GOWORK", "off"), ("GOCACHEPROG", ""), ("no_proxy", "127.0.0.1")])
         .env("GOMODCACHE", work.join("mod"))
         .env("GOPATH", work.join("gopath"))
@@ -244,18 +468,24 @@ struct Ours {
 }
 
 impl Ours {
-    /// `serve` with its module proxy, in front of the tree `upstream`.
-    fn start(cache: &Path, upstream: &Path) -> Result<Self> {
+    /// `serve` with its module proxy, in front of `upstream`, and 4,096 files to open.
+    fn start(cache: &Path, upstream: &str, more: &[String]) -> Result<Self> {
         let (addr, plugin) = (free_address()?, free_address()?);
-        let child = Command::new(PLUGIN)
-            .args(["serve", "--modproxy", "--mod-ttl=1h", "--mod-verify=off", &format!("--plugin={}", plugin.port())])
+        let child = Command::new("/bin/sh")
+            .args(["-c", "ulimit -n 4096 && exec \"$0\" \"$@\"", PLUGIN])
+            .args(["serve", "--modproxy", "--mod-ttl=1h", &format!("--plugin={}", plugin.port())])
             .args([format!("--http={addr}"), format!("--cache-dir={}", cache.display())])
-            .arg(format!("--upstream=file://{}", upstream.display()))
+            .arg(format!("--upstream={upstream}"))
+            .args(more)
             .env_clear()
             .spawn()?;
         let mut ours = Ours { child, addr };
         wait_for(addr, &mut ours.child)?;
         Ok(ours)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/mod", self.addr)
     }
 
     fn status(&self, field: &str) -> u64 {
