@@ -276,7 +276,7 @@ impl RevProxy {
         let variant = rules::variant(&headers, &terms.headers);
         let answer = Answer { status: old.answer.status, headers, variant, rules, body: old.answer.body.clone() };
         match answer.rules.storable(terms, answer.status, &answer.headers, now) {
-            Ok(()) if !self.is_late(url, asked) => drop(self.memory.put(url, answer.clone())),
+            Ok(()) if !self.is_late(url, asked) => drop(self.memory.put(url, &answer)),
             Ok(()) => {}
             Err(_) => self.forget_one(url, old),
         }

@@ -132,12 +132,10 @@ impl Status {
         let upstreams = metrics.upstreams.list();
         let failing = upstreams.values().filter(|upstream| upstream.failing > 0).count();
         let fine = !stopping && disk.is_ok();
-        let first = if fine {
-            "ready"
-        } else if stopping {
-            "stopping"
-        } else {
-            "not ready"
+        let first = match disk {
+            _ if stopping => "stopping",
+            Ok(()) => "ready",
+            Err(_) => "not ready",
         };
         let text = format!(
             "{first}\ndisk: {}\nbucket: {bucket}\nupstreams: {failing} of {} failing\n",

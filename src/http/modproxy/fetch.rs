@@ -91,12 +91,12 @@ impl ModProxy {
         let stale = |local: Option<Blob>| local.or_else(|| self.take_shared(wanted));
         if depot.offline {
             let kept = if mutable { stale(local) } else { None };
-            return kept.ok_or_else(|| absent("not in the cache, and --offline never asks an upstream"));
+            return kept.ok_or_else(|| FetchError::absent("not in the cache, and --offline never asks an upstream"));
         }
         let timed_out = *depot.last_timeout.lock().expect("no holder panics");
         if local.is_some() && timed_out.is_some_and(|at| at.elapsed() < LEAVE_ALONE) {
             depot.metrics.modcache.stale_served.inc();
-            return stale(local).ok_or_else(|| absent("removed while it was served"));
+            return stale(local).ok_or_else(|| FetchError::absent("removed while it was served"));
         }
         let private = self.is_private(&wanted.module);
         let fetched = depot.upstreams.ask(private, |upstream| self.fetch(wanted, upstream, local.as_ref()));
@@ -167,8 +167,4 @@ impl ModProxy {
         writer.note(if wanted.is_mutable() { &validators } else { note });
         writer.commit().map_err(ours)
     }
-}
-
-fn absent(why: &str) -> FetchError {
-    FetchError::Absent(404, format!("not found: {why}"))
 }

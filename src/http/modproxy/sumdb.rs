@@ -295,7 +295,7 @@ impl Database {
             return Ok(self.frontier(head)?[at].clone());
         }
         if n >= head.tree.size >> (8 * level) >> 8 {
-            return Err(FetchError::Absent(404, format!("not found: the tree of {} has no such tile", self.name)));
+            return Err(FetchError::absent(format_args!("the tree of {} has no such tile", self.name)));
         }
         let hash = hash_at(&self.tile(head, level + 1, n / WIDTH)?, n);
         if let Some(tile) = self.tiles.get(&(level, n, hash)) {
@@ -372,7 +372,7 @@ impl Database {
             None => self.latest()?,
         };
         if !has(&head) {
-            return Err(FetchError::Absent(404, format!("not found: the tree has {} records", head.tree.size)));
+            return Err(FetchError::absent(format_args!("the tree has {} records", head.tree.size)));
         }
         let tile = self.tile(&head, level, n)?;
         Ok(tile[..width as usize * HASH].to_vec())
@@ -412,8 +412,8 @@ impl Database {
     /// Fetches `path` of the database past what is kept.
     fn ask(&self, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
         if self.depot.offline {
-            let why = format!("not found: {} is not in the cache, and this is --offline", self.named(path));
-            return Err(FetchError::Absent(404, why));
+            let name = self.named(path);
+            return Err(FetchError::absent(format_args!("{name} is not in the cache, and this is --offline")));
         }
         let route = self.route()?;
         match self.depot.ask(&route.to, &format!("{}{path}", route.prefix), limit) {

@@ -43,6 +43,11 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// There is no such thing.
+    pub fn absent(why: impl fmt::Display) -> Self {
+        FetchError::Absent(404, format!("not found: {why}"))
+    }
+
     /// What was sent is not what it must be.
     pub fn refused(why: impl fmt::Display) -> Self {
         FetchError::Refused(502, format!("refused: {why}"))

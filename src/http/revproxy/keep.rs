@@ -86,11 +86,6 @@ pub fn reply(
             let place = place(&rules, status, &headers, !variant.is_empty(), now);
             let answer = Answer { status, headers, variant, rules, body: Kept::Bytes(Arc::new([])) };
             let outcome = if place == Place::Memory { Outcome::Volatile } else { Outcome::Cached };
-            let (proxy_, url_) = (proxy.clone(), url.to_string());
-            let lost = move |e: &io::Error| {
-                proxy_.metrics.revcache.rsp_not_cached.inc();
-                log::debug!("{}: passed on, but not kept: {e}", hosts::shown(&url_));
-            };
             let mut keeping = Keeping {
                 proxy: proxy.clone(),
                 url: url.to_string(),
@@ -106,7 +101,7 @@ pub fn reply(
             let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
             match if large || place != Place::Memory { keeping.go_to_disk() } else { Ok(()) } {
                 Ok(()) => {
-                    let mut tee = Tee::new(body, len, Box::new(keeping), Box::new(lost));
+                    let mut tee = Tee::new(body, len, Box::new(keeping));
                     if len == Some(0) {
                         // nobody reads where there is nothing
                         let _ = io::Read::read(&mut tee, &mut [0]);
@@ -114,7 +109,7 @@ pub fn reply(
                     (Box::new(tee), outcome)
                 }
                 Err(e) => {
-                    lost(&e);
+                    keeping.lost(&e);
                     (body, Outcome::Uncached)
                 }
             }
@@ -167,33 +162,38 @@ impl Keeper for Keeping {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        let Keeping { proxy, url, mut answer, old, asked, bytes, writer, _leader, .. } = *self;
-        if proxy.is_late(&url, asked) {
+    fn finish(&mut self) -> io::Result<()> {
+        let (proxy, url) = (&self.proxy, &self.url);
+        if proxy.is_late(url, self.asked) {
             return Err(io::Error::other("there is something newer"));
         }
-        proxy.latest.insert(url.clone(), asked);
-        let old = old.as_ref().and_then(Found::blob).map(str::to_string);
-        let stays = match writer {
+        proxy.latest.insert(url.clone(), self.asked);
+        let stays = match self.writer.take() {
             Some((writer, name)) => {
                 writer.commit()?;
-                if name == url && proxy.store.is_shared() {
-                    proxy.own_store.remove(&stored::outdated(&url));
+                if name == *url && proxy.store.is_shared() {
+                    proxy.own_store.remove(&stored::outdated(url));
                 }
-                proxy.memory.remove(&url, Some(&answer.variant)); // what is there is older
+                proxy.memory.remove(url, Some(&self.answer.variant)); // what is there is older
                 Some(name)
             }
             None => {
-                answer.body = Kept::Bytes(bytes.into());
-                if proxy.memory.put(&url, answer) {
+                self.answer.body = Kept::Bytes(std::mem::take(&mut self.bytes).into());
+                if proxy.memory.put(url, &self.answer) {
                     proxy.metrics.revcache.rsp_save_memory.inc();
                 }
                 None
             }
         };
-        if let Some(old) = old.filter(|old| Some(old) != stays.as_ref()) {
-            proxy.store.remove(&old);
+        let old = self.old.as_ref().and_then(Found::blob);
+        if let Some(old) = old.filter(|old| Some(*old) != stays.as_deref()) {
+            proxy.store.remove(old);
         }
         Ok(())
+    }
+
+    fn lost(&self, why: &io::Error) {
+        self.proxy.metrics.revcache.rsp_not_cached.inc();
+        log::debug!("{}: passed on, but not kept: {why}", hosts::shown(&self.url));
     }
 }

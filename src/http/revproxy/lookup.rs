@@ -1,5 +1,6 @@
 //! What is kept, wherever it is: found, and dropped.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,12 +46,9 @@ impl RevProxy {
             }
         }
         // what was not to be kept last time is hardly in the bucket
-        let check: crate::store::Check<'_> = &|file| {
-            let mut file = file;
-            stored::decode_head(url, &mut file).map(|_| ()).map_err(|e| e.to_string())
-        };
+        let check = |mut file: &File| stored::decode_head(url, &mut file).map(drop).map_err(|e| e.to_string());
         let ask_bucket = ask_bucket && nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
-        let blob = ask_bucket.then(|| self.store.from_bucket(url, false, check)).flatten()?;
+        let blob = ask_bucket.then(|| self.store.from_bucket(url, false, &check)).flatten()?;
         self.open(url, blob, terms)
     }
 

@@ -71,7 +71,7 @@ impl Memory {
     }
 
     /// Keeps an answer, in place of what was there of its variant. Returns false when it is too large.
-    pub fn put(&self, key: &str, answer: Answer) -> bool {
+    pub fn put(&self, key: &str, answer: &Answer) -> bool {
         let too_large = matches!(&answer.body, Kept::Bytes(bytes) if bytes.len() > self.max_body());
         self.change(key, Some(&answer.variant), (!too_large).then(|| Arc::new(answer.clone())));
         !too_large
@@ -111,7 +111,7 @@ mod tests {
         let (a, b) = (headers(&[("origin", "a")]), headers(&[("origin", "b")]));
         let varies = headers(&[("vary", "origin")]);
         for (request, size) in [(&a, 1), (&b, 2), (&a, 3)] {
-            m.put("k", Answer { variant: super::super::rules::variant(&varies, request), ..answer(size) });
+            m.put("k", &Answer { variant: super::super::rules::variant(&varies, request), ..answer(size) });
         }
         let size = |request| match &m.get("k", request)?.body {
             Kept::Bytes(bytes) => Some(bytes.len()),
@@ -124,10 +124,10 @@ mod tests {
     fn variants_are_few_and_what_is_too_large_takes_the_old_one_along() {
         let m = Memory::new(100_000);
         for n in 0..100 {
-            m.put("many", Answer { variant: vec![("a".into(), n.to_string())], ..answer(10) });
+            m.put("many", &Answer { variant: vec![("a".into(), n.to_string())], ..answer(10) });
         }
         assert_eq!(m.held.get("many").unwrap().len(), VARIANTS);
-        assert!(m.put("same", answer(2_500)) && !m.put("same", answer(2_501)), "more than its part");
+        assert!(m.put("same", &answer(2_500)) && !m.put("same", &answer(2_501)), "more than its part");
         assert!(m.get("same", &HeaderMap::new()).is_none(), "what was there is outdated");
     }
 }

@@ -11,28 +11,23 @@ pub trait Keeper: Send {
     /// Takes the next bytes. After an error nothing more comes.
     fn take(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Keeps what was taken: it is whole.
-    fn finish(self: Box<Self>) -> io::Result<()>;
+    fn finish(&mut self) -> io::Result<()>;
+    /// Takes note of why nothing is kept after all.
+    fn lost(&self, why: &io::Error);
 }
 
 /// The stream.
 pub struct Tee {
     from: Box<dyn Read + Send>,
     keeper: Option<Box<dyn Keeper>>,
-    /// Called with the reason when the body is not kept after all.
-    lost: Box<dyn Fn(&io::Error) + Send>,
     left: Option<u64>,
     ended: bool,
 }
 
 impl Tee {
     /// Reads `from`, of length `len` where that is known, and gives it to `keeper`.
-    pub fn new(
-        from: Box<dyn Read + Send>,
-        len: Option<u64>,
-        keeper: Box<dyn Keeper>,
-        lost: Box<dyn Fn(&io::Error) + Send>,
-    ) -> Self {
-        Tee { from, keeper: Some(keeper), lost, left: len, ended: false }
+    pub fn new(from: Box<dyn Read + Send>, len: Option<u64>, keeper: Box<dyn Keeper>) -> Self {
+        Tee { from, keeper: Some(keeper), left: len, ended: false }
     }
 }
 
@@ -49,7 +44,7 @@ impl Read for Tee {
         if let Some(keeper) = &mut self.keeper
             && let Err(e) = keeper.take(&buf[..n])
         {
-            (self.lost)(&e);
+            keeper.lost(&e);
             self.keeper = None;
         }
         self.left = self.left.map(|left| left.saturating_sub(n as u64));
@@ -59,10 +54,10 @@ impl Read for Tee {
             let _ = self.from.read(&mut [0]);
         }
         self.ended = n == 0 || self.left == Some(0);
-        if let Some(keeper) = self.keeper.take_if(|_| self.ended)
+        if let Some(mut keeper) = self.keeper.take_if(|_| self.ended)
             && let Err(e) = keeper.finish()
         {
-            (self.lost)(&e);
+            keeper.lost(&e);
         }
         Ok(n)
     }
@@ -84,17 +79,18 @@ mod tests {
             self.0.lock().unwrap().0.extend_from_slice(bytes);
             Ok(())
         }
-        fn finish(self: Box<Self>) -> io::Result<()> {
+        fn finish(&mut self) -> io::Result<()> {
             self.0.lock().unwrap().1 = "kept";
             Ok(())
+        }
+        fn lost(&self, _: &io::Error) {
+            self.0.lock().unwrap().1 = "lost";
         }
     }
 
     fn tee(body: &'static [u8], len: Option<u64>) -> (Tee, Log) {
         let log = Log::default();
-        let seen = log.clone();
-        let lost = Box::new(move |_: &io::Error| seen.0.lock().unwrap().1 = "lost");
-        (Tee::new(Box::new(body), len, Box::new(log.clone()), lost), log)
+        (Tee::new(Box::new(body), len, Box::new(log.clone())), log)
     }
 
     fn outcome(log: &Log) -> &'static str {

@@ -53,7 +53,7 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
         let why = if said.error.is_empty() { errors.trim() } else { said.error.trim() };
         let why = why.lines().collect::<Vec<_>>().join("; ");
         let absent = ABSENT.iter().any(|words| why.contains(words));
-        return Err(if absent { FetchError::Absent(404, format!("not found: {why}")) } else { failed(why) });
+        return Err(if absent { FetchError::absent(why) } else { failed(why) });
     }
     let open = |file: &Path| File::open(file).map_err(|e| failed(format!("{}: {e}", file.display())));
     let file = match wanted.file {

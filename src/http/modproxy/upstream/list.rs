@@ -40,12 +40,12 @@ impl Upstreams {
         mut ask: impl FnMut(&Upstream) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let why = match self.end {
-            _ if private => "not found: a private module, and --upstream names nobody for it: see #private and direct",
-            ListEnd::List => "not found: there is no upstream to ask",
-            ListEnd::Off => "not found: the list of upstreams says off",
-            ListEnd::Direct => "not found: the list of upstreams says direct, which is left to go",
+            _ if private => "a private module, and --upstream names nobody for it: see #private and direct",
+            ListEnd::List => "there is no upstream to ask",
+            ListEnd::Off => "the list of upstreams says off",
+            ListEnd::Direct => "the list of upstreams says direct, which is left to go",
         };
-        let mut worst = FetchError::Absent(404, why.into());
+        let mut worst = FetchError::absent(why);
         for upstream in self.each(private) {
             let e = match ask(upstream) {
                 Ok(answer) => return Ok(answer),
