@@ -155,14 +155,15 @@ fn far(dir: &Path, modules: usize, rounds: usize) -> Result<()> {
     let (upstream, sumdb) = (upstream::Upstream::start(&tree), upstream::SumDb::start(&tree));
     let (modules_far, sums_far) = (Far::start(upstream.addr)?, Far::start(sumdb.url[7..].parse()?)?);
     let straight = format!("http://{}", modules_far.addr);
-    let database = format!("{} http://{}", sumdb.key, sums_far.addr);
+    // with an address `go` goes there itself, and without one by way of its proxy
+    let (database, by_proxy) = (format!("{} http://{}", sumdb.key, sums_far.addr), sumdb.key.as_str());
     let args = [format!("--sumdb={}=http://{}", sumdb.key, sums_far.addr)];
     let (mut base, mut ours, mut file, mut kept) = Default::default();
     let cache = dir.join("cache-far");
     for i in 0..=rounds {
         let _ = fs::remove_dir_all(&cache);
         let server = Ours::start(&cache, &straight, &args)?;
-        let times = (download(dir, &go_mod, &straight, &database)?, download(dir, &go_mod, &server.url(), &database)?);
+        let times = (download(dir, &go_mod, &straight, &database)?, download(dir, &go_mod, &server.url(), by_proxy)?);
         if i > 0 {
             Samples::push_time(&mut base, times.0);
             Samples::push_time(&mut ours, times.1);
@@ -178,10 +179,10 @@ fn far(dir: &Path, modules: usize, rounds: usize) -> Result<()> {
     let exported = export_to(export.args(&args).arg(&archive), &archive, &unpacked)?;
     let server = Ours::start(&cache, &straight, &args)?;
     // it has asked for what it asks for once
-    download(dir, &go_mod, &server.url(), &database)?;
+    download(dir, &go_mod, &server.url(), by_proxy)?;
     [&modules_far, &sums_far].iter().for_each(|far| far.go_away());
     for i in 0..=rounds {
-        let times = (download(dir, &go_mod, &exported, &database)?, download(dir, &go_mod, &server.url(), &database)?);
+        let times = (download(dir, &go_mod, &exported, by_proxy)?, download(dir, &go_mod, &server.url(), by_proxy)?);
         if i > 0 {
             Samples::push_time(&mut file, times.0);
             Samples::push_time(&mut kept, times.1);
