@@ -266,7 +266,12 @@ impl Uploader {
     /// Waits until every fresh upload was tried, but not past `deadline`, and not while the bucket
     /// takes nothing.
     pub fn drain(&self, deadline: Instant) {
-        drop(self.shared.wait_while(deadline, |state| state.fresh_left > 0 || state.behind));
+        drop(self.shared.wait_while(deadline, |state| state.owes()));
+    }
+
+    /// Whether there is still to do what [`Self::drain`] waits for: what others left is not.
+    pub fn owes(&self) -> bool {
+        self.shared.lock().owes()
     }
 
     /// How many are still marked.
@@ -373,6 +378,10 @@ impl State {
     fn forget(&mut self, job: &Job) {
         self.known.remove(&job.number);
         self.fresh_left -= usize::from(job.fresh);
+    }
+
+    fn owes(&self) -> bool {
+        self.fresh_left > 0 || self.behind
     }
 
     /// Leaves what is queued to its markers.

@@ -161,9 +161,10 @@ impl Stack {
             return refused.into_iter().for_each(|why| log::warn!("bucket {}: {why}", bucket.target()));
         };
         let queue = uploader.state();
-        let trouble = || uploader.trouble().filter(|_| queue.waiting + queue.busy == 0);
-        let slow = || format!("took no more uploads within --close-timeout ({:?})", self.config.close_timeout);
-        let Some(why) = refused.or_else(|| end.then(|| trouble().unwrap_or_else(slow))) else { return };
+        let trouble = || uploader.trouble().filter(|_| queue.waiting + queue.busy == 0 || !uploader.owes());
+        let late = || format!("took no more uploads within --close-timeout ({:?})", self.config.close_timeout);
+        let slow = || uploader.owes().then(late);
+        let Some(why) = refused.or_else(|| if end { trouble().or_else(slow) } else { None }) else { return };
         let (verb, left) = (text::verb(left, "stays", "stay"), text::things(left, "upload"));
         log::warn!("bucket {}: {why}; {left} {verb} marked for the next start", bucket.target());
     }
