@@ -300,8 +300,9 @@ impl Guard {
             }
             (Some(Side::Writes), Kind::Put(body, beside)) => {
                 let (body, beside) = (body.clone(), beside.map(str::to_string));
-                let put = move |remote: &dyn Remote, key: &str| remote.put(key, &body, None, beside.as_deref());
-                self.probe(Kind::PutIf, key.to_string(), move |remote, key| put(remote, key).map(|()| None));
+                self.probe(Kind::PutIf, key.to_string(), move |remote, key| {
+                    remote.put(key, &body, None, beside.as_deref()).map(|()| None)
+                });
             }
             _ => {}
         }

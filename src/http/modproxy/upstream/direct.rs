@@ -37,7 +37,8 @@ struct Said {
 
 /// The file at `path`, as a proxy would have it; the others of that version go to `beside`.
 pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, FetchError> {
-    let failed = |why: String| FetchError::Failed(502, format!("direct/{path}: {why}"));
+    let ended = |(status, why): (u16, String)| FetchError::Failed(status, format!("direct/{path}: {why}"));
+    let failed = |why: String| ended((502, why));
     let wanted = ModPath::parse(path).map_err(|(_, why)| failed(why))?;
     let query = if wanted.version.is_empty() { "latest" } else { &wanted.version };
     // one for each run of `go`
@@ -46,8 +47,7 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
         ModFile::List => &["list", "-m", "-versions", "-json"],
         _ => &["mod", "download", "-json"],
     };
-    let ran = run(args, &format!("{}@{query}", wanted.module), &folder.path);
-    let (said, errors) = ran.map_err(|(status, why)| FetchError::Failed(status, format!("direct/{path}: {why}")))?;
+    let (said, errors) = run(args, &format!("{}@{query}", wanted.module), &folder.path).map_err(ended)?;
     let said: Said = serde_json::from_str(&said).unwrap_or_default();
     if said.version.is_empty() || !said.error.is_empty() {
         let why = if said.error.is_empty() { errors.trim() } else { said.error.trim() };
