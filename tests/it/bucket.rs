@@ -27,6 +27,11 @@ impl Store {
         Store::Dir(TempDir::new())
     }
 
+    /// The server that the environment names, else a directory.
+    pub(super) fn outside() -> Store {
+        S3Server::outside().map_or_else(Store::dir, |server| Store::S3(Box::new(server)))
+    }
+
     pub(super) fn vars(&self) -> Vec<(String, String)> {
         match self {
             Store::S3(server) => server.env(),

@@ -198,6 +198,79 @@ fn broken_downloads_install_nothing() {
     assert_eq!(std::fs::read(release.dir.join("home/.local/bin/go-cache-plugin")).unwrap(), b"an old one");
 }
 
+/// A program of a shell's in the directory `bin`.
+fn fake(bin: &Path, name: &str, script: &str) {
+    let path = bin.join(name);
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn each_machine_gets_its_own_build() {
+    let release = Release::new();
+    let bin = only(&release.dir, &[&TOOLS[..], &["curl"]].concat());
+    fake(&bin, "uname", "[ $1 = -s ] && echo $SYSTEM || echo $MACHINE");
+    fake(&bin, "sysctl", "echo ${TRANSLATED:-0}");
+    let on = |system: &str, machine: &str, more: &str, what: &str| {
+        release.refuses(what, |c| {
+            let c = c.env("SYSTEM", system).env("MACHINE", machine).env("TRANSLATED", more).env("PATH", &bin);
+            c.env_remove("GO_CACHE_PLUGIN_TARGET").env("GO_CACHE_PLUGIN_SHA256", "0".repeat(64))
+        });
+    };
+    on("Linux", "x86_64", "", "x86_64-unknown-linux-musl.tar.gz is not what");
+    on("Linux", "amd64", "", "x86_64-unknown-linux-musl.tar.gz is not what");
+    on("Linux", "aarch64", "", "cannot fetch http");
+    for (system, machine, more, target) in [
+        ("Linux", "arm64", "", "aarch64-unknown-linux-musl"),
+        ("Darwin", "arm64", "", "aarch64-apple-darwin"),
+        ("Darwin", "x86_64", "", "x86_64-apple-darwin"),
+        ("Darwin", "x86_64", "1", "aarch64-apple-darwin"),
+    ] {
+        on(system, machine, more, &format!("/latest/download/go-cache-plugin-{target}.tar.gz"));
+    }
+    on("Linux", "riscv64", "", "there is no build for Linux on riscv64");
+    on("FreeBSD", "amd64", "", "there is no build for FreeBSD");
+
+    // the hash by whichever program is there, into a home whose name is two words
+    let home = release.dir.dir("my home");
+    let install = |bin: &Path| {
+        let out = release.install(|c| c.env("PATH", bin).env("HOME", &home)).ok();
+        assert!(out.stdout.ends_with("/my home/.local/bin/go-cache-plugin\n"), "{}", out.describe());
+        std::fs::remove_file(home.join(".local/bin/go-cache-plugin")).expect("it is there");
+    };
+    install(&bin);
+    let real = bin.join("sha256sum").canonicalize().unwrap();
+    fake(&bin, "openssl", &format!("[ \"$1 $2 $3\" = \"dgst -sha256 -r\" ] && exec {} -b \"$4\"", real.display()));
+    std::fs::remove_file(bin.join("sha256sum")).unwrap();
+    install(&bin);
+    fake(&bin, "openssl", "exit 1");
+    fake(&bin, "shasum", &format!("[ \"$1 $2\" = \"-a 256\" ] && exec {} \"$3\"", real.display()));
+    install(&bin);
+    for name in ["openssl", "shasum"] {
+        std::fs::remove_file(bin.join(name)).unwrap();
+    }
+    release.refuses("none of sha256sum, shasum and openssl", |c| c.env("PATH", &bin));
+}
+
+#[test]
+fn a_proxy_is_asked_for_releases() {
+    let release = Release::new();
+    // what a proxy is asked for is a whole URL
+    symlink(release.dir.path(), release.dir.dir("http:").join("releases.invalid")).unwrap();
+    let wget = only(&release.dir, &[&TOOLS[..], &["wget"]].concat());
+    let path = std::env::var_os("PATH").unwrap();
+    for path in [path, wget.into()] {
+        release
+            .install(|c| {
+                let c = c.env("GO_CACHE_PLUGIN_URL", "http://releases.invalid/releases").env("PATH", path);
+                c.env("http_proxy", release.server.url())
+            })
+            .ok();
+    }
+    assert_eq!(release.server.count(&format!("http://releases.invalid/{SUMS}")), 2);
+}
+
 #[test]
 fn half_of_it_and_an_interrupted_one_do_nothing() {
     let release = Release::new();

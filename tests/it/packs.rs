@@ -57,8 +57,7 @@ fn fresh(store: &Store, flags: &[&str], bodies: &[Vec<u8>]) -> Value {
 }
 
 /// A filled bucket whose manifest has just been written.
-fn filled(bodies: &[Vec<u8>]) -> Store {
-    let store = Store::dir();
+fn filled(store: Store, bodies: &[Vec<u8>]) -> Store {
     fill(&store, &[SCOPE], bodies);
     store
 }
@@ -90,9 +89,10 @@ fn a_fresh_machine_is_served_from_packs_in_few_requests() {
 #[test]
 fn bad_packs_cost_speed_alone_and_are_replaced() {
     let bodies = outputs();
-    let other = filled(&bodies.iter().map(|body| body.iter().map(|b| !b).collect()).collect::<Vec<_>>());
+    let other =
+        filled(Store::outside(), &bodies.iter().map(|body| body.iter().map(|b| !b).collect()).collect::<Vec<_>>());
     let foreign = other.read(&packs(&other)[0]).unwrap();
-    let store = filled(&bodies);
+    let store = filled(Store::outside(), &bodies);
     let good = store.read(&packs(&store)[0]).unwrap();
     let flipped: Vec<u8> = good.iter().enumerate().map(|(i, b)| if i % 5000 == 77 { b ^ 1 } else { *b }).collect();
     let bomb = zstd::bulk::compress(&vec![0; 200 << 20], 1).unwrap().repeat(good.len() / 6000);
@@ -119,7 +119,7 @@ fn bad_packs_cost_speed_alone_and_are_replaced() {
 #[test]
 fn bad_first_frames_cost_speed_alone() {
     let bodies = outputs();
-    let store = filled(&bodies);
+    let store = filled(Store::outside(), &bodies);
     let (manifest, frames) = listed(&store);
     let flipped: Vec<u8> = frames.iter().enumerate().map(|(i, b)| if i % 5000 == 77 { b ^ 1 } else { *b }).collect();
     for bad in [&flipped[..], &frames[..frames.len() / 3], &[], &noise(9, 3 << 20)] {
@@ -133,7 +133,7 @@ fn bad_first_frames_cost_speed_alone() {
 #[test]
 fn an_index_that_lies_costs_speed_and_no_memory() {
     let bodies = outputs();
-    let store = filled(&bodies);
+    let store = filled(Store::outside(), &bodies);
     let (good, frames) = listed(&store);
     let peak = |store: &Store| {
         let mut s = Machine::new().session(store, &[SCOPE, "--read-only"]);
@@ -210,7 +210,7 @@ fn an_index_that_lies_costs_speed_and_no_memory() {
 #[test]
 fn a_small_build_in_a_large_scope_moves_little() {
     let bodies: Vec<Vec<u8>> = (0..600).map(|n| noise(n + 1, 60_000)).collect();
-    let store = filled(&bodies);
+    let store = filled(Store::outside(), &bodies);
     for first in [0, 300] {
         let mut s = Machine::new().session(&store, &[SCOPE]);
         let mut used = 0;
@@ -227,7 +227,7 @@ fn a_small_build_in_a_large_scope_moves_little() {
 
 #[test]
 fn a_pull_request_reads_the_main_packs_and_adds_its_own() {
-    let (bodies, store) = (outputs(), filled(&outputs()));
+    let (bodies, store) = (outputs(), filled(Store::dir(), &outputs()));
     let Store::Dir(root) = &store else { unreachable!("just made") };
     let before: Vec<_> = files(&root.join("pre"))
         .into_iter()
@@ -262,7 +262,7 @@ fn builds_that_change_a_part_write_little_and_keep_few_packs() {
     let body = |seed: u64, len: usize| noise(seed, len / 4).into_iter().flat_map(|b| [b; 4]).collect::<Vec<u8>>();
     let sizes: Vec<usize> = (0..200).map(|n| if n % 5 < 4 { 12_000 } else { 340_000 }).collect();
     let mut bodies: Vec<Vec<u8>> = (0..).zip(&sizes).map(|(n, len)| body(n, *len)).collect();
-    let (store, machine) = (Store::dir(), Machine::new());
+    let (store, machine) = (Store::outside(), Machine::new());
     let mut s = machine.session(&store, &[SCOPE]);
     s.put_all(&bodies);
     s.end();
@@ -314,7 +314,7 @@ fn a_server_without_ranges_is_asked_for_entries() {
 
 #[test]
 fn kills_while_packs_are_written_leave_a_working_bucket() {
-    let store = Store::dir();
+    let store = Store::outside();
     let rounds = std::env::var("KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
     let mut dice = Dice::new(77);
     let mut bodies: Vec<(u32, Vec<u8>)> = (0..).zip(outputs()).collect();
@@ -383,7 +383,7 @@ fn pull_fills_a_directory_and_nothing_is_asked_for_afterwards() {
 
 #[test]
 fn clear_knows_packs() {
-    let (store, dir) = (filled(&outputs()), TempDir::new());
+    let (store, dir) = (filled(Store::dir(), &outputs()), TempDir::new());
     let bucket = &store.vars()[0].1;
     Plugin::new(&dir).args(["clear", &format!("--bucket={bucket}"), "--prefix=pre/fix"]).output().ok();
     assert!(store.keys().is_empty(), "{:?}", store.keys());

@@ -72,10 +72,12 @@ struct Running {
 impl S3Server {
     /// Starts a server with an empty bucket, or connects to the one in the environment.
     pub fn start() -> Self {
-        match std::env::var("S3_TEST_ENDPOINT") {
-            Ok(endpoint) if !endpoint.is_empty() => Self::external(endpoint),
-            _ => Self::in_process(),
-        }
+        Self::outside().unwrap_or_else(Self::in_process)
+    }
+
+    /// Connects to the server in the environment.
+    pub fn outside() -> Option<Self> {
+        std::env::var("S3_TEST_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()).map(Self::external)
     }
 
     /// Starts a server in this process whatever the environment says: for tests that stop it,
@@ -155,7 +157,7 @@ impl S3Server {
             None => {
                 let below = format!("{}/", self.prefix);
                 let mut each = |o: ObjectInfo| found.extend([(o.key[below.len()..].to_string(), o.len)]);
-                let (server, mut from) = (self.outside(), None);
+                let (server, mut from) = (self.directly(), None);
                 loop {
                     from = server.list(&below, from.as_deref(), &mut each).expect("a listing");
                     if from.is_none() {
@@ -177,7 +179,7 @@ impl S3Server {
         if self.local.is_some() {
             return fs::read(self.dir().join(key)).ok();
         }
-        let mut object = self.outside().get(&self.full(key), None).expect("an answer")?;
+        let mut object = self.directly().get(&self.full(key), None).expect("an answer")?;
         let mut bytes = Vec::new();
         object.body.read_to_end(&mut bytes).expect("the whole body");
         Some(bytes)
@@ -186,7 +188,7 @@ impl S3Server {
     /// Replaces an object's bytes, behind the server's back where it is ours.
     pub fn write(&self, key: &str, bytes: &[u8]) {
         if self.local.is_none() {
-            return self.outside().put(&self.full(key), &PutBody::Bytes(bytes.into()), None, None).expect("a put");
+            return self.directly().put(&self.full(key), &PutBody::Bytes(bytes.into()), None, None).expect("a put");
         }
         let path = self.dir().join(key);
         fs::create_dir_all(path.parent().expect("a key lies in the bucket")).expect("a directory for the object");
@@ -197,7 +199,7 @@ impl S3Server {
     /// Removes an object, behind the server's back where it is ours.
     pub fn delete(&self, key: &str) {
         if self.local.is_none() {
-            return self.outside().delete(&self.full(key)).expect("a delete");
+            return self.directly().delete(&self.full(key)).expect("a delete");
         }
         fs::remove_file(self.dir().join(key)).expect("removing the object");
         self.forget(key);
@@ -208,7 +210,7 @@ impl S3Server {
         self.dir().join(key)
     }
 
-    fn outside(&self) -> S3 {
+    fn directly(&self) -> S3 {
         self.client(&self.endpoint, Arc::default())
     }
 
