@@ -117,9 +117,18 @@ pub fn abandon() {
     }
 }
 
-/// An error with the file that it is about.
+/// An error with the file that it is about, and what there is to do.
 pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
-    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+    use io::ErrorKind::*;
+    move |e| {
+        let advice = match e.kind() {
+            IsADirectory | NotADirectory | NotSeekable => "; remove what is in its place",
+            PermissionDenied | ReadOnlyFilesystem => "; give this user access",
+            StorageFull | QuotaExceeded => "; make room",
+            _ => "",
+        };
+        io::Error::new(e.kind(), format!("{}: {e}{advice}", path.display()))
+    }
 }
 
 /// What the plain file `path` holds, at most `limit` bytes of it.

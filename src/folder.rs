@@ -7,7 +7,7 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic::TEMP_PREFIX;
+use crate::atomic::{TEMP_PREFIX, at};
 
 /// The actions: `<output-id> <size>\n`; mtime: when it was put.
 pub const ACTION: &str = "action";
@@ -89,17 +89,13 @@ pub fn sum_of(path: &Path) -> PathBuf {
 
 /// Makes `dir` and its parents, mode 0755, and refuses a symbolic link in its place.
 pub fn make_real_dir(dir: &Path) -> io::Result<()> {
-    match fs::create_dir(dir) {
-        Ok(()) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return fs::create_dir_all(dir),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e),
-    }
-    if is_real_dir(dir) {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a directory", dir.display())))
-    }
+    let made = match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(dir),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_real_dir(dir) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(io::ErrorKind::NotADirectory.into()),
+        made => made,
+    };
+    made.map_err(at(dir))
 }
 
 /// Whether it is a directory, and no link to one.

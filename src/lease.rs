@@ -94,6 +94,11 @@ impl Lease {
         }
     }
 
+    /// Whether we have one: there is none in a directory that cannot be written.
+    pub fn is_held(&self) -> bool {
+        self.file.lock().expect("no holder panics").is_some()
+    }
+
     /// Gives the lease back: nothing of this process is left in the directory.
     pub fn give_back(&self) {
         let _ = fs::remove_file(self.dir.join(process_token()));

@@ -15,7 +15,6 @@ mod unix;
 mod windows;
 
 use std::env::consts::ARCH;
-use std::fs::File;
 
 #[cfg(target_os = "linux")]
 pub use linux::*;
@@ -44,16 +43,6 @@ pub enum Wanted {
     Metadata,
     /// What is in it.
     Content,
-}
-
-/// From where a path is looked up.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))] // where nothing is looked up
-pub enum From<'a> {
-    /// The working directory; folders on the way may be symbolic links.
-    Here,
-    /// A folder that [`open_folder`] or [`look_up`] gave; nothing on the way may be a symbolic link.
-    Folder(&'a File),
 }
 
 /// The target triple that this binary was built for.

@@ -26,9 +26,9 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::id::{ActionId, OutputId, sharded_path};
-use crate::atomic::TempFile;
-use crate::folder::{ACTION, OUTPUT, RECALL, make_real_dir};
-use crate::platform::{careful, is_absent, set_modified};
+use crate::atomic::{TempFile, at};
+use crate::folder::{ACTION, OUTPUT, RECALL, is_real_dir, make_real_dir};
+use crate::platform::{careful, is_absent, is_own, mode, set_modified};
 use crate::repeat::Repeat;
 
 /// An action file is never longer than this.
@@ -40,8 +40,6 @@ pub struct DiskCache {
     granularity: Duration,
     /// Every use is noted, however late the last one was.
     exactly: AtomicBool,
-    action_shards: Shards,
-    output_shards: Shards,
     /// What requests fail on.
     pub trouble: Repeat,
     /// Bytes of outputs taken in.
@@ -77,8 +75,6 @@ impl DiskCache {
             trouble: Repeat::new("requests failed on the cache directory"),
             added: AtomicU64::new(0),
             mending: RwLock::default(),
-            action_shards: Shards::default(),
-            output_shards: Shards::default(),
             at_hand: at_hand::AtHand::open(&root.join(ACTION), &root.join(OUTPUT)),
         })
     }
@@ -121,7 +117,7 @@ impl DiskCache {
     pub fn get_at_hand(&self, action: &ActionId) -> Option<Hit> {
         let at_hand = self.at_hand.as_ref()?;
         // noting the use is for one who may wait
-        let usable = |meta: &fs::Metadata, size| is_whole(meta, size) && !self.is_stale(meta);
+        let usable = |meta: &fs::Metadata, size| is_whole(meta, size) && is_readable(meta) && !self.is_stale(meta);
         let (recall::Known { output, size, time }, hex) = at_hand.get(action, usable)?;
         Some(Hit { output, size, time, path: sharded_path(&self.root, OUTPUT, &hex) })
     }
@@ -163,15 +159,14 @@ impl DiskCache {
     }
 
     fn new_output(&self, output: &OutputId) -> io::Result<TempFile> {
-        let shard = self.root.join(OUTPUT).join(format!("{:02x}", output.0[0]));
-        self.output_shards.with(output.0[0], &shard, TempFile::create)
+        new_in(&self.root.join(OUTPUT).join(format!("{:02x}", output.0[0])))
     }
 
     /// Records that `action` has `output`, put at `time`, in place of what is there.
     pub fn link(&self, action: &ActionId, written: &Written, time: SystemTime) -> io::Result<Hit> {
         let _put = self.mending.read().expect("no holder panics");
         let (temp, path) = self.new_action(action, written, time)?;
-        temp.persist(&path)?;
+        temp.persist(&path).map_err(at(&path))?;
         Ok(self.hit(written, time))
     }
 
@@ -179,7 +174,7 @@ impl DiskCache {
     /// and is what is returned.
     pub fn fill(&self, action: &ActionId, written: &Written, time: SystemTime) -> io::Result<Hit> {
         let (temp, path) = self.new_action(action, written, time)?;
-        if temp.persist_new(&path)? {
+        if temp.persist_new(&path).map_err(at(&path))? {
             return Ok(self.hit(written, time));
         }
         let _mend = self.mending.write().expect("no holder panics");
@@ -187,17 +182,17 @@ impl DiskCache {
             return Ok(hit);
         }
         let (temp, path) = self.new_action(action, written, time)?;
-        temp.persist(&path)?;
+        temp.persist(&path).map_err(at(&path))?;
         Ok(self.hit(written, time))
     }
 
     fn new_action(&self, action: &ActionId, written: &Written, time: SystemTime) -> io::Result<(TempFile, PathBuf)> {
         let hex = action.to_string();
         let shard = self.root.join(ACTION).join(&hex[..2]);
-        let mut temp = self.action_shards.with(action.as_bytes()[0], &shard, TempFile::create)?;
+        let mut temp = new_in(&shard)?;
         let line = format!("{} {}\n", written.output, written.size);
-        temp.file().write_all(line.as_bytes())?;
-        temp.file().set_times(FileTimes::new().set_modified(time))?;
+        temp.file().write_all(line.as_bytes()).map_err(at(&shard))?;
+        temp.file().set_times(FileTimes::new().set_modified(time)).map_err(at(&shard))?;
         Ok((temp, shard.join(hex)))
     }
 
@@ -217,17 +212,19 @@ impl DiskCache {
             let mut temp = self.new_output(&written.output)?;
             if let Some(bytes) = &mut written.file {
                 bytes.rewind()?;
-                io::copy(bytes, temp.file())?;
+                io::copy(bytes, temp.file()).map_err(at(&path))?;
             }
-            written.file = Some(temp.persist(&path)?);
+            written.file = Some(temp.persist(&path).map_err(at(&path))?);
         }
         Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: others remove it at once", path.display())))
     }
 
     fn read_action(&self, hex: &str) -> io::Result<Option<(OutputId, u64, SystemTime)>> {
-        let mut file = match careful().open(sharded_path(&self.root, ACTION, hex)) {
-            Err(e) if is_absent(&e) => return Ok(None),
-            other => other?,
+        let path = sharded_path(&self.root, ACTION, hex);
+        let mut file = match careful().open(&path) {
+            // one that is kept from us is of no use, and the next put replaces it
+            Err(e) if is_absent(&e) || e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            other => other.map_err(at(&path))?,
         };
         let mut text = [0; ACTION_LEN];
         let mut len = 0;
@@ -238,7 +235,7 @@ impl DiskCache {
                 Ok(n) => len += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if is_absent(&e) => return Ok(None),
-                Err(e) => return Err(e),
+                Err(e) => return Err(at(&path)(e)),
             }
         }
         let Some((output, size)) = parse_action(&text[..len]) else { return Ok(None) };
@@ -296,7 +293,7 @@ impl OutputWriter<'_> {
             return Err(invalid(format!("body has SHA-256 {got}, not the output id {}", self.output)));
         }
         let path = self.disk.output_path(&self.output);
-        let file = self.temp.map(|temp| temp.persist(&path)).transpose()?;
+        let file = self.temp.map(|temp| temp.persist(&path)).transpose().map_err(at(&path))?;
         self.disk.added.fetch_add(self.size, Ordering::Relaxed);
         Ok(Written { output: self.output, size: self.size, file })
     }
@@ -315,7 +312,7 @@ impl Write for OutputWriter<'_> {
         }
         self.hasher.update(bytes);
         match &mut self.temp {
-            Some(temp) => temp.file().write_all(bytes),
+            Some(temp) => temp.file().write_all(bytes).map_err(|e| at(&self.disk.output_path(&self.output))(e)),
             None => Ok(()),
         }
     }
@@ -325,24 +322,13 @@ impl Write for OutputWriter<'_> {
     }
 }
 
-/// Which of the 256 shard directories were seen to be real directories, by this process.
-#[derive(Default)]
-struct Shards([AtomicU64; 4]);
-
-impl Shards {
-    /// Runs `create` in the shard `dir` of first byte `xx`, making the directory if it is missing
-    /// (again: another process may clear the cache under us).
-    fn with<T>(&self, xx: u8, dir: &Path, create: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
-        let (word, bit) = (&self.0[xx as usize / 64], 1u64 << (xx % 64));
-        if word.load(Ordering::Relaxed) & bit != 0 {
-            match create(dir) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => return other,
-            }
-        }
-        make_real_dir(dir)?;
-        word.fetch_or(bit, Ordering::Relaxed);
-        create(dir)
+/// A temporary file in the directory `shard`, which is made where it is missing: another process may clear the
+/// cache under us.
+fn new_in(shard: &Path) -> io::Result<TempFile> {
+    let create = || TempFile::create(shard).map_err(at(shard));
+    match is_real_dir(shard).then(create) {
+        Some(made) if !made.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) => made,
+        _ => make_real_dir(shard).and_then(|()| create()),
     }
 }
 
@@ -359,8 +345,17 @@ pub(super) fn parse_action(text: &[u8]) -> Option<(OutputId, u64)> {
 fn stat_whole(path: &Path, size: u64) -> io::Result<Option<fs::Metadata>> {
     match fs::symlink_metadata(path) {
         Err(e) if is_absent(&e) => Ok(None),
-        other => Ok(Some(other?).filter(|meta| is_whole(meta, size))),
+        other => {
+            let meta = other.map_err(at(path))?;
+            let usable = is_whole(&meta, size) && (is_readable(&meta) || careful().open(path).is_ok());
+            Ok(usable.then_some(meta))
+        }
     }
+}
+
+/// Whether we may read it, by what its mode grants to its owner and to all.
+fn is_readable(meta: &fs::Metadata) -> bool {
+    mode(meta) & 0o004 != 0 || mode(meta) & 0o400 != 0 && is_own(meta)
 }
 
 fn is_whole(meta: &fs::Metadata, size: u64) -> bool {

@@ -3,6 +3,7 @@
 //! (Manifests are written by the sessions as they end.)
 
 use std::fs;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -219,7 +220,9 @@ impl Stack {
             self.prune(&census)
         });
         if let Err(e) = tidied {
-            log::warn!("{}: pruning: {e}", cache_dir.display());
+            // who puts something has been told
+            let told = e.kind() == ErrorKind::StorageFull || !self.lease.is_held();
+            log::log!(if told { log::Level::Debug } else { log::Level::Warn }, "pruning: {e}");
         }
     }
 

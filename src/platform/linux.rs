@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{From, Wanted};
+use super::Wanted;
 
 /// The file systems that keep their locks and directories in this machine's memory, by the magic
 /// numbers of statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs and overlayfs.
@@ -27,8 +27,9 @@ pub fn open_folder(path: &Path) -> Option<File> {
     openat2(CWD, path, FOLDER, Mode::empty(), ResolveFlags::empty()).ok().map(File::from)
 }
 
-/// Opens what the kernel has at hand, itself no symbolic link; `None` for all that would have to wait.
-pub fn look_up(from: From, path: impl AsRef<Path>, wanted: Wanted) -> Option<File> {
+/// Opens what the kernel has at hand, itself no symbolic link; `None` for all that would have to wait. From a folder
+/// that [`open_folder`] or this gave, nothing on the way may be a link either.
+pub fn look_up(from: Option<&File>, path: impl AsRef<Path>, wanted: Wanted) -> Option<File> {
     let flags = match wanted {
         Wanted::Folder => FOLDER,
         Wanted::Metadata => OFlags::PATH,
@@ -38,8 +39,8 @@ pub fn look_up(from: From, path: impl AsRef<Path>, wanted: Wanted) -> Option<Fil
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let path = path.as_ref();
     let found = match from {
-        From::Here => openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED),
-        From::Folder(dir) => openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS),
+        None => openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED),
+        Some(dir) => openat2(dir, path, flags, Mode::empty(), ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS),
     };
     found.ok().map(File::from)
 }

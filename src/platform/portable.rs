@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 
-use super::{FileExt, From, Wanted};
+use super::{FileExt, Wanted};
 use crate::atomic::TempFile;
 
 /// How late it may be seen that accepting is to end.
@@ -35,7 +35,7 @@ pub fn open_folder(_: &Path) -> Option<File> {
 }
 
 /// Opens what the kernel has at hand: nothing, as far as we know.
-pub fn look_up(_: From, _: impl AsRef<Path>, _: Wanted) -> Option<File> {
+pub fn look_up(_: Option<&File>, _: impl AsRef<Path>, _: Wanted) -> Option<File> {
     None
 }
 

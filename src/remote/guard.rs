@@ -389,7 +389,7 @@ impl Guard {
         let late = took >= LATE;
         let counted = match (outcome, kind) {
             (Ok(value), Kind::Get(begin)) => {
-                if let Some(object) = body(value).filter(|object| object.len != Some(0)) {
+                if let Some(object) = body(value).filter(|object| object.len != Some(0) || !begin.is_empty()) {
                     let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
                     object.body = Box::new(Watched {
                         body,
@@ -498,7 +498,8 @@ impl Read for Watched {
         let mut foreign = false;
         if let Ok(n) = read {
             let seen = n.min(self.begin.len());
-            foreign = self.read == 0 && buf[..seen] != self.begin[..seen];
+            let none = n == 0 && !buf.is_empty() && !self.begin.is_empty();
+            foreign = self.read == 0 && (none || buf[..seen] != self.begin[..seen]);
             self.read += n as u64;
             self.guard.metrics.bucket.get_bytes.add(n as u64);
             ended = self.len.is_some_and(|len| self.read >= len) || n == 0 && !buf.is_empty();

@@ -489,6 +489,17 @@ fn a_bucket_that_is_slow_to_answer_is_left_alone() {
 }
 
 #[test]
+fn objects_without_a_byte_turn_it_off() {
+    let dir = TempDir::new();
+    (0..20).for_each(|n| drop(dir.write(&format!("bucket/{}", single(n)), "")));
+    let bucket = format!("--bucket=file://{}", dir.join("bucket").display());
+    let mut s = Session::start(Plugin::new(&dir).args([&bucket, "--no-readahead", "--read-only"]));
+    assert_eq!(s.get_all(&bodies(20)), 0);
+    let out = s.end();
+    assert!(out.stderr.contains("10 failures in a row, last: status 200"), "{}", out.describe());
+}
+
+#[test]
 fn bodies_that_drip_or_are_garbled_turn_it_off() {
     let (server, proxy) = filled();
     proxy.set(Fault::Drip(20));

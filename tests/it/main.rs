@@ -10,6 +10,7 @@ mod connections;
 mod credentials;
 mod dependencies;
 mod direct;
+mod disk;
 mod doctor;
 mod environment;
 mod faults;

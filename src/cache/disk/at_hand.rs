@@ -8,18 +8,25 @@
 //! it should be, is `None`, which says nothing about the cache.
 
 use std::fs::{File, Metadata};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::recall::{Known, Recall, SHARDS};
 use super::{ACTION_LEN, parse_action};
 use crate::cache::id::ActionId;
-use crate::platform::{From, Wanted, has_name, is_local, look_up, make_room, open_folder, read_at_hand};
+use crate::platform::{Wanted, has_name, is_at, is_local, look_up, make_room, open_folder, read_at_hand};
+
+/// So long after it was seen that the outputs are where they were, it is looked at again: in a directory that
+/// was moved away, they have other names than are told.
+const IN_PLACE: Duration = Duration::from_millis(1);
 
 /// The directories whose files are looked up.
 pub struct AtHand {
     actions: File,
     outputs: File,
+    /// Where the outputs are to be, and when they were last seen there.
+    place: (PathBuf, Mutex<Instant>),
     /// `None` where a process may open few files.
     recall: Option<Recall>,
     /// The empty output, which one get in two or three is answered with. Held open, it says by itself
@@ -34,10 +41,11 @@ impl AtHand {
         if !is_local(actions) {
             return None;
         }
+        let place = (outputs.to_path_buf(), Mutex::new(Instant::now()));
         let (actions, outputs) = (open_folder(actions)?, open_folder(outputs)?);
         // for a descriptor a shard, in a process that may have thrice as many more
         let room = make_room(&actions, 4 * SHARDS);
-        Some(AtHand { actions, outputs, recall: room.then(Recall::default), empty: Mutex::default() })
+        Some(AtHand { actions, outputs, place, recall: room.then(Recall::default), empty: Mutex::default() })
     }
 
     /// What was learnt of the actions.
@@ -48,11 +56,12 @@ impl AtHand {
     /// What the action's file says, with the output's id as hex; provided that the output is as it
     /// should be by its metadata and size.
     pub fn get(&self, action: &ActionId, whole: impl Fn(&Metadata, u64) -> bool) -> Option<(Known, String)> {
+        if !self.is_in_place() {
+            return None;
+        }
         let read = || self.read(action);
         let known = match &self.recall {
-            Some(recall) => {
-                recall.get(action, |shard| look_up(From::Folder(&self.actions), shard, Wanted::Folder), read)?
-            }
+            Some(recall) => recall.get(action, |shard| look_up(Some(&self.actions), shard, Wanted::Folder), read)?,
             None => read()?,
         };
         let hex = known.output.to_string();
@@ -67,6 +76,14 @@ impl AtHand {
         whole(&meta?, known.size).then_some((known, hex))
     }
 
+    fn is_in_place(&self) -> bool {
+        let (mut seen, now) = (self.place.1.lock().expect("no holder panics"), Instant::now());
+        if now.duration_since(*seen) > IN_PLACE && is_at(&self.outputs, &self.place.0) {
+            *seen = now;
+        }
+        now.duration_since(*seen) <= IN_PLACE
+    }
+
     fn read(&self, action: &ActionId) -> Option<Known> {
         let mut text = [0; ACTION_LEN];
         let file = look_up_sharded(&self.actions, &action.to_string(), Wanted::Content)?;
@@ -77,5 +94,5 @@ impl AtHand {
 }
 
 fn look_up_sharded(dir: &File, hex: &str, wanted: Wanted) -> Option<File> {
-    look_up(From::Folder(dir), [&hex[..2], "/", hex].concat(), wanted)
+    look_up(Some(dir), [&hex[..2], "/", hex].concat(), wanted)
 }

@@ -25,7 +25,7 @@ use crate::atomic::TempFile;
 use crate::cache::cursor::Cursor;
 use crate::cache::id::{ActionId, OutputId};
 use crate::folder::make_real_dir;
-use crate::platform::{self, From, Wanted};
+use crate::platform::{self, Wanted};
 
 const MAGIC: &[u8; 8] = b"gcprec1\n";
 /// Bytes of the ids that are learnt: those of `go`.
@@ -233,7 +233,7 @@ impl Learnt {
 
 /// Reads a file that the kernel has in memory.
 fn read_at_hand(path: &Path) -> Option<Vec<u8>> {
-    let file = platform::look_up(From::Here, path, Wanted::Content)?;
+    let file = platform::look_up(None, path, Wanted::Content)?;
     let len = usize::try_from(file.metadata().ok()?.len()).ok().filter(|len| *len <= MAX_FILE)?;
     let mut text = vec![0; len];
     let mut read = 0;

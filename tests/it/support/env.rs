@@ -161,6 +161,17 @@ impl Plugin {
         Plugin(command, dir.clone())
     }
 
+    /// As [`Self::new`], bound by the modes of files whoever runs the tests.
+    pub fn bound_by_modes(dir: &TempDir) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return Self::new(dir);
+        }
+        let mut command = scrubbed("setpriv", dir.path());
+        command.args(["--bounding-set=-dac_override,-dac_read_search", binary()]);
+        command.env("GOCACHE_DIR", dir.join("cache"));
+        Plugin(command, dir.clone())
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.0.arg(arg);

@@ -1,0 +1,122 @@
+//! The cache directory in trouble: what is answered is true, and what is said names the file and what to do.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::env::{Plugin, TempDir};
+use crate::support::s3::S3Server;
+use crate::support::script::{Session, action, files, hex, holds, local, noise, output_id, said};
+
+/// Gives all that is below `dir`, and itself, that mode; folders can be entered as before.
+fn set_modes(dir: &Path, mode: u32) {
+    for entry in fs::read_dir(dir).unwrap().flatten().filter(|e| e.file_type().unwrap().is_dir()) {
+        set_modes(&entry.path(), mode);
+    }
+    files(dir).iter().for_each(|f| fs::set_permissions(f, Permissions::from_mode(mode)).unwrap());
+    fs::set_permissions(dir, Permissions::from_mode(mode | 0o111)).unwrap();
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_is_named_and_what_to_do() {
+    let body = noise(1, 2000);
+    let output = local(Path::new(""), "output", &output_id(&body));
+    let entry = local(Path::new(""), "action", &hex(&action(0)));
+    for (place, stores) in
+        [(entry.as_path(), false), (&output, false), (Path::new("size"), true), (Path::new("lease/prune"), true)]
+    {
+        let dir = TempDir::new();
+        let path = dir.dir(&format!("cache/{}/there", place.display())).parent().unwrap().to_path_buf();
+        let limit = if stores { "--max-cache-size=1" } else { "--expiry=0" };
+        let mut s = Session::start(Plugin::new(&dir).arg(limit));
+        let id = s.client.send_put(&action(0), &body);
+        let answer = s.client.wait(id);
+        assert_eq!(answer["DiskPath"].is_string(), stores, "{}: {answer}", place.display());
+        let out = s.end();
+        let err = answer["Err"].as_str();
+        assert!(!said(&out).is_empty());
+        for line in said(&out).into_iter().chain(err) {
+            let told = line.contains(path.to_str().unwrap()) && line.contains("remove what is in its place");
+            assert!(told, "{}: {line}", place.display());
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_was_moved_away_has_no_hits() {
+    let dir = TempDir::new();
+    let bodies = [noise(1, 2000), Vec::new()];
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    assert_eq!(s.get_all(&bodies), 2);
+    fs::rename(dir.join("cache"), dir.join("away")).unwrap();
+    // for so long it may be taken to be where it was
+    thread::sleep(Duration::from_millis(5));
+    assert_eq!(s.get_all(&bodies), 0);
+    s.put_all(&bodies);
+    assert_eq!(s.get_all(&bodies), 2);
+    s.end().quiet();
+}
+
+#[test]
+fn links_put_in_the_place_of_folders_meanwhile_are_not_written_through() {
+    let dir = TempDir::new();
+    let elsewhere = dir.dir("elsewhere");
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&[noise(1, 2000)]);
+    let shard = local(&dir.join("cache"), "action", &hex(&action(0))).parent().unwrap().to_path_buf();
+    fs::remove_dir_all(&shard).unwrap();
+    symlink(&elsewhere, &shard).unwrap();
+    let id = s.client.send_put(&action(0), &noise(2, 2000));
+    let answer = s.client.wait(id);
+    assert!(answer["Err"].as_str().unwrap().contains(shard.to_str().unwrap()), "{answer}");
+    s.end();
+    assert!(files(&elsewhere).is_empty());
+}
+
+#[test]
+fn what_may_not_be_read_is_a_miss_and_is_replaced() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let bodies = [noise(1, 2000), noise(2, 2000)];
+    let mut s = Session::start(Plugin::new(&dir).envs(&server.env()));
+    s.put_all(&bodies);
+    s.end().quiet();
+    for (folder, mode) in [("cache/output", 0o600), ("cache/output", 0), ("cache/action", 0)] {
+        files(&dir.join(folder)).iter().for_each(|f| fs::set_permissions(f, Permissions::from_mode(mode)).unwrap());
+        let mut s = Session::start(Plugin::bound_by_modes(&dir));
+        let hits = if mode == 0 { 0 } else { 2 };
+        assert_eq!(s.get_all(&bodies), hits, "{folder} {mode:o}");
+        s.put_all(&bodies[..1]);
+        assert_eq!(s.get_all(&bodies), hits.max(1), "{folder} {mode:o}");
+        s.end().quiet();
+        let mut s = Session::start(Plugin::bound_by_modes(&dir).envs(&server.env()));
+        assert_eq!(s.get_all(&bodies), 2, "from the bucket");
+        s.end().quiet();
+    }
+}
+
+#[test]
+fn a_directory_that_may_only_be_read_is_read_and_said_once() {
+    let dir = TempDir::new();
+    let bodies: Vec<Vec<u8>> = (1..5).map(|n| noise(n, 2000)).collect();
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    s.end().quiet();
+    set_modes(&dir.join("cache"), 0o444);
+    let mut s = Session::start(Plugin::bound_by_modes(&dir).arg("--max-cache-size=1"));
+    assert_eq!(s.get_all(&bodies), 4);
+    s.end().quiet();
+    let mut s = Session::start(Plugin::bound_by_modes(&dir).arg("--max-cache-size=1"));
+    for n in 10..13 {
+        let id = s.client.send_put(&action(n), &noise(u64::from(n), 1000));
+        assert!(s.client.wait(id)["Err"].as_str().unwrap().contains("give this user access"));
+    }
+    holds(&s.client.get(&action(0)).unwrap(), &bodies[0]);
+    let out = s.end();
+    set_modes(&dir.join("cache"), 0o744);
+    let [first, count] = said(&out)[..] else { panic!("{}", out.describe()) };
+    assert!(first.contains(dir.path().to_str().unwrap()) && first.contains("give this user access"), "{first}");
+    assert!(count.contains("3 requests failed on the cache directory"), "{count}");
+}
