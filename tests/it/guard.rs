@@ -267,7 +267,7 @@ fn a_bucket_that_refuses_connections_costs_a_close_nothing() {
         let mut s = Session::start(Plugin::new(&TempDir::new()).envs(&vars).args(flags));
         s.put_all(&bodies(4));
         let (out, took) = close(s);
-        assert!(took < Duration::from_millis(1500), "{took:?}{}", out.describe());
+        assert!(took < Duration::from_secs(3), "{took:?}{}", out.describe());
     }
 }
 
@@ -446,7 +446,7 @@ fn a_credential_process_that_lives_on_holds_a_get_for_ten_seconds() {
     assert!(took < Duration::from_secs(12), "{took:?}");
     let begin = Instant::now();
     assert!(s.client.get(&action(9)).is_none());
-    assert!(begin.elapsed() < Duration::from_secs(1), "the failure is remembered");
+    assert!(begin.elapsed() < Duration::from_secs(5), "the failure is remembered");
     one_line(&s.end(), &["credential_process", "10 s", &server.endpoint]);
     let group = fs::read_to_string(pid).unwrap();
     let gone = || !Path::new("/proc").join(group.trim()).exists() || zombie(group.trim());
@@ -515,7 +515,7 @@ fn bodies_that_drip_or_are_garbled_turn_it_off() {
     let begin = Instant::now();
     let mut s = session(&dir, &server, &proxy, &["--read-only"]);
     assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     poll("the probe", || s.child.stderr().contains("too slow").then_some(()));
     assert_eq!((s.get_all(&bodies(ENTRIES)), proxy.requests() - asked), (0, 1));
     one_line(&s.end(), &["too slow", &proxy.endpoint]);
