@@ -22,6 +22,9 @@ use crate::config::{AccessConfig, HostPort};
 use crate::id::{OutputId, unhex};
 use crate::platform;
 
+/// What a shell hashes where a variable was to hold the token, and does not.
+const NONE: [&[u8]; 3] = [b"", b"\n", b"\r\n"];
+
 /// What a request may do beyond what everybody may: be served public modules, and ask for health.
 /// By default nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +158,11 @@ fn read(file: &Path) -> Result<Vec<Token>, String> {
         let parsed = match words[..] {
             [_, role, hash] => Access::of_role(role)
                 .ok_or("the roles are modules, debug, proxy and admin")
-                .and_then(|access| Ok(Token { hash: OutputId(unhex(hash).ok_or("the hash is no SHA-256")?), access })),
+                .and_then(|access| Ok(Token { hash: OutputId(unhex(hash).ok_or("the hash is no SHA-256")?), access }))
+                .and_then(|token| match NONE.iter().any(|none| token.hash == OutputId::of(none)) {
+                    true => Err("the hash is that of no token: of nothing, or of an empty line"),
+                    false => Ok(token),
+                }),
             _ => Err("not a name, a role and the SHA-256 of a token: \"keygen --token\" makes such a line"),
         };
         parsed.map_err(|why| format!("{}:{}: {why}", file.display(), n + 1))
@@ -295,6 +302,7 @@ mod tests {
             (format!("a {hash}"), "not a name"),
             (format!("a Modules {hash}"), "the roles are"),
             (format!("a modules {}", &hash[1..]), "no SHA-256"),
+            (format!("a modules {}", OutputId::of(b"\n")), "of no token"),
         ] {
             std::fs::write(&file, format!("\n{line}\n")).unwrap();
             let why = read(&file).unwrap_err();

@@ -281,8 +281,11 @@ fn wrong_files_are_one_line_at_the_start() {
     let (_, pem) = self_signed(&["localhost"]);
     let cert = dir.write("cert.pem", &pem).display().to_string();
     let tokens = dir.write("tokens", "a b\n").display().to_string();
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let of_nothing = dir.write("of-nothing", &format!("ci admin {nothing}\n")).display().to_string();
     for (args, want) in [
         (vec![format!("--http-auth-file={tokens}")], "tokens:1: not a name, a role"),
+        (vec![format!("--http-auth-file={of_nothing}")], "of-nothing:1: the hash is that of no token"),
         (vec!["--http-auth-file=/nonexistent".into()], "No such file"),
         (vec![format!("--http-tls-cert={cert}"), format!("--http-tls-key={cert}")], "cert.pem"),
         (vec![format!("--http-tls-cert={cert}")], "need each other"),
