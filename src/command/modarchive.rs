@@ -4,7 +4,7 @@
 //! read, only names of the module proxy protocol are unpacked, and each module is checked as if it came from an
 //! upstream, which the unpacked folder is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
@@ -17,8 +17,8 @@ use super::web;
 use crate::atomic::TempFile;
 use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, UpstreamUrl};
 use crate::error::Error;
-use crate::http::modproxy::ModProxy;
 use crate::http::modproxy::path::{ModFile, ModPath};
+use crate::http::modproxy::{ModProxy, list};
 use crate::private_dir::PrivateDir;
 use crate::text;
 
@@ -28,32 +28,33 @@ const PREFIX: &str = "cache/download/";
 const MAX_NAME: u64 = 16 << 10;
 /// Bytes of a file that is unpacked: of a module zip.
 const MAX_FILE: u64 = 500 << 20;
+/// An honest archive unpacks to no more than so many times its length, and so much beside: zips are compressed already.
+const RATIO: u64 = 100;
+const BESIDE: u64 = 64 << 20;
 /// How hard it is compressed: zips are already.
 const LEVEL: i32 = 3;
 
 /// Writes all that is kept to `file`.
 pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     let failed = |e: io::Error| Error::failed(format!("mod export {}: {e}", file.display()));
-    let mut names = BTreeSet::new();
-    proxy
-        .store()
-        .each(|kept| {
-            if ModPath::parse(&kept.name).is_ok_and(|path| !path.is_mutable()) {
-                names.insert(kept.name);
-            }
-        })
-        .map_err(failed)?;
+    let (mut files, mut lists) = (BTreeSet::new(), BTreeMap::<_, Vec<_>>::new());
+    let walked = proxy.store().each(|kept| files.extend(ModPath::parse(&kept.name).ok().filter(|p| !p.is_mutable())));
+    walked.map_err(failed)?;
+    for path in files.iter().filter(|path| path.file == ModFile::Info) {
+        lists.entry(&path.escaped).or_default().push(&path.version);
+    }
     let write = |to: &mut File| -> io::Result<()> {
         let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);
-        proxy.sums(&names, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
-        for name in &names {
+        proxy.sums(&files, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
+        for ModPath { name, .. } in &files {
             // one that went meanwhile is no more
             if let Some(blob) = proxy.store().reopen(name) {
                 put(&mut out, name, blob.len, blob.file)?;
             }
         }
-        for (name, list) in proxy.lists() {
-            put(&mut out, &name, list.len() as u64, list.as_bytes())?;
+        for (module, versions) in &lists {
+            let list = list(versions.iter().copied(), "");
+            put(&mut out, &format!("{module}/@v/list"), list.len() as u64, list.as_bytes())?;
         }
         out.into_inner()?.finish()?.flush()
     };
@@ -68,7 +69,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     write(temp.file()).map_err(failed)?;
     let len = temp.file().metadata().map_err(failed)?.len();
     temp.persist(&path).map_err(failed)?;
-    let zips = names.iter().filter(|name| name.ends_with(".zip")).count() as u64;
+    let zips = files.iter().filter(|path| path.file == ModFile::Zip).count() as u64;
     Ok(format!("{}: {}, {}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
 }
 
@@ -101,7 +102,8 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
 /// Unpacks what the module proxy protocol has names for; those that can be checked.
 fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
     let broken = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not a whole zstd tar: {why}"));
-    let mut archive = Archive::new(zstd::Decoder::new(BufReader::new(file))?);
+    let packed = BufReader::new(Counted(file, 0));
+    let mut archive = Archive::new(Unpacked(Counted(zstd::Decoder::with_buffer(packed)?, 0)));
     let (mut files, mut long) = (Vec::new(), None);
     // raw, or a name of any length would be read into memory
     for entry in archive.entries()?.raw(true) {
@@ -130,6 +132,32 @@ fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
         }
     }
     Ok(files)
+}
+
+/// Counts the bytes that are read.
+struct Counted<R>(R, u64);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(buf)?;
+        self.1 += n as u64;
+        Ok(n)
+    }
+}
+
+/// What an archive unpacks to, as long as that can be modules.
+struct Unpacked(Counted<zstd::Decoder<'static, BufReader<Counted<File>>>>);
+
+impl Read for Unpacked {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(buf)?;
+        let (unpacked, packed) = (self.0.1, self.0.0.get_ref().get_ref().1);
+        if unpacked > BESIDE + RATIO * packed {
+            let why = format!("{} unpack to {} and more", text::bytes(packed), text::bytes(unpacked));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(n)
+    }
 }
 
 /// The name in a GNU or POSIX header that holds one.

@@ -77,11 +77,7 @@ impl ModProxy {
 
     /// The file, kept, checked as always.
     pub fn get(self: &Arc<Self>, wanted: &ModPath) -> Result<Blob, FetchError> {
-        let found = self.found(wanted).and_then(|found| self.verified(wanted, found));
-        if let Err(FetchError::Refused(_, why)) = &found {
-            self.verifier.tell(why);
-        }
-        found
+        self.found(wanted).and_then(|found| self.verified(wanted, found))
     }
 
     /// What is kept, of the sum databases too.
@@ -89,12 +85,11 @@ impl ModProxy {
         &self.depot.store
     }
 
-    /// Gives `put` what the sum database says of the modules whose files have these names, with all that
-    /// it takes to verify that.
-    pub fn sums(&self, names: &BTreeSet<String>, put: Put<'_>) -> io::Result<()> {
-        let paths = names.iter().filter_map(|name| ModPath::parse(name).ok());
-        let summed = paths.filter(|path| self.judge(path).is_some());
-        let modules = summed.map(|path| (path.module, path.version)).collect();
+    /// Gives `put` what the sum database says of the modules whose files these are, with all that it takes to
+    /// verify that.
+    pub fn sums(&self, files: &BTreeSet<ModPath>, put: Put<'_>) -> io::Result<()> {
+        let summed = files.iter().filter(|path| self.judge(path).is_some());
+        let modules = summed.map(|path| (path.module.clone(), path.version.clone())).collect();
         self.sumdb.first().map_or(Ok(()), |database| database.export(&modules, put))
     }
 
@@ -132,6 +127,9 @@ impl ModProxy {
             ModFile::Zip => "application/zip",
         };
         let found = self.get(wanted);
+        if let Err(FetchError::Refused(_, why)) = &found {
+            self.verifier.tell(why);
+        }
         // what the sum database has yet to vouch for is not for others to keep for good
         let unsure = self.judge(wanted).is_some() && found.as_ref().is_ok_and(|blob| blob.note == UNVERIFIED);
         let ttl = (wanted.is_mutable() || unsure).then_some(self.depot.ttl);
@@ -154,15 +152,7 @@ impl ModProxy {
         let all = self.depot.versions();
         let here = all.get(&wanted.escaped);
         let known = kept.is_some() || here.is_some();
-        known.then(|| list(here.into_iter().flatten().map(String::as_str), &kept.unwrap_or_default()).into_bytes())
-    }
-
-    /// The lists of the versions that are kept: their names, and what they say.
-    pub fn lists(&self) -> Vec<(String, String)> {
-        let list = |(module, here): (&String, &Vec<String>)| {
-            (format!("{module}/@v/list"), list(here.iter().map(String::as_str), ""))
-        };
-        self.depot.versions().iter().map(list).collect()
+        known.then(|| list(here.into_iter().flatten(), &kept.unwrap_or_default()).into_bytes())
     }
 
     /// The `.info` of the version that `go` would choose of those that are kept.
@@ -180,8 +170,9 @@ impl Handler for Arc<ModProxy> {
 }
 
 /// A list of versions: of those that are here the ones that have a tag, and those of another list.
-fn list<'a>(here: impl Iterator<Item = &'a str>, other: &'a str) -> String {
-    let mut versions: Vec<_> = here.filter(|version| !is_pseudo(version)).chain(other.lines()).collect();
+pub fn list<'a>(here: impl Iterator<Item = &'a String>, other: &'a str) -> String {
+    let tagged = here.map(String::as_str).filter(|version| !is_pseudo(version));
+    let mut versions: Vec<_> = tagged.chain(other.lines()).collect();
     versions.sort_by_cached_key(|version| (path::canonical(version), version.to_string()));
     versions.dedup();
     versions.iter().map(|version| format!("{version}\n")).collect()
