@@ -17,7 +17,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use ureq::http::Uri;
 use ureq::tls::{Certificate, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport,
+};
 use ureq::{Agent, Proxy, ProxyProtocol};
 use url::Url;
 
@@ -143,7 +145,8 @@ impl Client {
                 .build();
             config = config.tls_config(tls);
         }
-        let connector = Counting { inner: DefaultConnector::default(), bucket: o.bucket.clone() };
+        let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+        let connector = connector.chain(Opened(o.bucket.clone())).chain(RustlsConnector::default());
         let resolver =
             Remembering { inner: DefaultResolver::default(), known: Bounded::new(ADDRESSES), reach: o.reach.clone() };
         Ok(Agent::with_parts(config.build(), connector, resolver))
@@ -248,24 +251,63 @@ fn subnet(text: &str) -> Vec<String> {
     (0..1 << (8 * bytes - bits)).map(part).collect()
 }
 
-/// Counts the connections it opens.
+/// Has what it is given hear answers early, and counts it, as the bucket's.
 #[derive(Debug)]
-struct Counting {
-    inner: DefaultConnector,
-    bucket: Option<Arc<Metrics>>,
-}
+struct Opened(Option<Arc<Metrics>>);
 
-impl Connector for Counting {
-    type Out = Box<dyn Transport>;
+impl<In: Transport> Connector<In> for Opened {
+    type Out = Hearing<In>;
 
-    fn connect(&self, details: &ConnectionDetails, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
-        let made = self.inner.connect(details, chained)?;
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         // through a proxy, this is called once more for the connection to it, without the proxy
-        if let (Some(_), Some(metrics), None) = (&made, &self.bucket, details.config.proxy()) {
+        if let (Some(_), Some(metrics), None) = (&chained, &self.0, details.config.proxy()) {
             metrics.bucket.connections.inc();
         }
-        Ok(made)
+        Ok(chained.map(|to| Hearing { to, deaf: false }))
     }
+}
+
+/// A connection, below its TLS, on which an answer is heard though the server takes no more of the request: that
+/// goes nowhere then.
+#[derive(Debug)]
+struct Hearing<T> {
+    to: T,
+    deaf: bool,
+}
+
+impl<T: Transport> Transport for Hearing<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.to.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        if self.deaf {
+            return Ok(());
+        }
+        self.to.transmit_output(amount, timeout).or_else(|e| {
+            let closed = matches!(&e, ureq::Error::Io(e) if is_disconnect(e));
+            self.deaf = closed && matches!(self.to.await_input(timeout), Ok(true));
+            if self.deaf { Ok(()) } else { Err(e) }
+        })
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.to.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        !self.deaf && self.to.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.to.is_tls()
+    }
+}
+
+/// Whether a connection was closed by the other side.
+pub fn is_disconnect(e: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(e.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
 }
 
 /// A resolver that remembers.

@@ -295,6 +295,33 @@ fn answers_that_break_off_are_not_kept() {
 }
 
 #[test]
+fn a_server_that_answers_before_it_has_read_all_is_heard() {
+    let dir = TempDir::new();
+    let refusal = |_: &str| b"HTTP/1.1 413 x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge".to_vec();
+    let (plain, (secure, trust)) = (Origin::http(refusal), Origin::https(dir.path(), refusal));
+    let proxy = Proxy::start(&dir, "127.0.0.1", |p| p.env("SSL_CERT_FILE", &trust));
+    let file = format!("@{}", dir.write("large", &"x".repeat(32 << 20)).display());
+    for url in [format!("http://{}/", plain.host()), format!("https://{}/", secure.host())] {
+        for framing in ["A: b", "Transfer-Encoding: chunked"] {
+            let args = ["-H", "X-Early: 1", "-H", "Expect:", "-H", framing, "--data-binary", &file, &url];
+            let got = proxy.curl(&dir, &args);
+            assert_eq!((got.status(), got.body.as_str()), ("413", "large"), "{url} {framing}");
+        }
+    }
+    // whose body is malformed hears that it is the client's fault
+    for (framing, body) in [("Transfer-Encoding: chunked", "zz\r\n"), ("Content-Length: 9", "short")] {
+        let mut socket = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+        let host = plain.host();
+        write!(socket, "POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n\r\n{body}").unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        let mut got = String::new();
+        socket.read_to_string(&mut got).unwrap();
+        assert!(got.starts_with("HTTP/1.1 400 ") && got.contains("Connection: close"), "{framing}: {got}");
+    }
+    proxy.stop();
+}
+
+#[test]
 fn clients_that_ask_at_once_cause_one_fetch() {
     const CLIENTS: usize = 6;
     let dir = TempDir::new();

@@ -2,6 +2,7 @@
 //! one hop only: no headers of our own (no Via either, for which servers switch compression off),
 //! no redirects followed, no bodies decoded, no bodies held in memory.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use ureq::http;
 use ureq::{Agent, SendBody};
 
-use crate::client::{self, Client, Reach};
+use crate::client::{self, Client, Reach, is_disconnect};
 use crate::http::headers::{self, HeaderMap, value};
 use crate::http::resume::{Part, Resumed, Whole};
 use crate::metrics::Metrics;
@@ -43,8 +44,16 @@ pub struct Forwarded {
 }
 
 /// A request that got no answer: the status to say so with, and why.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed(pub u16, pub String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.1)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// The clients for all targets.
 pub struct Forwarder {
@@ -114,7 +123,7 @@ impl Forwarder {
         match &answer {
             Ok(answer) if answer.status >= 500 => call.failed(&format!("status {}", answer.status)),
             // what cannot be sent is not the target's fault
-            Ok(_) | Err(Failed(400, _)) => {}
+            Ok(_) | Err(Failed(400 | 408, _)) => {}
             Err(Failed(_, why)) => call.failed(why),
         }
         answer
@@ -137,8 +146,21 @@ fn send_once(agent: &Agent, ask: Ask<'_>, body: Option<RequestBody>) -> Result<R
             if let Some(len) = len {
                 headers.insert("content-length", value(len.to_string()));
             }
-            agent.run(builder.body(SendBody::from_owned_reader(body))?)
+            agent.run(builder.body(SendBody::from_owned_reader(OfClient(body)))?)
         }
+    }
+}
+
+/// A request's body: an error in it is its client's.
+struct OfClient(Box<dyn Read + Send>);
+
+impl Read for OfClient {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf).map_err(|e| match e.kind() {
+            io::ErrorKind::Interrupted => e,
+            io::ErrorKind::TimedOut => io::Error::other(Failed(408, e.to_string())),
+            _ => io::Error::other(Failed(400, e.to_string())),
+        })
     }
 }
 
@@ -162,6 +184,11 @@ fn forwarded(method: &str, answer: Response) -> Result<Forwarded, Failed> {
 }
 
 fn failed(e: &ureq::Error) -> Failed {
+    if let ureq::Error::Io(e) = e
+        && let Some(failed) = e.get_ref().and_then(|e| e.downcast_ref::<Failed>())
+    {
+        return failed.clone();
+    }
     match e {
         ureq::Error::Timeout(_) => Failed(504, client::words(e)),
         // these repeat the URL, whose query may be a secret
@@ -169,10 +196,4 @@ fn failed(e: &ureq::Error) -> Failed {
         ureq::Error::Io(e) if e.kind() == io::ErrorKind::PermissionDenied => Failed(403, e.to_string()),
         e => Failed(502, client::words(e)),
     }
-}
-
-/// Whether a connection was closed before anything came back.
-fn is_disconnect(e: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(e.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
 }

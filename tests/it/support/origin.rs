@@ -44,6 +44,8 @@ impl Origin {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
+                // what is sent is on its way when we close, whatever is left unread
+                let _ = socket.set_nodelay(true);
                 let (tls, answer, log) = (tls.clone(), answer.clone(), log.clone());
                 std::thread::spawn(move || match tls {
                     None => serve(socket, &*answer, &log),
@@ -97,7 +99,9 @@ fn serve(mut stream: impl Read + Write, answer: &Answer, log: &Mutex<Vec<String>
             let head = head.to_ascii_lowercase();
             let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
             let chunked = head.contains("transfer-encoding: chunked");
-            if body.len() >= length.unwrap_or(0) && (!chunked || body.ends_with("0\r\n\r\n")) {
+            let whole = body.len() >= length.unwrap_or(0) && (!chunked || body.ends_with("0\r\n\r\n"));
+            // it may be asked to answer at once, and to read no further
+            if whole || head.contains("\r\nx-early:") {
                 log.lock().expect("no holder panics").push(text.clone());
                 let _ = stream.write_all(&answer(&text));
                 let _ = stream.flush();
