@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Take, Write};
 use std::path::Path;
 
 use tar::{Archive, Builder, EntryType, Header, PaxExtensions};
@@ -102,8 +102,8 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
 /// Unpacks what the module proxy protocol has names for; those that can be checked.
 fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
     let broken = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not a whole zstd tar: {why}"));
-    let packed = BufReader::new(Counted(file, 0));
-    let mut archive = Archive::new(Unpacked(Counted(zstd::Decoder::with_buffer(packed)?, 0)));
+    let packed = BufReader::new(file.take(u64::MAX));
+    let mut archive = Archive::new(Unpacked(zstd::Decoder::with_buffer(packed)?.take(u64::MAX)));
     let (mut files, mut long) = (Vec::new(), None);
     // raw, or a name of any length would be read into memory
     for entry in archive.entries()?.raw(true) {
@@ -134,27 +134,17 @@ fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
     Ok(files)
 }
 
-/// Counts the bytes that are read.
-struct Counted<R>(R, u64);
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.0.read(buf)?;
-        self.1 += n as u64;
-        Ok(n)
-    }
-}
-
-/// What an archive unpacks to, as long as that can be modules.
-struct Unpacked(Counted<zstd::Decoder<'static, BufReader<Counted<File>>>>);
+/// What an archive unpacks to, as long as that can be modules. What may still be read tells what was.
+struct Unpacked(Take<zstd::Decoder<'static, BufReader<Take<File>>>>);
 
 impl Read for Unpacked {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.0.read(buf)?;
-        let (unpacked, packed) = (self.0.1, self.0.0.get_ref().get_ref().1);
+        let packed = u64::MAX - self.0.get_ref().get_ref().get_ref().limit();
+        let unpacked = u64::MAX - self.0.limit();
         if unpacked > BESIDE + RATIO * packed {
-            let why = format!("{} unpack to {} and more", text::bytes(packed), text::bytes(unpacked));
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            let all = text::bytes(unpacked);
+            return Err(io::Error::other(format!("{} unpack to {all} and more", text::bytes(packed))));
         }
         Ok(n)
     }

@@ -153,16 +153,14 @@ fn same(a: &OutputId, b: &OutputId) -> bool {
 fn read(file: &Path) -> Result<Vec<Token>, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !matches!(line.trim().chars().next(), None | Some('#')));
+    let known =
+        |hash: &str| unhex(hash).map(OutputId).filter(|hash| !NONE.iter().any(|none| *hash == OutputId::of(none)));
     let token = |(n, line): (usize, &str)| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let parsed = match words[..] {
             [_, role, hash] => Access::of_role(role)
                 .ok_or("the roles are modules, debug, proxy and admin")
-                .and_then(|access| Ok(Token { hash: OutputId(unhex(hash).ok_or("the hash is no SHA-256")?), access }))
-                .and_then(|token| match NONE.iter().any(|none| token.hash == OutputId::of(none)) {
-                    true => Err("the hash is that of no token: of nothing, or of an empty line"),
-                    false => Ok(token),
-                }),
+                .and_then(|access| Ok(Token { hash: known(hash).ok_or("the hash is no SHA-256 of a token")?, access })),
             _ => Err("not a name, a role and the SHA-256 of a token: \"keygen --token\" makes such a line"),
         };
         parsed.map_err(|why| format!("{}:{}: {why}", file.display(), n + 1))
@@ -302,7 +300,7 @@ mod tests {
             (format!("a {hash}"), "not a name"),
             (format!("a Modules {hash}"), "the roles are"),
             (format!("a modules {}", &hash[1..]), "no SHA-256"),
-            (format!("a modules {}", OutputId::of(b"\n")), "of no token"),
+            (format!("a modules {}", OutputId::of(b"\n")), "no SHA-256"),
         ] {
             std::fs::write(&file, format!("\n{line}\n")).unwrap();
             let why = read(&file).unwrap_err();

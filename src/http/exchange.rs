@@ -18,6 +18,7 @@ use ureq::http::HeaderMap;
 use super::auth::Access;
 use super::socket::Stream;
 use crate::config::HostPort;
+use crate::places::Place;
 
 /// Answers requests. Called from many threads at once; the request's body has to be read, as far as
 /// it is wanted, before the call returns.
@@ -110,12 +111,14 @@ pub struct Reply {
     pub proxied: Option<Box<HeaderMap>>,
     /// The body; dropped unsent for HEAD, 204 and 304, its length told all the same.
     pub body: Body,
+    /// What is held until it is sent.
+    pub held: Option<Place>,
 }
 
 impl Reply {
     /// A reply without a body.
     pub fn status(status: u16) -> Self {
-        Reply { status, headers: Vec::new(), proxied: None, body: Body::Empty }
+        Reply { status, headers: Vec::new(), proxied: None, body: Body::Empty, held: None }
     }
     /// A line of plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
@@ -128,26 +131,10 @@ impl Reply {
         self.headers.push(ours(name, value));
         self
     }
-    /// The reply, whose body keeps `held` for as long as it comes from elsewhere.
-    pub fn holding(mut self, held: impl Send + 'static) -> Self {
-        if let Body::Stream(stream, len) = self.body {
-            self.body = Body::Stream(Box::new(Holding(stream, held)), len);
-        }
-        self
-    }
     /// Sets the body.
     pub fn body(mut self, body: Body) -> Self {
         self.body = body;
         self
-    }
-}
-
-/// A body, and what goes with it.
-struct Holding<T>(Box<dyn Read + Send>, T);
-
-impl<T> Read for Holding<T> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf)
     }
 }
 

@@ -136,7 +136,7 @@ impl ModProxy {
         let outcome: Result<Body, _> = match (wanted.file, found) {
             (ModFile::List, found) if self.depot.offline => {
                 let list = self.list(wanted, found.as_ref().ok().and_then(|blob| text(&blob.file).ok()));
-                list.map_or_else(|| found.map(Body::from), |list| Ok(list.into()))
+                list.map_or_else(|| found.map(Body::from), |list| Ok(Body::Bytes(list)))
             }
             (ModFile::Latest, Err(e)) if self.depot.offline => {
                 self.latest(wanted).and_then(|info| self.get(&info).ok()).map(Body::from).ok_or(e)

@@ -177,8 +177,9 @@ impl RevProxy {
                 Role::Late => {}
             }
         }
-        let (reply, outcome) = self.fetch(method, url, &terms, body, old.filter(|_| method == "GET"), leader);
-        (reply.holding(place), outcome)
+        let (mut reply, outcome) = self.fetch(method, url, &terms, body, old.filter(|_| method == "GET"), leader);
+        reply.held = Some(place).filter(|_| matches!(reply.body, Body::Stream(..)));
+        (reply, outcome)
     }
 
     /// The answer from what was found, where that may be used: fresh, or while it is made fresh.

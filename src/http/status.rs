@@ -69,7 +69,6 @@ impl Status {
 
     fn get(&self, path: &str) -> Reply {
         match path {
-            "/debug" => Reply::status(308).header("Location", "/debug/"),
             "/debug/" => {
                 answer("text/html", include_str!("status/page.html")).header("Content-Security-Policy", POLICY)
             }
@@ -115,9 +114,7 @@ impl Status {
         });
         all
     }
-}
 
-impl Status {
     /// Whether this server should be sent requests: 503 while it stops, or its disk takes nothing. What
     /// fails beyond that is said, but what is kept is served all the same.
     fn ready(&self) -> Reply {

@@ -36,7 +36,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use self::identity::server_config;
-use crate::atomic::{self, TempFile};
+use crate::atomic::{self, TempFile, at};
 use crate::bounded::Bounded;
 use crate::config::AuthorityConfig;
 use crate::platform::{DirBuilderExt, make_private, mode};
@@ -74,12 +74,12 @@ impl Authority {
     /// what to do.
     pub fn open(config: &AuthorityConfig, now: SystemTime) -> io::Result<Self> {
         let dir = &config.dir;
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| at(dir, e))?;
-        let mode = mode(&fs::metadata(dir).map_err(|e| at(dir, e))?);
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
+        let mode = mode(&fs::metadata(dir).map_err(at(dir))?);
         if mode & 0o022 != 0 {
             let why =
                 format!("others can write to it (mode {mode:03o}): choose another with --ca-dir, or chmod 700 it");
-            return Err(at(dir, io::Error::other(why)));
+            return Err(at(dir)(io::Error::other(why)));
         }
         let key = load_or_make_key(&dir.join(KEY_FILE))?;
         let cert_path = dir.join(CERT_FILE);
@@ -103,7 +103,7 @@ impl Authority {
         };
         if real(dir).starts_with(real(cache_dir)) {
             let why = "--ca-dir is in the cache directory, which may be shared and copied: choose another";
-            return Err(at(dir, io::Error::other(why)));
+            return Err(at(dir)(io::Error::other(why)));
         }
         let mut was_there = false;
         for name in [KEY_FILE, CERT_FILE] {
@@ -112,7 +112,7 @@ impl Authority {
             match fs::remove_file(&path) {
                 Ok(()) => was_there = true,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-                Err(e) => return Err(at(&path, e)),
+                Err(e) => return Err(at(&path)(e)),
             }
         }
         Ok(was_there)
@@ -158,11 +158,10 @@ impl Authority {
         let cert = self.params(now).self_signed(&self.key).map_err(io::Error::other)?;
         let end = Timestamp::try_from(now + AUTHORITY_LIFE).map_err(io::Error::other)?;
         let text = format!("{ENDS}{end:.0}\n{DOMAINS}{domains}\n{}", cert.pem());
-        atomic::write(&self.cert_path, text.as_bytes()).map_err(|e| at(&self.cert_path, e))?;
+        atomic::write(&self.cert_path, text.as_bytes()).map_err(at(&self.cert_path))?;
         // a new one is told of at the start
         if !present.is_empty() {
-            let days = AUTHORITY_RENEW.as_secs() / 86_400;
-            let file = self.cert_path.display();
+            let (file, days) = (self.cert_path.display(), AUTHORITY_RENEW.as_secs() / 86_400);
             log::warn!("{file}: the authority was renewed, for {domains}: install it anew within {days} days");
         }
         Ok(())
@@ -175,9 +174,8 @@ impl Authority {
     }
 
     fn sign_host(&self, host: &str, now: SystemTime) -> Result<(Certificate, KeyPair), rcgen::Error> {
-        let name = host.trim_start_matches('[').trim_end_matches(']');
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![name.to_string()])?;
+        let mut params = CertificateParams::new(vec![host.trim_matches(['[', ']']).to_string()])?;
         params.not_before = (now - SLACK).into();
         params.not_after = (now + HOST_LIFE).into();
         params.distinguished_name = DistinguishedName::new();
@@ -232,7 +230,7 @@ fn load_or_make_key(path: &Path) -> io::Result<KeyPair> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => make_key(path),
         file => file.and_then(load_key),
     };
-    key.map_err(|e| at(path, e))
+    key.map_err(at(path))
 }
 
 fn load_key(mut file: File) -> io::Result<KeyPair> {
@@ -259,10 +257,6 @@ fn make_key(path: &Path) -> io::Result<KeyPair> {
     temp.file().sync_all()?;
     // unlike a rename, this never replaces a key that certificates were signed with
     if temp.persist_new(path)? { Ok(key) } else { load_key(File::open(path)?) }
-}
-
-fn at(path: &Path, e: io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]

@@ -33,12 +33,6 @@ pub(super) fn reply(
     }
 }
 
-impl From<Vec<u8>> for Body {
-    fn from(bytes: Vec<u8>) -> Self {
-        Body::Bytes(bytes)
-    }
-}
-
 impl From<Blob> for Body {
     fn from(blob: Blob) -> Self {
         Body::File(blob.file, 0, blob.len)

@@ -2,7 +2,6 @@
 //! one hop only: no headers of our own (no Via either, for which servers switch compression off),
 //! no redirects followed, no bodies decoded, no bodies held in memory.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,16 +43,8 @@ pub struct Forwarded {
 }
 
 /// A request that got no answer: the status to say so with, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Failed(pub u16, pub String);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.1)
-    }
-}
-
-impl std::error::Error for Failed {}
 
 /// The clients for all targets.
 pub struct Forwarder {
@@ -123,7 +114,7 @@ impl Forwarder {
         match &answer {
             Ok(answer) if answer.status >= 500 => call.failed(&format!("status {}", answer.status)),
             // what cannot be sent is not the target's fault
-            Ok(_) | Err(Failed(400 | 408, _)) => {}
+            Ok(_) | Err(Failed(400, _)) => {}
             Err(Failed(_, why)) => call.failed(why),
         }
         answer
@@ -156,11 +147,7 @@ struct OfClient(Box<dyn Read + Send>);
 
 impl Read for OfClient {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf).map_err(|e| match e.kind() {
-            io::ErrorKind::Interrupted => e,
-            io::ErrorKind::TimedOut => io::Error::other(Failed(408, e.to_string())),
-            _ => io::Error::other(Failed(400, e.to_string())),
-        })
+        self.0.read(buf).map_err(|e| ureq::Error::Other(e.into()).into_io())
     }
 }
 
@@ -184,12 +171,8 @@ fn forwarded(method: &str, answer: Response) -> Result<Forwarded, Failed> {
 }
 
 fn failed(e: &ureq::Error) -> Failed {
-    if let ureq::Error::Io(e) = e
-        && let Some(failed) = e.get_ref().and_then(|e| e.downcast_ref::<Failed>())
-    {
-        return failed.clone();
-    }
     match e {
+        ureq::Error::Other(of_client) => Failed(400, of_client.to_string()),
         ureq::Error::Timeout(_) => Failed(504, client::words(e)),
         // these repeat the URL, whose query may be a secret
         ureq::Error::Http(_) | ureq::Error::BadUri(_) => Failed(400, "cannot be forwarded: malformed".to_string()),
