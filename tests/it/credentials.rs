@@ -198,7 +198,7 @@ fn an_instance_answers_and_a_hop_limit_of_one_is_given_up_soon() {
     proxy.set(Fault::BlackHole);
     let begin = Instant::now();
     says(&dir, &server, &vars, &["no AWS credentials found", "HttpPutResponseHopLimit 2"]);
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_pipe_that_nobody_writes_to_holds_a_build_up_for_seconds() {
     for vars in [&[("AWS_CONFIG_FILE", pipe)][..], &[("AWS_SHARED_CREDENTIALS_FILE", pipe)], &identity, &agent] {
         let begin = Instant::now();
         says(&dir, &server, vars, &[pipe, "nothing comes out of it"]);
-        assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     }
     // a bundle of certificates
     let https = [
@@ -302,7 +302,7 @@ fn a_pipe_that_nobody_writes_to_holds_a_build_up_for_seconds() {
     ];
     let begin = Instant::now();
     says(&dir, &server, &https, &[pipe, "is no plain file"]);
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     let out = Plugin::new(&dir).envs(&server.env()).arg(format!("--signing-key-file={pipe}")).output().code(2);
     assert!(out.stderr.contains("nothing comes out of it"), "{}", out.describe());
 }

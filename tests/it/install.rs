@@ -282,7 +282,7 @@ fn half_of_it_and_an_interrupted_one_do_nothing() {
     assert!(release.server.seen().is_empty());
 
     // the signal goes to all of them, as that of ^C does; who runs the tests may have SIGINT ignored
-    release.server.set(Fault::Slow(Duration::from_secs(5)));
+    release.server.set(Fault::Slow(Duration::from_secs(60)));
     let mut command = release.command();
     command.process_group(0);
     let mut running = Running::start(command, Stdio::null());

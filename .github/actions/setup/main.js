@@ -116,7 +116,7 @@ async function serve(binary) {
   put('GITHUB_STATE', 'server', server.pid);
   put('GITHUB_STATE', 'log', log);
   for (let i = 0; !(await listens(port)); i++) {
-    if (server.exitCode !== null || i > 200) throw new Error(`the server did not start: ${fs.readFileSync(log, 'utf8')}`);
+    if (server.exitCode !== null || i > 1200) throw new Error(`the server did not start: ${fs.readFileSync(log, 'utf8')}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   set('GOCACHEPROG', `${word(binary)} connect ${word(socket)}`);
