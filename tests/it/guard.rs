@@ -443,7 +443,7 @@ fn a_credential_process_that_lives_on_holds_a_get_for_ten_seconds() {
     let ids: Vec<i64> = (0..8).map(|n| s.client.send_get(&action(n))).collect();
     ids.into_iter().for_each(|id| assert_eq!(s.client.wait(id)["Miss"], true));
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(12), "{took:?}");
+    assert!(took < Duration::from_secs(19), "{took:?}");
     let begin = Instant::now();
     assert!(s.client.get(&action(9)).is_none());
     assert!(begin.elapsed() < Duration::from_secs(5), "the failure is remembered");
