@@ -180,7 +180,8 @@ impl S3 {
         }
         let (mut text, now) = (String::new(), date(&answer.headers, "date"));
         answer.body.take(LIST_LIMIT).read_to_string(&mut text)?;
-        if !text.contains("<ListBucketResult") {
+        // one that was cut short would hide the rest
+        if !text.contains("<ListBucketResult") || !text.trim_end().ends_with("ListBucketResult>") {
             return Err(RemoteError::Status(200, "not a listing of S3's".into()));
         }
         Ok((text, now))

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -486,6 +487,47 @@ fn a_bucket_that_is_slow_to_answer_is_left_alone() {
     assert!(proxy.requests() - asked <= 24, "{}", proxy.requests() - asked);
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     one_line(&s.end(), &["2 failures in a row", "slow", "an answer took 2.", &proxy.endpoint]);
+}
+
+#[test]
+fn who_is_told_by_the_last_that_nothing_is_taken_blames_no_time_out() {
+    let (server, proxy) = filled();
+    proxy.only("PUT");
+    proxy.set(Fault::Status(503));
+    let dir = TempDir::new();
+    let mut s = session(&dir, &server, &proxy, &[]);
+    s.put_all(&bodies(6));
+    one_line(&s.end(), &["takes no writes", "status 503", "marked for the next start"]);
+    proxy.set(Fault::BlackHole);
+    let mut s = session(&dir, &server, &proxy, &[]);
+    s.put_all(&bodies(1));
+    one_line(&s.end(), &["took no writes less than a minute before", "7 uploads stay marked", &proxy.endpoint]);
+}
+
+#[test]
+fn a_listing_that_was_cut_short_is_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("--s3-endpoint-url=http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut conn in listener.incoming().flatten() {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && conn.read_exact(&mut byte).is_ok() {
+                head.push(byte[0]);
+            }
+            let page = "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents><Key>v1/";
+            let len = page.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len}\r\n");
+            let _ = conn.write_all(format!("{head}Connection: close\r\n\r\n{page}").as_bytes());
+        }
+    });
+    let dir = TempDir::new();
+    let keys = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_REGION", "us-east-1")];
+    let bucket = ["--bucket=some-bucket", &endpoint, "--s3-path-style"];
+    for command in [&["clear", "--whole-bucket", "--yes"][..], &["prune", "--expiry=1h"]] {
+        let plugin = keys.iter().fold(Plugin::new(&dir).args(command).args(bucket), |p, (k, v)| p.env(k, v));
+        let out = plugin.output().code(1);
+        assert!(out.stderr.contains("not a listing of S3's"), "{}", out.describe());
+    }
 }
 
 #[test]
