@@ -52,7 +52,7 @@ fn sized(name: &str, size: usize, files: usize, runs: usize) -> Result<()> {
     let mut times: [Samples; 4] = Default::default();
     for i in 0..=runs {
         let dir = scratch.fresh("disk-ours")?;
-        let cache = DiskCache::open(&dir)?;
+        let cache = DiskCache::open(&dir, std::time::Duration::from_secs(3600))?;
         let our_put = each(&entries, |e| {
             let (action, output) = ids(e)?;
             let mut writer = cache.write_output(output, e.body.len() as u64)?;

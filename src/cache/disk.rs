@@ -2,13 +2,13 @@
 //!
 //! Layout, shared with the reference program: `action/<xx>/<action-id>` holds
 //! `<output-id> <size>\n` and its mtime is when the output was put; `output/<xx>/<output-id>`
-//! holds the bytes, and its mtime is when the output was last used, to within
-//! [`DiskCache::use_granularity`]. `recall/<xx>/<sha256 of scope>`, ours alone, keeps what the
-//! action files said when they were last read (recall.rs).
+//! holds the bytes, and its mtime is when the output was last used, to within a granularity.
+//! `recall/<xx>/<sha256 of scope>`, ours alone, keeps what the action files said when they were last
+//! read (recall.rs).
 //!
 //! Invariants: an output appears under its name only after its length and SHA-256 were checked,
-//! and before any action that names it; an action whose output is missing, of another size or not
-//! a plain file is a miss. What is put replaces what is there, bytes and all; what comes from the
+//! and before any action that names it; an action whose output is missing, of another size, not
+//! a plain file or not ours to read is a miss. What is put replaces what is there, bytes and all; what comes from the
 //! bucket fills a gap and replaces nothing. Last use is up to date before a get is answered.
 //! Directories that we write into are real directories, never symbolic links. Several processes
 //! may share one directory.
@@ -63,14 +63,15 @@ pub struct Hit {
 }
 
 impl DiskCache {
-    /// Opens the cache below `root`, an absolute path, and makes the directories that are missing.
-    pub fn open(root: &Path) -> io::Result<Self> {
+    /// Opens the cache below `root`, an absolute path, and makes the directories that are missing. The time of last
+    /// use is kept to within `granularity`.
+    pub fn open(root: &Path, granularity: Duration) -> io::Result<Self> {
         for dir in [ACTION, OUTPUT] {
             make_real_dir(&root.join(dir))?;
         }
         Ok(DiskCache {
             root: root.to_path_buf(),
-            granularity: Duration::from_secs(3600),
+            granularity,
             exactly: AtomicBool::new(false),
             trouble: Repeat::new("requests failed on the cache directory"),
             added: AtomicU64::new(0),
@@ -79,18 +80,12 @@ impl DiskCache {
         })
     }
 
-    /// Sets how exactly the time of last use is kept. Default: 1 h.
-    pub fn use_granularity(mut self, granularity: Duration) -> Self {
-        self.granularity = granularity;
-        self
-    }
-
     /// Bytes of outputs taken in so far.
     pub fn added(&self) -> u64 {
         self.added.load(Ordering::Relaxed)
     }
 
-    /// Notes every use from now on, or as exactly as [`Self::use_granularity`] says: for sessions that
+    /// Notes every use from now on, or as exactly as [`Self::open`] was told: for sessions that
     /// begin while somebody prunes, who does not know of them.
     pub fn note_every_use(&self, exactly: bool) {
         self.exactly.store(exactly, Ordering::SeqCst);
@@ -221,24 +216,17 @@ impl DiskCache {
 
     fn read_action(&self, hex: &str) -> io::Result<Option<(OutputId, u64, SystemTime)>> {
         let path = sharded_path(&self.root, ACTION, hex);
-        let mut file = match careful().open(&path) {
+        let file = match careful().open(&path) {
             // one that is kept from us is of no use, and the next put replaces it
             Err(e) if is_absent(&e) || e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             other => other.map_err(at(&path))?,
         };
-        let mut text = [0; ACTION_LEN];
-        let mut len = 0;
-        // the line's end is the file's: no read more to see that
-        while len < text.len() && !text[..len].ends_with(b"\n") {
-            match file.read(&mut text[len..]) {
-                Ok(0) => break,
-                Ok(n) => len += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_absent(&e) => return Ok(None),
-                Err(e) => return Err(at(&path)(e)),
-            }
-        }
-        let Some((output, size)) = parse_action(&text[..len]) else { return Ok(None) };
+        let mut text = Vec::with_capacity(ACTION_LEN);
+        match (&file).take(ACTION_LEN as u64).read_to_end(&mut text) {
+            Err(e) if is_absent(&e) => return Ok(None),
+            read => read.map_err(at(&path))?,
+        };
+        let Some((output, size)) = parse_action(&text) else { return Ok(None) };
         Ok(Some((output, size, file.metadata()?.modified()?)))
     }
 
@@ -301,20 +289,15 @@ impl OutputWriter<'_> {
 
 impl Write for OutputWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.written += bytes.len() as u64;
         if self.written > self.size {
             return Err(invalid(format!("body is longer than the {} bytes promised", self.size)));
         }
         self.hasher.update(bytes);
-        match &mut self.temp {
-            Some(temp) => temp.file().write_all(bytes).map_err(|e| at(&self.disk.output_path(&self.output))(e)),
-            None => Ok(()),
+        if let Some(temp) = &mut self.temp {
+            temp.file().write_all(bytes).map_err(|e| at(&self.disk.output_path(&self.output))(e))?;
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -403,7 +386,7 @@ mod tests {
     #[test]
     fn what_is_put_is_got_with_its_time() {
         let dir = Dir::new("roundtrip");
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         assert_eq!(cache.get(&action(1)).unwrap(), None);
         let time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
         let hit = put(&cache, &action(1), b"hello", time).unwrap();
@@ -416,7 +399,7 @@ mod tests {
     #[test]
     fn what_is_at_hand_is_what_get_finds() {
         let dir = Dir::new("at-hand");
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         assert_eq!(cache.get_at_hand(&action(1)), None);
         let hit = put(&cache, &action(1), b"hello", SystemTime::now()).unwrap();
         // a system that cannot look without waiting finds nothing
@@ -436,7 +419,7 @@ mod tests {
     #[test]
     fn wrong_bytes_leave_nothing_behind() {
         let dir = Dir::new("wrong");
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         let output = OutputId::of(b"right");
         for body in [&b"wrong"[..], b"righ", b"right and more"] {
             let mut writer = cache.write_output(output, 5).unwrap();
@@ -450,7 +433,7 @@ mod tests {
     #[test]
     fn an_output_of_other_bytes_is_replaced_and_one_that_went_is_written_again() {
         let dir = Dir::new("same");
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         let hit = put(&cache, &action(1), b"same", SystemTime::now()).unwrap();
         fs::write(&hit.path, b"evil").unwrap();
         put(&cache, &action(2), b"same", SystemTime::now()).unwrap();
@@ -469,7 +452,7 @@ mod tests {
     #[test]
     fn what_fills_a_gap_replaces_nothing_of_use() {
         let dir = Dir::new("fill");
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         let fill = |body: &[u8]| {
             let mut writer = cache.write_output(OutputId::of(body), body.len() as u64).unwrap();
             writer.write_all(body).unwrap();
@@ -485,7 +468,7 @@ mod tests {
     #[test]
     fn damage_is_a_miss_and_the_next_put_mends_it() {
         let dir = Dir::new("damage");
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         let hit = put(&cache, &action(1), b"body", SystemTime::now()).unwrap();
         fs::write(&hit.path, b"bod").unwrap();
         assert_eq!(cache.get(&action(1)).unwrap(), None);
@@ -503,7 +486,7 @@ mod tests {
         let dir = Dir::new("links");
         let outside = Dir::new("links-outside");
         fs::create_dir_all(&outside.0).unwrap();
-        let cache = DiskCache::open(&dir.0).unwrap();
+        let cache = DiskCache::open(&dir.0, Duration::from_secs(3600)).unwrap();
         let output = OutputId::of(b"body");
         symlink(&outside.0, dir.0.join(OUTPUT).join(format!("{:02x}", output.0[0]))).unwrap();
         assert!(put(&cache, &action(1), b"body", SystemTime::now()).is_err());

@@ -450,7 +450,7 @@ mod tests {
             let _ = fs::remove_dir_all(&dir);
             let open = |n: &str| {
                 fs::create_dir_all(dir.join(n)).unwrap();
-                DiskCache::open(&dir.join(n)).unwrap()
+                DiskCache::open(&dir.join(n), std::time::Duration::from_secs(3600)).unwrap()
             };
             Fixture { a: open("a"), b: open("b"), dir }
         }

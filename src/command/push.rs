@@ -35,7 +35,7 @@ pub(super) fn execute(config: &PushConfig) -> Result<Exit, Error> {
     let (dir, metrics) = (&cache.cache_dir, Arc::new(Metrics::default()));
     let local = |e: &dyn Display| Error::failed(format!("{}: {e}", dir.display()));
     let bucket = open_bucket(shared, metrics.clone(), None)?;
-    let disk = Arc::new(DiskCache::open(dir).map_err(|e| local(&e))?.use_granularity(Duration::MAX));
+    let disk = Arc::new(DiskCache::open(dir, Duration::MAX).map_err(|e| local(&e))?);
     let (layout, codec) = (shared.layout, Codec::new(cache.compression_level, shared.signer.clone()));
     let actions: Arc<dyn Source> =
         Arc::new(ActionSource { disk: disk.clone(), layout, codec, metrics: metrics.clone() });

@@ -68,7 +68,7 @@ impl Stack {
         }
         fs::create_dir_all(dir).map_err(failed)?;
         let granularity = granularity(config.expiry);
-        let disk = Arc::new(DiskCache::open(dir).map_err(failed)?.use_granularity(granularity));
+        let disk = Arc::new(DiskCache::open(dir, granularity).map_err(failed)?);
         if let Err(e) = prune::stamp(dir) {
             log::debug!("{}: {e}", dir.display());
         }
