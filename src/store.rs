@@ -284,7 +284,7 @@ impl Place {
         if !meta.is_file() {
             return Ok(None);
         }
-        let Some((claim, note)) = self.sums.check(&path, &mut file, name)? else {
+        let Some((claim, note)) = self.sums.check(&path, &meta, &mut file, name)? else {
             self.metrics.bucket.corrupt.inc();
             self.damaged.tell(format_args!("{}: damaged on disk, and removed", path.display()));
             return Ok(None);

@@ -29,9 +29,14 @@ pub struct Socket {
     entry: Option<Entry>,
     limits: ServerLimits,
     patience: Patience,
+    /// The time-outs that are set, of [`READ`] and [`WRITE`].
+    set: [Duration; 2],
     /// Nothing is waited for here: who uses it polls.
     polled: bool,
 }
+
+const READ: usize = 0;
+const WRITE: usize = 1;
 
 /// How long a client may still be waited for. Time that others take (handlers, upstreams) does not
 /// count.
@@ -58,7 +63,7 @@ impl Socket {
     fn new(tcp: Arc<TcpStream>, entry: Option<Entry>) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let limits = entry.as_ref().map(|entry| entry.open.limits.clone()).unwrap_or_default();
-        Ok(Socket { tcp, entry, limits, patience: Patience::default(), polled: false })
+        Ok(Socket { tcp, entry, limits, patience: Patience::default(), set: [Duration::ZERO; 2], polled: false })
     }
 
     /// A head is waited for: for [`ServerLimits::idle_timeout`], then, once it has `begun`, for
@@ -109,12 +114,7 @@ impl Socket {
     }
 
     /// Does `io` until it moves something, within what is left of the patience.
-    fn patiently(
-        &mut self,
-        set_timeout: fn(&TcpStream, Option<Duration>) -> io::Result<()>,
-        at_a_time: Duration,
-        mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    fn patiently(&mut self, way: usize, mut io: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
         if self.polled {
             return io(&self.tcp);
         }
@@ -123,7 +123,11 @@ impl Socket {
             if left.is_zero() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the other side is too slow"));
             }
-            set_timeout(&self.tcp, Some(left.min(at_a_time)))?;
+            let time = if way == READ { left } else { left.min(TICK) };
+            // most of the time it is the same, and that is a system call for each answer less
+            if std::mem::replace(&mut self.set[way], time) != time {
+                [TcpStream::set_read_timeout, TcpStream::set_write_timeout][way](&self.tcp, Some(time))?;
+            }
             let begun = Instant::now();
             let got = io(&self.tcp);
             let (spent, moved) = (begun.elapsed(), *got.as_ref().unwrap_or(&0));
@@ -135,10 +139,6 @@ impl Socket {
             }
         }
     }
-
-    fn patient_write(&mut self, io: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        self.patiently(TcpStream::set_write_timeout, TICK, io)
-    }
 }
 
 /// Whether an error only says that nothing moves at present.
@@ -148,13 +148,13 @@ pub fn is_pause(e: &io::Error) -> bool {
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.patiently(TcpStream::set_read_timeout, Duration::MAX, |mut tcp| tcp.read(buf))
+        self.patiently(READ, |mut tcp| tcp.read(buf))
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.patient_write(|mut tcp| tcp.write(buf))
+        self.patiently(WRITE, |mut tcp| tcp.write(buf))
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

@@ -58,12 +58,17 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// Checks the open `file` that is called `path`, and leaves it at its start: its line and note,
+    /// Checks the open `file` that is called `path` and is as `meta` says, and leaves it at its start: its line and note,
     /// or `None` where it is damaged; then it is gone. One that nobody has named yet becomes `name`.
-    pub(super) fn check(&self, path: &Path, file: &mut File, name: &str) -> io::Result<Option<(Claim, String)>> {
-        let (meta, sum_path) = (file.metadata()?, sum_of(path));
-        let known = self.0.get(path);
-        if let Some((_, claim, note)) = known.filter(|known| known.0 == state(&meta) && used(&sum_path)) {
+    pub(super) fn check(
+        &self,
+        path: &Path,
+        meta: &fs::Metadata,
+        file: &mut File,
+        name: &str,
+    ) -> io::Result<Option<(Claim, String)>> {
+        let (known, sum_path) = (self.0.get(path), sum_of(path));
+        if let Some((_, claim, note)) = known.filter(|known| known.0 == state(meta) && used(&sum_path)) {
             return Ok(Some((claim, note)));
         }
         let text = read(&sum_path);
@@ -101,7 +106,7 @@ impl Sums {
             return Ok(None);
         };
         let note = note_in(&text, claim);
-        self.remember(path, &meta, claim, &note);
+        self.remember(path, meta, claim, &note);
         Ok(Some((claim, note)))
     }
 
@@ -109,7 +114,7 @@ impl Sums {
     pub(super) fn persist(&self, path: &Path, temp: TempFile, claim: Claim, label: &Label) -> io::Result<File> {
         // one without lines gets one here, to stand beside the new one
         let before = match careful().open(path) {
-            Ok(mut file) => self.check(path, &mut file, "")?.map(|(claim, _)| claim),
+            Ok(mut file) => self.check(path, &file.metadata()?, &mut file, "")?.map(|(claim, _)| claim),
             Err(_) => None,
         };
         write(path, claim, before, label)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::{Connection, ServerConfig, ServerConnection};
 
 use super::open::State;
-use super::{Entry, Socket};
+use super::{Entry, Socket, WRITE};
 use crate::platform::{self, FileExt};
 
 /// A connection.
@@ -98,7 +98,7 @@ impl Stream {
         if let Layer::Bare(socket) = &mut self.layer {
             // the pages go out uncopied: fine, for files of the cache are replaced, never changed
             let most = len.min(4 << 20) as usize;
-            let sent = socket.patient_write(|tcp| platform::send_file(tcp, file, at, most))?;
+            let sent = socket.patiently(WRITE, |tcp| platform::send_file(tcp, file, at, most))?;
             return Ok(sent as u64);
         }
         let mut piece = vec![0; len.min(64 << 10) as usize];
