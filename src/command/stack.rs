@@ -163,12 +163,11 @@ impl Stack {
         };
         let queue = uploader.state();
         let trouble = || uploader.trouble().filter(|_| queue.waiting + queue.busy == 0 || !uploader.owes());
-        let slow = || match uploader.owes() {
-            true if !bucket.accepts_writes() => Some("took no writes less than a minute before".to_string()),
-            owes => {
-                owes.then(|| format!("took no more uploads within --close-timeout ({:?})", self.config.close_timeout))
-            }
+        let late = || match bucket.accepts_writes() {
+            true => format!("took no more uploads within --close-timeout ({:?})", self.config.close_timeout),
+            false => "took no writes less than a minute before".to_string(),
         };
+        let slow = || uploader.owes().then(late);
         let Some(why) = refused.or_else(|| if end { trouble().or_else(slow) } else { None }) else { return };
         let (verb, left) = (text::verb(left, "stays", "stay"), text::things(left, "upload"));
         log::warn!("bucket {}: {why}; {left} {verb} marked for the next start", bucket.target());

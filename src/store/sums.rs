@@ -8,7 +8,7 @@
 //! as it is, and gets one. The time of the `.sum` file is when the blob was last used, kept to
 //! within [`USE_GRANULARITY`].
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,6 +31,9 @@ const REMEMBERED: usize = 4096;
 
 /// A file as it was when its hash was right: inode, change time, length.
 type State = ((u64, i64, i64), u64);
+
+/// Of a whole blob, its line and its owner's note; `None` of a damaged one.
+type Checked = io::Result<Option<(Claim, String)>>;
 
 /// What its owner says of a blob.
 #[derive(Clone, Debug, Default)]
@@ -58,15 +61,9 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// Checks the open `file` that is called `path` and is as `meta` says, and leaves it at its start: its line and note,
-    /// or `None` where it is damaged; then it is gone. One that nobody has named yet becomes `name`.
-    pub(super) fn check(
-        &self,
-        path: &Path,
-        meta: &fs::Metadata,
-        file: &mut File,
-        name: &str,
-    ) -> io::Result<Option<(Claim, String)>> {
+    /// Checks the open `file` that is called `path` and is as `meta` says, and leaves it at its start.
+    /// One that is damaged is removed, and one that nobody has named yet becomes `name`.
+    pub(super) fn check(&self, path: &Path, meta: &Metadata, file: &mut File, name: &str) -> Checked {
         let (known, sum_path) = (self.0.get(path), sum_of(path));
         if let Some((_, claim, note)) = known.filter(|known| known.0 == state(meta) && used(&sum_path)) {
             return Ok(Some((claim, note)));
@@ -136,7 +133,7 @@ impl Sums {
     }
 
     /// Takes note that a file is whole, unless another change so soon might not show.
-    fn remember(&self, path: &Path, meta: &fs::Metadata, claim: Claim, note: &str) {
+    fn remember(&self, path: &Path, meta: &Metadata, claim: Claim, note: &str) {
         let (_, seconds, nanos) = platform::state(meta);
         let changed = UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanos.max(0) as u32);
         if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK) {
@@ -176,7 +173,7 @@ fn note_in(text: &str, claim: Claim) -> String {
     text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_default().to_string()
 }
 
-fn state(meta: &fs::Metadata) -> State {
+fn state(meta: &Metadata) -> State {
     (platform::state(meta), meta.len())
 }
 
