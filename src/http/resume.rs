@@ -90,6 +90,7 @@ impl<F: FnMut(&str, &str) -> Result<Part, String>> Read for Resumed<F> {
                     self.got += n as u64;
                     return Ok(n);
                 }
+                (Err(e), _) if e.kind() == ErrorKind::Interrupted => return Err(e),
                 (Ok(_), len) => format!("{} of {} bytes", self.got, len.unwrap_or_default()),
                 (Err(e), _) => format!("broke off after {} bytes: {e}", self.got),
             };

@@ -274,6 +274,7 @@ fn copy(from: &mut dyn Read, ask: &Ask<'_>, to: &mut dyn Write) -> Result<u64, F
         let n = match from.read(&mut piece) {
             Ok(0) => return Ok(got),
             Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(ask.failed(502, e)),
         };
         got += n as u64;

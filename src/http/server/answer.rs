@@ -79,6 +79,7 @@ fn copy(to: &mut Stream, mut out: Vec<u8>, body: &mut dyn Read, length: Option<u
             }
             Ok(0) => break,
             Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => {
                 log::debug!("an answer broke off: {e}");
                 return Err(e);
