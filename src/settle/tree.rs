@@ -11,15 +11,16 @@ use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use ring::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use sha1::Sha1;
+use sha2::Sha256;
 
 use super::{Counts, Options, Report};
 use crate::pool;
 use folders::{Folders, open_folder};
 use git::{Entry, Repo};
 use look::{Found, Held, If, look, look_again};
-use stamp::{Time, time_of};
+use stamp::{Algorithm, Time, time_of};
 
 /// Files of one folder that are looked at in one go.
 const BATCH: usize = 256;
@@ -48,7 +49,7 @@ struct Item {
 /// How a work tree is gone about.
 struct Task<'a> {
     options: &'a Options,
-    algorithm: &'static Algorithm,
+    algorithm: Algorithm,
     /// When git wrote its index.
     written: Time,
 }
@@ -63,7 +64,7 @@ fn work_tree(repo: &Repo, at: &[u8], options: &Options, report: &mut Report) -> 
     let failed = |why: &dyn Display| format!("{}: {why}", repo.root.display());
     let (entries, written) = repo.entries().map_err(|e| failed(&e))?;
     let sha1 = entries.first().is_none_or(|entry| entry.id.len() == 20);
-    let algorithm = if sha1 { &SHA1_FOR_LEGACY_USE_ONLY } else { &SHA256 };
+    let algorithm: Algorithm = if sha1 { || Box::new(Sha1::default()) } else { || Box::new(Sha256::default()) };
     let task = Task { options, algorithm, written };
     let root = openat(CWD, &repo.root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(&e))?;
     let root = root.as_fd();

@@ -12,10 +12,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use ring::digest::Algorithm;
-
 use super::index::{Told, tell};
-use super::stamp::{Seen, Time};
+use super::stamp::{Algorithm, Seen, Time};
 use crate::id::unhex;
 
 /// A tracked path.
@@ -122,7 +120,7 @@ impl Repo {
     }
 
     /// Notes the new times: what was seen of `files`, and the rest by git itself, which reads it again.
-    pub fn refresh(&self, algorithm: &'static Algorithm, files: &HashMap<&[u8], Told>) -> Result<(), String> {
+    pub fn refresh(&self, algorithm: Algorithm, files: &HashMap<&[u8], Told>) -> Result<(), String> {
         if self.whole
             && let Err(e) = tell(&self.index, algorithm, files)
         {

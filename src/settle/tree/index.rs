@@ -9,15 +9,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use ring::digest::{Algorithm, digest};
-
-use super::stamp::Seen;
+use super::stamp::{Algorithm, Seen};
 
 /// The hash of a blob, and what was seen of the file that holds it.
 pub type Told<'a> = (&'a [u8], &'a Seen);
 
 /// Tells the index about files by path.
-pub fn tell(index: &Path, algorithm: &'static Algorithm, files: &HashMap<&[u8], Told>) -> io::Result<()> {
+pub fn tell(index: &Path, algorithm: Algorithm, files: &HashMap<&[u8], Told>) -> io::Result<()> {
     let index = index.canonicalize()?;
     let mut lock = index.clone().into_os_string();
     lock.push(".lock");
@@ -34,8 +32,9 @@ pub fn tell(index: &Path, algorithm: &'static Algorithm, files: &HashMap<&[u8], 
 }
 
 /// Notes them in an index of version 2, 3 or 4; `None` where it is something else.
-fn note(data: &mut [u8], algorithm: &'static Algorithm, files: &HashMap<&[u8], Told>) -> Option<()> {
-    let hash = algorithm.output_len();
+fn note(data: &mut [u8], algorithm: Algorithm, files: &HashMap<&[u8], Told>) -> Option<()> {
+    let mut context = algorithm();
+    let hash = context.output_size();
     let (body, sum) = data.split_at_mut_checked(data.len().checked_sub(hash)?)?;
     let word = |body: &[u8], at: usize| Some(u32::from_be_bytes(body.get(at..at + 4)?.try_into().ok()?));
     let version = word(body, 4).filter(|version| body.starts_with(b"DIRC") && matches!(version, 2..=4))?;
@@ -63,7 +62,8 @@ fn note(data: &mut [u8], algorithm: &'static Algorithm, files: &HashMap<&[u8], T
     }
     // nobody may have wanted a sum
     if sum.iter().any(|byte| *byte != 0) {
-        sum.copy_from_slice(digest(algorithm, body).as_ref());
+        context.update(body);
+        sum.copy_from_slice(&context.finalize());
     }
     Some(())
 }

@@ -1,13 +1,13 @@
 //! One file: what it holds, whether that is what git has, and its time.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use ring::digest::Algorithm;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, futimens, openat, readlinkat, statat, utimensat};
 use rustix::io::{Errno, pread};
 
 use super::git::split;
-use super::stamp::{Seen, Time, blob, is_ours, time_of, to_set};
+use super::stamp::{Algorithm, Seen, Time, is_ours, time_of, to_set};
 use super::{Item, Task};
 
 /// So often a file is read that changes while it is.
@@ -171,23 +171,24 @@ impl<'a> Thing<'a> {
 
     /// The hash of what it holds, as git makes it. It was `seen` before, and is `BUSY` where it is not so
     /// afterwards.
-    fn read(&self, algorithm: &'static Algorithm, seen: &Seen) -> Result<Vec<u8>, Errno> {
-        let mut context = blob(algorithm, seen.size);
+    fn read(&self, algorithm: Algorithm, seen: &Seen) -> Result<Vec<u8>, Errno> {
+        let mut context = algorithm();
+        context.update(format!("blob {}\0", seen.size).as_bytes());
         match self {
             Thing::File(file) => {
-                let (mut buffer, mut at) = ([0; 1 << 16], 0);
+                let (mut buffer, mut at) = ([MaybeUninit::uninit(); 1 << 16], 0);
                 while at < seen.size as u64 {
-                    let n = pread(file, &mut buffer[..], at)?;
-                    if n == 0 {
+                    let (bytes, _) = pread(file, &mut buffer[..], at)?;
+                    if bytes.is_empty() {
                         break;
                     }
-                    context.update(&buffer[..n]);
-                    at += n as u64;
+                    context.update(bytes);
+                    at += bytes.len() as u64;
                 }
             }
             Thing::Link(folder, name) => context.update(readlinkat(folder, *name, Vec::new())?.as_bytes()),
         }
-        if self.seen()? == *seen { Ok(context.finish().as_ref().to_vec()) } else { Err(Errno::BUSY) }
+        if self.seen()? == *seen { Ok(context.finalize().to_vec()) } else { Err(Errno::BUSY) }
     }
 
     /// Gives it that mode and time; what is seen then. It was `seen` just now.
