@@ -1,7 +1,6 @@
 //! The GOCACHEPROG protocol (cmd/go/internal/cacheprog, Go 1.24 to 1.27): JSON values on lines,
 //! requests from `go`, answers in any order, matched by id. No threads and no cache in here.
 
-mod input;
 mod message;
 mod reader;
 mod writer;

@@ -5,16 +5,17 @@
 //! than promised is answered rather than waited for.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use base64_simd::STANDARD;
 
 use super::PIECE;
-use super::input::Input;
 use super::message::Request;
 
 /// A request line without its body; `go` sends some 200 bytes.
 const MAX_LINE: usize = 1 << 20;
+/// Bytes read at a time.
+const BUFFER: usize = 256 * 1024;
 
 /// Why a session cannot go on.
 #[derive(Debug)]
@@ -49,21 +50,21 @@ impl From<io::Error> for ProtocolError {
 
 /// Reads requests.
 pub struct Reader<R> {
-    input: Input<R>,
+    input: BufReader<R>,
     line: Vec<u8>,
 }
 
 impl<R: Read> Reader<R> {
     /// Reads from `inner`, which need not be buffered.
     pub fn new(inner: R) -> Self {
-        Reader { input: Input::new(inner), line: Vec::new() }
+        Reader { input: BufReader::with_capacity(BUFFER, inner), line: Vec::new() }
     }
 
     /// The next request; `Ok(None)` at the end of input. When it has a body, call
     /// [`Self::body`] before the next request.
     pub fn request(&mut self) -> Result<Option<Request>, ProtocolError> {
         loop {
-            match self.input.peek()? {
+            match peek(&mut self.input)? {
                 None => return Ok(None),
                 Some(b'{') => break,
                 // the body of a request that said it had none
@@ -75,41 +76,34 @@ impl<R: Read> Reader<R> {
             }
         }
         self.line.clear();
-        if !self.input.read_until(b'\n', MAX_LINE, &mut self.line)? {
+        self.input.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut self.line)?;
+        let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        if line.len() > MAX_LINE {
             return Err(not_a_request(format!("a line is longer than {MAX_LINE} bytes")));
         }
-        match Request::parse(&self.line) {
+        match Request::parse(line) {
             Ok(request) => Ok(Some(request)),
-            Err(e) if e.is_eof() && self.input.fill()?.is_empty() => Err(ProtocolError::Truncated),
+            Err(e) if e.is_eof() && fill(&mut self.input)?.is_empty() => Err(ProtocolError::Truncated),
             Err(e) => Err(not_a_request(e.to_string())),
         }
     }
 
     /// Whether [`Self::request`] has what it needs and will not wait for input.
     pub fn is_ready(&self) -> bool {
-        let next = self.input.buffered().trim_ascii_start();
+        let next = self.input.buffer().trim_ascii_start();
         next.starts_with(b"{") && memchr::memchr(b'\n', next).is_some()
     }
 
     /// The body that follows the last request, `size` bytes of it promised.
     pub fn body(&mut self, size: u64) -> Result<PutBody<'_, R>, ProtocolError> {
-        let state = if size == 0 {
-            // no body line, and what comes next may be long in coming
-            State::Done
-        } else {
-            match self.input.peek()? {
-                Some(b'"') => {
-                    self.input.consume(1);
-                    State::Open
-                }
-                None => return Err(ProtocolError::Truncated),
-                // the body is missing altogether: the next request may well be fine
-                Some(_) => State::Done,
-            }
-        };
+        // without one there is no body line, and what comes next may be long in coming
+        let next = if size > 0 { Some(peek(&mut self.input)?.ok_or(ProtocolError::Truncated)?) } else { None };
+        // else the body is missing altogether: the next request may well be fine
+        let open = next == Some(b'"');
+        self.input.consume(open.into());
         Ok(PutBody {
             input: &mut self.input,
-            state,
+            open,
             left: size,
             text: size.div_ceil(3).saturating_mul(4),
             bad: None,
@@ -118,16 +112,11 @@ impl<R: Read> Reader<R> {
     }
 }
 
-#[derive(PartialEq)]
-enum State {
-    Open,
-    Done,
-}
-
 /// A body that is being read.
 pub struct PutBody<'a, R> {
-    input: &'a mut Input<R>,
-    state: State,
+    input: &'a mut BufReader<R>,
+    /// Its closing quote has not come.
+    open: bool,
     /// Promised bytes not yet decoded.
     left: u64,
     /// Characters that should still come before the closing quote.
@@ -150,8 +139,8 @@ impl<R: Read> PutBody<'_, R> {
     /// at its end; then [`Self::finish`] tells whether it was sound.
     pub fn piece(&mut self, out: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         out.clear();
-        while self.state == State::Open && out.len() < PIECE {
-            let buf = self.input.fill()?;
+        while self.open && out.len() < PIECE {
+            let buf = fill(self.input)?;
             if buf.is_empty() {
                 return Err(ProtocolError::Truncated);
             }
@@ -175,7 +164,7 @@ impl<R: Read> PutBody<'_, R> {
             self.text = self.text.saturating_sub(text as u64);
             self.input.consume(text + quote.is_some() as usize);
             if quote.is_some() {
-                self.state = State::Done;
+                self.open = false;
                 if self.group.len > 0 {
                     self.bad.get_or_insert_with(|| "body is not base64".into());
                 }
@@ -191,12 +180,12 @@ impl<R: Read> PutBody<'_, R> {
         if self.bad.is_some() {
             out.clear();
         }
-        Ok(self.state == State::Open)
+        Ok(self.open)
     }
 
     /// After the last piece: whether the body was base64 and of the length promised.
     pub fn finish(self) -> Result<(), String> {
-        debug_assert!(self.state == State::Done);
+        debug_assert!(!self.open);
         match self.bad {
             Some(why) => Err(why),
             None if self.left > 0 => Err(format!("body is {} bytes shorter than BodySize", self.left)),
@@ -243,6 +232,29 @@ impl Group {
     /// Whether what is carried over, unchecked so far, may belong to the body.
     fn is_open(&self) -> bool {
         self.len == 0 || !self.padded && !self.chars[..self.len].contains(&b'"')
+    }
+}
+
+/// What is buffered, after reading once if nothing was. Empty at the end of input.
+fn fill<R: Read>(input: &mut BufReader<R>) -> io::Result<&[u8]> {
+    while let Err(e) = input.fill_buf() {
+        if e.kind() != ErrorKind::Interrupted {
+            return Err(e);
+        }
+    }
+    Ok(input.buffer())
+}
+
+/// Skips white space and returns the next byte without reading it; `None` at the end.
+fn peek<R: Read>(input: &mut BufReader<R>) -> io::Result<Option<u8>> {
+    loop {
+        let buf = fill(input)?;
+        let blank = buf.iter().take_while(|b| b.is_ascii_whitespace()).count();
+        let next = buf.get(blank).copied();
+        input.consume(blank);
+        if next.is_some() || blank == 0 {
+            return Ok(next);
+        }
     }
 }
 
