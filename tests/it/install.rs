@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::env::{Output, Running, TempDir, binary, poll, run, scrubbed};
+use crate::support::env::{Output, Running, TempDir, binary, copy, once_per_build, poll, run, scrubbed};
 use crate::support::upstream::{Fault, Upstream};
 
 const NAME: &str = "go-cache-plugin-x86_64-unknown-linux-musl";
@@ -23,15 +23,18 @@ pub struct Release {
 impl Release {
     /// The binary under test, as latest and as v1.2.3.
     pub fn new() -> Self {
+        let packed = once_per_build("release", |making| {
+            let pack = format!(
+                "mkdir {NAME} && strip -o {NAME}/go-cache-plugin {} && tar -cf - {NAME} | gzip -1 > {NAME}.tar.gz && \
+                 sha256sum {NAME}.tar.gz > SHA256SUMS",
+                binary()
+            );
+            assert!(Command::new("sh").args(["-c", &pack]).current_dir(making).status().unwrap().success());
+        });
         let dir = TempDir::new();
         let release = dir.dir("releases/latest/download");
-        let pack = format!(
-            "mkdir {NAME} && strip -o {NAME}/go-cache-plugin {} && tar -cf - {NAME} | gzip -1 > {NAME}.tar.gz && \
-             mv {NAME} ../.. && sha256sum {NAME}.tar.gz > SHA256SUMS",
-            binary()
-        );
-        let packed = Command::new("sh").args(["-c", &pack]).current_dir(&release).status().unwrap();
-        assert!(packed.success());
+        copy(&packed, &["SHA256SUMS", &format!("{NAME}.tar.gz")], &release);
+        copy(&packed, &[NAME], &dir.join("releases"));
         dir.dir("releases/download");
         symlink(&release, dir.join("releases/download/v1.2.3")).unwrap();
         Release { server: Upstream::start(dir.path()), dir }

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a test waits for what should take no time, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,6 +76,34 @@ impl Drop for Owned {
 /// The path of the binary under test.
 pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_go-cache-plugin")
+}
+
+/// A directory below `target/` that `make` fills once for each build of the binary, for every test that copies from
+/// it.
+pub fn once_per_build(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let built = fs::metadata(binary()).and_then(|meta| meta.modified()).expect("the binary is there");
+    let built = built.duration_since(SystemTime::UNIX_EPOCH).expect("it is not that old").as_nanos();
+    let dir = base.join(format!("{name}-{built}"));
+    if !dir.is_dir() {
+        let earlier = fs::read_dir(base).expect("cargo has made it").flatten().map(|entry| entry.path());
+        let of_name = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(name));
+        earlier.filter(of_name).for_each(|path| fs::remove_dir_all(path).expect("removable"));
+        let making = base.join(format!("{name}-making-{}", std::process::id()));
+        fs::create_dir_all(&making).expect("target/ is writable");
+        make(&making);
+        fs::rename(making, &dir).expect("no other test process makes it");
+    }
+    dir
+}
+
+/// Copies what `names` are in `from` to `to`, with their times.
+pub fn copy(from: &Path, names: &[&str], to: &Path) {
+    let mut command = Command::new("cp");
+    command.arg("-a").args(names).arg(to).current_dir(from);
+    assert!(command.status().expect("cp starts").success(), "{command:?}");
 }
 
 /// A command in the scrubbed environment, with `home` as HOME.

@@ -101,6 +101,27 @@ impl Go {
         command
     }
 
+    /// The cache directory of `work`, which has what most programs need of the standard library, built, vetted and
+    /// made for tests: for a test that is about other things.
+    pub fn warm(&self, work: &Work) -> PathBuf {
+        let (minor, patch) = self.version;
+        let filled = env::once_per_build(&format!("warm-{minor}.{patch}"), |making| {
+            let program = Work::new();
+            program.source("go.mod", "module example.com/warm\n\ngo 1.24\n");
+            program.source("m.go", "package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println() }\n");
+            program.source("m_test.go", "package main\n\nimport \"testing\"\n\nfunc TestMain(m *testing.M) {}\n");
+            program.source("c/c.go", "package c\n\nimport \"C\"\n");
+            let plugin = format!("{} --cache-dir={}", env::binary(), making.display());
+            for args in [["vet", "./..."], ["test", "./..."]] {
+                let mut command = self.cached(&program, &plugin);
+                command.args(args);
+                env::run(command).ok();
+            }
+        });
+        env::copy(&filled, &["action", "output"], &work.dir.dir("cache"));
+        work.dir.join("cache")
+    }
+
     /// A `go` command whose cache is `plugin`, a GOCACHEPROG command line.
     pub fn cached(&self, work: &Work, plugin: &str) -> Command {
         let mut command = self.command(work);
