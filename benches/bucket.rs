@@ -5,7 +5,7 @@
 //! ratios are taken within a round. The S3 server runs in a process of its own and shares the CPUs
 //! with the build; what it costs is in the table.
 //!
-//! `--rows tarball` (`build`, `flight`, `tarball`; all by default): what to measure. The rows `tarball` have the
+//! `--rows tarball` (`build`, `first`, `flight`, `tarball`; all by default): what to measure. The rows `tarball` have the
 //! same bandwidth for both sides, beside builds from Go's own cache, packed by `tar -I zstd`, that
 //! is fetched by one request and unpacked while it arrives. `--kubernetes v1.37.0` adds kube-apiserver
 //! to them; with its cold builds that takes 25 minutes.
@@ -49,14 +49,18 @@ fn bench(args: &Args) -> Result<()> {
     let go = Go::find()?;
     let mut bench =
         Bench { at: Setup { native: go.scratch.join("native"), go, s3: S3::start()?, build: packages.clone() } };
-    let wanted = |rows: &str| args.text("rows", "build,flight,tarball").split(',').any(|wanted| wanted == rows);
+    let wanted = |rows: &str| args.text("rows", "build,first,flight,tarball").split(',').any(|wanted| wanted == rows);
     if wanted("flight") {
         bench.in_flight(args.number("runs", 3)?)?;
     }
+    let home = bench.at.go.dir.clone();
+    if wanted("first") {
+        bench.first(args.number("runs", 3)?)?;
+    }
     if wanted("tarball") {
         bench.tarballs(args)?;
-        bench.at.build = packages.clone();
     }
+    (bench.at.go.dir, bench.at.go.verb, bench.at.build) = (home, "build", packages.clone());
     if !wanted("build") {
         return Ok(());
     }
@@ -151,7 +155,35 @@ impl<'a> Bench<'a> {
             let dir = tarball::kubernetes(&self.at, kubernetes)?;
             self.beside_tarball("build", vec!["-o=/dev/null", "./cmd/kube-apiserver"], dir, 1)?;
         }
-        (self.at.go.dir, self.at.go.verb) = (home, "build");
+        Ok(())
+    }
+
+    /// From a machine that has `go` alone to the end of its first build, whose outputs the bucket has.
+    fn first(&mut self, runs: usize) -> Result<()> {
+        section("bucket: from nothing to the first cached build, by install.sh");
+        let dir = tarball::small_program(&self.at)?;
+        (self.at.go.dir, self.at.build) = (dir, vec!["-o=/dev/null", "."]);
+        let (mut ours, mut native) = (Turns::default(), Samples::default());
+        for i in 0..runs {
+            self.at.go.scratch.fresh("native")?;
+            native.push_time(self.at.native()?.wall);
+            turns::each(i, || {
+                self.at.s3.clear()?;
+                let local = self.at.go.scratch.fresh(turns::own("local"))?;
+                self.at.ours(&local, 0, &[SCOPE], Watch::Plain)?;
+                self.at.s3.save()?;
+                let releases = tarball::release(&mut self.at)?;
+                self.at.s3.bandwidth(GIGABIT / 10)?;
+                let installed = tarball::install(&mut self.at, &releases, USUAL)?;
+                let built = self.at.fresh(USUAL, &[SCOPE], Watch::Plain)?.wall;
+                self.at.s3.bandwidth(0)?;
+                table::progress(&format!("  installed in {installed:.2?}, built in {built:.2?}"));
+                ours.push((installed + built).as_secs_f64());
+                Ok(())
+            })?;
+        }
+        let what = format!("install.sh and a build of net/http, {USUAL} ms, 100 Mbit/s, by a cold build; ratio: s");
+        measured(&what, &ours, "s", &native.show("s"), ours.quantile(1.0), Bound::Most(5.0));
         Ok(())
     }
 

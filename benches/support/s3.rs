@@ -87,10 +87,10 @@ impl S3 {
         self.say(&format!("classic {BUCKET} {}", cache.display())).map(drop)
     }
 
-    /// Serves the file `tarball` to anybody, and tells where.
-    pub fn tarball(&mut self, tarball: &Path) -> Result<String> {
-        self.say(&format!("tarball {}", tarball.display()))?;
-        Ok(format!("http://127.0.0.1:{}{}", self.port, s3server::TARBALL))
+    /// Serves a file to anybody by its name, in the folder that it tells and in all below.
+    pub fn share(&mut self, file: &Path) -> Result<String> {
+        self.say(&format!("share {}", file.display()))?;
+        Ok(format!("http://127.0.0.1:{}{}", self.port, s3server::SHARED))
     }
 
     /// Number and bytes of the objects whose key starts with `prefix`.

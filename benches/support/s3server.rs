@@ -23,8 +23,8 @@ use super::wire::{CHUNK, Reply, Request, decode, parse, read_some};
 /// The hidden argument that makes a bench this server.
 pub const SERVE: &str = "--serve-s3";
 
-/// Where the tarball is, for requests without a signature.
-pub const TARBALL: &str = "/tarball";
+/// Where the files are that anybody may get: below it, by their names.
+pub const SHARED: &str = "/shared";
 
 const HEAD_LIMIT: usize = 64 << 10;
 
@@ -43,8 +43,8 @@ struct Server {
     /// Buckets as they were, by name.
     saved: RwLock<BTreeMap<String, Objects>>,
     shim: Shim,
-    /// What anybody may get at [`TARBALL`].
-    tarball: RwLock<Arc<[u8]>>,
+    /// What anybody may get below [`SHARED`], by name.
+    shared: RwLock<BTreeMap<String, Arc<[u8]>>>,
     /// Every request is answered with 503.
     failing: AtomicBool,
     counters: Counters,
@@ -134,7 +134,7 @@ fn now() -> u64 {
 impl Server {
     fn control(&self, line: &str) -> io::Result<String> {
         // a path stands last and may have spaces
-        let words: Vec<&str> = line.splitn(if line.starts_with("tarball") { 2 } else { 3 }, ' ').collect();
+        let words: Vec<&str> = line.splitn(if line.starts_with("share ") { 2 } else { 3 }, ' ').collect();
         let number = |s: &str| s.parse::<u64>().map_err(io::Error::other);
         match words[..] {
             ["rtt", micros] => self.shim.set_round_trip(number(micros)?),
@@ -150,7 +150,10 @@ impl Server {
                 let saved = self.saved.read().expect("no holder panics");
                 *self.lock_objects() = saved.get(name).ok_or_else(|| io::Error::other("nothing saved"))?.clone();
             }
-            ["tarball", path] => *self.tarball.write().expect("no holder panics") = fs::read(path)?.into(),
+            ["share", path] => {
+                let name = path.rsplit('/').next().unwrap_or_default().to_string();
+                self.shared.write().expect("no holder panics").insert(name, fs::read(path)?.into());
+            }
             ["classic", bucket, dir] => self.load_classic(Path::new(dir), bucket)?,
             ["size", prefix] => {
                 let objects = self.lock_objects();
@@ -262,8 +265,9 @@ impl Server {
         };
         counter.fetch_add(1, Relaxed);
         c.manifest.fetch_add(request.target.contains("/manifest/").into(), Relaxed);
-        if request.target == TARBALL {
-            return Reply::bytes(200, None, self.tarball.read().expect("no holder panics").clone());
+        let name = request.target.rsplit('/').next().filter(|_| request.target.starts_with(SHARED));
+        if let Some(body) = name.and_then(|name| self.shared.read().expect("no holder panics").get(name).cloned()) {
+            return Reply::bytes(200, None, body);
         }
         if self.failing.load(Relaxed) {
             return Reply::error(503, "ServiceUnavailable");

@@ -30,8 +30,9 @@ impl Scratch {
         let (dir, old) = (self.join(name), self.join(OLD));
         if dir.exists() {
             fs::create_dir_all(&old)?;
-            let n = fs::read_dir(&old)?.count();
-            fs::rename(&dir, old.join(n.to_string()))?;
+            // a bench that was killed may have left some of them
+            let free = (0..).map(|n: u32| old.join(n.to_string())).find(|place| !place.exists());
+            fs::rename(&dir, free.ok_or("no place is free")?)?;
         }
         fs::create_dir_all(&dir)?;
         Ok(dir)

@@ -1,4 +1,4 @@
-//! What is done without a cache program: the tarball of GOCACHE, fetched, unpacked, and built from.
+//! What is fetched before a build: without a cache program the tarball of GOCACHE, and otherwise the program.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,14 +7,44 @@ use std::time::{Duration, Instant};
 
 use super::golang::Cache;
 use super::setup::Setup;
-use super::{Result, table};
+use super::{Result, table, turns};
 
 /// Packs Go's own cache, and lets the server serve it. Returns its address.
 pub fn pack(at: &mut Setup) -> Result<String> {
     let file = at.go.scratch.join("tarball.tar.zst");
     shell(&format!("tar -I zstd -cf '{}' -C '{}' .", file.display(), at.native.display()))?;
     table::progress(&format!("tarball: {:.1} MB", fs::metadata(&file)?.len() as f64 / 1e6));
-    at.s3.tarball(&file)
+    Ok(format!("{}/tarball.tar.zst", at.s3.share(&file)?))
+}
+
+/// Packs the program as a release does. Returns where releases are.
+pub fn release(at: &mut Setup) -> Result<String> {
+    let (dir, name) = (at.go.scratch.fresh("release")?, format!("go-cache-plugin-{TARGET}"));
+    shell(&format!(
+        "set -e; cd '{}'; mkdir {name}; strip -o {name}/go-cache-plugin '{}'; tar -c {name} | gzip -9 >{name}.tar.gz
+         sha256sum {name}.tar.gz >SHA256SUMS",
+        dir.display(),
+        turns::program()
+    ))?;
+    at.s3.share(&dir.join("SHA256SUMS"))?;
+    at.s3.share(&dir.join(format!("{name}.tar.gz")))
+}
+
+/// What a release is for here; any name does.
+const TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// Installs the program by the script from `rtt` ms away.
+pub fn install(at: &mut Setup, releases: &str, rtt: u64) -> Result<Duration> {
+    at.s3.round_trip(Duration::from_millis(rtt))?;
+    let (dir, script) = (at.go.scratch.fresh("installed")?, concat!(env!("CARGO_MANIFEST_DIR"), "/.github/install.sh"));
+    rustix::fs::sync();
+    let start = Instant::now();
+    shell(&format!(
+        "GO_CACHE_PLUGIN_URL='{releases}' GO_CACHE_PLUGIN_TARGET={TARGET} GO_CACHE_PLUGIN_DIR='{0}' PATH=\"{0}:$PATH\" \
+         sh '{script}' >/dev/null",
+        dir.display()
+    ))?;
+    Ok(start.elapsed())
 }
 
 /// Fetches the tarball from `rtt` ms away, unpacks it while it arrives, and builds.
