@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::index::{Told, tell};
+use super::index::{Recorded, Told, recall, tell};
 use super::stamp::{Algorithm, Seen, Time};
 use crate::id::unhex;
 
@@ -27,15 +27,7 @@ pub struct Entry {
     /// Git can tell whether it is changed: it is neither being merged, nor is git told not to look.
     pub told: bool,
     /// What git saw when it last found it unchanged.
-    recorded: Option<Recorded>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Recorded {
-    changed: Time,
-    modified: Time,
-    node: u64,
-    size: u64,
+    pub recorded: Option<Recorded>,
 }
 
 impl Entry {
@@ -45,14 +37,9 @@ impl Entry {
     }
 
     /// Whether what is seen is what git saw, and git wrote that down at a later time, `written`: then nobody
-    /// has touched it since. The index has 32 bits of each number.
+    /// has touched it since.
     pub fn vouches(&self, seen: &Seen, written: Time) -> bool {
-        let of = |time: Time| (i64::from(time.0 as u32), time.1);
-        self.recorded.as_ref().is_some_and(|r| {
-            (r.changed, r.modified) == (of(seen.changed), of(seen.modified))
-                && (r.node as u32, r.size as u32) == (seen.node.1 as u32, seen.size as u32)
-                && seen.changed.max(seen.modified) < written
-        })
+        self.recorded.is_some_and(|then| then.is(seen)) && seen.changed.max(seen.modified) < written
     }
 }
 
@@ -68,8 +55,8 @@ pub struct Repo {
     /// What is looked at, absolute or relative to the working directory.
     pub root: PathBuf,
     index: PathBuf,
-    /// It is all of the work tree, as the index names paths.
-    whole: bool,
+    /// What the index has before paths below it.
+    prefix: Vec<u8>,
     /// It lies in another one, whose variables do not concern it.
     nested: bool,
 }
@@ -77,11 +64,15 @@ pub struct Repo {
 impl Repo {
     /// What is below `dir`, or else the whole work tree that we are in.
     pub fn find(dir: Option<&Path>) -> Result<Self, String> {
-        let (repo, up) = Repo::open(dir.unwrap_or(Path::new(".")), false)?;
-        // an empty way is none
-        let whole = repo.whole || dir.is_none();
-        let root = if dir.is_some() { repo.root } else { repo.root.join(up).components().collect() };
-        Ok(Repo { root, whole, ..repo })
+        let (mut repo, up) = Repo::open(dir.unwrap_or(Path::new(".")), false)?;
+        if dir.is_none() {
+            // an empty way is none
+            repo.root = repo.root.join(up).components().collect();
+        } else if !up.as_os_str().is_empty() {
+            repo.prefix = repo.ask(&["rev-parse", "--show-prefix"])?;
+            repo.prefix.pop();
+        }
+        Ok(repo)
     }
 
     /// The submodule at `path`; `None` where it is not checked out.
@@ -93,14 +84,14 @@ impl Repo {
 
     /// What is at `root`, and the way from there to the top.
     fn open(root: &Path, nested: bool) -> Result<(Self, PathBuf), String> {
-        let mut repo = Repo { root: root.to_path_buf(), index: PathBuf::new(), whole: false, nested };
+        let mut repo = Repo { root: root.to_path_buf(), index: PathBuf::new(), prefix: Vec::new(), nested };
         let said = repo.ask(&["rev-parse", "--is-inside-work-tree", "--show-cdup", "--git-path", "index"])?;
         let mut lines = said.splitn(3, |b| *b == b'\n');
         let (inside, up, index) = (lines.next(), lines.next(), lines.next().and_then(|line| line.strip_suffix(b"\n")));
         let (Some(b"true"), Some(up), Some(index)) = (inside, up, index) else {
             return Err("this is in a repository, but not in a work tree of one".to_string());
         };
-        (repo.index, repo.whole) = (root.join(OsStr::from_bytes(index)), up.is_empty());
+        repo.index = root.join(OsStr::from_bytes(index));
         Ok((repo, PathBuf::from(OsStr::from_bytes(up))))
     }
 
@@ -108,8 +99,9 @@ impl Repo {
     pub fn entries(&self) -> Result<(Vec<Entry>, Time), String> {
         // there is none before the first add
         let written = fs::metadata(&self.index).map_or((0, 0), |m| (m.mtime(), m.mtime_nsec()));
-        let listed = self.ask(&["ls-files", "--stage", "-v", "-z", "--debug"])?;
-        let entries = entries(&listed).ok_or("git ls-files: it says what this program does not understand")?;
+        let listed = self.ask(&["ls-files", "--stage", "-v", "-z"])?;
+        let mut entries = entries(&listed).ok_or("git ls-files: it says what this program does not understand")?;
+        recall(&self.index, &self.prefix, &mut entries);
         Ok((entries, written))
     }
 
@@ -121,9 +113,7 @@ impl Repo {
 
     /// Notes the new times: what was seen of `files`, and the rest by git itself, which reads it again.
     pub fn refresh(&self, algorithm: Algorithm, files: &HashMap<&[u8], Told>) -> Result<(), String> {
-        if self.whole
-            && let Err(e) = tell(&self.index, algorithm, files)
-        {
+        if let Err(e) = tell(&self.index, &self.prefix, algorithm, files) {
             log::debug!("{}: {e}: git is to read all files", self.index.display());
         }
         let output = self.run(&["update-index", "-q", "--refresh"])?;
@@ -176,9 +166,9 @@ fn said(stderr: &[u8]) -> String {
     lines.join(" ").trim_start_matches("fatal: ").to_string()
 }
 
-/// Reads `TAG MODE ID STAGE\tPATH\0` and, where they are there, the five lines that `--debug` adds.
+/// Reads `TAG MODE ID STAGE\tPATH\0`.
 fn entries(mut text: &[u8]) -> Option<Vec<Entry>> {
-    let mut entries = Vec::with_capacity(text.len() / 200);
+    let mut entries = Vec::with_capacity(text.len() / 80);
     while !text.is_empty() {
         let (head, rest) = cut(text, b'\t')?;
         let (path, rest) = cut(rest, 0)?;
@@ -190,22 +180,7 @@ fn entries(mut text: &[u8]) -> Option<Vec<Entry>> {
         // H: in the index; in lower case, git is told to assume that it is unchanged; S: not to have it
         let merged = words.next()? == "0";
         let (told, mode) = (tag == "H" && merged, if merged { mode } else { 0 });
-        let mut recorded = None;
-        if text.starts_with(b"  ctime: ") {
-            let mut numbers = [0; 10];
-            for line in 0..5 {
-                let (line_text, rest) = cut(text, b'\n')?;
-                text = rest;
-                let of_line = line_text.split(|b| !b.is_ascii_digit()).filter(|word| !word.is_empty());
-                for (at, word) in of_line.take(2).enumerate() {
-                    numbers[line * 2 + at] = std::str::from_utf8(word).ok()?.parse().ok()?;
-                }
-            }
-            let [c, c_nanos, m, m_nanos, _, node, _, _, size, _] = numbers;
-            let time = |seconds: u64, nanos: u64| (seconds as i64, nanos as i64);
-            recorded = Some(Recorded { changed: time(c, c_nanos), modified: time(m, m_nanos), node, size });
-        }
-        entries.push(Entry { path: path.to_vec(), mode, id, told, recorded });
+        entries.push(Entry { path: path.to_vec(), mode, id, told, recorded: None });
     }
     Some(entries)
 }
@@ -222,10 +197,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_git_lists_is_read_with_and_without_what_it_saw() {
+    fn what_git_lists_is_read() {
         let id = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
-        let seen = "  ctime: 7:9\n  mtime: 5:6\n  dev: 1\tino: 4294967298\n  uid: 0\tgid: 0\n  size: 3\tflags: 0\n";
-        let text = format!("H 100644 {id} 0\td/a\n\tb\0{seen}S 100755 {id}{} 0\tc\0M 100644 {id} 2\tm\0", &id[..24]);
+        let text = format!("H 100644 {id} 0\td/a\n\tb\0S 100755 {id}{} 0\tc\0M 100644 {id} 2\tm\0", &id[..24]);
         let all = entries(text.as_bytes()).expect("readable");
         let of = |n: usize| (all[n].path.as_slice(), all[n].mode, all[n].id.len(), all[n].told);
         assert_eq!(of(0), (&b"d/a\n\tb"[..], 0o100_644, 20, true));
@@ -233,7 +207,10 @@ mod tests {
         assert_eq!(of(2), (&b"m"[..], 0, 20, false));
         assert_eq!(all[0].folder(), b"d");
         assert_eq!(entries(b"H 100644 nonsense 0\ta\0"), None);
+    }
 
+    #[test]
+    fn an_entry_vouches_for_what_has_not_changed_since() {
         let kind = FileType::RegularFile;
         let seen = Seen {
             kind,
@@ -245,15 +222,16 @@ mod tests {
             owner: (0, 0),
             names: 1,
         };
-        assert!(all[0].vouches(&seen, (7, 10)) && !all[0].vouches(&seen, (7, 9)), "the clock has to have moved on");
+        let entry = Entry { recorded: Some((&seen).into()), ..Entry::default() };
+        assert!(entry.vouches(&seen, (7, 10)) && !entry.vouches(&seen, (7, 9)), "the clock has to have moved on");
         for other in [
             Seen { size: 4, ..seen },
             Seen { modified: (5, 7), ..seen },
             Seen { changed: (7, 8), ..seen },
             Seen { node: (1, 3), ..seen },
         ] {
-            assert!(!all[0].vouches(&other, (8, 0)), "{other:?}");
+            assert!(!entry.vouches(&other, (8, 0)), "{other:?}");
         }
-        assert!(!all[1].vouches(&seen, (8, 0)));
+        assert!(!Entry::default().vouches(&seen, (8, 0)));
     }
 }
