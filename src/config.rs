@@ -261,6 +261,8 @@ pub struct Config {
     pub metrics: bool,
     /// At the end, a line of JSON with what was counted is appended to this file. Default: none.
     pub summary: Option<PathBuf>,
+    /// Count the results of tests among what is served, which somebody will be told of. Default: false.
+    pub tests: bool,
     /// What is unused for longer is pruned at close; `None` for never. Default: 14 days.
     pub expiry: Option<Duration>,
     /// Whether `expiry` was asked for: it then applies to modules and proxied bodies too, the

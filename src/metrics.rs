@@ -131,6 +131,7 @@ groups! {
         get_requests: "Get requests received.",
         get_hits: "Get requests answered with an output.",
         get_hit_bytes: "Bytes of the outputs that gets were answered with.",
+        get_tests: "Results of tests among them, which go prints as (cached); counted for a summary alone.",
         get_misses: "Get requests answered with a miss.",
         get_errors: "Get requests answered with an error.",
         put_requests: "Put requests received.",

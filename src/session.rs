@@ -8,7 +8,8 @@
 
 mod budget;
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +31,9 @@ const QUEUE: usize = 64;
 /// hashed and written.
 const PIECES: usize = 32;
 
+/// Bytes at the end of an output in which the last line of a test's result is looked for.
+const RESULT: u64 = 1024;
+
 /// The commands of every session.
 const KNOWN: &[&str] = &["get", "put", "close"];
 /// The commands of a session that a `connect` of ours may be at the other end of.
@@ -44,6 +48,8 @@ pub struct Options {
     pub budget: Arc<Budget>,
     /// Log a line at begin and end of each request.
     pub debug: bool,
+    /// Count the results of tests among the outputs.
+    pub tests: bool,
     /// Let the client name its scope.
     pub scope_command: bool,
 }
@@ -113,16 +119,16 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         let span = Span::begin(self.options.debug, id, "get", action);
         // handing it to a worker costs more than answering it
         if let Some(hit) = self.client.get_at_hand(&action) {
-            let reply = found(self.client, hit);
+            let reply = found(self.client, hit, self.options.tests);
             span.end(&reply, &metrics.latency.get, &metrics.recent);
             // `go` may have sent more already: then one write does for all
             return tell(self.writer.hold(id, &reply));
         }
         self.flush();
         self.client.comes(&action);
-        let (client, writer) = (self.client.clone(), self.writer.clone());
+        let (client, writer, tests) = (self.client.clone(), self.writer.clone(), self.options.tests);
         self.pool.submit(move || {
-            let reply = get(&client, &action);
+            let reply = get(&client, &action, tests);
             let metrics = client.cache().metrics();
             span.end(&reply, &metrics.latency.get, &metrics.recent);
             answer(&writer, id, reply);
@@ -187,17 +193,17 @@ fn answer<W: Write>(writer: &Writer<W>, id: i64, reply: Answer) {
     tell(writer.answer(id, &reply));
 }
 
-fn tell(written: std::io::Result<()>) {
+fn tell(written: io::Result<()>) {
     if let Err(e) = written {
         // its requests are carried out all the same
         log::debug!("the client is gone: {e}");
     }
 }
 
-fn get(client: &Client, action: &ActionId) -> Answer {
+fn get(client: &Client, action: &ActionId, tests: bool) -> Answer {
     let metrics = &client.cache().metrics().server;
     match client.get(action) {
-        Ok(Some(hit)) => found(client, hit),
+        Ok(Some(hit)) => found(client, hit, tests),
         Ok(None) => {
             metrics.get_misses.inc();
             Answer::Miss
@@ -210,11 +216,24 @@ fn get(client: &Client, action: &ActionId) -> Answer {
     }
 }
 
-fn found(client: &Client, hit: Hit) -> Answer {
+fn found(client: &Client, hit: Hit, tests: bool) -> Answer {
     let metrics = &client.cache().metrics().server;
     metrics.get_hits.inc();
     metrics.get_hit_bytes.add(hit.size);
+    if tests && is_test_result(&hit).unwrap_or(false) {
+        metrics.get_tests.inc();
+    }
     Answer::Hit { output: hit.output, size: hit.size, time: hit.time, path: hit.path }
+}
+
+/// Whether an output is what a test printed, as `go test` keeps it of one that passed: the last line says so.
+fn is_test_result(hit: &Hit) -> io::Result<bool> {
+    let mut file = File::open(&hit.path)?;
+    file.seek(SeekFrom::Start(hit.size.saturating_sub(RESULT)))?;
+    let mut end = Vec::new();
+    file.take(RESULT).read_to_end(&mut end)?;
+    let last = end.strip_suffix(b"\n").and_then(|text| text.rsplit(|b| *b == b'\n').next());
+    Ok(last.is_some_and(|line| line.starts_with(b"ok  \t")))
 }
 
 /// A put whose body is still coming in.
@@ -249,8 +268,8 @@ impl Put {
     }
 
     fn store(self, client: &Client) -> Result<(std::path::PathBuf, u64), String> {
-        let disk = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::InvalidData => e.to_string(),
+        let disk = |e: io::Error| match e.kind() {
+            io::ErrorKind::InvalidData => e.to_string(),
             _ => {
                 client.cache().disk().trouble.tell(format_args!("put of action {}: {e}", self.action));
                 format!("cache directory: {e}")

@@ -71,9 +71,10 @@ pub(super) fn invocation(
                 return Err(Error::usage("run needs a command, for example: go-cache-plugin run go build ./..."));
             }
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let (cache, http) = (from.cache()?, from.http(Some(any_port))?);
+            let (mut cache, http) = (from.cache()?, from.http(Some(any_port))?);
             // where the job is summed up, so is this
             let report = if cache.summary.is_some() { Report::Plain } else { from.report() };
+            cache.tests |= !matches!(report, Report::Plain);
             let go_says = GoSays { upstream: values.upstream.is_none(), sumdb: values.sumdb.is_none() };
             let settle = on(&values.settle)?;
             Invocation::Run(RunConfig { http, cache, command, go_says, report, settle })
@@ -227,6 +228,7 @@ impl Resolver<'_> {
             min_upload_size: v.min_upload_size.as_ref().map_or(Ok(0), size)?,
             metrics: on(&v.metrics)?,
             summary: self.summary()?,
+            tests: self.summary()?.is_some(),
             expiry: age(&v.expiry, EXPIRY)?,
             expiry_given: v.expiry.is_some(),
             max_size: v.max_cache_size.as_ref().map(size).transpose()?.filter(|n| *n > 0),

@@ -124,6 +124,7 @@ impl Stack {
             concurrency: self.config.concurrency,
             budget: self.budget.clone(),
             debug: self.config.debug.build_cache(),
+            tests: self.config.tests,
             scope_command,
         }
     }

@@ -1,7 +1,5 @@
 //! What was counted, for people: the line and the table of one run, and of all processes of a job, each of
 //! which appends its numbers as a line of JSON to a file that `summary` adds up.
-//!
-//! Whether `go` took a test's result from the cache is not among them: it asks for parts of it in any case.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -36,7 +34,7 @@ macro_rules! sums {
 }
 
 sums! {
-    gets, hits, local_hits, bucket_hits, misses, puts, served_bytes, stored_bytes,
+    gets, hits, local_hits, bucket_hits, tests, misses, puts, served_bytes, stored_bytes,
     // processes with a bucket; all that follows is of it
     buckets, bucket_get_bytes, bucket_put_bytes, uploads, ahead_bytes, ahead_used_bytes, wait_nanos,
     // processes that were asked for modules
@@ -60,6 +58,7 @@ impl Sums {
             hits: m.server.get_hits.get(),
             local_hits: m.host.get_local_hit.get(),
             bucket_hits: m.host.get_fault_hit.get(),
+            tests: m.server.get_tests.get(),
             misses: m.server.get_misses.get(),
             puts: m.server.put_requests.get(),
             served_bytes: m.server.get_hit_bytes.get(),
@@ -132,6 +131,7 @@ impl Sums {
             ("hits", format!("{} ({})", count(self.hits), percent(self.hits, self.gets))),
             ("– from the local cache", count(self.local_hits)),
             ("– from the bucket", count(self.bucket_hits)),
+            ("tests cached", count(self.tests)),
             ("misses", count(self.misses)),
             ("puts", count(self.puts)),
             ("served", bytes(self.served_bytes)),

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
@@ -349,15 +350,15 @@ fn modes_are_those_of_git_only_if_asked_for() {
     assert!(is_settled(time(&file)) && is_clean(&dir));
 }
 
-/// `settle` in `dir`, where git does something else when it is to refresh its index.
-fn settle_with(home: &TempDir, dir: &Path, instead: &str) {
+/// `settle` of `what` in `dir`, where git does something else when it is to refresh its index.
+fn settle_with(home: &TempDir, dir: &Path, what: &str, instead: &str) {
     let bin = home.dir("bin");
     let script =
         format!("#!/bin/sh\nPATH=${{PATH#*:}}\ncase \"$*\" in *--refresh*) {instead};; esac\nexec git \"$@\"\n");
     fs::set_permissions(write(bin.join("git"), script), PermissionsExt::from_mode(0o755)).expect("mode");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).expect("joins");
-    Plugin::new(home).env("PATH", path).current_dir(dir).arg("settle").output().ok().quiet();
+    Plugin::new(home).env("PATH", path).current_dir(dir).args(["settle", what]).output().ok().quiet();
 }
 
 #[test]
@@ -394,9 +395,13 @@ fn git_need_not_read_again_what_was_read() {
             },
             "{name}"
         );
-        settle_with(&home, &dir, if alone { "exit 0" } else { ":" });
-        // before git status, which would write it anew
-        git(&dir, &["diff-files", "--quiet"]);
+        for what in ["", "b/c"] {
+            // before git status, which would write it anew
+            settle_with(&home, &dir, what, if alone { "exit 0" } else { ":" });
+            git(&dir, &["diff-files", "--quiet"]);
+            fs::File::open(dir.join("b/c/d1")).expect("there").set_modified(SystemTime::now()).expect("time");
+        }
+        settle_with(&home, &dir, "", ":");
         assert!(is_clean(&dir) && is_settled(time(dir.join("b/c/d456"))), "{name}");
         git(&dir, &["fsck", "--strict"]);
         assert_eq!(fs::metadata(dir.join(".git/index")).expect("an index").mode() & 0o777, 0o644, "{name}");
@@ -411,7 +416,7 @@ fn an_edit_while_it_works_is_seen() {
     let file = write(dir.join("file"), "before");
     commit(&dir);
     // after the times were set, and before git looks: the file is written, and its time put back
-    settle_with(&home, &dir, "cp -p file old; printf AFTER. >file; touch -r old file; rm old");
+    settle_with(&home, &dir, "", "cp -p file old; printf AFTER. >file; touch -r old file; rm old");
     assert_eq!(fs::read(&file).expect("there"), b"AFTER.");
     let edited = time(&file);
     fs::write(&file, "before").expect("writable");
@@ -468,10 +473,15 @@ fn go_finds_its_tests_again_and_misses_no_edit() {
     let test = |settled: bool| {
         let mut command = go.in_environment(scrubbed(binary(), work.dir.path()), &work);
         command.current_dir(&src).env("GOCACHE_DIR", work.dir.join("cache")).env("GOCACHE_SETTLE", settled.to_string());
-        command.args(["run", "go", "test", "-v", "./a"]);
+        let summary = work.dir.join("summary");
+        let _ = fs::remove_file(&summary);
+        command.args(["run", "go", "test", "-v", "./a"]).env("GITHUB_STEP_SUMMARY", &summary);
         let out = run(command).ok();
         assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
-        (out.stdout.contains("(cached)"), out.stdout)
+        let cached = out.stdout.contains("(cached)");
+        let rows = crate::signs::table(&fs::read_to_string(summary).expect("written"));
+        assert_eq!(rows["tests cached"], u8::from(cached).to_string(), "{}", out.describe());
+        (cached, out.stdout)
     };
     checkout();
     assert!(!test(true).0 && test(true).0);

@@ -19,7 +19,7 @@ use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, holds, noise, said};
 
 /// The rows of a table, wherever it stands.
-fn table(text: &str) -> HashMap<String, String> {
+pub fn table(text: &str) -> HashMap<String, String> {
     let cells = |line: &str| {
         let (name, value) = line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
         Some((name.trim().to_string(), value.trim().to_string()))
