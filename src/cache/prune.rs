@@ -7,19 +7,22 @@
 //!
 //! Invariants: what a living session may have been told of stays, whatever the limits, and so does
 //! what was used since we looked who lives, and what is marked for upload. Only names of ours are touched (see [`crate::folder`]). An action goes before its
-//! output. It may be killed at any instant.
+//! output. It may be killed at any instant. Where builds may run meanwhile, it rests as long as it works: without
+//! that, two clients of a server on two processors get a third less.
 //!
 //! Clocks: an age counts from the later of last use and the time of [`STAMP`], when this program first
 //! opened the directory. A last use in the future becomes now. Where everything seems unused for longer
 //! than [`JUMP`], it is the clock that moved: then ages count from the latest use that there is, and the
 //! stamp from now.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{self, DirEntry, File};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::disk::{ACTION_LEN, parse_action};
 use super::id::{OutputId, sharded_path};
@@ -37,6 +40,8 @@ const JUMP: Duration = Duration::from_secs(180 * 86_400);
 const LATELY: Duration = Duration::from_secs(3600);
 /// How far the times of files lag behind the clock.
 const TICK: Duration = Duration::from_millis(10);
+/// It works for so long before it rests.
+const SPELL: Duration = Duration::from_millis(5);
 
 /// How far to prune.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +102,8 @@ struct Rules {
     limits: Limits,
     /// Hashes of what waits for upload: a collision spares one file more.
     owed: HashSet<u32>,
+    /// Since when we have worked without a rest, where others may be at work.
+    at_work: Cell<Option<Instant>>,
 }
 
 /// Prunes the cache below `root`.
@@ -110,6 +117,7 @@ pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report
         expired: None,
         limits: *limits,
         owed: HashSet::new(),
+        at_work: Cell::new((limits.spare_since.is_some() || census.in_use_since.is_some()).then(Instant::now)),
     };
     let mut files = rules.survey(census)?;
     files.sort_unstable();
@@ -169,10 +177,16 @@ impl Rules {
             return Ok(report);
         }
         let doomed = |file: &Use| !self.stays(file) && (self.has_expired(file) || Some((file.used, file.tie)) <= cut);
+        let last =
+            self.expired.max(cut.map(|(used, _)| used)).map_or(UNIX_EPOCH, |t| UNIX_EPOCH + Duration::from_nanos(t));
+        let later = last + self.limits.granularity + TICK..=self.now;
         // actions first: they are looked up by those who then look for the output
         each_file(&self.root.join(ACTION), |entry, held| {
+            self.rest();
             let Held::Id(name) = held else { return };
-            if self.owed.contains(&hash(ACTION, name)) {
+            // what was put later than all that goes was used was used later too, and need not be read
+            let later = entry.metadata().and_then(|m| m.modified()).is_ok_and(|put| later.contains(&put));
+            if later || self.owed.contains(&hash(ACTION, name)) {
                 return;
             }
             let useless = |path: &Path| {
@@ -215,17 +229,26 @@ impl Rules {
         (!file.blob || self.limits.expire_blobs) && self.expired.is_some_and(|t| file.used < t)
     }
 
+    fn rest(&self) {
+        if let Some(worked) = self.at_work.get().map(|since| since.elapsed()).filter(|worked| *worked > SPELL) {
+            thread::sleep(worked);
+            self.at_work.set(Some(Instant::now()));
+        }
+    }
+
     /// What a file is now; `None` where it is gone.
     fn look(&self, path: &Path, folder: &str, name: &str) -> Option<Use> {
+        self.rest();
         let meta = fs::symlink_metadata(path).ok()?;
-        let blob = folder != OUTPUT;
         // the time of a blob is when it was last known to be right: its uses are noted at its sum
-        let keeper = if blob { sum_of(path) } else { path.to_path_buf() };
-        let mut used = fs::symlink_metadata(&keeper).and_then(|m| m.modified()).or_else(|_| meta.modified()).ok()?;
+        let sum = (folder != OUTPUT).then(|| sum_of(path));
+        let (blob, keeper) = (sum.is_some(), sum.as_deref().unwrap_or(path));
+        let noted = if blob { fs::symlink_metadata(keeper).and_then(|m| m.modified()).ok() } else { None };
+        let mut used = noted.or(meta.modified().ok())?;
         if used.duration_since(self.now).is_ok_and(|ahead| ahead > LATELY) {
             used = self.now;
             // from now on it has an age
-            let _ = set_modified(&keeper, used);
+            let _ = set_modified(keeper, used);
         }
         Some(Use { used: nanos(used), tie: hash(folder, name), blob, size: meta.len() })
     }
