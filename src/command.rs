@@ -107,9 +107,9 @@ fn begin(config: &Config) {
     config.note.iter().for_each(|note| log::warn!("{note}"));
 }
 
-/// Writes one line to stderr. One that is closed or full changes nothing: the work goes on.
+/// Writes one line to stderr. One that is closed, full or not read changes nothing: the work goes on.
 pub fn say(line: impl Display) {
-    let _ = io::stderr().write_all(text::without_secrets(&format!("{line}\n")).as_bytes());
+    let _ = logging::Stderr.write_all(text::without_secrets(&format!("{line}\n")).as_bytes());
 }
 
 /// How far something is, in one line on a terminal that is rewritten; it goes when this is dropped.

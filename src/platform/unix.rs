@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, SystemTime};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit};
@@ -69,6 +70,12 @@ pub fn hold(path: &Path) -> io::Result<File> {
 /// Whether somebody [`hold`]s the file `path`, which was opened as `file`.
 pub fn is_held(file: &File, _: &Path) -> bool {
     matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
+}
+
+/// Whether `to` takes bytes within so long, or cannot tell.
+pub fn takes(to: &impl AsFd, patience: Duration) -> bool {
+    let limit = Timespec::try_from(patience).ok();
+    !matches!(poll(&mut [PollFd::new(to, PollFlags::OUT)], limit.as_ref()), Ok(0))
 }
 
 /// Gives the file `path` that time of last modification.

@@ -134,6 +134,11 @@ pub fn is_held(_: &File, path: &Path) -> bool {
     opened.is_err_and(|e| e.raw_os_error() == Some(ERROR_SHARING_VIOLATION))
 }
 
+/// Whether `to` takes bytes within so long, or cannot tell.
+pub fn takes<T>(_: &T, _: Duration) -> bool {
+    true
+}
+
 /// Gives the file `path` that time of last modification.
 pub fn set_modified(path: &Path, time: SystemTime) -> io::Result<()> {
     careful().access_mode(FILE_WRITE_ATTRIBUTES).open(path)?.set_modified(time)

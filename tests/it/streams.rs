@@ -165,6 +165,24 @@ fn a_session_and_a_server_survive_their_stderr() {
 }
 
 #[test]
+fn a_stderr_that_nobody_reads_stalls_no_build() {
+    let dir = TempDir::new();
+    let (unread, full) = io::pipe().expect("a pipe");
+    let mut direct = plugin(&dir, 2, None, &["-v", "--debug=7"]);
+    direct.stdin(Stdio::piped()).stderr(full);
+    let mut direct = start(direct);
+    let mut stdin = direct.0.stdin.take().expect("piped");
+    // what is logged of them is more than a pipe holds, what is sent is less
+    for n in 1..=500 {
+        let id = STANDARD.encode_to_string([n as u8; 32]);
+        writeln!(stdin, r#"{{"ID":{n},"Command":"get","ActionID":"{id}"}}"#).expect("room for all");
+    }
+    writeln!(stdin, r#"{{"ID":501,"Command":"close"}}"#).expect("room for all");
+    assert_eq!(code(direct), Some(0));
+    assert!(io::Read::bytes(unread).count() > 1 << 15, "what fits is told");
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_failure_and_a_full_stdout_is_one() {
     let dir = TempDir::new();
     for args in [&["status"][..], &["prune", "--max-cache-size=1"], &["clear", "--local"], &["help"], &["version"]] {
