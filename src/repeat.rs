@@ -26,6 +26,11 @@ impl Repeat {
         }
     }
 
+    /// Whether it has happened since the last [`Self::end`].
+    pub fn happened(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
     /// Says how often it happened, where that is more than the first line tells. Starts anew.
     pub fn end(&self) {
         let count = self.count.swap(0, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::{Error, Exit};
 use crate::text::{bytes, things};
 
-/// Fetches all that the scope lists; fails where the bucket cannot be asked.
+/// Fetches all that the scope lists; fails where the bucket cannot be asked, or the directory takes not all of it.
 pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     let start = Instant::now();
     let stack = Stack::open(config)?;
@@ -20,6 +20,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     let pulled = readahead.pull(|done, all| progress.tell(done, all));
     drop(progress);
     readahead.close();
+    let kept = !stack.cache.disk().trouble.happened();
     stack.last_words();
     stack.close();
     let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}: cannot be asked")))? {
@@ -32,5 +33,9 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
             start.elapsed().as_secs_f64()
         ),
     };
-    super::print(&format!("{line}\n"))
+    if kept {
+        super::print(&format!("{line}\n"))
+    } else {
+        Err(Error::failed(format!("pull: not all was kept: {line}")))
+    }
 }

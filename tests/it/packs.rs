@@ -364,6 +364,12 @@ fn pull_fills_a_directory_and_nothing_is_asked_for_afterwards() {
             let pull = |scope: &str| Plugin::new(&machine.0).envs(&store.vars()).args(["pull", scope]).output();
             let out = pull(SCOPE).ok().quiet();
             assert!(out.stdout.contains("104 of 104 outputs"), "{}", out.describe());
+            // one that the directory does not take is none that is there
+            let other = TempDir::new();
+            let id = OutputId::of(&bodies[1]).to_string();
+            other.write(&format!("cache/output/{}", &id[..2]), "in the place of a folder");
+            let out = Plugin::new(&other).envs(&store.vars()).args(["pull", SCOPE]).output().code(1);
+            assert!(out.stderr.contains("not all was kept: scope s: 103 of 104 outputs"), "{}", out.describe());
             let out = pull("--scope=none").ok().quiet();
             assert!(out.stdout.contains("no list"), "{}", out.describe());
             store.keys().iter().for_each(|key| store.delete(key));
