@@ -30,7 +30,6 @@ use std::time::Duration;
 pub use crate::id;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
-use crate::upload::Uploader;
 pub use action_source::ActionSource;
 pub use client::{Client, Put};
 use disk::DiskCache;
@@ -52,10 +51,8 @@ pub struct BuildCache {
 
 /// The bucket behind the directory.
 pub struct Tier {
-    /// Fetches entries.
+    /// Fetches entries, and knows where puts go.
     pub fetcher: Arc<Fetcher>,
-    /// Where puts go; `None` when the bucket is only read.
-    pub uploader: Option<Arc<Uploader>>,
     /// Outputs of fewer bytes are not uploaded.
     pub min_upload_size: u64,
     /// Whether manifests are read and written.
@@ -66,11 +63,10 @@ pub struct Tier {
 }
 
 impl Tier {
-    /// A bucket reached through `fetcher`, written through `uploader`.
-    pub fn new(fetcher: Arc<Fetcher>, uploader: Option<Arc<Uploader>>, min_upload_size: u64, readahead: bool) -> Self {
+    /// A bucket reached through `fetcher`.
+    pub fn new(fetcher: Arc<Fetcher>, min_upload_size: u64, readahead: bool) -> Self {
         Tier {
             fetcher,
-            uploader,
             min_upload_size,
             readahead,
             scopes: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Uploading actions with their outputs.
+//! Actions with their outputs as entries of a bucket, and their uploading.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::remote::{Bucket, RemoteError};
 use crate::upload::Source;
 
-/// Uploads actions with their outputs.
+/// What entries are made of, and made into; uploads them.
 pub struct ActionSource {
     /// Where they are.
     pub disk: Arc<DiskCache>,

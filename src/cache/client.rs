@@ -93,13 +93,13 @@ impl Client {
         if !matches!(turn, Turn::Late)
             && let Some(hit) = self.cache.disk.get(action)?
         {
-            if matches!(turn, Turn::Landed) {
+            if matches!(turn, Turn::Landed(_)) {
                 readahead.waited.inc();
             }
             self.local_hit(action, &hit);
             return Ok(Some(hit));
         }
-        let mut advice = Advice::Unlisted;
+        let mut advice = None;
         if let Some(r) = self.readahead.get() {
             advice = r.note(action, None).0;
             r.begin();
@@ -129,9 +129,9 @@ impl Client {
     }
 
     /// Gets `action` from behind the directory.
-    fn fault(&self, tier: &Tier, action: &ActionId, advice: Advice, turn: Turn) -> Option<Hit> {
-        let Turn::Ours(turn) = turn else { return None };
-        let listed = !matches!(advice, Advice::Unlisted);
+    fn fault(&self, tier: &Tier, action: &ActionId, advice: Option<Advice>, turn: Turn) -> Option<Hit> {
+        let Turn::Lead(turn) = turn else { return None };
+        let listed = advice.is_some();
         if !listed && self.streak.is_long() && tier.fetcher.bucket.available() {
             self.cache.metrics.bucket.unwaited.inc();
             drop(turn);
@@ -140,7 +140,7 @@ impl Client {
         }
         let mut start = Instant::now();
         let mut said = None;
-        if let Advice::Listed { known, piece } = advice {
+        if let Some(Advice { known, piece }) = advice {
             said = known;
             if let Some((readahead, piece)) = self.readahead.get().zip(piece) {
                 readahead.bring(piece);
@@ -181,9 +181,6 @@ impl Client {
             return;
         }
         let mut usage = self.usage.lock().expect("no holder panics");
-        for (action, hit) in self.streak.take_found() {
-            usage.used(&action, &hit, true);
-        }
         let used = usage.take();
         drop(usage);
         let (cache, (done, wait)) = (self.cache.clone(), bounded::<()>(1));
@@ -232,10 +229,11 @@ impl Put<'_> {
         let mut written = self.writer.commit()?;
         let uploader = cache.tier.as_ref().and_then(|tier| {
             let small = written.size < tier.min_upload_size;
-            if small && tier.uploader.is_some() {
+            let uploader = tier.fetcher.uploader.as_ref();
+            if small && uploader.is_some() {
                 cache.metrics.host.put_skip_small.inc();
             }
-            tier.uploader.as_ref().filter(|_| !small)
+            uploader.filter(|_| !small)
         });
         let hit = Uploader::storing(uploader, ACTION, &self.action.to_string(), written.output, || {
             let hit = cache.disk.link(&self.action, &written, SystemTime::now())?;

@@ -7,13 +7,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::disk::{DiskCache, Hit};
-use super::entry::{self, Codec, DecodeError};
+use super::ActionSource;
+use super::disk::Hit;
+use super::entry::{self, DecodeError};
 use super::id::{ActionId, OutputId};
-use super::refresh::Refresher;
 use crate::config::Layout;
 use crate::flight::{Flights, Leader, Role};
-use crate::metrics::Metrics;
 use crate::remote::{Bucket, Object};
 use crate::upload::Uploader;
 
@@ -24,68 +23,41 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Fetcher {
     /// The bucket.
     pub bucket: Arc<Bucket>,
-    /// The layout of its entries.
-    pub layout: Layout,
-    /// Their codec.
-    pub codec: Codec,
-    /// Where they are fetched to.
-    pub disk: Arc<DiskCache>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Renews what is used and old.
-    pub refresher: Refresher,
+    /// Its entries, and the directory that they are fetched to.
+    pub entries: Arc<ActionSource>,
+    /// Where puts go, and what is used and old is renewed; `None` where the bucket is only read.
+    pub uploader: Option<Arc<Uploader>>,
     flights: Arc<Flights<ActionId>>,
 }
 
-/// Whose turn it is to look an action up and fetch it.
-pub enum Turn {
-    /// The caller's; others wait until this is dropped.
-    Ours(Leader<ActionId, ()>),
-    /// Another has just been at it: the directory has it, or nobody does.
-    Landed,
-    /// Another is still at it, and patience is at its end.
-    Late,
-}
-
-/// What was fetched: the entry, and how many bytes were moved for it.
-pub type Fetched = (Hit, u64);
+/// Whose turn it is to look an action up and fetch it; once another has landed, the directory has it, or nobody.
+pub type Turn = Role<ActionId, ()>;
 
 impl Fetcher {
-    /// Fetches from `bucket`, laid out as `layout`, into `disk`.
-    pub fn new(bucket: Arc<Bucket>, layout: Layout, codec: Codec, disk: Arc<DiskCache>, metrics: Arc<Metrics>) -> Self {
-        let refresher = Refresher { bucket: bucket.clone(), layout, uploader: None };
-        Fetcher { bucket, layout, codec, disk, metrics, refresher, flights: Arc::default() }
-    }
-
-    /// Has what is used and old renewed through `uploader`.
-    pub fn refreshing(mut self, uploader: Option<Arc<Uploader>>) -> Self {
-        self.refresher.uploader = uploader;
-        self
+    /// Fetches `entries` from `bucket`.
+    pub fn new(bucket: Arc<Bucket>, entries: Arc<ActionSource>, uploader: Option<Arc<Uploader>>) -> Self {
+        Fetcher { bucket, entries, uploader, flights: Arc::default() }
     }
 
     /// Whether the directory has `action`, with its output.
     pub fn has(&self, action: &ActionId) -> bool {
-        self.disk.get(action).is_ok_and(|hit| hit.is_some())
+        self.entries.disk.get(action).is_ok_and(|hit| hit.is_some())
     }
 
     /// Waits for whoever is fetching `action`, and takes the turn where nobody is.
     pub fn turn(&self, action: &ActionId) -> Turn {
-        match self.flights.join(action, Some(PATIENCE)) {
-            Role::Lead(leader) => Turn::Ours(leader),
-            Role::Landed(_) => Turn::Landed,
-            Role::Late => Turn::Late,
-        }
+        self.flights.join(action, Some(PATIENCE))
     }
 
     /// Fetches `action`, which the directory does not have; the caller's turn says that nobody else does.
-    /// `known` saves the classic layout its first request.
+    /// `known` saves the classic layout its first request. Also tells how many bytes were moved.
     pub fn fetch(
         &self,
         _turn: &Leader<ActionId, ()>,
         action: &ActionId,
         known: Option<(OutputId, SystemTime)>,
-    ) -> Option<Fetched> {
-        let result = match self.layout {
+    ) -> Option<(Hit, u64)> {
+        let result = match self.entries.layout {
             Layout::Single => self.single(action),
             Layout::Classic => self.classic(action, known),
         };
@@ -95,25 +67,18 @@ impl Fetcher {
         })
     }
 
-    /// Fetches `action` for a get that is not waiting, and tells `landed` of it before any other get can see
-    /// it; `None` also where the directory has it, or another is at it.
-    pub fn fetch_ahead(
-        &self,
-        action: &ActionId,
-        known: Option<(OutputId, SystemTime)>,
-        landed: impl FnOnce(&Hit),
-    ) -> Option<u64> {
-        let Turn::Ours(turn) = self.turn(action) else { return None };
-        if self.disk.get(action).ok()?.is_some() {
+    /// Fetches `action` for a get that is not waiting, and tells how many bytes were moved for it; `None` also
+    /// where the directory has it, or another is at it.
+    pub fn fetch_ahead(&self, action: &ActionId, known: Option<(OutputId, SystemTime)>) -> Option<u64> {
+        let Turn::Lead(turn) = self.turn(action) else { return None };
+        if self.entries.disk.get(action).ok()?.is_some() {
             return None;
         }
-        let (hit, moved) = self.fetch(&turn, action, known)?;
-        landed(&hit);
-        Some(moved)
+        self.fetch(&turn, action, known).map(|(_, moved)| moved)
     }
 
     fn single(&self, action: &ActionId) -> Result<Option<(Hit, u64)>, DecodeError> {
-        let take = |object| self.codec.decode(action, object, &self.disk);
+        let take = |object| self.entries.codec.decode(action, object, &self.entries.disk);
         self.take(action, &entry::single_key(action), &entry::MAGIC[..3], take, |(hit, _)| hit.output)
     }
 
@@ -125,12 +90,12 @@ impl Fetcher {
         let said = match known {
             Some((output, time)) => Some((output, time, None, 0)),
             None => {
-                let take = |object| self.codec.decode_classic_action(action, object);
+                let take = |object| self.entries.codec.decode_classic_action(action, object);
                 self.take(action, &entry::classic_action_key(action), b"", take, |said| said.0)?
             }
         };
         let Some((output, time, size, moved)) = said else { return Ok(None) };
-        let take = |object| entry::decode_classic_output(action, output, time, size, object, &self.disk);
+        let take = |object| entry::decode_classic_output(action, output, time, size, object, &self.entries.disk);
         let taken = self.take(action, &entry::classic_output_key(&output), b"", take, |_| output)?;
         Ok(taken.map(|(hit, more)| (hit, moved + more)))
     }
@@ -153,7 +118,7 @@ impl Fetcher {
                 self.bucket.ask(key, begin, None, true).ok().flatten().map(take).transpose()
             }
             Ok(taken) => {
-                self.refresher.taken(key, old, Some((action, output(&taken))));
+                self.renew(key, old, Some((action, output(&taken))));
                 Ok(Some(taken))
             }
             Err(e) => Err(e),
@@ -163,14 +128,20 @@ impl Fetcher {
     fn tell(&self, action: &ActionId, e: &DecodeError) {
         match e {
             DecodeError::Corrupt(_) | DecodeError::Untrusted(_) => {
-                self.metrics.bucket.corrupt.inc();
+                self.entries.metrics.bucket.corrupt.inc();
                 let bucket = self.bucket.target();
-                self.codec.signer().refused(format_args!("{bucket}: the entry of action {action} is not used: {e}"));
+                self.entries
+                    .codec
+                    .signer()
+                    .refused(format_args!("{bucket}: the entry of action {action} is not used: {e}"));
             }
             // the bucket's own log tells of these
             DecodeError::Transfer(e) => log::debug!("fetching action {action}: {e}"),
             DecodeError::Disk(e) => {
-                self.disk.trouble.tell(format_args!("{}: storing an output: {e}", self.disk.root().display()));
+                self.entries
+                    .disk
+                    .trouble
+                    .tell(format_args!("{}: storing an output: {e}", self.entries.disk.root().display()));
             }
         }
     }

@@ -13,7 +13,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::disk::Hit;
 use super::fetch::Fetcher;
 use super::id::ActionId;
 use crate::places::Places;
@@ -26,33 +25,25 @@ const THREADS: usize = 8;
 /// Gets waiting for them at most.
 const QUEUE: usize = 64;
 
-/// How many unlisted gets of one session have missed in a row, and which were answered too soon.
+/// How many unlisted gets of one session have missed in a row.
 #[derive(Default)]
-pub struct Streak {
-    misses: AtomicU32,
-    found: Mutex<Vec<(ActionId, Hit)>>,
-}
+pub struct Streak(AtomicU32);
 
 impl Streak {
     /// Whether the next unlisted get should not wait.
     pub fn is_long(&self) -> bool {
-        self.misses.load(Ordering::Relaxed) >= PATIENCE
+        self.0.load(Ordering::Relaxed) >= PATIENCE
     }
 
     /// An unlisted get has missed.
     pub fn miss(&self) {
         // far from the end of the range in any session, and a wrap would only end the haste
-        self.misses.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The bucket had something that was not listed.
     pub fn hit(&self) {
-        self.misses.store(0, Ordering::Relaxed);
-    }
-
-    /// What the bucket had after all, since this was last asked.
-    pub fn take_found(&self) -> Vec<(ActionId, Hit)> {
-        std::mem::take(&mut self.found.lock().expect("no holder panics"))
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 
@@ -76,10 +67,9 @@ impl Background {
         self.pool.lock().expect("no holder panics").submit(move || {
             let _place = place;
             // what `go` has put itself in the meantime says nothing of the bucket
-            fetcher.fetch_ahead(&action, None, |hit| {
+            if fetcher.fetch_ahead(&action, None).is_some() {
                 streak.hit();
-                streak.found.lock().expect("no holder panics").push((action, hit.clone()));
-            });
+            }
         });
     }
 }

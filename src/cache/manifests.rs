@@ -20,7 +20,7 @@ const SAVE_ATTEMPTS: usize = 4;
 /// Failures cost the next build some speed and are only logged.
 pub fn save(tier: &Tier, left: Vec<Left>, mut used: Vec<Used>) {
     for used in &mut used {
-        let since = |action: ActionId| tier.fetcher.refresher.young_since(&action, used.output);
+        let since = |action: ActionId| tier.fetcher.young_since(&action, used.output);
         used.young_since = ActionId::new(&used.action).and_then(since);
     }
     if !used.is_empty() {
@@ -36,7 +36,7 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
     }
     let key = &left.key;
     let today = today();
-    let know = fetcher.layout == Layout::Classic;
+    let know = fetcher.entries.layout == Layout::Classic;
     // nothing, where this session changes little
     let misplaced: HashSet<&[u8; 32]> = left.misplaced.iter().collect();
     let merged = |mut manifest: Manifest| {
@@ -71,13 +71,13 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
         let Some(mut manifest) = manifest else { return };
         let before = manifest.packs.clone();
         let frames = packing::pack(&mut manifest, fetcher, key, &sent);
-        let stored = match manifest.encode(&frames, key, fetcher.codec.signer()) {
+        let stored = match manifest.encode(&frames, key, fetcher.entries.codec.signer()) {
             Ok(stored) => PutBody::Bytes(stored.into()),
             Err(e) => return log::warn!("packing the manifest: {e}"),
         };
         match bucket.put_if(key, &stored, Some(etag.as_deref().unwrap_or_default()), None) {
             Ok(()) => {
-                fetcher.metrics.readahead.manifest_saves.inc();
+                fetcher.entries.metrics.readahead.manifest_saves.inc();
                 let sent = sent.into_inner().unwrap_or_default();
                 let ours = before.into_iter().filter(|pack| !pack.main).map(|pack| pack.id).chain(sent);
                 let named = |id: &_| manifest.packs.iter().any(|pack| pack.id == *id);

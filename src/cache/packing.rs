@@ -111,7 +111,9 @@ fn make(fetcher: &Fetcher, entries: &[Entry], loose: &[usize], is_full: impl Fn(
         taken += 1;
         let entry = &entries[i];
         let Some((output, _)) = entry.known else { continue };
-        let Ok(body) = read_small(&fetcher.disk.output_path(&output), u64::from(entry.size) + 1) else { continue };
+        let Ok(body) = read_small(&fetcher.entries.disk.output_path(&output), u64::from(entry.size) + 1) else {
+            continue;
+        };
         if body.len() == entry.size as usize && OutputId::of(&body) == output {
             match made.builder.add(&body) {
                 Ok(place) => made.places.push((i, place)),
@@ -146,7 +148,7 @@ fn write(
             if let Err(e) = fetcher.bucket.put(&pack::key(key, &id), &PutBody::Bytes(bytes.into())) {
                 return log::debug!("writing a pack: {e}");
             }
-            fetcher.metrics.readahead.pack_saves.inc();
+            fetcher.entries.metrics.readahead.pack_saves.inc();
             sent.lock().expect("no holder panics").push(id);
         }
         done.lock().expect("no holder panics").push((id, made));

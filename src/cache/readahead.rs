@@ -65,18 +65,13 @@ const EARLY: usize = 16;
 /// How long a get waits for another's fetch of its frame.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What is known of an action that a get asks for.
+/// What is known of an action that the bucket should have.
 #[derive(Debug)]
-pub enum Advice {
-    /// Nothing: ask the bucket.
-    Unlisted,
-    /// The bucket should have it.
-    Listed {
-        /// Its output and put time, where they are listed.
-        known: Option<(OutputId, SystemTime)>,
-        /// What to [`Readahead::bring`], where it is in a pack.
-        piece: Option<usize>,
-    },
+pub struct Advice {
+    /// Its output and put time, where they are listed.
+    pub known: Option<(OutputId, SystemTime)>,
+    /// What to [`Readahead::bring`], where it is in a pack.
+    pub piece: Option<usize>,
 }
 
 /// Readahead for one scope.
@@ -183,11 +178,11 @@ impl Readahead {
         self.shared.submit(move || shared.load(&key));
     }
 
-    /// Takes note that `go` asked for `action`, moves the window, and tells what is known of it.
+    /// Takes note that `go` asked for `action`, moves the window, and tells what is listed of it.
     /// `local` is the output that the disk cache has for it. The flag returned tells that it was fetched
     /// ahead and is used for the first time.
-    pub fn note(&self, action: &ActionId, local: Option<OutputId>) -> (Advice, bool) {
-        let Some(id) = manifest::listed_id(action) else { return (Advice::Unlisted, false) };
+    pub fn note(&self, action: &ActionId, local: Option<OutputId>) -> (Option<Advice>, bool) {
+        let Some(id) = manifest::listed_id(action) else { return (None, false) };
         let mut state = self.shared.lock();
         if matches!(state.phase, Phase::Idle | Phase::Loading) {
             if state.early.len() == EARLY {
@@ -195,23 +190,25 @@ impl Readahead {
             }
             state.early.push_back(id);
         }
-        let Phase::Loaded(loaded) = &mut state.phase else { return (Advice::Unlisted, false) };
-        let Some(&i) = loaded.index.get(&id) else { return (Advice::Unlisted, false) };
+        let Phase::Loaded(loaded) = &mut state.phase else { return (None, false) };
+        let Some(&i) = loaded.index.get(&id) else { return (None, false) };
         let used = loaded.window.ask(i as usize);
         let piece = loaded.window.piece_in_pack(i as usize);
         let entry = &loaded.listed.manifest.entries[i as usize];
         let (known, day) = (known(entry), entry.day);
         drop(state);
-        let Fetcher { codec, refresher, .. } = &*self.shared.fetcher;
+        let fetcher = &self.shared.fetcher;
         // who signs vouches for what the list says, and for nothing else that the directory may have
-        let sound = |output: &OutputId| !codec.signer().signs() || known.is_some_and(|(listed, _)| listed == *output);
+        let sound = |output: &OutputId| {
+            !fetcher.entries.codec.signer().signs() || known.is_some_and(|(listed, _)| listed == *output)
+        };
         // what a pack brings comes with no age
         if let Some(output) = local.filter(sound).or(piece.and(known.map(|(output, _)| output))) {
-            refresher.used(action, output, day);
+            fetcher.used(action, output, day);
         }
         used.iter().for_each(|bytes| self.shared.count_used(1, *bytes));
         self.shared.fetch_ahead();
-        (Advice::Listed { known, piece }, used.is_some())
+        (Some(Advice { known, piece }), used.is_some())
     }
 
     /// Fetches a frame, or waits for who does. What is in it is in the directory then, if all went well.
@@ -316,7 +313,7 @@ impl Shared {
         let without = match loading {
             Loading::Found(found) => return self.take_in(key, *found),
             Loading::Bad(_, why) => {
-                let (bucket, signer) = (self.fetcher.bucket.target(), self.fetcher.codec.signer());
+                let (bucket, signer) = (self.fetcher.bucket.target(), self.fetcher.entries.codec.signer());
                 signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }
@@ -331,7 +328,7 @@ impl Shared {
 
     fn take_in(self: &Arc<Self>, key: String, found: Found) {
         let Found { manifest, etag, len, frames } = found;
-        let metrics = &self.fetcher.metrics.readahead;
+        let metrics = &self.fetcher.entries.metrics.readahead;
         metrics.manifest_loads.inc();
         metrics.manifest_entries.add(manifest.entries.len() as u64);
         let (entries, in_frames) = (manifest.entries.len() as u64, manifest.frames.len() as u64);
@@ -399,8 +396,8 @@ impl Shared {
         let i = self.members(piece)[0];
         let entry = &listed.manifest.entries[i as usize];
         let action = ActionId::new(&entry.action);
-        let moved = action.and_then(|action| self.fetcher.fetch_ahead(&action, known(entry), |_| ()));
-        self.fetcher.metrics.readahead.fetched.add(u64::from(moved.is_some()));
+        let moved = action.and_then(|action| self.fetcher.fetch_ahead(&action, known(entry)));
+        self.fetcher.entries.metrics.readahead.fetched.add(u64::from(moved.is_some()));
         self.done(piece, moved);
     }
 
@@ -414,7 +411,7 @@ impl Shared {
 
     /// Takes note of what came of a piece, and of the bytes moved for it.
     fn done(self: &Arc<Self>, piece: usize, moved: Option<u64>) {
-        self.fetcher.metrics.readahead.fetched_bytes.add(moved.unwrap_or(0));
+        self.fetcher.entries.metrics.readahead.fetched_bytes.add(moved.unwrap_or(0));
         let mut used = (0, 0);
         if let Phase::Loaded(loaded) = &mut self.lock().phase {
             if moved.is_none() && !self.fetcher.bucket.available() {
@@ -430,8 +427,8 @@ impl Shared {
     }
 
     fn count_used(&self, entries: u64, bytes: u64) {
-        self.fetcher.metrics.readahead.used.add(entries);
-        self.fetcher.metrics.readahead.used_bytes.add(bytes);
+        self.fetcher.entries.metrics.readahead.used.add(entries);
+        self.fetcher.entries.metrics.readahead.used_bytes.add(bytes);
     }
 
     fn submit(&self, job: impl FnOnce() + Send + 'static) {

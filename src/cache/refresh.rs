@@ -1,5 +1,5 @@
 //! An object's age is its last use: what a session uses and finds old is renewed in the bucket, in the
-//! background ([`Uploader::refresh`]), so that whoever deletes by age, a bucket's own life-cycle rule or
+//! background ([`Uploader::refresh`](crate::upload::Uploader::refresh)), so that whoever deletes by age, a bucket's own life-cycle rule or
 //! `prune --bucket`, never deletes what is in use.
 //!
 //! How old an object is follows from the answer that brought it. Of what needed no answer (it was in a
@@ -10,30 +10,18 @@
 //! Invariants: only what was verified is renewed by who signs, since what turns out to be gone is put
 //! anew from disk, and signed; nothing is, where nothing is written.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::entry;
+use super::fetch::Fetcher;
 use super::id::{ActionId, OutputId};
 use crate::config::Layout;
 use crate::folder::ACTION;
-use crate::remote::Bucket;
-use crate::upload::Uploader;
 
-/// Renews the objects of one bucket.
-pub struct Refresher {
-    /// The bucket.
-    pub bucket: Arc<Bucket>,
-    /// The layout of its entries.
-    pub layout: Layout,
-    /// Through what; `None` where the bucket is only read.
-    pub uploader: Option<Arc<Uploader>>,
-}
-
-impl Refresher {
+impl Fetcher {
     /// The object under `key` was fetched, found good, and is to be renewed if it is `old`; it is made from
     /// `entry`, unless from nothing that the directory has.
-    pub fn taken(&self, key: &str, old: bool, entry: Option<(&ActionId, OutputId)>) {
+    pub fn renew(&self, key: &str, old: bool, entry: Option<(&ActionId, OutputId)>) {
         if let Some(uploader) = self.uploader.as_ref().filter(|_| old) {
             let thing = entry.map(|(action, output)| (ACTION, action.to_string(), Some(output)));
             uploader.refresh(key.to_string(), thing);
@@ -50,7 +38,7 @@ impl Refresher {
         }
         for key in self.keys(action, output) {
             let due = self.bucket.is_due(&key, Duration::from_secs(86_400 * u64::from(days)));
-            self.taken(&key, due, Some((action, output)));
+            self.renew(&key, due, Some((action, output)));
         }
     }
 
@@ -62,7 +50,7 @@ impl Refresher {
     }
 
     fn keys(&self, action: &ActionId, output: OutputId) -> impl Iterator<Item = String> {
-        let (first, second) = match self.layout {
+        let (first, second) = match self.entries.layout {
             Layout::Single => (entry::single_key(action), None),
             Layout::Classic => (entry::classic_action_key(action), Some(entry::classic_output_key(&output))),
         };

@@ -77,16 +77,16 @@ impl Stack {
         if let Some(shared) = &config.bucket {
             let opened = super::open_bucket(shared, metrics.clone(), Some(&dir.join(LEASE)))?;
             let codec = Codec::new(config.compression_level, shared.signer.clone());
+            let (disk, layout, metrics) = (disk.clone(), shared.layout, metrics.clone());
+            let entries = Arc::new(ActionSource { disk, layout, codec, metrics: metrics.clone() });
             if opened.writable() {
                 let target = target(shared, &opened);
-                let queue = Uploader::new(opened.clone(), target, dir, config.upload_concurrency, metrics.clone());
-                let (disk, layout, codec, metrics) = (disk.clone(), shared.layout, codec.clone(), metrics.clone());
-                queue.register(ACTION, Arc::new(ActionSource { disk, layout, codec, metrics }));
+                let queue = Uploader::new(opened.clone(), target, dir, config.upload_concurrency, metrics);
+                queue.register(ACTION, entries.clone());
                 uploader = Some(Arc::new(queue));
             }
-            let fetcher = Fetcher::new(opened.clone(), shared.layout, codec, disk.clone(), metrics.clone());
-            let fetcher = Arc::new(fetcher.refreshing(uploader.clone()));
-            tier = Some(Tier::new(fetcher, uploader.clone(), config.min_upload_size, config.readahead));
+            let fetcher = Arc::new(Fetcher::new(opened.clone(), entries, uploader.clone()));
+            tier = Some(Tier::new(fetcher, config.min_upload_size, config.readahead));
             bucket = Some(opened);
         }
         Ok(Stack {

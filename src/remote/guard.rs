@@ -453,16 +453,6 @@ impl Guard {
     }
 }
 
-/// Bytes that come in that time at `floor` bytes a second.
-fn rate(floor: u64, time: Duration) -> u64 {
-    (time.as_secs_f64() * floor as f64) as u64
-}
-
-fn too_slow(read: u64, waited: Duration) -> io::Error {
-    let text = format!("too slow: {} in {} s", bytes(read), waited.as_secs());
-    io::Error::new(io::ErrorKind::TimedOut, text)
-}
-
 /// A body whose bytes are counted, and whose end, good or bad, the guard hears of.
 struct Watched {
     body: Box<dyn Read + Send>,
@@ -484,7 +474,8 @@ struct Watched {
 impl Watched {
     fn is_slow(&self) -> bool {
         let all = self.guard.metrics.bucket.get_bytes.get() - self.before;
-        let slow = |time, read, floor| self.waited >= time && read < rate(floor, self.waited);
+        let waited = self.waited.as_secs_f64();
+        let slow = |time, read, floor| self.waited >= time && (read as f64) < waited * floor as f64;
         slow(SLOW, all, FLOOR) || slow(2 * SLOW, self.read, OWN_FLOOR)
     }
 }
@@ -504,7 +495,8 @@ impl Read for Watched {
             self.guard.metrics.bucket.get_bytes.add(n as u64);
             ended = self.len.is_some_and(|len| self.read >= len) || n == 0 && !buf.is_empty();
             if !ended && self.is_slow() {
-                read = Err(too_slow(self.read, self.waited));
+                let text = format!("too slow: {} in {} s", bytes(self.read), self.waited.as_secs());
+                read = Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
         }
         let outcome = match &read {

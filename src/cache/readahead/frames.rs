@@ -109,7 +109,7 @@ impl Shared {
             }
             let key = pack::key(&listed.key, &pack.id);
             let object = self.fetcher.bucket.get_range(&key, range, pack.main);
-            self.fetcher.refresher.taken(&key, object.as_ref().is_some_and(|o| o.old), None);
+            self.fetcher.renew(&key, object.as_ref().is_some_and(|o| o.old), None);
             if object.is_none() && self.fetcher.bucket.available() {
                 self.with(|loaded| loaded.lost.insert(first.pack));
             }
@@ -172,8 +172,8 @@ impl Shared {
         let claim = Said { hash, size: u64::from(entry.size), time };
         let body = bodies.get(place.at as usize..).and_then(|rest| rest.get(..entry.size as usize));
         let body = body.ok_or_else(|| DecodeError::Corrupt("it is not within its frame".into()));
-        match body.and_then(|mut body| entry::store(&action, &claim, &mut body, &fetcher.disk)) {
-            Ok(_) => fetcher.metrics.readahead.packed.inc(),
+        match body.and_then(|mut body| entry::store(&action, &claim, &mut body, &fetcher.entries.disk)) {
+            Ok(_) => fetcher.entries.metrics.readahead.packed.inc(),
             // what it is worth to be told is told when a get fetches it
             Err(e) => {
                 log::debug!("action {action} is not taken from a pack: {e}");

@@ -49,7 +49,7 @@ impl Readahead {
             SINGLY,
             actions().filter(|(action, _)| !fetcher.has(action)).collect(),
             |(action, entry)| {
-                fetcher.fetch_ahead(&action, known(entry), |_| ());
+                fetcher.fetch_ahead(&action, known(entry));
             },
         );
         Ok(Some(Pulled { listed: entries.len(), there: actions().filter(|(action, _)| fetcher.has(action)).count() }))

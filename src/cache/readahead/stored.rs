@@ -56,10 +56,10 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
         Err(_) => return (Loading::Failed, false),
     };
     let (etag, own_prefix, old) = (object.etag, object.own_prefix, object.old);
-    let signer = fetcher.codec.signer();
+    let signer = fetcher.entries.codec.signer();
     let loading = match Manifest::decode(&mut object.body, key, signer, signer.demands(own_prefix)) {
         Ok((mut manifest, len)) => {
-            fetcher.refresher.taken(key, old, None);
+            fetcher.renew(key, old, None);
             let of_others = fetcher.bucket.has_write_prefix() && !own_prefix;
             manifest.packs.iter_mut().for_each(|pack| pack.main |= of_others);
             Loading::Found(Box::new(Found { manifest, etag: etag.unwrap_or_default(), len, frames: object.body }))
@@ -69,7 +69,7 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
             Loading::Failed
         }
         Err(e) => {
-            fetcher.metrics.readahead.manifest_bad.inc();
+            fetcher.entries.metrics.readahead.manifest_bad.inc();
             Loading::Bad(etag, e.to_string())
         }
     };

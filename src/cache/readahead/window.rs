@@ -77,6 +77,7 @@ pub struct Window {
     entries: Vec<Member>,
     /// The entries, piece by piece.
     members: Vec<u32>,
+    /// The place that `go` was seen at last comes first.
     cursors: Vec<Cursor>,
     speculation: u64,
     /// Estimated bytes under way.
@@ -85,7 +86,6 @@ pub struct Window {
     moved: u64,
     /// Of them, those that were of use.
     used: u64,
-    tick: u64,
 }
 
 /// A place in the recorded order that `go` is following.
@@ -94,7 +94,6 @@ struct Cursor {
     next: usize,
     /// The furthest piece asked for.
     seen: usize,
-    touched: u64,
 }
 
 impl Window {
@@ -109,7 +108,6 @@ impl Window {
             pending: 0,
             moved: stored,
             used: 0,
-            tick: 0,
         };
         let mut of_frame = vec![None; manifest.frames.len()];
         for e in &manifest.entries {
@@ -142,7 +140,7 @@ impl Window {
     pub fn open(&mut self) {
         self.speculation = u64::MAX / 2;
         self.pieces.iter_mut().filter(|p| p.fate == Fate::Over).for_each(|p| p.fate = Fate::Open);
-        self.cursors = vec![Cursor { start: 0, next: 0, seen: self.pieces.len(), touched: 0 }];
+        self.cursors = vec![Cursor { start: 0, next: 0, seen: self.pieces.len() }];
     }
 
     /// `go` asks for entry `i`. Returns the bytes that were moved for it ahead, the first time.
@@ -227,8 +225,6 @@ impl Window {
     /// The piece to fetch ahead next, if there is room for one.
     pub fn next(&mut self) -> Option<usize> {
         let (room, most) = (self.room(), self.speculation);
-        // the place that go was seen at last comes first
-        self.cursors.sort_unstable_by_key(|c| std::cmp::Reverse(c.touched));
         for cursor in &mut self.cursors {
             // pieces that cost no room, because they are local, do not draw the window further
             let end = self.pieces.len().min(cursor.seen.saturating_add(AHEAD));
@@ -294,19 +290,12 @@ impl Window {
 
     /// Moves the cursor that a piece belongs to, or starts one.
     fn follow(&mut self, piece: usize) {
-        self.tick += 1;
-        let tick = self.tick;
-        if let Some(cursor) = self.cursors.iter_mut().find(|c| (c.start..c.next + SKIP).contains(&piece)) {
-            cursor.touched = tick;
-            cursor.seen = cursor.seen.max(piece);
-            return;
-        }
-        if self.cursors.len() == CURSORS
-            && let Some(oldest) = self.cursors.iter().enumerate().min_by_key(|(_, c)| c.touched).map(|(n, _)| n)
-        {
-            self.cursors.swap_remove(oldest);
-        }
-        self.cursors.push(Cursor { start: piece, next: piece, seen: piece, touched: tick });
+        let found = self.cursors.iter().position(|c| (c.start..c.next + SKIP).contains(&piece));
+        let new = || Cursor { start: piece, next: piece, seen: piece };
+        let mut cursor = found.map_or_else(new, |n| self.cursors.remove(n));
+        cursor.seen = cursor.seen.max(piece);
+        self.cursors.insert(0, cursor);
+        self.cursors.truncate(CURSORS);
     }
 }
 
