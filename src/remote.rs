@@ -125,8 +125,8 @@ pub trait Remote: Send + Sync {
     /// Opens the object `key`; `Ok(None)` when there is none. `known_etag` makes it conditional:
     /// [`RemoteError::NotModified`] when the object still has that tag.
     fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError>;
-    /// Opens those bytes of the object `key`; `Ok(None)` also where it has no such bytes, and where the
-    /// backend can only read the whole.
+    /// Opens those bytes of the object `key`; `Ok(None)` also where it has no such bytes;
+    /// [`RemoteError::Unsupported`] where the backend can only read the whole.
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError>;
     /// Stores `body` under `key`, replacing what was there. With `if_match`, only where the
     /// object still has that tag (`Some("")`: only where there is none), else

@@ -20,7 +20,7 @@ mod pull;
 mod stored;
 mod window;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,7 +30,6 @@ use super::manifest::{self, Entry, Manifest};
 use crate::pool::Pool;
 use crate::sign::from_nanos;
 use crate::text::{bytes, things};
-pub use pull::Pulled;
 use stored::Found;
 pub use stored::{Loading, read};
 use window::{Claim, Window};
@@ -119,8 +118,8 @@ struct Loaded {
     listed: Arc<Listed>,
     index: HashMap<[u8; 32], u32>,
     window: Window,
-    /// Packs that the bucket does not have, or not in parts.
-    lost: HashSet<u32>,
+    /// Packs that are not to be had: whether the bucket has none, rather than not in parts.
+    lost: HashMap<u32, bool>,
     /// Entries that are not where the manifest says.
     misplaced: Vec<u32>,
 }
@@ -237,9 +236,7 @@ impl Readahead {
 
     /// Takes note that a get moved `bytes` itself.
     pub fn moved(&self, bytes: u64) {
-        if let Phase::Loaded(loaded) = &mut self.shared.lock().phase {
-            loaded.window.demand(bytes);
-        }
+        self.shared.with(|loaded| loaded.window.demand(bytes));
         self.shared.fetch_ahead();
     }
 
@@ -349,7 +346,7 @@ impl Shared {
             listed: listed.clone(),
             index,
             window,
-            lost: HashSet::new(),
+            lost: HashMap::new(),
             misplaced: Vec::new(),
         }));
         self.landed.iter().for_each(Condvar::notify_all);

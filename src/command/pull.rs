@@ -25,10 +25,9 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
     stack.close();
     let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}: cannot be asked")))? {
         None => format!("scope {scope}: the bucket has no list of what it uses; a build of it leaves one"),
-        Some(pulled) => format!(
-            "scope {scope}: {} of {} are there; {} fetched in {:.1} s",
-            pulled.there,
-            things(pulled.listed as u64, "output"),
+        Some((listed, there)) => format!(
+            "scope {scope}: {there} of {} are there; {} fetched in {:.1} s",
+            things(listed as u64, "output"),
             bytes(stack.metrics.bucket.get_bytes.get()),
             start.elapsed().as_secs_f64()
         ),

@@ -89,15 +89,16 @@ impl Bucket {
         self.ask(key, begin, None, false).ok().flatten()
     }
 
-    /// Opens those bytes of an object that is of the main prefix, or of where puts go. Every failure is
-    /// `None`, logged and counted below.
-    pub fn get_range(&self, key: &str, range: Range<u64>, main: bool) -> Option<Object> {
+    /// Opens those bytes of an object that is of the main prefix, or of where puts go. Failures are logged and
+    /// counted below.
+    pub fn get_range(&self, key: &str, range: Range<u64>, main: bool) -> Result<Option<Object>, RemoteError> {
         let key = join(if main { &self.policy.prefix } else { self.policy.target() }, key);
         let send = |remote: &dyn Remote| remote.get_range(&key, range.clone());
-        let mut object = self.guard.attempt(Kind::Get(b""), &key, send, Option::as_mut).ok().flatten()?;
-        let ours = !main || self.policy.write_prefix.is_none();
-        object.old = ours && object.age.is_some_and(|age| self.is_first_sight(&key, age));
-        Some(object)
+        let mut object = self.guard.attempt(Kind::Get(b""), &key, send, Option::as_mut)?;
+        if let Some(object) = object.as_mut().filter(|_| !main || self.policy.write_prefix.is_none()) {
+            object.old = object.age.is_some_and(|age| self.is_first_sight(&key, age));
+        }
+        Ok(object)
     }
 
     /// As [`Self::get`], of the `main` prefix alone where what was under one's own was no good. Says why there

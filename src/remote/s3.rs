@@ -219,7 +219,7 @@ impl Remote for S3 {
         match answer.status {
             206 => Ok(Some(Object::new(answer.len, age(&answer.headers), answer.body))),
             // all of it, which would take too long to be read
-            200 => Ok(None),
+            200 => Err(RemoteError::Unsupported("it gives no parts of objects".into())),
             _ => absent(answer),
         }
     }

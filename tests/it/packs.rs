@@ -304,6 +304,7 @@ fn a_server_without_ranges_is_asked_for_entries() {
     assert_eq!(s.get_all(&bodies), bodies.len());
     let out = s.end();
     assert!(said(&out).is_empty(), "{}", out.describe());
+    assert_eq!(number(&metrics(&out), "bucket", "put_requests"), 0, "the packs are good, and not written anew");
     let out = Plugin::new(&dir).envs(&vars).arg("doctor").output().ok();
     let lines: Vec<&str> = out.stdout.lines().filter(|l| l.contains("packs")).collect();
     assert_eq!(lines.len(), 1, "{}", out.describe());

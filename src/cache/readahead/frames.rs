@@ -9,6 +9,7 @@ use crate::cache::entry::{self, DecodeError};
 use crate::cache::id::ActionId;
 use crate::cache::manifest::{Frame, Manifest};
 use crate::cache::pack;
+use crate::remote::RemoteError;
 use crate::sign::Claim as Said;
 
 /// Bytes that are asked for at a time.
@@ -88,7 +89,7 @@ impl Shared {
         self.with(|loaded| loaded.window.members(piece).to_vec()).unwrap_or_default()
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Loaded) -> T) -> Option<T> {
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Loaded) -> T) -> Option<T> {
         match &mut self.lock().phase {
             Phase::Loaded(loaded) => Some(look(loaded)),
             _ => None,
@@ -99,22 +100,27 @@ impl Shared {
     pub(super) fn fetch_frames(self: &Arc<Self>, listed: &Arc<Listed>, pieces: &[usize]) {
         let Some((first, last)) = pieces.first().zip(pieces.last()) else { return };
         let (first, last) = (self.frame(listed, *first), self.frame(listed, *last));
+        let mut body = None;
         // the manifest's own are not read again
-        let body = (first.pack as usize).checked_sub(1).and_then(|pack| {
-            let pack = &listed.manifest.packs[pack];
-            let range = u64::from(first.at)..u64::from(last.at) + u64::from(last.len);
-            let is_lost = |loaded: &mut Loaded| loaded.lost.contains(&first.pack);
-            if self.with(is_lost) == Some(true) {
-                return None;
+        if let Some(pack) = (first.pack as usize).checked_sub(1).map(|pack| &listed.manifest.packs[pack]) {
+            let lost = self.with(|loaded| loaded.lost.get(&first.pack).copied()).flatten();
+            let mut gone = lost == Some(true);
+            if lost.is_none() {
+                let range = u64::from(first.at)..u64::from(last.at) + u64::from(last.len);
+                let key = pack::key(&listed.key, &pack.id);
+                let answer = self.fetcher.bucket.get_range(&key, range, pack.main);
+                gone = matches!(answer, Ok(None) | Err(RemoteError::Forbidden(_)));
+                if gone || matches!(answer, Err(RemoteError::Unsupported(_))) {
+                    self.with(|loaded| loaded.lost.insert(first.pack, gone));
+                }
+                body = answer.ok().flatten();
+                self.fetcher.renew(&key, body.as_ref().is_some_and(|o| o.old), None);
             }
-            let key = pack::key(&listed.key, &pack.id);
-            let object = self.fetcher.bucket.get_range(&key, range, pack.main);
-            self.fetcher.renew(&key, object.as_ref().is_some_and(|o| o.old), None);
-            if object.is_none() && self.fetcher.bucket.available() {
-                self.with(|loaded| loaded.lost.insert(first.pack));
+            if body.is_none() && !gone {
+                // for all that is known, they are where the list says
+                return pieces.iter().for_each(|piece| self.done(*piece, None));
             }
-            object
-        });
+        }
         self.take_frames(listed, pieces, body.map(|object| object.body));
     }
 

@@ -11,19 +11,11 @@ const SINGLY: usize = 16;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 
-/// What a pull came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pulled {
-    /// Entries that the scope lists.
-    pub listed: usize,
-    /// Of them, those that the directory has now.
-    pub there: usize,
-}
-
 impl Readahead {
-    /// Fetches everything that the scope lists; `None` where it has no list that can be used. `tell` hears now
+    /// Fetches everything that the scope lists; how many entries those are, and how many the directory has now.
+    /// `None` where it has no list that can be used. `tell` hears now
     /// and then how much of how much is done. The error is a bucket that could not be asked.
-    pub fn pull(&self, mut tell: impl FnMut(usize, usize)) -> Result<Option<Pulled>, String> {
+    pub fn pull(&self, mut tell: impl FnMut(usize, usize)) -> Result<Option<(usize, usize)>, String> {
         self.shared.lock().whole = true;
         self.begin();
         let listed = loop {
@@ -52,6 +44,6 @@ impl Readahead {
                 fetcher.fetch_ahead(&action, known(entry));
             },
         );
-        Ok(Some(Pulled { listed: entries.len(), there: actions().filter(|(action, _)| fetcher.has(action)).count() }))
+        Ok(Some((entries.len(), actions().filter(|(action, _)| fetcher.has(action)).count())))
     }
 }
