@@ -14,7 +14,7 @@ use tar::{Archive, Builder, EntryType, Header, PaxExtensions};
 use super::modules::{Failures, obtain};
 use super::stack::Stack;
 use super::web;
-use crate::atomic::TempFile;
+use crate::atomic::{TempFile, at};
 use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, UpstreamUrl};
 use crate::error::Error;
 use crate::http::modproxy::path::{ModFile, ModPath};
@@ -86,6 +86,7 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
     let failed = |e: io::Error| Error::failed(format!("mod import {}: {e}", file.display()));
     let dir = PrivateDir::new(&stack.config().cache_dir, |_| true)?;
     let files = File::open(file).and_then(|file| unpack(file, &dir.path)).map_err(failed)?;
+    let files = Vec::from_iter(files);
     let folder = UpstreamEntry { url: UpstreamUrl::Dir(dir.path.clone()), on_any_error: false, private: true };
     let upstream = UpstreamList { entries: vec![folder], end: ListEnd::List };
     let proxy = web::modules(&ModProxyConfig { upstream, netrc: None, offline: false, ..config.clone() }, stack)?;
@@ -100,11 +101,11 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
 }
 
 /// Unpacks what the module proxy protocol has names for; those that can be checked.
-fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
+fn unpack(file: File, dir: &Path) -> io::Result<BTreeSet<ModPath>> {
     let broken = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not a whole zstd tar: {why}"));
     let packed = BufReader::new(file.take(u64::MAX));
     let mut archive = Archive::new(Unpacked(zstd::Decoder::with_buffer(packed)?.take(u64::MAX)));
-    let (mut files, mut long) = (Vec::new(), None);
+    let (mut files, mut long) = (BTreeSet::new(), None);
     // raw, or a name of any length would be read into memory
     for entry in archive.entries()?.raw(true) {
         let mut entry = entry.map_err(|e| broken(&e.to_string()))?;
@@ -124,8 +125,8 @@ fn unpack(file: File, dir: &Path) -> io::Result<Vec<ModPath>> {
         let parsed = ModPath::parse(name).ok().filter(|path| !path.is_mutable());
         if kind.is_file() && len <= MAX_FILE && (parsed.is_some() || is_sum(name)) {
             let path = dir.join(name);
-            fs::create_dir_all(path.parent().expect("it is joined"))?;
-            if io::copy(&mut entry, &mut File::create(path)?)? != len {
+            let made = fs::create_dir_all(path.parent().expect("it is joined")).and_then(|()| File::create(&path));
+            if io::copy(&mut entry, &mut made.map_err(at(Path::new(name)))?)? != len {
                 return Err(broken("it ends early"));
             }
             files.extend(parsed);

@@ -21,6 +21,7 @@ use crate::http::revproxy::RevProxy;
 use crate::http::server::{Open, Server, ServerLimits};
 use crate::http::status::{Sources, Status};
 use crate::http::tls::{Authority, identity, system_bundle};
+use crate::places::Places;
 use crate::store::{BlobStore, Kind};
 
 /// Who may ask, and as whom the server answers: what is read from files, and may be read anew.
@@ -92,7 +93,8 @@ impl Web {
         let stopping = Arc::new(AtomicBool::new(false));
         gate.warn(config.addr);
         let open = Open::new(ServerLimits::default());
-        stack.metrics.waiting.set_limit(open.limits.max_waiting);
+        let tunnels = Arc::new(Places::default());
+        open.bound(&stack.metrics.waiting, &tunnels);
         let status = Status::new(Sources {
             open: open.clone(),
             metrics: stack.metrics.clone(),
@@ -116,7 +118,7 @@ impl Web {
             router.modproxy = Some(Arc::new(modules(modproxy, stack)?));
         }
         if let Some(authority) = &config.authority {
-            router.revproxy = Some(reverse_proxy(config, authority, &gate, stack)?);
+            router.revproxy = Some(reverse_proxy(config, authority, &gate, tunnels, stack)?);
         }
         let server = Server::start(config.addr, open, gate.identity, Arc::new(router))
             .map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
@@ -157,6 +159,7 @@ fn reverse_proxy(
     config: &HttpConfig,
     ca: &AuthorityConfig,
     gate: &Gate,
+    tunnels: Arc<Places>,
     stack: &Stack,
 ) -> Result<Arc<dyn Handler>, Error> {
     let failed = |e| Error::failed(format!("reverse proxy: {e}"));
@@ -181,5 +184,6 @@ fn reverse_proxy(
         }
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());
-    Ok(Arc::new(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, stack.metrics.clone(), debug)))
+    let metrics = stack.metrics.clone();
+    Ok(Arc::new(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, tunnels, metrics, debug)))
 }

@@ -88,10 +88,10 @@ impl RevProxy {
         may_tunnel: &Tunnels,
         store: Arc<BlobStore>,
         authority: Authority,
+        tunnels: Arc<Places>,
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Arc<Self> {
-        let tunnels = Places::new(connect::MAX_TUNNELS.min(metrics.waiting.state().1 / 2));
         Arc::new(RevProxy {
             hosts: hosts.to_vec(),
             may_tunnel: may_tunnel.clone(),

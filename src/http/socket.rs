@@ -75,10 +75,21 @@ impl Socket {
         self.set(State::Waiting(Instant::now()));
     }
 
-    /// A request is there and will be answered; false when the connection has to leave instead.
-    pub fn begin_answer(&mut self) -> bool {
+    /// A request is there and will be answered, or the answer is, which perhaps `holds` a place among those who
+    /// wait for upstreams; false when the connection has to leave instead.
+    pub fn begin_answer(&mut self, holds: bool) -> bool {
         self.pace();
-        self.set(State::Answering)
+        self.set(State::Answering { holds })
+    }
+
+    /// Something moves on a connection that a reply has taken over.
+    pub fn has_moved(&self) {
+        self.set(State::TakenOver(Instant::now()));
+    }
+
+    /// Who is told to leave takes `other` along.
+    pub fn tie(&self, other: &Socket) {
+        self.entry.iter().for_each(|entry| entry.tie(&other.tcp));
     }
 
     /// A body begins, of a request or an answer: it may pause for [`ServerLimits::io_timeout`], and

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ impl Server {
         sh.env("GOCACHE_DIR", dir.join("cache"));
         sh.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(binary()).arg("serve");
         sh.arg(format!("--plugin={}", dir.join("plugin.sock").display()));
-        sh.arg(format!("--http=127.0.0.1:{port}")).arg(format!("--revproxy={hosts}"));
+        sh.arg(format!("--http=127.0.0.1:{port}")).arg(format!("--revproxy={hosts}")).arg("--tunnel=127.0.0.1");
         let server = Server { child: Running::start(sh, Stdio::null()), port };
         poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
         server
@@ -182,6 +182,72 @@ fn a_crowd_that_reads_slowly_leaves_room_and_cuts_no_fast_download() {
         assert!(first < Duration::from_secs(20) && second < Duration::from_secs(5), "{first:?}, {second:?}");
     });
     assert!(got > 16 << 20, "{got} bytes");
+    server.stop();
+}
+
+#[test]
+fn places_among_those_who_wait_and_tunnels_go_from_the_slow_and_the_idle() {
+    let dir = TempDir::new();
+    let body = "x".repeat(16 << 20);
+    let origin = Origin::http(move |_| answer("Cache-Control: no-store", &body));
+    let [silent, echo] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [to_silent, to_echo] = [&silent, &echo].map(|target| target.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut from, _) = echo.accept().unwrap();
+        let mut to = from.try_clone().unwrap();
+        io::copy(&mut from, &mut to)
+    });
+    // twelve may wait, and there may be six tunnels
+    let server = Server::start(&dir, 96, &origin.host());
+    let download = || {
+        let mut socket = server.connect();
+        write!(socket, "GET http://{0}/big HTTP/1.1\r\nHost: {0}\r\nConnection: close\r\n\r\n", origin.host()).unwrap();
+        socket
+    };
+    let tunnel = |to| {
+        let (mut socket, mut head) = (server.connect(), Vec::new());
+        write!(socket, "CONNECT {to} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.resize(head.len() + 1, 0);
+            socket.read_exact(head.last_mut().map(std::slice::from_mut).unwrap()).unwrap();
+        }
+        head.starts_with(b"HTTP/1.1 200").then_some(socket)
+    };
+    let mut fast = download();
+    let crowd: Vec<_> = (0..11).map(|_| download()).collect();
+    let mut busy = tunnel(to_echo).unwrap();
+    let mut idle: Vec<_> = (0..5).map(|_| tunnel(to_silent).unwrap()).collect();
+    // whichever of their directions have ended
+    idle.iter().for_each(|idle| idle.shutdown(Shutdown::Write).unwrap());
+    assert!(tunnel(to_silent).is_none(), "all are new");
+    for slow in &crowd {
+        assert_eq!(slow.peek(&mut [0; 12]).unwrap(), 12);
+    }
+    let (mut got, mut piece) = (0, vec![0; 64 << 10]);
+    std::thread::scope(|s| {
+        let asking = s.spawn(|| {
+            poll("a place", || {
+                let mut head = [0; 12];
+                download().read_exact(&mut head).unwrap();
+                head.ends_with(b"200").then_some(())
+            });
+            poll("a tunnel", || tunnel(to_silent))
+        });
+        // neither is as fast as it could, but for as long as others are slow
+        while let n @ 1.. = fast.read(&mut piece).unwrap() {
+            got += n;
+            if !asking.is_finished() {
+                busy.write_all(b"x").unwrap();
+                busy.read_exact(&mut [0]).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        asking.join().unwrap();
+    });
+    assert!(got > 16 << 20, "{got} bytes");
+    idle.iter().for_each(|idle| idle.set_nonblocking(true).unwrap());
+    let gone = idle.iter_mut().filter_map(|idle| idle.read(&mut [0]).ok()).count();
+    assert_eq!(gone, 1, "one that was idle made room, for one");
     server.stop();
 }
 

@@ -614,7 +614,7 @@ fn modules_travel_to_machines_without_a_network() {
     let tar = Command::new("tar")
         .args(["--zstd", "-P", "-cf", evil.to_str().unwrap(), "--transform", "s,escape,sumdb/../../escaped,", "-C"])
         .arg(&unpacked)
-        .arg("cache")
+        .args(["cache", "cache"])
         .arg("-C")
         .arg(dir.path())
         .arg("escape")
@@ -625,6 +625,8 @@ fn modules_travel_to_machines_without_a_network() {
     let out = command(&third, &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
     assert!(out.stderr.contains("example.com/top@v0.1.0: "), "{}", out.describe());
     assert_eq!(out.stderr.matches("refused: ").count(), 1, "{}", out.describe());
+    // and what is there twice counts once
+    assert!(out.stderr.contains(&format!(": {} modules", zips(&home).len())), "{}", out.describe());
     assert!(!zips(&third).iter().any(|n| n.contains("/top/")) && zips(&third).len() == zips(&home).len() - 1);
     // nor one with links instead of modules for one with none, or half of one for whole
     fs::remove_dir_all(unpacked.join("cache")).unwrap();
@@ -635,6 +637,16 @@ fn modules_travel_to_machines_without_a_network() {
     assert!(tar.unwrap().status.success());
     let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
     assert!(out.stderr.contains("no module in it"), "{}", out.describe());
+    // or with a file where a folder would have to be
+    let [one, two] = ["one", "two"].map(|name| dir.dir(name));
+    fs::create_dir_all(one.join("sumdb")).unwrap();
+    fs::create_dir_all(two.join("sumdb/a")).unwrap();
+    [one.join("sumdb/a"), two.join("sumdb/a/b")].iter().for_each(|file| fs::write(file, "x").unwrap());
+    let mut tar = Command::new("tar");
+    tar.args(["--zstd", "-cf", evil.to_str().unwrap(), "-C"]).arg(&one).args(["sumdb/a", "-C"]).arg(&two);
+    assert!(tar.arg("sumdb/a/b").status().unwrap().success());
+    let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
+    assert!(out.stderr.contains("sumdb/a/b: ") && out.stderr.lines().count() == 1, "{}", out.describe());
     let whole = fs::read(file).unwrap();
     fs::write(&evil, &whole[..whole.len() / 2]).unwrap();
     let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);

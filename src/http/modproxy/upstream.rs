@@ -178,7 +178,7 @@ impl Fetcher {
         // a sum database that hangs behind a proxy does not keep modules waiting
         let kind = if path.starts_with("sumdb/") { " sumdb" } else { "" };
         let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
-        let _slot = self.slots.enter(&format!("{upstream}{kind}")).ok_or_else(busy)?;
+        let _slot = self.slots.enter(format!("{upstream}{kind}")).ok_or_else(busy)?;
         let mut file = match &upstream.entry.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, ask, to),
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,

@@ -11,9 +11,6 @@ use crate::http::exchange::{Body, Reply, Request, Target};
 use crate::http::headers::first;
 use crate::http::server::{Context, serve};
 
-/// Tunnels at a time.
-pub(super) const MAX_TUNNELS: usize = 128;
-
 impl RevProxy {
     /// The answer to a CONNECT.
     pub(super) fn connect(self: &Arc<Self>, host: &HostPort) -> Reply {

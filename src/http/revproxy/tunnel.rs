@@ -1,7 +1,7 @@
 //! Tunnels: bytes carried both ways, through whatever TLS ends here.
 //!
-//! Invariant: a tunnel ends when both directions have ended, one breaks, or nothing has moved for
-//! [`IDLE`]; one direction that is stuck does not hold up the other.
+//! Invariant: a tunnel ends when both directions have ended, one breaks, as it does when its client is
+//! told to leave, or nothing has moved for [`IDLE`]; one direction that is stuck does not hold up the other.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -56,8 +56,9 @@ pub fn dial(reach: &Reach, host: &HostPort, port: u16) -> io::Result<Stream> {
 /// What carries bytes between the client and `target`, and holds `place` meanwhile; `what` is called so in
 /// the log. To a target that is `deaf` nothing of what the client says is passed.
 pub fn takeover(place: Place, target: Stream, what: String, deaf: bool) -> Body {
-    Body::Takeover(Box::new(move |client| {
-        let _place = place;
+    Body::Takeover(Box::new(move |mut client| {
+        let (_place, mut target) = (place, target);
+        client.socket().tie(target.socket());
         if let Err(e) = carry_both([client, target], deaf) {
             log::debug!("{what} broke: {e}");
         }
@@ -73,7 +74,9 @@ fn carry_both(mut ends: [Stream; 2], deaf: bool) -> io::Result<()> {
         if ways.iter().all(|way| way.ended) {
             return Ok(());
         }
-        if !moved {
+        if moved {
+            client.socket().has_moved();
+        } else {
             wait(&mut ends, &ways)?;
         }
     }

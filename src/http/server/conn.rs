@@ -53,7 +53,7 @@ pub fn serve(stream: Stream, handler: &dyn Handler, context: &Context) {
 fn turn(shared: &Shared, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
     let mut wire = lock(shared);
     let head = read_head(&mut wire, context).transpose();
-    let Some(head) = head.filter(|_| wire.stream().socket().begin_answer()) else { return Ok(Next::Close) };
+    let Some(head) = head.filter(|_| wire.stream().socket().begin_answer(false)) else { return Ok(Next::Close) };
     let Head { mut request, mut framed, expect_continue } = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
@@ -71,7 +71,7 @@ fn turn(shared: &Shared, handler: &dyn Handler, context: &Context) -> io::Result
 
     let mut wire = lock(shared);
     framed.keep &= wire.finish() && !wire.stream().socket().is_stopping();
-    wire.stream().socket().pace();
+    wire.stream().socket().begin_answer(reply.held.is_some());
     if matches!(reply.body, Body::Takeover(_)) {
         wire.stream().write_all(&head_of(&reply, ""))?;
         wire.stream().flush()?;

@@ -2,8 +2,8 @@
 //!
 //! Invariants: there are never more than the cap, but for some that were told to leave; room is made by the
 //! connection that has been longest without a whole request, and only where all have one by a client that is
-//! slow with its answer or request, the slowest, never by one that takes or sends what it can; one that was told
-//! to leave begins no answer.
+//! slow with its answer or request, the slowest, or the tunnel in which nothing has moved for longest, never by
+//! one that takes or sends what it can; one that was told to leave begins no answer.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::places::Places;
 use crate::platform;
 
 /// What the server allows its clients.
@@ -58,6 +59,8 @@ pub struct ServerState {
     pub waiting: usize,
 }
 
+/// Tunnels and upgraded connections at a time; half as many as may wait for upstreams, where that is less.
+const MAX_TUNNELS: usize = 128;
 /// How long who waits for room sleeps before it looks again.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -84,6 +87,8 @@ struct Table {
 
 struct Slot {
     tcp: Arc<TcpStream>,
+    /// What a tunnel leads to.
+    tied: Option<Arc<TcpStream>>,
     state: State,
     behind: Arc<AtomicU64>,
 }
@@ -93,10 +98,10 @@ struct Slot {
 pub(super) enum State {
     /// Without a whole request since then.
     Waiting(Instant),
-    /// A request is being answered.
-    Answering,
-    /// A reply has taken it over.
-    TakenOver,
+    /// A request is being answered, and perhaps the answer holds a place among those who wait for upstreams.
+    Answering { holds: bool },
+    /// A reply has taken it over, and nothing has moved since then.
+    TakenOver(Instant),
     /// Told to leave.
     Leaving,
 }
@@ -122,7 +127,7 @@ impl Open {
         let (mut table, most) = (self.lock(), self.limits.max_connections);
         while table.slots.len() >= most && !table.stopping {
             // those on their way out count too, from some number on
-            if table.slots.len() < most + most / 8 && table.dismiss_one() {
+            if table.slots.len() < most + most / 8 && table.dismiss_one(|_| true) {
                 break;
             }
             table = self.changed.wait_timeout(table, TICK).expect("no holder panics").0;
@@ -133,15 +138,27 @@ impl Open {
         let (tcp, id, behind) = (Arc::new(tcp), table.next, Arc::default());
         table.next += 1;
         let state = State::Waiting(Instant::now());
-        table.slots.insert(id, Slot { tcp: tcp.clone(), state, behind: Arc::clone(&behind) });
+        table.slots.insert(id, Slot { tcp: tcp.clone(), tied: None, state, behind: Arc::clone(&behind) });
         Ok(Entry { open: self.clone(), tcp, behind, id })
     }
 
     /// The process is out of files, or of threads: sends one connection away, and waits for a moment.
     pub fn make_room(&self) {
         let mut table = self.lock();
-        table.dismiss_one();
+        table.dismiss_one(|_| true);
         drop(self.changed.wait_timeout(table, TICK).expect("no holder panics"));
+    }
+
+    /// Bounds how many requests hold one of `waiting`, and how many tunnels one of `tunnels`: who is slow with it
+    /// makes room.
+    pub fn bound(self: &Arc<Self>, waiting: &Places, tunnels: &Places) {
+        let dismiss = |what: fn(State) -> bool| {
+            let open = self.clone();
+            move || open.lock().dismiss_one(what)
+        };
+        waiting.bound(self.limits.max_waiting, dismiss(|state| state == State::Answering { holds: true }));
+        tunnels
+            .bound(MAX_TUNNELS.min(self.limits.max_waiting / 2), dismiss(|state| matches!(state, State::TakenOver(_))));
     }
 
     /// How it is doing.
@@ -166,9 +183,7 @@ impl Open {
 
     /// Cuts every connection off.
     pub fn cut_off(&self) {
-        for slot in self.lock().slots.values() {
-            let _ = slot.tcp.shutdown(Shutdown::Both); // an error says that it is closed
-        }
+        self.lock().slots.values_mut().for_each(Slot::leave);
     }
 
     /// Waits until none is open; false when `timeout` is over.
@@ -184,15 +199,17 @@ impl Open {
 }
 
 impl Table {
-    /// Sends the connection away that has been longest without a whole request, or else the slowest, if there
-    /// is one.
-    fn dismiss_one(&mut self) -> bool {
+    /// Of the connections that are at `what`, sends the one away that has been longest without a whole request, or
+    /// else the slowest, if there is one.
+    fn dismiss_one(&mut self, what: impl Fn(State) -> bool) -> bool {
         let rank = |slot: &Slot| match slot.state {
             State::Waiting(since) => Some((true, since.elapsed())),
-            State::Answering => Some((false, Duration::from_micros(slot.behind.load(Ordering::Relaxed)))),
-            State::TakenOver | State::Leaving => None,
+            State::Answering { .. } => Some((false, Duration::from_micros(slot.behind.load(Ordering::Relaxed)))),
+            State::TakenOver(since) => Some((false, since.elapsed())),
+            State::Leaving => None,
         };
-        let ranked = self.slots.values_mut().filter_map(|slot| Some((rank(slot)?, slot)));
+        let ranked =
+            self.slots.values_mut().filter(|slot| what(slot.state)).filter_map(|slot| Some((rank(slot)?, slot)));
         let goes = ranked.filter(|((waits, time), _)| *waits || *time > SLOW).max_by_key(|(rank, _)| *rank);
         goes.map(|(_, slot)| slot.leave()).is_some()
     }
@@ -204,8 +221,8 @@ impl Slot {
         match self.state {
             State::Waiting(_) => self.leave(),
             // what took it over sees the client leave
-            State::TakenOver => drop(self.tcp.shutdown(Shutdown::Read)),
-            State::Answering | State::Leaving => {}
+            State::TakenOver(_) => drop(self.tcp.shutdown(Shutdown::Read)),
+            State::Answering { .. } | State::Leaving => {}
         }
     }
 
@@ -213,7 +230,9 @@ impl Slot {
     /// that the connection is closed.
     fn leave(&mut self) {
         self.state = State::Leaving;
-        let _ = self.tcp.shutdown(Shutdown::Both);
+        for tcp in self.tied.iter().chain([&self.tcp]) {
+            let _ = tcp.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -222,6 +241,12 @@ impl Entry {
     pub(super) fn note(&self, spent: Duration, moved: usize) {
         let behind = self.behind.load(Ordering::Relaxed) + spent.as_micros() as u64;
         self.behind.store(behind.saturating_sub(moved as u64 * 1_000_000 / CROWDED), Ordering::Relaxed);
+    }
+
+    /// Notes what ends with the connection.
+    pub(super) fn tie(&self, tcp: &Arc<TcpStream>) {
+        let mut table = self.open.lock();
+        table.slots.get_mut(&self.id).expect("an entry has its slot until it is dropped").tied = Some(tcp.clone());
     }
 
     /// Notes what the connection is at; false when it has to leave.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use rustls::{Connection, ServerConfig, ServerConnection};
 
-use super::open::State;
 use super::{Entry, Socket, WRITE};
 use crate::platform::{self, FileExt};
 
@@ -72,7 +71,7 @@ impl Stream {
     /// Hands the connection over to a reply; `early` was read from it already.
     pub fn hand_over(&mut self, early: &[u8]) {
         self.early.extend(early);
-        self.socket().set(State::TakenOver);
+        self.socket().has_moved();
     }
 
     /// Says that no more is sent. Where an answer broke off, sees to it instead that the coming

@@ -1,8 +1,10 @@
 //! How many fetches may be under way, so that upstreams that hang cost no more than that.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::places::{Place, Places};
 
 /// From one upstream.
 const EACH: usize = 32;
@@ -11,36 +13,25 @@ const ALL: usize = 128;
 /// For so long a fetch waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
 
-/// The fetches under way, by upstream.
-#[derive(Default)]
+/// The fetches under way, of all and by upstream.
 pub(super) struct Slots {
-    taken: Mutex<HashMap<String, usize>>,
-    freed: Condvar,
+    all: Arc<Places>,
+    each: Mutex<HashMap<String, Arc<Places>>>,
 }
 
-/// Held during a fetch.
-pub(super) struct Slot<'a>(&'a Slots, String);
-
-impl Slots {
-    /// Waits for a turn to fetch from `upstream`; `None` where none comes in time.
-    pub(super) fn enter(&self, upstream: &str) -> Option<Slot<'_>> {
-        let end = Instant::now() + TURN;
-        let mut taken = self.taken.lock().expect("no holder panics");
-        while taken.get(upstream).is_some_and(|n| *n >= EACH) || taken.values().sum::<usize>() >= ALL {
-            let left = end.checked_duration_since(Instant::now())?;
-            taken = self.freed.wait_timeout(taken, left).expect("no holder panics").0;
-        }
-        *taken.entry(upstream.to_string()).or_default() += 1;
-        Some(Slot(self, upstream.to_string()))
+impl Default for Slots {
+    fn default() -> Self {
+        Slots { all: Places::new(ALL), each: Mutex::default() }
     }
 }
 
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        if let Some(n) = self.0.taken.lock().expect("no holder panics").get_mut(&self.1) {
-            *n -= 1;
-        }
-        // who waits for another upstream cannot go on
-        self.0.freed.notify_all();
+impl Slots {
+    /// Waits for a turn to fetch from `upstream`, which is held during the fetch; `None` where none comes in time.
+    pub(super) fn enter(&self, upstream: String) -> Option<[Place; 2]> {
+        let (begun, mut each) = (Instant::now(), self.each.lock().expect("no holder panics"));
+        let one = each.entry(upstream).or_insert_with(|| Places::new(EACH)).clone();
+        drop(each);
+        let one = one.within(TURN)?;
+        Some([one, self.all.within(TURN.saturating_sub(begun.elapsed()))?])
     }
 }
