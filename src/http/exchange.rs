@@ -76,8 +76,6 @@ pub type Taker = Box<dyn FnOnce(Stream) + Send>;
 
 /// The body of a reply.
 pub enum Body {
-    /// No bytes.
-    Empty,
     /// Bytes in memory.
     Bytes(Vec<u8>),
     /// A part of a file, which others may be reading: where it begins, and how many bytes it has.
@@ -93,7 +91,7 @@ impl Body {
     /// Its length, where it is known.
     pub fn length(&self) -> Option<u64> {
         match self {
-            Body::Empty | Body::Takeover(_) => Some(0),
+            Body::Takeover(_) => Some(0),
             Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::File(_, _, len) => Some(*len),
             Body::Stream(_, len) => *len,
@@ -118,7 +116,7 @@ pub struct Reply {
 impl Reply {
     /// A reply without a body.
     pub fn status(status: u16) -> Self {
-        Reply { status, headers: Vec::new(), proxied: None, body: Body::Empty, held: None }
+        Reply { status, headers: Vec::new(), proxied: None, body: Body::Bytes(Vec::new()), held: None }
     }
     /// A line of plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {

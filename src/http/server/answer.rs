@@ -38,7 +38,7 @@ pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<
     let head = head_of(&reply, &(framing + stay));
     match reply.body {
         _ if no_body || framed.head_only => to.write_all(&head)?,
-        Body::Empty | Body::Takeover(_) => to.write_all(&head)?,
+        Body::Takeover(_) => to.write_all(&head)?,
         Body::Bytes(b) => to.write_all(&[head, b].concat())?,
         Body::File(file, mut at, n) if n > SMALL => {
             to.write_all(&head)?;
