@@ -43,7 +43,7 @@ pages! {
     "run", Some("run [flags] CMD..."), "run CMD with the cache set up for it",
         [], ["settle" "cache-dir" "bucket" "prefix" "read-only" "close-timeout" "http" "modproxy" "upstream" "offline" "v"];
     "serve", Some("serve --plugin=PORT|PATH [flags]"), "keep one cache for many go commands",
-        [Listen], ["cache-dir" "bucket" "prefix" "read-only" "max-cache-size" "modproxy" "revproxy" "v"];
+        [LISTEN], ["cache-dir" "bucket" "prefix" "read-only" "max-cache-size" "modproxy" "revproxy" "v"];
     "connect", Some("connect [ADDR]"), "let a go command use the cache of serve",
         [], ["strict" "scope" "v"];
     "doctor", Some("doctor [flags]"), "say whether builds will use the cache, and what to set next",
@@ -55,29 +55,29 @@ pages! {
     "settle", Some("settle [DIR]"), "give unchanged sources lasting times, so that a fresh checkout has cached tests",
         [], ["dry-run" "modes" "json" "v"];
     "push", Some("push [flags]"), "send what the local cache has to the bucket",
-        [Push], ["cache-dir" "bucket" "prefix" "signing-key-file" "min-upload-size" "u"];
+        [PUSH], ["cache-dir" "bucket" "prefix" "signing-key-file" "min-upload-size" "u"];
     "pull", Some("pull [flags]"), "fetch all that a scope's builds use",
         [], ["cache-dir" "bucket" "prefix" "scope" "verify-key-file"];
     "prune", Some("prune [flags]"), "remove what is unused, here or in the bucket",
-        [Prune], ["cache-dir" "expiry" "max-cache-size" "bucket" "prefix" "refresh-after"];
+        [PRUNE], ["cache-dir" "expiry" "max-cache-size" "bucket" "prefix" "refresh-after"];
     "clear", Some("clear --local | --bucket=BUCKET --prefix=PREFIX"), "empty the local cache, or a bucket's prefix",
-        [Clear], ["cache-dir" "bucket" "prefix" "region" "s3-endpoint-url" "s3-path-style"];
+        [CLEAR], ["cache-dir" "bucket" "prefix" "region" "s3-endpoint-url" "s3-path-style"];
     "mod", Some("mod WHAT..."), "fetch, export, import, list or remove modules",
-        [Mod], ["cache-dir" "bucket" "upstream" "mod-private" "sumdb" "mod-verify" "offline"];
+        [MOD], ["cache-dir" "bucket" "upstream" "mod-private" "sumdb" "mod-verify" "offline"];
     "keygen", Some("keygen FILE | --token NAME"), "make a pair of keys for signatures, or a token for HTTP",
-        [Keygen], [];
+        [KEYGEN], [];
     "help", Some("help [COMMAND | TOPIC]"), "show a page of help", [], [];
-    "version", Some("version [--json | --licenses]"), "say what this program is, and of what it is made", [Version], [];
+    "version", Some("version [--json | --licenses]"), "say what this program is, and of what it is made", [VERSION], [];
 
     "configure", None, "flags, how they are written, and all of them",
-        [Cache Bucket Log Listen Access ModProxy Mod RevProxy Prune Push Settle Clear Keygen Version], [];
+        [CACHE BUCKET LOG LISTEN ACCESS MOD_PROXY MOD REV_PROXY PRUNE PUSH SETTLE CLEAR KEYGEN VERSION], [];
     "environment", None, "variables that stand in for flags", [], [];
-    "bucket", None, "sharing through S3 or a directory; trust; layouts", [Bucket], [];
+    "bucket", None, "sharing through S3 or a directory; trust; layouts", [BUCKET], [];
     "readahead", None, "how a far bucket is made fast", [], ["scope" "no-readahead"];
-    "http", None, "who may ask the HTTP server: names, tokens, TLS", [Access Keygen], ["http"];
-    "module-proxy", None, "a caching Go module proxy", [ModProxy], ["http"];
-    "reverse-proxy", None, "a caching proxy for chosen hosts", [RevProxy], ["http"];
-    "debug", None, "logs, metrics and the status pages", [Log], ["http"];
+    "http", None, "who may ask the HTTP server: names, tokens, TLS", [ACCESS KEYGEN], ["http"];
+    "module-proxy", None, "a caching Go module proxy", [MOD_PROXY], ["http"];
+    "reverse-proxy", None, "a caching proxy for chosen hosts", [REV_PROXY], ["http"];
+    "debug", None, "logs, metrics and the status pages", [LOG], ["http"];
 }
 
 /// A page's name, its summary, and what writes it.
@@ -116,7 +116,7 @@ pub fn page(word: Option<&str>) -> Result<String, String> {
     }
     for section in page.sections {
         let of_section = FLAGS.iter().filter(|f| f.section == *section);
-        flags(&mut out, title(*section), of_section);
+        flags(&mut out, section.0, of_section);
     }
     if !page.flags.is_empty() {
         flags(&mut out, "Flags that matter here", page.flags.iter().filter_map(|name| Flag::named(name)));
@@ -144,25 +144,6 @@ fn overview() -> String {
         "{OVERVIEW}\nCommands ({PROGRAM} [COMMAND] [flags]; without one, direct mode):\n{commands}\n\
          Topics ({PROGRAM} help COMMAND or TOPIC):\n{topics}"
     )
-}
-
-fn title(section: Section) -> &'static str {
-    match section {
-        Section::Cache => "Local cache",
-        Section::Bucket => "Bucket",
-        Section::Log => "Logs and metrics",
-        Section::Listen => "Listening",
-        Section::ModProxy => "Module proxy",
-        Section::Mod => "Modules",
-        Section::RevProxy => "Reverse proxy",
-        Section::Prune => "Prune a bucket",
-        Section::Push => "Push",
-        Section::Settle => "Settle",
-        Section::Clear => "Clear",
-        Section::Access => "Who may ask over HTTP",
-        Section::Keygen => "Tokens",
-        Section::Version => "Version",
-    }
 }
 
 /// Lists `flags`; where all belong to the same commands, those stand in the title.

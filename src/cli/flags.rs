@@ -89,37 +89,25 @@ impl Mode {
     }
 }
 
-/// Flags that belong together in the help text.
+/// Flags that belong together in the help text, by their title there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Section {
-    /// The local cache.
-    Cache,
-    /// The bucket.
-    Bucket,
-    /// What is logged.
-    Log,
-    /// Where clients connect.
-    Listen,
-    /// Who may ask over HTTP.
-    Access,
-    /// The module proxy.
-    ModProxy,
-    /// What `mod` does.
-    Mod,
-    /// The reverse proxy.
-    RevProxy,
-    /// What `prune` removes from a bucket.
-    Prune,
-    /// What `push` sends.
-    Push,
-    /// What `settle` does.
-    Settle,
-    /// What `clear` empties.
-    Clear,
-    /// What `keygen` makes.
-    Keygen,
-    /// What `version` says.
-    Version,
+pub struct Section(pub &'static str);
+
+impl Section {
+    pub const CACHE: Section = Section("Local cache");
+    pub const BUCKET: Section = Section("Bucket");
+    pub const LOG: Section = Section("Logs and metrics");
+    pub const LISTEN: Section = Section("Listening");
+    pub const ACCESS: Section = Section("Who may ask over HTTP");
+    pub const MOD_PROXY: Section = Section("Module proxy");
+    pub const MOD: Section = Section("Modules");
+    pub const REV_PROXY: Section = Section("Reverse proxy");
+    pub const PRUNE: Section = Section("Prune a bucket");
+    pub const PUSH: Section = Section("Push");
+    pub const SETTLE: Section = Section("Settle");
+    pub const CLEAR: Section = Section("Clear");
+    pub const KEYGEN: Section = Section("Tokens");
+    pub const VERSION: Section = Section("Version");
 }
 
 /// One flag.
@@ -150,7 +138,7 @@ impl Flag {
     /// Whether `mode` takes it.
     pub fn applies(&self, mode: Mode) -> bool {
         match self.modes {
-            [] if mode == Mode::Settle => self.section == Section::Log,
+            [] if mode == Mode::Settle => self.section == Section::LOG,
             [] => !matches!(mode, Mode::Keygen | Mode::Help | Mode::Version),
             modes => modes.contains(&mode),
         }
@@ -158,7 +146,7 @@ impl Flag {
 
     /// Whether it says nothing where there is no bucket.
     pub(super) fn needs_bucket(&self) -> bool {
-        self.section == Section::Bucket && !matches!(self.name, "bucket" | "scope" | "close-timeout")
+        self.section == Section::BUCKET && !matches!(self.name, "bucket" | "scope" | "close-timeout")
     }
 
     /// Whether it says nothing of a bucket that is a directory.
@@ -202,32 +190,15 @@ impl Given {
     }
 }
 
-const ALL: &[Mode] = &[];
-const SERVE: &[Mode] = &[Mode::Serve];
-const CONNECT: &[Mode] = &[Mode::Connect];
-const HTTP: &[Mode] = &[Mode::Serve, Mode::Run];
-const MODPROXY: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Doctor];
-const PRUNE: &[Mode] = &[Mode::Prune];
-const PUSH: &[Mode] = &[Mode::Push];
-const SETTLE: &[Mode] = &[Mode::Settle];
-const DRY: &[Mode] = &[Mode::Settle, Mode::Prune];
-const RUN: &[Mode] = &[Mode::Run];
-const CLEAR: &[Mode] = &[Mode::Clear];
-const KEYGEN: &[Mode] = &[Mode::Keygen];
-const MODULES: &[Mode] = &[Mode::Serve, Mode::Run, Mode::Mod, Mode::Doctor];
-const VERSION: &[Mode] = &[Mode::Version];
-const JSON: &[Mode] = &[Mode::Version, Mode::Settle];
-const MOD: &[Mode] = &[Mode::Mod];
-
 /// The value of a `--bucket` that has none: the bucket that the variables name.
 pub(super) const AS_SET: &str = "\0";
 
 macro_rules! flags {
-    ($( $field:ident: $name:tt, $variable:tt, $value:expr, $default:tt, $section:ident, $modes:ident, $help:tt; )*) => {
+    ($( $field:ident: $name:tt, $variable:tt, $value:expr, $default:tt, $section:ident, [$($mode:ident)*], $help:tt; )*) => {
         /// Every flag, in the order of the help text.
         pub static FLAGS: &[Flag] = &[ $( Flag {
             name: $name, variable: $variable, value: $value, default: $default, help: $help,
-            section: Section::$section, modes: $modes,
+            section: Section::$section, modes: &[$(Mode::$mode),*],
         }, )* ];
 
         /// a build cache for Go, shared through local disk and S3
@@ -286,128 +257,128 @@ fn given(
 }
 
 flags! {
-    cache_dir: "cache-dir", "GOCACHE_DIR", Some("DIR"), "go-cache-plugin in the user's cache folder", Cache, ALL,
+    cache_dir: "cache-dir", "GOCACHE_DIR", Some("DIR"), "go-cache-plugin in the user's cache folder", CACHE, [],
         "local cache directory";
-    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "14d", Cache, ALL,
+    expiry: "expiry", "GOCACHE_EXPIRY", Some("DURATION"), "14d", CACHE, [],
         "at close, prune what is unused for longer; 0 for never; modules and proxied bodies only if given";
-    max_cache_size: "max-cache-size", "GOCACHE_MAX_CACHE_SIZE", Some("SIZE"), "no limit", Cache, ALL,
+    max_cache_size: "max-cache-size", "GOCACHE_MAX_CACHE_SIZE", Some("SIZE"), "no limit", CACHE, [],
         "at close, prune the least recently used until what is left of the local cache fits, but for what is in use";
-    concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 64", Cache, ALL,
+    concurrency: "c", "GOCACHE_CONCURRENCY", Some("N"), "four per CPU, at least 64", CACHE, [],
         "requests that one session works on at a time";
-    body_memory: "body-memory", "GOCACHE_BODY_MEMORY", Some("SIZE"), "256MiB", Cache, ALL,
+    body_memory: "body-memory", "GOCACHE_BODY_MEMORY", Some("SIZE"), "256MiB", CACHE, [],
         "memory for put bodies in flight";
-    bucket: "bucket", "GOCACHE_S3_BUCKET", Some("NAME"), "none: local only", Bucket, ALL,
+    bucket: "bucket", "GOCACHE_S3_BUCKET", Some("NAME"), "none: local only", BUCKET, [],
         "S3 bucket, s3://bucket/prefix, or file:///dir for a directory";
-    region: "region", "GOCACHE_S3_REGION", Some("REGION"), "as the endpoint's host tells, else asked of the bucket", Bucket, ALL,
+    region: "region", "GOCACHE_S3_REGION", Some("REGION"), "as the endpoint's host tells, else asked of the bucket", BUCKET, [],
         "region of the bucket";
-    endpoint: "s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", Some("URL"), "AWS", Bucket, ALL,
+    endpoint: "s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", Some("URL"), "AWS", BUCKET, [],
         "endpoint of an S3-compatible service";
-    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "as the AWS profile says, else as the endpoint's host tells", Bucket, ALL,
+    path_style: "s3-path-style", "GOCACHE_S3_PATH_STYLE", None, "as the AWS profile says, else as the endpoint's host tells", BUCKET, [],
         "address the bucket in the path, not in the host name";
-    prefix: "prefix", "GOCACHE_KEY_PREFIX", Some("PREFIX"), "none", Bucket, ALL,
+    prefix: "prefix", "GOCACHE_KEY_PREFIX", Some("PREFIX"), "none", BUCKET, [],
         "prefix of every key in the bucket";
-    write_prefix: "write-prefix", "GOCACHE_WRITE_PREFIX", Some("PREFIX"), "none", Bucket, ALL,
+    write_prefix: "write-prefix", "GOCACHE_WRITE_PREFIX", Some("PREFIX"), "none", BUCKET, [],
         "read this prefix first and write nowhere else";
-    read_only: "read-only", "GOCACHE_READ_ONLY", None, "false", Bucket, ALL,
+    read_only: "read-only", "GOCACHE_READ_ONLY", None, "false", BUCKET, [],
         "write nothing to the bucket";
-    signing_key_file: "signing-key-file", "GOCACHE_SIGNING_KEY_FILE", Some("FILE"), "none: unsigned", Bucket, ALL,
+    signing_key_file: "signing-key-file", "GOCACHE_SIGNING_KEY_FILE", Some("FILE"), "none: unsigned", BUCKET, [],
         "sign what is written to the bucket, and take nothing that neither this key nor one to verify with did sign";
-    verify_key_file: "verify-key-file", "GOCACHE_VERIFY_KEY_FILE", Some("FILE..."), "none: all is believed", Bucket, ALL,
+    verify_key_file: "verify-key-file", "GOCACHE_VERIFY_KEY_FILE", Some("FILE..."), "none: all is believed", BUCKET, [],
         "take nothing from the bucket that is not signed by a key given so, or by --signing-key-file";
-    trust_write_prefix: "trust-write-prefix", "GOCACHE_TRUST_WRITE_PREFIX", None, "false", Bucket, ALL,
+    trust_write_prefix: "trust-write-prefix", "GOCACHE_TRUST_WRITE_PREFIX", None, "false", BUCKET, [],
         "believe what is under --write-prefix unsigned";
-    layout: "s3-layout", "GOCACHE_S3_LAYOUT", Some("LAYOUT"), "single", Bucket, ALL,
+    layout: "s3-layout", "GOCACHE_S3_LAYOUT", Some("LAYOUT"), "single", BUCKET, [],
         "layout of build outputs: single, or classic to share a bucket with the original program";
-    min_upload_size: "min-upload-size", "GOCACHE_MIN_SIZE", Some("SIZE"), "0", Bucket, ALL,
+    min_upload_size: "min-upload-size", "GOCACHE_MIN_SIZE", Some("SIZE"), "0", BUCKET, [],
         "outputs smaller than this stay local";
-    upload_concurrency: "u", "GOCACHE_S3_CONCURRENCY", Some("N"), "16", Bucket, ALL,
+    upload_concurrency: "u", "GOCACHE_S3_CONCURRENCY", Some("N"), "16", BUCKET, [],
         "uploads at a time";
-    compression_level: "compression-level", "GOCACHE_COMPRESSION_LEVEL", Some("N"), "1", Bucket, ALL,
+    compression_level: "compression-level", "GOCACHE_COMPRESSION_LEVEL", Some("N"), "1", BUCKET, [],
         "zstd level of what is uploaded, 1 to 19";
-    close_timeout: "close-timeout", "GOCACHE_CLOSE_TIMEOUT", Some("DURATION"), "30s", Bucket, ALL,
+    close_timeout: "close-timeout", "GOCACHE_CLOSE_TIMEOUT", Some("DURATION"), "30s", BUCKET, [],
         "how long close waits for uploads; the next start sends what is left";
-    pending_expiry: "pending-expiry", "GOCACHE_PENDING_EXPIRY", Some("DURATION"), "7d", Bucket, ALL,
+    pending_expiry: "pending-expiry", "GOCACHE_PENDING_EXPIRY", Some("DURATION"), "7d", BUCKET, [],
         "uploads that wait for longer are dropped, with a line; 0 for never";
-    refresh_after: "refresh-after", "GOCACHE_REFRESH_AFTER", Some("DURATION"), "7d", Bucket, ALL,
+    refresh_after: "refresh-after", "GOCACHE_REFRESH_AFTER", Some("DURATION"), "7d", BUCKET, [],
         "renew what is used and this old, so that an object's age is its last use; 0 for never";
-    scope: "scope", "GOCACHE_SCOPE", Some("NAME"), "module path of the nearest go.work or go.mod", Bucket, ALL,
+    scope: "scope", "GOCACHE_SCOPE", Some("NAME"), "module path of the nearest go.work or go.mod", BUCKET, [],
         "which builds share a readahead list";
-    no_readahead: "no-readahead", "GOCACHE_NO_READAHEAD", None, "false", Bucket, ALL,
+    no_readahead: "no-readahead", "GOCACHE_NO_READAHEAD", None, "false", BUCKET, [],
         "fetch nothing ahead of go";
-    metrics: "metrics", "GOCACHE_METRICS", None, "false", Log, ALL,
+    metrics: "metrics", "GOCACHE_METRICS", None, "false", LOG, [],
         "print the metrics to stderr at exit, as JSON";
-    summary: "summary", "GOCACHE_SUMMARY", Some("FILE"), "none", Log, ALL,
+    summary: "summary", "GOCACHE_SUMMARY", Some("FILE"), "none", LOG, [],
         "append what was counted, as one line of JSON, at the end; the command summary adds such lines up";
-    verbose: "v", "GOCACHE_VERBOSE", None, "false", Log, ALL,
+    verbose: "v", "GOCACHE_VERBOSE", None, "false", LOG, [],
         "log what the program does to stderr";
-    debug: "debug", "GOCACHE_DEBUG", Some("MASK"), "0", Log, ALL,
+    debug: "debug", "GOCACHE_DEBUG", Some("MASK"), "0", LOG, [],
         "log every request; the sum of 1 (build cache), 2 (module proxy), 4 (reverse proxy)";
-    plugin: "plugin", "GOCACHE_PLUGIN", Some("PORT|PATH"), "", Listen, SERVE,
+    plugin: "plugin", "GOCACHE_PLUGIN", Some("PORT|PATH"), "", LISTEN, [Serve],
         "port on 127.0.0.1, or path of a Unix socket, for plugin clients (required)";
-    strict: "strict", "GOCACHE_STRICT", None, "false", Listen, CONNECT,
+    strict: "strict", "GOCACHE_STRICT", None, "false", LISTEN, [Connect],
         "fail where no server answers, rather than build with the local cache, as without a command";
-    http: "http", "GOCACHE_HTTP", Some("HOST:PORT"), "none; 127.0.0.1:0 for run --modproxy", Listen, HTTP,
+    http: "http", "GOCACHE_HTTP", Some("HOST:PORT"), "none; 127.0.0.1:0 for run --modproxy", LISTEN, [Serve Run],
         "address of the HTTP server";
-    http_host: "http-host", "GOCACHE_HTTP_HOST", Some("NAME..."), "none", Access, SERVE,
+    http_host: "http-host", "GOCACHE_HTTP_HOST", Some("NAME..."), "none", ACCESS, [Serve],
         "a name under which clients ask the HTTP server, beside addresses, localhost, this machine's name and that of --http";
-    http_auth_file: "http-auth-file", "GOCACHE_HTTP_AUTH_FILE", Some("FILE"), "none: this machine may do all", Access, SERVE,
+    http_auth_file: "http-auth-file", "GOCACHE_HTTP_AUTH_FILE", Some("FILE"), "none: this machine may do all", ACCESS, [Serve],
         "tokens, each a line of name, role and SHA-256, that open private modules and, by role, /debug/ and the proxy; read again on SIGHUP";
-    http_tls_cert: "http-tls-cert", "GOCACHE_HTTP_TLS_CERT", Some("FILE"), "none: http", Access, SERVE,
+    http_tls_cert: "http-tls-cert", "GOCACHE_HTTP_TLS_CERT", Some("FILE"), "none: http", ACCESS, [Serve],
         "certificates in PEM form, the server's own first, to serve https with; read again on SIGHUP";
-    http_tls_key: "http-tls-key", "GOCACHE_HTTP_TLS_KEY", Some("FILE"), "none", Access, SERVE,
+    http_tls_key: "http-tls-key", "GOCACHE_HTTP_TLS_KEY", Some("FILE"), "none", ACCESS, [Serve],
         "private key of --http-tls-cert in PEM form";
-    modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", ModProxy, MODPROXY,
+    modproxy: "modproxy", "GOCACHE_MODPROXY", None, "false", MOD_PROXY, [Serve Run Doctor],
         "serve a Go module proxy under /mod/";
-    sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", ModProxy, MODULES,
+    sumdb: "sumdb", "GOCACHE_SUMDB", Some("NAMES"), "sum.golang.org", MOD_PROXY, [Serve Run Mod Doctor],
         "comma-separated sum databases to proxy, NAME or NAME+HASH+KEY, each with =URL perhaps; modules are checked against the first";
-    upstream: "upstream", "GOCACHE_UPSTREAM", Some("LIST"), "https://proxy.golang.org", ModProxy, MODULES,
+    upstream: "upstream", "GOCACHE_UPSTREAM", Some("LIST"), "https://proxy.golang.org", MOD_PROXY, [Serve Run Mod Doctor],
         "where modules come from, written like GOPROXY; URL#private may see private modules, direct fetches them from their origin";
-    mod_private: "mod-private", "GOCACHE_MOD_PRIVATE", Some("PATTERNS"), "none", ModProxy, MODULES,
+    mod_private: "mod-private", "GOCACHE_MOD_PRIVATE", Some("PATTERNS"), "none", MOD_PROXY, [Serve Run Mod Doctor],
         "modules that no sum database and no upstream but those named for them are asked for, written like GOPRIVATE";
-    mod_ttl: "mod-ttl", "GOCACHE_MOD_TTL", Some("DURATION"), "1m", ModProxy, MODULES,
+    mod_ttl: "mod-ttl", "GOCACHE_MOD_TTL", Some("DURATION"), "1m", MOD_PROXY, [Serve Run Mod Doctor],
         "how long a list of versions or a branch query stays fresh";
-    mod_stale: "mod-stale", "GOCACHE_MOD_STALE", Some("DURATION"), "1h", ModProxy, MODULES,
+    mod_stale: "mod-stale", "GOCACHE_MOD_STALE", Some("DURATION"), "1h", MOD_PROXY, [Serve Run Mod Doctor],
         "how long after that a list or @latest is served while it is asked for again";
-    mod_verify: "mod-verify", "GOCACHE_MOD_VERIFY", Some("on|off"), "on", ModProxy, MODULES,
+    mod_verify: "mod-verify", "GOCACHE_MOD_VERIFY", Some("on|off"), "on", MOD_PROXY, [Serve Run Mod Doctor],
         "check modules that are not private against the sum database before they are kept";
-    offline: "offline", "GOCACHE_OFFLINE", None, "false", ModProxy, MODULES,
+    offline: "offline", "GOCACHE_OFFLINE", None, "false", MOD_PROXY, [Serve Run Mod Doctor],
         "never ask an upstream";
-    recursive: "r", "", None, "", Mod, MOD,
+    recursive: "r", "", None, "", MOD, [Mod],
         "fetch what the modules require, too";
-    revproxy: "revproxy", "GOCACHE_REVPROXY", Some("HOSTS"), "none", RevProxy, SERVE,
+    revproxy: "revproxy", "GOCACHE_REVPROXY", Some("HOSTS"), "none", REV_PROXY, [Serve],
         "comma-separated hosts to reverse-proxy (needs --http)";
-    tunnel: "tunnel", "GOCACHE_TUNNEL", Some("HOST..."), "*", RevProxy, SERVE,
+    tunnel: "tunnel", "GOCACHE_TUNNEL", Some("HOST..."), "*", REV_PROXY, [Serve],
         "a host, or * for all, that CONNECT may reach beside those of --revproxy; this machine only where it is listed";
-    install_ca: "install-ca", "GOCACHE_INSTALL_CA", None, "false", RevProxy, SERVE,
+    install_ca: "install-ca", "GOCACHE_INSTALL_CA", None, "false", REV_PROXY, [Serve],
         "append the reverse proxy's authority to the system's certificate bundle";
-    ca_dir: "ca-dir", "GOCACHE_CA_DIR", Some("DIR"), "go-cache-plugin in the user's state folder", RevProxy, SERVE,
+    ca_dir: "ca-dir", "GOCACHE_CA_DIR", Some("DIR"), "go-cache-plugin in the user's state folder", REV_PROXY, [Serve],
         "directory of the reverse proxy's authority and its key, outside of the cache directory";
-    ca_domains: "ca-domains", "GOCACHE_CA_DOMAINS", Some("NAMES"), "the hosts of --revproxy", RevProxy, SERVE,
+    ca_domains: "ca-domains", "GOCACHE_CA_DOMAINS", Some("NAMES"), "the hosts of --revproxy", REV_PROXY, [Serve],
         "comma-separated domains and addresses that the authority may sign for";
-    token: "token", "", None, "", Keygen, KEYGEN,
+    token: "token", "", None, "", KEYGEN, [Keygen],
         "make a token for --http-auth-file instead of a pair of keys; the word is then its name";
-    dry_run: "dry-run", "", None, "", Settle, DRY,
+    dry_run: "dry-run", "", None, "", SETTLE, [Settle Prune],
         "change nothing, and say what would be; prune takes it with --bucket";
-    modes: "modes", "", None, "", Settle, SETTLE,
+    modes: "modes", "", None, "", SETTLE, [Settle],
         "give what is settled the modes that a checkout under a umask of 022 gives, too";
-    settle: "settle", "GOCACHE_SETTLE", None, "false", Settle, RUN,
+    settle: "settle", "GOCACHE_SETTLE", None, "false", SETTLE, [Run],
         "settle the work tree around the working directory first";
-    rate: "rate", "", Some("N"), "1000", Prune, PRUNE,
+    rate: "rate", "", Some("N"), "1000", PRUNE, [Prune],
         "with --bucket: objects removed a second at most; 0 for as many as can be";
-    proxied: "proxied", "", None, "", Prune, PRUNE,
+    proxied: "proxied", "", None, "", PRUNE, [Prune],
         "with --bucket: remove what the proxies have put, too";
-    since: "since", "", Some("DURATION"), "all", Push, PUSH,
+    since: "since", "", Some("DURATION"), "all", PUSH, [Push],
         "send only what was used within so long";
-    sign: "sign", "", None, "", Push, PUSH,
+    sign: "sign", "", None, "", PUSH, [Push],
         "sign what is sent with --signing-key-file, which vouches for everything in the cache directory, whoever put it there";
-    local: "local", "", None, "", Clear, CLEAR,
+    local: "local", "", None, "", CLEAR, [Clear],
         "empty the local cache directory";
-    json: "json", "", None, "", Version, JSON,
+    json: "json", "", None, "", VERSION, [Version Settle],
         "answer in JSON: version, commit, target and features; of settle, what was done";
-    licenses: "licenses", "", None, "", Version, VERSION,
+    licenses: "licenses", "", None, "", VERSION, [Version],
         "print the licences of all that the program contains";
-    whole_bucket: "whole-bucket", "", None, "", Clear, CLEAR,
+    whole_bucket: "whole-bucket", "", None, "", CLEAR, [Clear],
         "remove all that this program has put into the bucket, under any prefix";
-    yes: "yes", "", None, "", Clear, CLEAR,
+    yes: "yes", "", None, "", CLEAR, [Clear],
         "on a terminal, too, remove without a question";
 }

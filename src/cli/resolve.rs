@@ -90,7 +90,7 @@ pub(super) fn invocation(
         }),
         Mode::Prune => {
             let of_bucket =
-                |flag: &Flag| flag.section == Section::Prune || flag.name == "dry-run" || flag.needs_bucket();
+                |flag: &Flag| flag.section == Section::PRUNE || flag.name == "dry-run" || flag.needs_bucket();
             if let Some((_, given)) = values.asked().find(|(flag, given)| given.on_line && of_bucket(flag)) {
                 return Err(Error::usage(format!("prune {} needs --bucket", given.from)));
             }

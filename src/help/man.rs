@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{OVERVIEW, PAGES, title};
+use super::{OVERVIEW, PAGES};
 use crate::cli::{FLAGS, PROGRAM};
 
 /// The page, for section 1.
@@ -14,7 +14,7 @@ pub(super) fn man() -> String {
     page.push_str(".SH OPTIONS\n");
     // the page of all flags
     for section in PAGES.iter().filter(|page| page.name == "configure").flat_map(|page| page.sections) {
-        writeln!(page, ".SS {}", title(*section)).expect("a String takes all");
+        writeln!(page, ".SS {}", section.0).expect("a String takes all");
         for flag in FLAGS.iter().filter(|flag| flag.section == *section) {
             let value = flag.value.map(|value| format!(" \\fI{}\\fR", escaped(value))).unwrap_or_default();
             let homes: Vec<&str> = flag.modes.iter().filter_map(|mode| mode.name()).collect();

@@ -22,9 +22,9 @@ impl Resolver<'_> {
         let install_ca = on(&v.install_ca)?;
         let given = v.http.as_ref().filter(|g| !g.text.is_empty());
         for (section, needs, there) in [
-            (Section::ModProxy, "--modproxy", modproxy),
-            (Section::RevProxy, "--revproxy", !rev_proxy.is_empty()),
-            (Section::Access, "--http", given.is_some()),
+            (Section::MOD_PROXY, "--modproxy", modproxy),
+            (Section::REV_PROXY, "--revproxy", !rev_proxy.is_empty()),
+            (Section::ACCESS, "--http", given.is_some()),
         ] {
             let idle = |(flag, given): &(&Flag, &Given)| flag.section == section && given.on_line;
             if let Some((_, given)) = v.asked().find(idle).filter(|_| !there) {
