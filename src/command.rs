@@ -34,70 +34,56 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{BucketConfig, Config, DebugMask, Invocation};
-use crate::error::{Error, Exit};
+use crate::config::{
+    BucketConfig, ClearConfig, Config, ConnectConfig, DebugMask, Invocation, ModConfig, PruneConfig, PushConfig,
+    RunConfig, ServeConfig, SettleConfig,
+};
+use crate::error::{Error, ExitCode};
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 use crate::text;
 
 /// Does what the command line asks for.
-pub fn execute(invocation: Invocation) -> Result<Exit, Error> {
+pub fn execute(invocation: Invocation) -> Result<ExitCode, Error> {
+    use Invocation::*;
+    match &invocation {
+        Direct(cache)
+        | Serve(ServeConfig { cache, .. })
+        | Run(RunConfig { cache, .. })
+        | Status(cache, _)
+        | Prune(cache)
+        | PruneBucket(PruneConfig { cache, .. })
+        | Push(PushConfig { cache, .. })
+        | Pull(cache)
+        | Mod(ModConfig { cache, .. }) => begin(cache),
+        Connect(ConnectConfig { verbose, fallback, .. }) => {
+            let fallback = fallback.as_ref().and_then(|cache| cache.as_ref().ok());
+            logging::init(*verbose, fallback.map(|cache| cache.debug).unwrap_or_default());
+        }
+        Settle(SettleConfig { verbose, .. }) | Clear(ClearConfig { verbose, .. }) => {
+            logging::init(*verbose, DebugMask::default());
+        }
+        Doctor(_) | Help(_) | Summary(_) | Version(_) | Keygen(_) | Token(_) => {}
+    }
     match invocation {
-        Invocation::Help(word) => help::execute(word.as_deref()),
-        Invocation::Summary(config) => summary::execute(&config),
-        Invocation::Version(how) => version::execute(how),
-        Invocation::Keygen(file) => keygen::execute(&file),
-        Invocation::Token(name) => keygen::token(&name),
-        Invocation::Direct(config) => {
-            begin(&config);
-            direct::execute(&config)
-        }
-        Invocation::Serve(config) => {
-            begin(&config.cache);
-            serve::execute(&config)
-        }
-        Invocation::Connect(config) => {
-            let debug = config.fallback.as_ref().and_then(|f| f.as_ref().ok()).map(|f| f.debug);
-            logging::init(config.verbose, debug.unwrap_or_default());
-            connect::execute(&config)
-        }
-        Invocation::Run(config) => {
-            begin(&config.cache);
-            run::execute(&config)
-        }
-        Invocation::Status(cache, whole) => {
-            begin(&cache);
-            status::execute(&cache, whole)
-        }
-        Invocation::Prune(cache) => {
-            begin(&cache);
-            prune::execute(&cache)
-        }
-        Invocation::PruneBucket(prune) => {
-            begin(&prune.cache);
-            prune::bucket(&prune)
-        }
-        Invocation::Push(push) => {
-            begin(&push.cache);
-            push::execute(&push)
-        }
-        Invocation::Settle(config) => {
-            logging::init(config.verbose, DebugMask::default());
-            settle::execute(&config)
-        }
-        Invocation::Pull(cache) => {
-            begin(&cache);
-            pull::execute(&cache)
-        }
-        Invocation::Clear(clear) => {
-            logging::init(clear.verbose, DebugMask::default());
-            clear::execute(&clear)
-        }
-        Invocation::Doctor(config) => doctor::execute(&config),
-        Invocation::Mod(config) => {
-            begin(&config.cache);
-            modules::execute(&config)
-        }
+        Direct(config) => direct::execute(&config),
+        Serve(config) => serve::execute(&config),
+        Connect(config) => connect::execute(&config),
+        Run(config) => run::execute(&config),
+        Status(config, whole) => status::execute(&config, whole),
+        Prune(config) => prune::execute(&config),
+        PruneBucket(config) => prune::bucket(&config),
+        Push(config) => push::execute(&config),
+        Settle(config) => settle::execute(&config),
+        Pull(config) => pull::execute(&config),
+        Clear(config) => clear::execute(&config),
+        Doctor(config) => doctor::execute(&config),
+        Help(word) => help::execute(word.as_deref()),
+        Summary(config) => summary::execute(&config),
+        Version(how) => version::execute(how),
+        Keygen(file) => keygen::execute(&file),
+        Token(name) => keygen::token(&name),
+        Mod(config) => modules::execute(&config),
     }
 }
 
@@ -145,9 +131,9 @@ fn open_bucket(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Pat
 
 /// Writes what was asked for to stdout, which no protocol uses in these commands. A reader that
 /// went away (`| head`) is no failure.
-fn print(text: &str) -> Result<Exit, Error> {
+fn print(text: &str) -> Result<ExitCode, Error> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed(format!("stdout: {e}"))),
-        _ => Ok(Exit::Success),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -1,38 +1,8 @@
-//! How a command ends: one enum of exit codes, and the error that carries the line for stderr.
+//! How a command ends that could not be done: the line for stderr, and the exit code that goes with it.
 
 use std::fmt;
-use std::process::ExitCode;
 
-/// How the process exits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// 0: done.
-    Success,
-    /// 1: the command failed.
-    Failure,
-    /// 2: wrong flag, value or combination.
-    Usage,
-    /// `run`: the command's own code, or 128 and its signal's number.
-    Child(u8),
-}
-
-impl Exit {
-    /// The number that the operating system sees.
-    pub fn code(self) -> u8 {
-        match self {
-            Exit::Success => 0,
-            Exit::Failure => 1,
-            Exit::Usage => 2,
-            Exit::Child(code) => code,
-        }
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(exit.code())
-    }
-}
+pub use std::process::ExitCode;
 
 /// Why a command could not be done; its text is one line: what, where, what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +22,11 @@ impl Error {
     pub fn failed(text: impl Into<String>) -> Self {
         Error::Failed(text.into())
     }
-    /// The exit code that goes with it.
-    pub fn exit(&self) -> Exit {
+    /// The exit code that goes with it: 2 for what is wrong with the command line, else 1.
+    pub fn exit(&self) -> ExitCode {
         match self {
-            Error::Usage(_) => Exit::Usage,
-            Error::Failed(_) => Exit::Failure,
+            Error::Usage(_) => ExitCode::from(2),
+            Error::Failed(_) => ExitCode::FAILURE,
         }
     }
 }

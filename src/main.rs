@@ -14,10 +14,10 @@ fn main() -> ExitCode {
         .and_then(|cwd| cli::parse(&args, &env, &cwd))
         .and_then(command::execute);
     match outcome {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit,
         Err(e) => {
             command::say(format_args!("{PROGRAM}: {e}"));
-            e.exit().into()
+            e.exit()
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{names, open_bucket};
 use crate::cache::prune;
 use crate::cache::size::Size;
 use crate::config::{BucketConfig, ClearConfig};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::folder::{FOLDERS, HINTS, Held, each_file, each_in};
 use crate::lease::Census;
 use crate::remote::Bucket;
@@ -23,14 +23,14 @@ use crate::text;
 const AT_A_TIME: usize = 16;
 
 /// Clears, and says how much went.
-pub(super) fn execute(config: &ClearConfig) -> Result<Exit, Error> {
+pub(super) fn execute(config: &ClearConfig) -> Result<ExitCode, Error> {
     match &config.bucket {
         None => local(&config.cache_dir),
         Some(shared) => bucket(shared, config.ask),
     }
 }
 
-fn local(root: &Path) -> Result<Exit, Error> {
+fn local(root: &Path) -> Result<ExitCode, Error> {
     let failed = |e: io::Error| Error::failed(format!("{}: {e}", root.display()));
     let (mut files, mut bytes) = (0, 0);
     let census = Census::take(root).map_err(failed)?;
@@ -56,7 +56,7 @@ fn local(root: &Path) -> Result<Exit, Error> {
 }
 
 /// Removes as it lists, so that it can be stopped at any time; the next one goes on with what is left.
-fn bucket(shared: &BucketConfig, ask: bool) -> Result<Exit, Error> {
+fn bucket(shared: &BucketConfig, ask: bool) -> Result<ExitCode, Error> {
     let bucket = open_bucket(shared, Arc::default(), None)?;
     if ask && io::stdin().is_terminal() && io::stderr().is_terminal() {
         let Walked { ours, bytes, .. } = walk(&bucket, false)?;

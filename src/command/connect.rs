@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{direct, scope};
 use crate::cli::PROGRAM;
 use crate::config::{ConnectAddr, ConnectConfig};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::platform;
 
 /// How long a server may take to let us in, and then to greet.
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_GREETING: u64 = 64 * 1024;
 
 /// Connects and copies until the server closes the connection.
-pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
+pub fn execute(config: &ConnectConfig) -> Result<ExitCode, Error> {
     let shown = address(&config.addr);
     let lost = |e: &io::Error| Error::failed(format!("connection to the server at {shown}: {e}"));
     let (mut reader, mut writer, mut greeting) = match (greeted(&config.addr), &config.fallback) {
@@ -62,8 +62,8 @@ pub fn execute(config: &ConnectConfig) -> Result<Exit, Error> {
         .spawn(upward)
         .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
     match copy(&mut reader, &mut stdout) {
-        Ok(()) => Ok(Exit::Success),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Success),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(e) => Err(lost(&e)),
     }
 }

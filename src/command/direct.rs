@@ -9,7 +9,7 @@ use super::stack::Stack;
 use super::{scope, signals, summary};
 use crate::cache::Client;
 use crate::config::Config;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::platform;
 use crate::session;
 use crate::text;
@@ -18,7 +18,7 @@ use crate::text;
 const PIPE: usize = 1 << 20;
 
 /// Serves one session.
-pub fn execute(config: &Config) -> Result<Exit, Error> {
+pub fn execute(config: &Config) -> Result<ExitCode, Error> {
     let stack = Arc::new(Stack::open(config)?);
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
     stack.cache.disk().recall(&scope);
@@ -75,5 +75,5 @@ pub fn execute(config: &Config) -> Result<Exit, Error> {
     // `go` waits until our stdout ends, and for nothing that comes after
     platform::close_stdout();
     stack.close();
-    result.map(|()| Exit::Success).map_err(|e| Error::failed(e.to_string()))
+    result.map(|()| ExitCode::SUCCESS).map_err(|e| Error::failed(e.to_string()))
 }

@@ -18,7 +18,7 @@ use super::goenv::GoEnv;
 use super::status::{Finding, Mark};
 use crate::atomic::TempFile;
 use crate::config::{DoctorConfig, ModProxyConfig, UpstreamList, UpstreamUrl};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::http::modproxy;
 use crate::lease;
 use crate::platform;
@@ -40,7 +40,7 @@ impl Findings {
 }
 
 /// Prints what works and what does not; fails when something does not.
-pub(super) fn execute(config: &DoctorConfig) -> Result<Exit, Error> {
+pub(super) fn execute(config: &DoctorConfig) -> Result<ExitCode, Error> {
     let mut found = Findings::default();
     let go = goenv::look(&mut found);
     let mut next = Vec::new();
@@ -83,7 +83,7 @@ pub(super) fn execute(config: &DoctorConfig) -> Result<Exit, Error> {
         Mark::Next => format!("next  {text}\n"),
     };
     super::print(&text::without_secrets(&found.0.iter().map(line).collect::<String>()))?;
-    Ok(if found.0.iter().any(|f| f.mark == Mark::Fail) { Exit::Failure } else { Exit::Success })
+    Ok(if found.0.iter().any(|f| f.mark == Mark::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn directory(dir: &Path) -> Result<String, String> {

@@ -4,13 +4,13 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::id::{OutputId, hex};
 use crate::platform::OpenOptionsExt;
 use crate::sign;
 
 /// Writes both files, or none; neither is written over.
-pub(super) fn execute(private: &Path) -> Result<Exit, Error> {
+pub(super) fn execute(private: &Path) -> Result<ExitCode, Error> {
     let mut public = private.as_os_str().to_os_string();
     public.push(".pub");
     let public = PathBuf::from(public);
@@ -28,7 +28,7 @@ pub(super) fn execute(private: &Path) -> Result<Exit, Error> {
 }
 
 /// Prints a new token, and its line for the file of `--http-auth-file`.
-pub(super) fn token(name: &str) -> Result<Exit, Error> {
+pub(super) fn token(name: &str) -> Result<ExitCode, Error> {
     let token = hex(&sign::random::<32>().map_err(Error::failed)?);
     super::print(&format!(
         "{token}\n# above, the token: keep it secret; below, its line for --http-auth-file. Its role may be modules,\n\

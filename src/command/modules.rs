@@ -10,7 +10,7 @@ use super::modgraph::{self, Module, Wants};
 use super::stack::Stack;
 use super::{Progress, modarchive, web};
 use crate::config::{ModAction, ModConfig};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::http::modproxy::path::{self, ModPath, escape, is_canonical};
 use crate::http::modproxy::{self, ModProxy, UNVERIFIED, version_in};
 use crate::pool;
@@ -24,7 +24,7 @@ const MOST: usize = 50_000;
 const DEEPEST: usize = 500;
 
 /// Does what is asked for.
-pub(super) fn execute(config: &ModConfig) -> Result<Exit, Error> {
+pub(super) fn execute(config: &ModConfig) -> Result<ExitCode, Error> {
     let stack = Stack::open(&config.cache)?;
     let proxy = web::modules(&config.proxy, &stack)?;
     let done = match &config.action {

@@ -13,12 +13,12 @@ use super::{names, open_bucket, stack};
 use crate::cache::prune;
 use crate::cache::size::Size;
 use crate::config::{Config, PruneConfig};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::lease::{Census, prune_turn};
 use crate::text::{bytes, count, things};
 
 /// Prunes, and says what went and what was spared.
-pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
+pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let dir = &config.cache_dir;
     let prune = || {
         let _turn = prune_turn(dir, true)?;
@@ -34,7 +34,7 @@ pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
 }
 
 /// Prunes a bucket, and says what went.
-pub(super) fn bucket(config: &PruneConfig) -> Result<Exit, Error> {
+pub(super) fn bucket(config: &PruneConfig) -> Result<ExitCode, Error> {
     let failed = |e: &dyn Display| Error::failed(format!("bucket: {e}"));
     let bucket = open_bucket(&config.bucket, Arc::default(), None)?;
     let mut bulk = Bulk::new("prune", bucket.clone(), config.cache.upload_concurrency, config.rate);

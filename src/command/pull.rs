@@ -6,11 +6,11 @@ use std::time::Instant;
 use super::stack::Stack;
 use super::{Progress, scope};
 use crate::config::Config;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::text::{bytes, things};
 
 /// Fetches all that the scope lists; fails where the bucket cannot be asked, or the directory takes not all of it.
-pub(super) fn execute(config: &Config) -> Result<Exit, Error> {
+pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let start = Instant::now();
     let stack = Stack::open(config)?;
     let tier = stack.cache.tier().ok_or_else(|| Error::usage("pull needs a bucket: give --bucket"))?;

@@ -18,7 +18,7 @@ use crate::cache::disk::DiskCache;
 use crate::cache::entry::Codec;
 use crate::cache::prune::output_of;
 use crate::config::{Layout, PushConfig};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::folder::{ACTION, Held, MODULE, REVPROXY, each_file, sum_of};
 use crate::id::sharded;
 use crate::metrics::Metrics;
@@ -27,7 +27,7 @@ use crate::text::{bytes, count, things};
 use crate::upload::Source;
 
 /// Pushes, and says what was sent.
-pub(super) fn execute(config: &PushConfig) -> Result<Exit, Error> {
+pub(super) fn execute(config: &PushConfig) -> Result<ExitCode, Error> {
     let PushConfig { cache, bucket: shared, since, unsigned } = config;
     if *unsigned {
         log::warn!("what is pushed is not signed, for there is no --sign: who verifies will not take it");

@@ -19,7 +19,7 @@ use super::web::{Gate, Web};
 use super::{goenv, scope, signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::{HttpConfig, PluginAddr, RunConfig, SOCKET_PATH_LIMIT};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::platform::{self, HAS_UNIX_SOCKETS, PASSED_ON, SIGINT, SIGQUIT};
 use crate::private_dir::PrivateDir;
 use crate::text;
@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const SOCKET: &str = "plugin";
 
 /// Runs the command.
-pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
+pub fn execute(config: &RunConfig) -> Result<ExitCode, Error> {
     if config.settle {
         super::settle::before_run();
     }
@@ -78,11 +78,11 @@ pub fn execute(config: &RunConfig) -> Result<Exit, Error> {
         Ok(status) => status,
         Err((code, e)) => {
             super::say(format_args!("{PROGRAM}: {}: {e}", config.command[0].to_string_lossy()));
-            return Ok(Exit::Child(code));
+            return Ok(ExitCode::from(code));
         }
     };
     summary::of_run(&stack, config);
-    Ok(Exit::Child(u8::try_from(platform::exit_code(status)).unwrap_or(1)))
+    Ok(ExitCode::from(u8::try_from(platform::exit_code(status)).unwrap_or(1)))
 }
 
 /// Passes signals on to the command while `child` names it. Before it starts and after it has ended

@@ -14,7 +14,7 @@ use super::web::{Gate, Web};
 use super::{signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::ServeConfig;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::platform;
 use crate::text;
 
@@ -22,7 +22,7 @@ use crate::text;
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
-pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
+pub fn execute(config: &ServeConfig) -> Result<ExitCode, Error> {
     platform::raise_max_files();
     let (sender, stop) = bounded::<()>(1);
     let gate = config.http.as_ref().map(|http| Gate::open(&http.access)).transpose()?;
@@ -55,5 +55,5 @@ pub fn execute(config: &ServeConfig) -> Result<Exit, Error> {
     log::info!("{}", summary::line(&stack));
     stack.last_words();
     stack.close();
-    Ok(Exit::Success)
+    Ok(ExitCode::SUCCESS)
 }

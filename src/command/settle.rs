@@ -5,12 +5,12 @@ use std::fmt::Display;
 use serde_json::json;
 
 use crate::config::SettleConfig;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::settle::{Options, Report, settle};
 use crate::text::things;
 
 /// Settles, and says what that came to; fails where something could not be looked at or written.
-pub(super) fn execute(config: &SettleConfig) -> Result<Exit, Error> {
+pub(super) fn execute(config: &SettleConfig) -> Result<ExitCode, Error> {
     let report =
         settle(config.dir.as_deref(), &config.options).map_err(|why| Error::failed(format!("settle: {why}")))?;
     let dry_run = config.options.dry_run;
@@ -20,7 +20,7 @@ pub(super) fn execute(config: &SettleConfig) -> Result<Exit, Error> {
     };
     super::print(&text)?;
     tell(&report);
-    Ok(if report.failures.is_empty() { Exit::Success } else { Exit::Failure })
+    Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Settles for `run`, which goes on whatever becomes of it.

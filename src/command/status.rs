@@ -11,7 +11,7 @@ use super::names;
 use crate::atomic::process_token;
 use crate::cli::Flag;
 use crate::config::{BucketConfig, BucketLocation, Config};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::folder::FOLDERS;
 use crate::lease;
 use crate::metrics::Metrics;
@@ -20,7 +20,7 @@ use crate::text;
 
 /// Prints one line for each part; fails where the bucket cannot be used as configured.
 /// `whole` looks through the whole bucket, too.
-pub(super) fn execute(config: &Config, whole: bool) -> Result<Exit, Error> {
+pub(super) fn execute(config: &Config, whole: bool) -> Result<ExitCode, Error> {
     let root = &config.cache_dir;
     let mut page = String::new();
     let mut line = |name: &str, value: &str| writeln!(page, "{name:<16} {value}").expect("a String takes all");
@@ -43,7 +43,7 @@ pub(super) fn execute(config: &Config, whole: bool) -> Result<Exit, Error> {
         line("bucket", &format!("{}{what}: {text}", if *mark == Mark::Fail { "FAIL " } else { "" }));
     }
     super::print(&page)?;
-    Ok(if failed(&findings) { Exit::Failure } else { Exit::Success })
+    Ok(if failed(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// What the bucket holds below its prefix under names of ours.

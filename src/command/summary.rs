@@ -15,7 +15,7 @@ use super::names;
 use super::stack::Stack;
 use crate::cli::PROGRAM;
 use crate::config::{Report, RunConfig, SummaryConfig};
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::text::{bytes, count, percent, things};
 
 macro_rules! sums {
@@ -214,7 +214,7 @@ fn section(table: &str) -> String {
 }
 
 /// `summary`: adds up what the processes of a job have appended to the file.
-pub(super) fn execute(config: &SummaryConfig) -> Result<Exit, Error> {
+pub(super) fn execute(config: &SummaryConfig) -> Result<ExitCode, Error> {
     let failed = |e: io::Error| Error::failed(format!("{}: {e}", config.file.display()));
     let text = match fs::read(&config.file) {
         // a job without a single go command
@@ -247,7 +247,7 @@ pub(super) fn execute(config: &SummaryConfig) -> Result<Exit, Error> {
         Report::GitHub(file) => {
             let failed = |e| Error::failed(format!("GITHUB_STEP_SUMMARY {}: {e}", file.display()));
             append_text(file, &markdown(&table)).map_err(failed)?;
-            Ok(Exit::Success)
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

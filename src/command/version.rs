@@ -4,14 +4,14 @@ use serde_json::json;
 
 use crate::cli::{Mode, PROGRAM};
 use crate::config::Version;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ExitCode};
 use crate::platform::target;
 
 /// Made by `.ci/licenses`.
 const LICENSES: &[u8] = include_bytes!("../help/licenses.txt.zst");
 
 /// Prints one line, a JSON object, or the licences.
-pub(super) fn execute(how: Version) -> Result<Exit, Error> {
+pub(super) fn execute(how: Version) -> Result<ExitCode, Error> {
     let version = env!("CARGO_PKG_VERSION");
     super::print(&match how {
         Version::Line => format!("{PROGRAM} {version} ({})\n", target()),
