@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::say;
 use crate::error::Error;
 use crate::pool::Pool;
-use crate::remote::{Bucket, RemoteError};
+use crate::remote::{Bucket, ObjectInfo, RemoteError};
 use crate::text::{count, things};
 
 /// Jobs waiting for a thread.
@@ -44,6 +44,19 @@ struct Outcome {
     hopeless: AtomicBool,
 }
 
+/// What a [`Bulk::removal`] came to.
+#[derive(Default)]
+pub struct Removal {
+    /// Objects that went, or would.
+    pub gone: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects of ours that stay.
+    pub kept: u64,
+    /// Objects of other names, which stay too.
+    pub others: u64,
+}
+
 impl Bulk {
     /// `limit` requests to `bucket` at a time, and `rate` a second, by the command `what`.
     pub fn new(what: &'static str, bucket: Arc<Bucket>, limit: usize, rate: u64) -> Self {
@@ -71,6 +84,35 @@ impl Bulk {
         self.jobs += 1;
         let (bucket, outcome) = (self.bucket.clone(), self.outcome.clone());
         self.pool.submit(move || outcome.take(|| work(&bucket)));
+    }
+
+    /// Removes what lies below `prefixes` where `goes` says so, or only counts it; `goes` says nothing of other names
+    /// than ours. It removes as it lists, so that it can be stopped at any time.
+    pub fn removal(
+        mut self,
+        prefixes: &[&str],
+        count_only: bool,
+        goes: impl Fn(&ObjectInfo) -> Option<bool>,
+    ) -> Result<Removal, Error> {
+        let (bucket, mut removal) = (self.bucket.clone(), Removal::default());
+        let mut each = |object: ObjectInfo| {
+            self.look(None);
+            match goes(&object) {
+                None => removal.others += 1,
+                Some(false) => removal.kept += 1,
+                Some(true) => {
+                    removal.gone += 1;
+                    removal.bytes += object.len;
+                    if !count_only {
+                        self.submit(move |bucket| bucket.delete(&object.key));
+                    }
+                }
+            }
+        };
+        let listed = prefixes.iter().try_for_each(|prefix| bucket.list(prefix, &mut each));
+        let deleted = self.finish();
+        listed.map_err(|e| Error::failed(format!("bucket: {e}; run it again to go on")))?;
+        deleted.map(|()| removal)
     }
 
     /// Waits for all. The error is the first, with how many there were.

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bulk::Bulk;
+use super::bulk::{Bulk, Removal};
 use super::{names, open_bucket};
 use crate::cache::prune;
 use crate::cache::size::Size;
@@ -16,7 +16,6 @@ use crate::config::{BucketConfig, ClearConfig};
 use crate::error::{Error, ExitCode};
 use crate::folder::{FOLDERS, HINTS, Held, each_file, each_in};
 use crate::lease::Census;
-use crate::remote::Bucket;
 use crate::text;
 
 /// Objects that are removed at a time.
@@ -55,12 +54,16 @@ fn local(root: &Path) -> Result<ExitCode, Error> {
     super::print(&format!("{}: removed {}, {}\n", root.display(), text::things(files, "file"), text::bytes(bytes)))
 }
 
-/// Removes as it lists, so that it can be stopped at any time; the next one goes on with what is left.
+/// When it is stopped, the next one goes on with what is left.
 fn bucket(shared: &BucketConfig, ask: bool) -> Result<ExitCode, Error> {
     let bucket = open_bucket(shared, Arc::default(), None)?;
+    let walk = |count_only| {
+        let bulk = Bulk::new("clear", bucket.clone(), AT_A_TIME, 0);
+        bulk.removal(&[""], count_only, |object| names::ends_with_key(&object.key).then_some(true))
+    };
     if ask && io::stdin().is_terminal() && io::stderr().is_terminal() {
-        let Walked { ours, bytes, .. } = walk(&bucket, false)?;
-        let (things, bytes) = (text::things(ours, "object"), text::bytes(bytes));
+        let Removal { gone, bytes, .. } = walk(true)?;
+        let (things, bytes) = (text::things(gone, "object"), text::bytes(bytes));
         let _ = write!(io::stderr(), "{}: remove {things}, {bytes}? [y/N] ", bucket.target());
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).map_err(|e| Error::failed(format!("clear: {e}")))?;
@@ -68,44 +71,12 @@ fn bucket(shared: &BucketConfig, ask: bool) -> Result<ExitCode, Error> {
             return Err(Error::failed("clear: nothing was removed"));
         }
     }
-    let Walked { ours, bytes, others } = walk(&bucket, true)?;
+    let Removal { gone, bytes, others, .. } = walk(false)?;
     super::print(&format!(
         "{}: removed {}, {}; {} of other names are left\n",
         bucket.target(),
-        text::things(ours, "object"),
+        text::things(gone, "object"),
         text::bytes(bytes),
         text::count(others),
     ))
-}
-
-/// What lies below a bucket's prefix.
-#[derive(Default)]
-struct Walked {
-    /// Objects of ours, in whatever prefix.
-    ours: u64,
-    /// Their bytes.
-    bytes: u64,
-    /// Objects of other names.
-    others: u64,
-}
-
-/// Looks through what lies below the bucket's prefix, and removes what is ours.
-fn walk(bucket: &Arc<Bucket>, remove: bool) -> Result<Walked, Error> {
-    let mut bulk = Bulk::new("clear", bucket.clone(), AT_A_TIME, 0);
-    let mut walked = Walked::default();
-    let listed = bucket.list("", &mut |object| {
-        bulk.look(None);
-        if !names::ends_with_key(&object.key) {
-            walked.others += 1;
-            return;
-        }
-        walked.ours += 1;
-        walked.bytes += object.len;
-        if remove {
-            bulk.submit(move |bucket| bucket.delete(&object.key));
-        }
-    });
-    let deleted = bulk.finish();
-    listed.map_err(|e| Error::failed(format!("bucket: {e}; run it again to go on")))?;
-    deleted.map(|()| walked)
 }
