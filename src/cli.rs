@@ -36,7 +36,7 @@ pub fn parse(args: &[OsString], env: &Environment, cwd: &Path) -> Result<Invocat
         return Ok(Invocation::Help(line.mode.name().map(str::to_string)));
     }
     let words: Vec<&str> = line.argv.iter().map(String::as_str).collect();
-    let args = flags::Args::from_args(&[PROGRAM], &words).map_err(|exit| from_argh(&exit, line.mode))?;
+    let args = flags::Args::from_args(&[PROGRAM], &words).expect("the pre-pass lets known flags alone through");
     let values = flags::Values::merge(&args, env, line.mode)?;
     let flags = line.argv.chunks(2).flat_map(|flag| written(&flag[0], &flag[1])).collect();
     resolve::invocation(line.mode, line.word, values, line.command, flags, env, cwd)
@@ -48,13 +48,6 @@ fn written(name: &str, values: &str) -> Vec<OsString> {
     let bare = flag.value.is_none() && values == "true";
     let value = |value| if bare { String::new() } else { format!("={value}") };
     values.split('\0').map(|v| (flag.spelling() + &value(v)).into()).collect()
-}
-
-/// argh's complaint, several lines of it, on one.
-fn from_argh(exit: &argh::EarlyExit, mode: Mode) -> Error {
-    let text: Vec<&str> = exit.output.split_whitespace().collect();
-    let name = mode.name().unwrap_or(PROGRAM);
-    Error::usage(format!("{name}: {}: see \"{PROGRAM} help\"", text.join(" ")))
 }
 
 #[cfg(test)]

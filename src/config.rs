@@ -7,6 +7,7 @@ mod web;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -430,6 +431,15 @@ pub enum PluginAddr {
     Port(u16),
     /// A Unix socket, mode 0600.
     Unix(PathBuf),
+}
+
+impl fmt::Display for PluginAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PluginAddr::Port(port) => write!(f, "127.0.0.1:{port}"),
+            PluginAddr::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// Where `connect` finds its server.

@@ -7,6 +7,7 @@ mod path;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -31,6 +32,9 @@ const EXPIRY: Duration = Duration::from_secs(14 * 24 * 3600);
 const PENDING_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How old an object may be that is used.
 const REFRESH_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What `--debug` takes.
+const DEBUG_MASKS: &str = "a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy)";
 
 /// Makes the invocation, checking what concerns more than one value.
 pub(super) fn invocation(
@@ -166,14 +170,16 @@ fn size(given: &Given) -> Result<u64, Error> {
     value::size(&given.text).ok_or_else(|| given.error("not a size: write for example 500MiB, 10GB or bytes"))
 }
 
+/// A whole number in `range`, `default` unless given; the error is that it is `not` one.
+fn number(given: &Option<Given>, default: u64, range: RangeInclusive<u64>, not: &str) -> Result<u64, Error> {
+    let Some(given) = given else { return Ok(default) };
+    value::integer(&given.text).filter(|n| range.contains(n)).ok_or_else(|| given.error(format_args!("not {not}")))
+}
+
 /// A count; 0 means the default, as in the original program.
 fn count(given: &Option<Given>, default: usize) -> Result<usize, Error> {
-    let Some(given) = given else { return Ok(default) };
-    match value::integer(&given.text) {
-        Some(0) => Ok(default),
-        Some(n @ 1..=1024) => Ok(n as usize),
-        _ => Err(given.error("not a whole number from 0 to 1024")),
-    }
+    let n = number(given, 0, 0..=1024, "a whole number from 0 to 1024")? as usize;
+    Ok(if n == 0 { default } else { n })
 }
 
 /// Drops what is said of a bucket where none is named. The error is that flags alone say it; where there
@@ -235,12 +241,12 @@ impl Resolver<'_> {
             concurrency: count(&v.concurrency, (cpus * 4).max(64))?,
             upload_concurrency: count(&v.upload_concurrency, 16)?,
             verbose: on(&v.verbose)?,
-            debug: self.debug()?,
+            debug: DebugMask(number(&v.debug, 0, 0..=7, DEBUG_MASKS)? as u8),
             close_timeout: v.close_timeout.as_ref().map_or(Ok(Duration::from_secs(30)), duration)?,
             pending_expiry: age(&v.pending_expiry, PENDING_EXPIRY)?.unwrap_or(value::LONGEST),
             readahead: !on(&v.no_readahead)?,
             scope: self.scope()?,
-            compression_level: self.compression_level()?,
+            compression_level: number(&v.compression_level, 1, 1..=19, "a level from 1 to 19")? as i32,
             body_memory: self.body_memory()?,
         })
     }
@@ -294,22 +300,6 @@ impl Resolver<'_> {
             Some(file) => Report::GitHub(file.into()),
             None if self.variable("GITLAB_CI").is_some() => Report::GitLab,
             None => Report::Plain,
-        }
-    }
-
-    fn debug(&self) -> Result<DebugMask, Error> {
-        let Some(given) = &self.values.debug else { return Ok(DebugMask::default()) };
-        match value::integer(&given.text) {
-            Some(mask @ 0..=7) => Ok(DebugMask(mask as u8)),
-            _ => Err(given.error("not a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy)")),
-        }
-    }
-
-    fn compression_level(&self) -> Result<i32, Error> {
-        let Some(given) = &self.values.compression_level else { return Ok(1) };
-        match value::integer(&given.text) {
-            Some(level @ 1..=19) => Ok(level as i32),
-            _ => Err(given.error("not a level from 1 to 19")),
         }
     }
 
@@ -399,8 +389,7 @@ impl Resolver<'_> {
         // what the variable says is meant for the local cache
         let expiry = cache.expiry.filter(|_| v.expiry.as_ref().is_some_and(|given| given.on_line));
         let expiry = expiry.ok_or_else(|| Error::usage("prune --bucket needs an age, for example --expiry=30d"))?;
-        let number = |given: &Given| value::integer(&given.text).ok_or_else(|| given.error("not a whole number"));
-        let rate = v.rate.as_ref().map_or(Ok(1000), number)?;
+        let rate = number(&v.rate, 1000, 0..=u64::MAX, "a whole number")?;
         Ok(PruneConfig { cache, bucket, expiry, dry_run: on(&v.dry_run)?, proxied: on(&v.proxied)?, rate })
     }
 

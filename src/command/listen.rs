@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -76,7 +76,7 @@ impl Listener {
     /// Binds `addr` and starts to accept clients of `stack`. `default_scope` is that of clients
     /// which name none.
     pub fn start(addr: &PluginAddr, stack: &Arc<Stack>, default_scope: Option<String>) -> Result<Self, Error> {
-        let socket = bind(addr)?;
+        let socket = bind(addr).map_err(|e| Error::failed(format!("--plugin {addr}: {e}")))?;
         let shared = Arc::new(Shared {
             socket,
             stopping: AtomicBool::new(false),
@@ -203,37 +203,30 @@ fn serve(input: TcpStream, output: TcpStream, client: &Arc<Client>, options: &Op
     }
 }
 
-fn bind(addr: &PluginAddr) -> Result<Socket, Error> {
+fn bind(addr: &PluginAddr) -> io::Result<Socket> {
     match addr {
-        PluginAddr::Port(port) => {
-            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-            TcpListener::bind(addr).map(Socket::Tcp).map_err(|e| {
-                Error::failed(match e.kind() {
-                    io::ErrorKind::AddrInUse => format!("--plugin {addr}: the port is in use; choose another"),
-                    _ => format!("--plugin {addr}: {e}"),
-                })
-            })
-        }
+        PluginAddr::Port(port) => match TcpListener::bind((Ipv4Addr::LOCALHOST, *port)) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                Err(io::Error::other("the port is in use; choose another"))
+            }
+            bound => bound.map(Socket::Tcp),
+        },
         PluginAddr::Unix(path) => {
             make_way(path)?;
-            platform::listen(path)
-                .map(|l| Socket::Unix(l, path.clone()))
-                .map_err(|e| Error::failed(format!("--plugin {}: {e}", path.display())))
+            platform::listen(path).map(|listener| Socket::Unix(listener, path.clone()))
         }
     }
 }
 
 /// Removes a socket that nobody listens on any more.
-fn make_way(path: &Path) -> Result<(), Error> {
+fn make_way(path: &Path) -> io::Result<()> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
     if !platform::is_socket(&meta) {
-        return Err(Error::failed(format!("--plugin {}: there is a file that is not a socket", path.display())));
+        return Err(io::Error::other("there is a file that is not a socket"));
     }
     match platform::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|e| Error::failed(format!("--plugin {}: {e}", path.display())))
-        }
-        Err(e) => Err(Error::failed(format!("--plugin {}: {e}", path.display()))),
-        Ok(_) => Err(Error::failed(format!("--plugin {}: a server is listening there", path.display()))),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(e) => Err(e),
+        Ok(_) => Err(io::Error::other("a server is listening there")),
     }
 }

@@ -23,13 +23,10 @@ impl Resolver<'_> {
             return Err(given.error("names none: leave it out, and --prefix is written, or say --read-only"));
         }
         let read_only = on(&v.read_only)?;
-        let layout = match &v.layout {
-            None => Layout::Single,
-            Some(given) => match given.text.as_str() {
-                "single" => Layout::Single,
-                "classic" => Layout::Classic,
-                _ => return Err(given.error("the layouts are single and classic")),
-            },
+        let layout = match v.layout.as_ref().map(|given| (given, given.text.as_str())) {
+            None | Some((_, "single")) => Layout::Single,
+            Some((_, "classic")) => Layout::Classic,
+            Some((given, _)) => return Err(given.error("the layouts are single and classic")),
         };
         if read_only && let Some(p) = v.write_prefix.as_ref().filter(|_| write_prefix.is_some()) {
             return Err(p.error("cannot be combined with --read-only, which writes nothing"));

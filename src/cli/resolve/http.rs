@@ -32,18 +32,14 @@ impl Resolver<'_> {
             }
         }
         let mod_proxy = modproxy.then(|| self.mod_proxy()).transpose()?;
-        let addr = match given {
-            Some(given) => http_addr(given)?,
-            None => match fallback {
-                Some(addr) if modproxy => addr,
-                _ if modproxy => {
-                    return Err(Error::usage("--modproxy needs --http, for example --http=localhost:5970"));
-                }
-                _ if !rev_proxy.is_empty() => {
-                    return Err(Error::usage("--revproxy needs --http, for example --http=localhost:5970"));
-                }
-                _ => return Ok(None),
-            },
+        let addr = match (given, fallback) {
+            (Some(given), _) => http_addr(given)?,
+            (None, Some(addr)) if modproxy => addr,
+            _ if modproxy || !rev_proxy.is_empty() => {
+                let needs = if modproxy { "--modproxy" } else { "--revproxy" };
+                return Err(Error::usage(format!("{needs} needs --http, for example --http=localhost:5970")));
+            }
+            _ => return Ok(None),
         };
         let authority = (!rev_proxy.is_empty()).then(|| self.authority(&rev_proxy, install_ca)).transpose()?;
         Ok(Some(HttpConfig {
@@ -61,7 +57,7 @@ impl Resolver<'_> {
         let v = self.values;
         let mut names = Vec::new();
         if let Some(given) = &v.http_host {
-            for name in given.text.split(['\0', ',']).map(str::trim).filter(|name| !name.is_empty()) {
+            for name in items(&given.text) {
                 let host = name.parse::<HostPort>().ok().filter(|host| host.port().is_none());
                 let host = host.ok_or_else(|| given.error("write the name of a host, without a port"))?;
                 names.push(host.bare().to_string());
@@ -157,15 +153,14 @@ fn hosts(given: &Option<Given>) -> Result<Vec<HostPort>, Error> {
 /// Where CONNECT may go: without the flag, anywhere.
 fn tunnels(given: &Option<Given>) -> Result<Tunnels, Error> {
     let Some(given) = given else { return Ok(Tunnels { any: true, hosts: Vec::new() }) };
-    let listed = given.text.split(['\0', ',']).map(str::trim).filter(|item| !item.is_empty());
-    let (all, hosts): (Vec<_>, Vec<_>) = listed.partition(|item| *item == "*");
+    let (all, hosts): (Vec<_>, Vec<_>) = items(&given.text).partition(|item| *item == "*");
     let hosts = hosts.iter().map(|host| host.parse().map_err(|why| given.error(why))).collect::<Result<_, _>>()?;
     Ok(Tunnels { any: !all.is_empty(), hosts })
 }
 
-/// The items of a comma-separated list, without blanks and empty ones.
+/// The items of a comma-separated list, or of several, without blanks and empty ones.
 fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+    text.split(['\0', ',']).map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// `[host]:port`; without a host, every IPv4 interface; a name is looked up, IPv4 first as in Go.

@@ -15,7 +15,7 @@ use super::super::status::Mark;
 use super::Findings;
 use super::goenv::split;
 use crate::cli::{self, Flag, Mode, PROGRAM};
-use crate::config::{Config, DoctorConfig, Invocation, Layout};
+use crate::config::{Config, DoctorConfig, Invocation};
 use crate::platform;
 
 /// How long a program may take to greet.
@@ -151,15 +151,13 @@ pub fn settings(config: &Config) -> String {
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
     let mut text = format!("scope {scope}");
     if let Some(bucket) = &config.bucket {
-        text += if bucket.layout == Layout::Single { ", layout single" } else { ", layout classic" };
-        text += match (&bucket.write_prefix, bucket.read_only) {
-            (Some(prefix), _) => {
-                format!(", read below {:?}, written below {:?}", bucket.prefix.as_str(), prefix.as_str())
-            }
-            (None, true) => format!(", read below {:?}, not written", bucket.prefix.as_str()),
-            (None, false) => format!(", read and written below {:?}", bucket.prefix.as_str()),
-        }
-        .as_str();
+        let below = bucket.prefix.as_str();
+        text += &format!(", layout {}", bucket.layout.name());
+        text += &match (&bucket.write_prefix, bucket.read_only) {
+            (Some(prefix), _) => format!(", read below {below:?}, written below {:?}", prefix.as_str()),
+            (None, true) => format!(", read below {below:?}, not written"),
+            (None, false) => format!(", read and written below {below:?}"),
+        };
         if bucket.signer.signs() {
             text += ", signed";
         } else if bucket.signer.demands(false) {
