@@ -12,7 +12,6 @@ pub use histogram::{BOUNDS_MICROS, Histogram, Snapshot};
 pub use recent::{Recent, RecentRequest};
 pub use upstreams::{Call, Upstream, Upstreams};
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,12 +38,6 @@ impl Counter {
     /// The present value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl fmt::Display for Counter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(f)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 use std::thread;
 
 use super::stack::Stack;
@@ -27,17 +27,17 @@ pub fn execute(config: &Config) -> Result<ExitCode, Error> {
     let end = {
         let (stack, client) = (stack.clone(), client.clone());
         // the session's end and a signal may come together: the second waits for the first
-        let once = Mutex::new(false);
+        let once = Once::new();
         Arc::new(move || {
-            let mut ended = once.lock().unwrap_or_else(|e| e.into_inner());
-            let first = !std::mem::replace(&mut *ended, true);
-            if first {
+            let mut first = false;
+            once.call_once(|| {
+                first = true;
                 let deadline = stack.close_deadline();
                 stack.drain(deadline);
                 client.close(deadline);
                 log::info!("{}", summary::line(&stack));
                 stack.last_words();
-            }
+            });
             first
         })
     };
