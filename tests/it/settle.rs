@@ -457,6 +457,7 @@ fn errors_say_what_to_do() {
 #[test]
 fn go_finds_its_tests_again_and_misses_no_edit() {
     let (go, work) = (go::any(), Work::new());
+    let cache = go.warm(&work);
     let origin = work.dir.dir("origin");
     git(&origin, &["init", "--quiet"]);
     write(origin.join("go.mod"), format!("module example.com/m\n\ngo 1.{}\n", go.version.0));
@@ -472,7 +473,7 @@ fn go_finds_its_tests_again_and_misses_no_edit() {
     };
     let test = |settled: bool| {
         let mut command = go.in_environment(scrubbed(binary(), work.dir.path()), &work);
-        command.current_dir(&src).env("GOCACHE_DIR", work.dir.join("cache")).env("GOCACHE_SETTLE", settled.to_string());
+        command.current_dir(&src).env("GOCACHE_DIR", &cache).env("GOCACHE_SETTLE", settled.to_string());
         let summary = work.dir.join("summary");
         let _ = fs::remove_file(&summary);
         command.args(["run", "go", "test", "-v", "./a"]).env("GITHUB_STEP_SUMMARY", &summary);
