@@ -10,7 +10,7 @@ use std::io;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -54,11 +54,6 @@ impl Socket {
 
 /// A listener with its sessions.
 pub struct Listener {
-    shared: Arc<Shared>,
-    accepting: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared {
     socket: Socket,
     stopping: AtomicBool,
     sessions: Mutex<Sessions>,
@@ -69,31 +64,29 @@ struct Shared {
 struct Sessions {
     next: u64,
     open: HashMap<u64, TcpStream>,
+    /// Theirs, and the one that accepts.
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Listener {
     /// Binds `addr` and starts to accept clients of `stack`. `default_scope` is that of clients
     /// which name none.
-    pub fn start(addr: &PluginAddr, stack: &Arc<Stack>, default_scope: Option<String>) -> Result<Self, Error> {
+    pub fn start(addr: &PluginAddr, stack: &Arc<Stack>, default_scope: Option<String>) -> Result<Arc<Self>, Error> {
         let socket = bind(addr).map_err(|e| Error::failed(format!("--plugin {addr}: {e}")))?;
-        let shared = Arc::new(Shared {
-            socket,
-            stopping: AtomicBool::new(false),
-            sessions: Mutex::default(),
-            ended: Condvar::new(),
-        });
-        let (inner, stack) = (shared.clone(), stack.clone());
+        let (sessions, ended) = (Mutex::default(), Condvar::new());
+        let listener = Arc::new(Listener { socket, stopping: AtomicBool::new(false), sessions, ended });
+        let (inner, stack) = (listener.clone(), stack.clone());
         let thread = thread::Builder::new()
             .name("accept".into())
             .spawn(move || inner.accept(&stack, default_scope.as_deref()))
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
-        Ok(Listener { shared, accepting: Mutex::new(Some(thread)) })
+        listener.lock().threads.push(thread);
+        Ok(listener)
     }
 
     /// The address as `connect` takes it.
     pub fn address(&self) -> String {
-        match &self.shared.socket {
+        match &self.socket {
             Socket::Tcp(l) => l.local_addr().map_or_else(|_| String::new(), |a| a.to_string()),
             Socket::Unix(_, path) => path.display().to_string(),
         }
@@ -101,36 +94,34 @@ impl Listener {
 
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
-        self.shared.lock().open.len()
+        self.lock().open.len()
     }
 
     /// Stops accepting, waits for the sessions to end until `deadline`, then ends their input and
     /// waits for what they were doing.
     pub fn stop(&self, deadline: Instant) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        self.shared.wake();
-        if let Some(thread) = self.accepting.lock().expect("no holder panics").take() {
-            let _ = thread.join();
+        self.stopping.store(true, Ordering::SeqCst);
+        match &self.socket {
+            Socket::Tcp(l) => platform::wake(l),
+            Socket::Unix(l, _) => platform::wake(l),
         }
-        if let Socket::Unix(_, path) = &self.shared.socket {
+        if let Socket::Unix(_, path) = &self.socket {
             let _ = fs::remove_file(path);
         }
-        if !self.shared.wait_for_sessions(deadline) {
-            self.shared.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Read));
+        if !self.wait_for_sessions(deadline) {
+            self.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Read));
             // a client that does not read its answers would hold us for ever
-            if !self.shared.wait_for_sessions(Instant::now() + LAST_ANSWERS) {
-                self.shared.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Both));
+            if !self.wait_for_sessions(Instant::now() + LAST_ANSWERS) {
+                self.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Both));
             }
         }
-        let threads = std::mem::take(&mut self.shared.lock().threads);
+        let threads = std::mem::take(&mut self.lock().threads);
         for thread in threads {
             let _ = thread.join();
         }
     }
-}
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().expect("no holder panics")
     }
 
@@ -144,21 +135,13 @@ impl Shared {
         true
     }
 
-    /// Lets a blocked accept return, also where the socket's file is gone.
-    fn wake(&self) {
-        match &self.socket {
-            Socket::Tcp(l) => platform::wake(l),
-            Socket::Unix(l, _) => platform::wake(l),
-        }
-    }
-
     fn accept(self: Arc<Self>, stack: &Arc<Stack>, default_scope: Option<&str>) {
         loop {
             let accepted = self.socket.accept(|| self.stopping.load(Ordering::SeqCst));
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            match accepted.and_then(|conn| self.start(conn, stack, default_scope)) {
+            match accepted.and_then(|conn| self.begin(conn, stack, default_scope)) {
                 Ok(()) => {}
                 // out of descriptors or threads: wait for a session to end rather than spin
                 Err(e) => {
@@ -170,22 +153,26 @@ impl Shared {
         }
     }
 
-    fn start(self: &Arc<Self>, conn: TcpStream, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
+    fn begin(self: &Arc<Self>, conn: TcpStream, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
         let (kept, output) = (conn.try_clone()?, conn.try_clone()?);
         let mut sessions = self.lock();
+        // who stops looks at the sessions once
+        if self.stopping.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         sessions.threads.retain(|t| !t.is_finished());
         let id = sessions.next;
         sessions.next += 1;
         let client = Arc::new(Client::new(stack.cache.clone(), default_scope));
-        let (options, shared) = (stack.session_options(default_scope.is_none()), self.clone());
+        let (options, listener) = (stack.session_options(default_scope.is_none()), self.clone());
         let stack = stack.clone();
         let thread = thread::Builder::new().name(format!("session-{id}")).spawn(move || {
             serve(conn, output, &client, &options);
             // `go` waits until the connection ends, and not for the manifest
-            shared.lock().open.get(&id).into_iter().for_each(|conn| shutdown(conn, Shutdown::Both));
+            listener.lock().open.get(&id).into_iter().for_each(|conn| shutdown(conn, Shutdown::Both));
             client.close(stack.close_deadline());
-            shared.lock().open.remove(&id);
-            shared.ended.notify_all();
+            listener.lock().open.remove(&id);
+            listener.ended.notify_all();
         })?;
         sessions.open.insert(id, kept);
         sessions.threads.push(thread);

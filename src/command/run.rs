@@ -51,7 +51,7 @@ pub fn execute(config: &RunConfig) -> Result<ExitCode, Error> {
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
     stack.cache.disk().recall(&scope);
     log::info!("{} scope={}", stack.describe(), text::word(&scope));
-    let listener = Arc::new(stack.begin(Listener::start(&socket, &stack, Some(scope)))?);
+    let listener = stack.begin(Listener::start(&socket, &stack, Some(scope)))?;
     let sessions = listener.clone();
     let serve = |http: &HttpConfig| Web::start(http, Gate::open(&http.access)?, &stack, move || sessions.sessions());
     let web = stack.begin(http.as_ref().map(serve).transpose())?;

@@ -30,7 +30,7 @@ pub fn execute(config: &ServeConfig) -> Result<ExitCode, Error> {
     let reload = reload.map(|gate| Box::new(move || gate.reload()) as Box<dyn Fn() + Send>);
     signals::first_then_exit(move || drop(sender), reload)?;
     let stack = Arc::new(Stack::open(&config.cache)?);
-    let listener = Arc::new(stack.begin(Listener::start(&config.plugin, &stack, config.cache.scope.clone()))?);
+    let listener = stack.begin(Listener::start(&config.plugin, &stack, config.cache.scope.clone()))?;
     let sessions = listener.clone();
     let web = config.http.as_ref().zip(gate);
     let web = web.map(|(http, gate)| Web::start(http, gate, &stack, move || sessions.sessions())).transpose();

@@ -89,12 +89,10 @@ pub(super) fn zsh() -> String {
             let help = flag.help.replace(']', "\\]").replace('\'', "'\\''");
             let (many, spelling) = (if flag.repeats() { "*" } else { "" }, flag.spelling());
             // a letter's value is the next word, a word's may follow =
-            let joint = if flag.value.is_none() {
-                ""
-            } else if flag.name.len() == 1 {
-                "+"
-            } else {
-                "="
+            let joint = match flag.value {
+                None => "",
+                Some(_) if flag.name.len() == 1 => "+",
+                Some(_) => "=",
             };
             let value = flag.value.unwrap_or_default();
             let action = match offer(flag) {
