@@ -36,7 +36,7 @@ const SKEW: Duration = Duration::from_secs(86_400);
 /// Why something was refused that carries no signature.
 const UNSIGNED: &str = "it is not signed";
 const WRONG: &str = "its signature is wrong, or by another key";
-const OUTDATED: &str = "it can change, and was signed too long ago";
+const OUTDATED: &str = "it can change, and was signed too long ago, or by a clock far ahead of ours";
 
 const DOMAIN: &[u8] = b"go-cache-plugin 1";
 const PRIVATE: &str = "go-cache-plugin-private-key-1 ";
@@ -66,7 +66,7 @@ impl Claim {
         }
     }
 
-    /// Whether its time is at most `bound` ago, and not in the future.
+    /// Whether its time is at most `bound` ago, and hardly in the future.
     pub fn is_within(&self, bound: Duration) -> bool {
         let (now, time) = (SystemTime::now(), from_nanos(self.time));
         now.duration_since(time).map_or_else(|ahead| ahead.duration() < SKEW, |age| age < bound)

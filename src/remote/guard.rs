@@ -1,6 +1,8 @@
 //! The one guard around a backend. [`Guard::attempt`] sends every request, again where that is
 //! likely to help, and counts itself what came of it, the reading of a body included: found,
-//! missing, refused, an answer that can never work, unreachable. Nobody else reports.
+//! missing, refused, an answer that can never work, unreachable. Nobody else reports. A body that begins as
+//! ours and is damaged further on is found, however many there are: the put that follows mends its object, and
+//! would not be sent to a bucket that is off.
 //!
 //! Invariants: a bucket never fails a build and never holds one up for long. Reads and writes are
 //! turned off apart, but what turns reads off stops writes too; while a side is off, one probe
