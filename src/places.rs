@@ -48,7 +48,8 @@ impl Places {
 
     /// Takes a place as soon as one is free; `None` where none is in that time.
     pub fn within(self: &Arc<Self>, time: Duration) -> Option<Place> {
-        let full = |taken: &mut usize| *taken >= self.limit();
+        let most = self.state().1;
+        let full = |taken: &mut usize| *taken >= most;
         let (mut taken, _) = self.freed.wait_timeout_while(self.lock(), time, full).expect("no holder panics");
         if full(&mut taken) {
             return None;
@@ -59,11 +60,7 @@ impl Places {
 
     /// How many are taken, and how many there are.
     pub fn state(&self) -> (usize, usize) {
-        (*self.lock(), self.limit())
-    }
-
-    fn limit(&self) -> usize {
-        self.bound.get().map_or(usize::MAX, |(limit, _)| *limit)
+        (*self.lock(), self.bound.get().map_or(usize::MAX, |(limit, _)| *limit))
     }
 
     fn lock(&self) -> MutexGuard<'_, usize> {

@@ -13,25 +13,20 @@ const ALL: usize = 128;
 /// For so long a fetch waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
 
-/// The fetches under way, of all and by upstream.
-pub(super) struct Slots {
-    all: Arc<Places>,
-    each: Mutex<HashMap<String, Arc<Places>>>,
-}
-
-impl Default for Slots {
-    fn default() -> Self {
-        Slots { all: Places::new(ALL), each: Mutex::default() }
-    }
-}
+/// The fetches under way, by upstream, and those of all without a name.
+#[derive(Default)]
+pub(super) struct Slots(Mutex<HashMap<String, Arc<Places>>>);
 
 impl Slots {
     /// Waits for a turn to fetch from `upstream`, which is held during the fetch; `None` where none comes in time.
     pub(super) fn enter(&self, upstream: String) -> Option<[Place; 2]> {
-        let (begun, mut each) = (Instant::now(), self.each.lock().expect("no holder panics"));
-        let one = each.entry(upstream).or_insert_with(|| Places::new(EACH)).clone();
-        drop(each);
-        let one = one.within(TURN)?;
-        Some([one, self.all.within(TURN.saturating_sub(begun.elapsed()))?])
+        let end = Instant::now() + TURN;
+        let enter = |name, most| {
+            let mut all = self.0.lock().expect("no holder panics");
+            let places = all.entry(name).or_insert_with(|| Places::new(most)).clone();
+            drop(all); // others need not wait along
+            places.within(end.saturating_duration_since(Instant::now()))
+        };
+        Some([enter(upstream, EACH)?, enter(String::new(), ALL)?])
     }
 }
