@@ -128,9 +128,10 @@ fn prune_applies_the_limits_now() {
     fill(&dir);
     let out = Plugin::new(&dir).args(["prune", "--max-cache-size=10k"]).output().ok().quiet();
     assert_eq!(out.stdout, "removed 0 files (0 B) and 0 actions; 3 files (5.9 KiB) are left\n");
-    // the outputs were used a moment ago, which prune takes into account: make them old
+    // the outputs were used a moment ago, and the actions put, which prune takes into account: make them old
     let old = SystemTime::now() - Duration::from_secs(3 * 86_400);
-    for shard in std::fs::read_dir(dir.join("cache/output")).unwrap() {
+    let shards = ["action", "output"].map(|folder| std::fs::read_dir(dir.join("cache").join(folder)).unwrap());
+    for shard in shards.into_iter().flatten() {
         for file in std::fs::read_dir(shard.unwrap().path()).unwrap() {
             File::open(file.unwrap().path()).unwrap().set_modified(old).unwrap();
         }
