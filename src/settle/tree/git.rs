@@ -27,7 +27,7 @@ pub struct Entry {
     /// Git can tell whether it is changed: it is neither being merged, nor is git told not to look.
     pub told: bool,
     /// What git saw when it last found it unchanged.
-    pub recorded: Option<Recorded>,
+    recorded: Option<Recorded>,
 }
 
 impl Entry {
@@ -95,13 +95,21 @@ impl Repo {
         Ok((repo, PathBuf::from(OsStr::from_bytes(up))))
     }
 
-    /// What is tracked, in no order, and when the index was written.
+    /// What is tracked, in the index's order, and when the index was written.
     pub fn entries(&self) -> Result<(Vec<Entry>, Time), String> {
         // there is none before the first add
         let written = fs::metadata(&self.index).map_or((0, 0), |m| (m.mtime(), m.mtime_nsec()));
         let listed = self.ask(&["ls-files", "--stage", "-v", "-z"])?;
         let mut entries = entries(&listed).ok_or("git ls-files: it says what this program does not understand")?;
-        recall(&self.index, &self.prefix, &mut entries);
+        let hash = entries.first().map_or(0, |entry| entry.id.len());
+        // both are in the same order
+        let mut rest = entries.iter_mut().peekable();
+        recall(&self.index, &self.prefix, hash, |path, id, recorded| {
+            while rest.next_if(|entry| entry.path.as_slice() < path).is_some() {}
+            if let Some(entry) = rest.next_if(|entry| entry.path == path && entry.id == id) {
+                entry.recorded = Some(recorded);
+            }
+        });
         Ok((entries, written))
     }
 

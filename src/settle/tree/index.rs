@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::git::Entry;
 use super::stamp::{Algorithm, Seen};
 
 /// The hash of a blob, and what was seen of the file that holds it.
@@ -37,18 +36,14 @@ impl From<&Seen> for Recorded {
     }
 }
 
-/// Notes in `entries`, which are in the index's order, what git saw of them.
-pub fn recall(index: &Path, prefix: &[u8], entries: &mut [Entry]) {
-    let hash = entries.first().map_or(0, |entry| entry.id.len());
-    let mut entries = entries.iter_mut().peekable();
+/// Calls `with` with the path, the blob's hash of `hash` bytes, and what git saw, of each file, in the index's order; of none
+/// where it is not understood.
+pub fn recall(index: &Path, prefix: &[u8], hash: usize, mut with: impl FnMut(&[u8], &[u8], Recorded)) {
     let Ok(mut data) = fs::read(index) else { return };
     let _ = each(&mut data, hash, |path, words, id| {
         let Some(path) = path.strip_prefix(prefix) else { return };
-        while entries.next_if(|entry| entry.path.as_slice() < path).is_some() {}
-        if let Some(entry) = entries.next_if(|entry| entry.path == path && entry.id == id) {
-            let word = |at: usize| u32::from_be_bytes(words[4 * at..][..4].try_into().expect("four bytes"));
-            entry.recorded = Some(Recorded(std::array::from_fn(word)));
-        }
+        let word = |at: usize| u32::from_be_bytes(words[4 * at..][..4].try_into().expect("four bytes"));
+        with(path, id, Recorded(std::array::from_fn(word)));
     });
 }
 
