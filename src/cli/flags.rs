@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::ops::Deref;
 
 use argh::FromArgs;
 
@@ -190,6 +191,28 @@ impl Given {
     }
 }
 
+/// A flag's value, where it was given; [`Self::or_default`] else.
+#[derive(Debug, Default)]
+pub(super) struct Value {
+    given: Option<Given>,
+    default: &'static str,
+}
+
+impl Value {
+    /// What was given, else the default that the table and the help text state.
+    pub(super) fn or_default(&self) -> Given {
+        let default = || Given { text: self.default.to_string(), from: "the default".to_string(), on_line: false };
+        self.given.clone().unwrap_or_else(default)
+    }
+}
+
+impl Deref for Value {
+    type Target = Option<Given>;
+    fn deref(&self) -> &Option<Given> {
+        &self.given
+    }
+}
+
 /// The value of a `--bucket` that has none: the bucket that the variables name.
 pub(super) const AS_SET: &str = "\0";
 
@@ -210,25 +233,25 @@ macro_rules! flags {
 
         /// What the flags and variables say, not yet validated.
         #[derive(Debug, Default)]
-        pub(super) struct Values { $( pub(super) $field: Option<Given>, )* }
+        pub(super) struct Values { $( pub(super) $field: Value, )* }
 
         impl Values {
             /// A flag wins over its variable; an empty variable is none, and one whose flag `mode`
             /// does not take is ignored.
             pub(super) fn merge(args: &Args, env: &BTreeMap<OsString, OsString>, mode: Mode) -> Result<Values, Error> {
-                Ok(Values { $( $field: given(&args.$field, $name, env, mode)?, )* })
+                Ok(Values { $( $field: Value { given: given(&args.$field, $name, env, mode)?, default: $default }, )* })
             }
 
             /// Each flag that asks for something, with its value.
             pub(super) fn asked(&self) -> impl Iterator<Item = (&'static Flag, &Given)> {
                 let all = FLAGS.iter().zip([ $( &self.$field, )* ]);
-                all.filter_map(|(flag, given)| Some((flag, given.as_ref().filter(|given| flag.asks(given))?)))
+                all.filter_map(|(flag, value)| Some((flag, value.as_ref().filter(|given| flag.asks(given))?)))
             }
 
             /// Drops what is said by flags like these.
             pub(super) fn drop_all(&mut self, these: impl Fn(&Flag) -> bool) {
-                for (flag, given) in FLAGS.iter().zip([ $( &mut self.$field, )* ]) {
-                    given.take_if(|_| these(flag));
+                for (flag, value) in FLAGS.iter().zip([ $( &mut self.$field, )* ]) {
+                    value.given.take_if(|_| these(flag));
                 }
             }
         }

@@ -26,13 +26,6 @@ use crate::platform::{CACHES, HOME};
 use crate::settle::Options;
 use crate::sign::Signer;
 
-/// How long what is unused stays: go's own cache keeps it for 5 days.
-const EXPIRY: Duration = Duration::from_secs(14 * 24 * 3600);
-/// How long an upload may wait.
-const PENDING_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How old an object may be that is used.
-const REFRESH_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// What `--debug` takes.
 const DEBUG_MASKS: &str = "a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy)";
 
@@ -160,25 +153,24 @@ fn duration(given: &Given) -> Result<Duration, Error> {
     value::duration(&given.text).ok_or_else(|| given.error("not a duration: write for example 90s, 36h or 1h30m"))
 }
 
-/// An age that something may reach, `default` unless given; 0 means that it may be of any.
-fn age(given: &Option<Given>, default: Duration) -> Result<Option<Duration>, Error> {
-    let age = given.as_ref().map_or(Ok(default), duration)?;
-    Ok(Some(age).filter(|age| !age.is_zero()))
+/// An age that something may reach; 0 means that it may be of any.
+fn age(given: &Given) -> Result<Option<Duration>, Error> {
+    Ok(Some(duration(given)?).filter(|age| !age.is_zero()))
 }
 
 fn size(given: &Given) -> Result<u64, Error> {
     value::size(&given.text).ok_or_else(|| given.error("not a size: write for example 500MiB, 10GB or bytes"))
 }
 
-/// A whole number in `range`, `default` unless given; the error is that it is `not` one.
-fn number(given: &Option<Given>, default: u64, range: RangeInclusive<u64>, not: &str) -> Result<u64, Error> {
-    let Some(given) = given else { return Ok(default) };
+/// A whole number in `range`; the error is that it is `not` one.
+fn number(given: &Given, range: RangeInclusive<u64>, not: &str) -> Result<u64, Error> {
     value::integer(&given.text).filter(|n| range.contains(n)).ok_or_else(|| given.error(format_args!("not {not}")))
 }
 
 /// A count; 0 means the default, as in the original program.
 fn count(given: &Option<Given>, default: usize) -> Result<usize, Error> {
-    let n = number(given, 0, 0..=1024, "a whole number from 0 to 1024")? as usize;
+    let Some(given) = given else { return Ok(default) };
+    let n = number(given, 0..=1024, "a whole number from 0 to 1024")? as usize;
     Ok(if n == 0 { default } else { n })
 }
 
@@ -187,7 +179,7 @@ fn count(given: &Option<Given>, default: usize) -> Result<usize, Error> {
 /// a build never fails of that: then the line that says so.
 fn without_bucket(values: &mut Values, env: &Environment) -> Result<Option<String>, Error> {
     let variable = env.get(OsStr::new("GOCACHE_S3_BUCKET")).map(|value| value.is_empty());
-    let why = match (&values.bucket, variable) {
+    let why = match (values.bucket.as_ref(), variable) {
         (Some(given), _) if !given.text.is_empty() => return Ok(None),
         (Some(_), Some(false)) => None,
         (_, Some(true)) => Some("GOCACHE_S3_BUCKET is empty"),
@@ -231,22 +223,22 @@ impl Resolver<'_> {
             cache_dir: self.cache_dir()?,
             bucket,
             note: self.note.clone(),
-            min_upload_size: v.min_upload_size.as_ref().map_or(Ok(0), size)?,
+            min_upload_size: size(&v.min_upload_size.or_default())?,
             metrics: on(&v.metrics)?,
             summary: self.summary()?,
             tests: self.summary()?.is_some(),
-            expiry: age(&v.expiry, EXPIRY)?,
+            expiry: age(&v.expiry.or_default())?,
             expiry_given: v.expiry.is_some(),
             max_size: v.max_cache_size.as_ref().map(size).transpose()?.filter(|n| *n > 0),
             concurrency: count(&v.concurrency, (cpus * 4).max(64))?,
             upload_concurrency: count(&v.upload_concurrency, 16)?,
             verbose: on(&v.verbose)?,
-            debug: DebugMask(number(&v.debug, 0, 0..=7, DEBUG_MASKS)? as u8),
-            close_timeout: v.close_timeout.as_ref().map_or(Ok(Duration::from_secs(30)), duration)?,
-            pending_expiry: age(&v.pending_expiry, PENDING_EXPIRY)?.unwrap_or(value::LONGEST),
+            debug: DebugMask(number(&v.debug.or_default(), 0..=7, DEBUG_MASKS)? as u8),
+            close_timeout: duration(&v.close_timeout.or_default())?,
+            pending_expiry: age(&v.pending_expiry.or_default())?.unwrap_or(value::LONGEST),
             readahead: !on(&v.no_readahead)?,
             scope: self.scope()?,
-            compression_level: number(&v.compression_level, 1, 1..=19, "a level from 1 to 19")? as i32,
+            compression_level: number(&v.compression_level.or_default(), 1..=19, "a level from 1 to 19")? as i32,
             body_memory: self.body_memory()?,
         })
     }
@@ -304,8 +296,8 @@ impl Resolver<'_> {
     }
 
     fn body_memory(&self) -> Result<u64, Error> {
-        let Some(given) = &self.values.body_memory else { return Ok(256 << 20) };
-        Some(size(given)?)
+        let given = self.values.body_memory.or_default();
+        Some(size(&given)?)
             .filter(|n| *n >= 1 << 20)
             .ok_or_else(|| given.error("less than the smallest that works, 1MiB"))
     }
@@ -361,11 +353,11 @@ impl Resolver<'_> {
 
     /// Whether the command line says `--bucket`; the error is that there is none.
     fn names_bucket(&self) -> Result<bool, Error> {
-        match &self.values.bucket {
+        match self.values.bucket.as_ref() {
             Some(given) if given.on_line && given.text.is_empty() && given.from == "--bucket" => {
                 Err(Error::usage("--bucket names none: write --bucket=NAME, or set GOCACHE_S3_BUCKET"))
             }
-            given => Ok(given.as_ref().is_some_and(|given| given.on_line)),
+            given => Ok(given.is_some_and(|given| given.on_line)),
         }
     }
 
@@ -389,7 +381,7 @@ impl Resolver<'_> {
         // what the variable says is meant for the local cache
         let expiry = cache.expiry.filter(|_| v.expiry.as_ref().is_some_and(|given| given.on_line));
         let expiry = expiry.ok_or_else(|| Error::usage("prune --bucket needs an age, for example --expiry=30d"))?;
-        let rate = number(&v.rate, 1000, 0..=u64::MAX, "a whole number")?;
+        let rate = number(&v.rate.or_default(), 0..=u64::MAX, "a whole number")?;
         Ok(PruneConfig { cache, bucket, expiry, dry_run: on(&v.dry_run)?, proxied: on(&v.proxied)?, rate })
     }
 
@@ -404,7 +396,8 @@ impl Resolver<'_> {
             bucket.signer = Signer::default();
         }
         bucket.replace_nothing = true;
-        Ok(PushConfig { cache: self.with_bucket(None)?, bucket, since: age(&v.since, Duration::ZERO)?, unsigned })
+        let since = v.since.as_ref().map_or(Ok(None), age)?;
+        Ok(PushConfig { cache: self.with_bucket(None)?, bucket, since, unsigned })
     }
 
     /// Only what says where to clear is looked at: the variables are made for builds, and may hold

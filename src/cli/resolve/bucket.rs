@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{REFRESH_AFTER, Resolver, duration, on, parsed};
+use super::{Resolver, duration, on, parsed};
 use crate::atomic::read_named;
 use crate::cli::flags::Given;
 use crate::config::{AwsEnv, BucketConfig, BucketLocation, KeyPrefix, Layout, Vendor};
@@ -23,10 +23,11 @@ impl Resolver<'_> {
             return Err(given.error("names none: leave it out, and --prefix is written, or say --read-only"));
         }
         let read_only = on(&v.read_only)?;
-        let layout = match v.layout.as_ref().map(|given| (given, given.text.as_str())) {
-            None | Some((_, "single")) => Layout::Single,
-            Some((_, "classic")) => Layout::Classic,
-            Some((given, _)) => return Err(given.error("the layouts are single and classic")),
+        let layout = v.layout.or_default();
+        let layout = match layout.text.as_str() {
+            "single" => Layout::Single,
+            "classic" => Layout::Classic,
+            _ => return Err(layout.error("the layouts are single and classic")),
         };
         if read_only && let Some(p) = v.write_prefix.as_ref().filter(|_| write_prefix.is_some()) {
             return Err(p.error("cannot be combined with --read-only, which writes nothing"));
@@ -43,7 +44,7 @@ impl Resolver<'_> {
         }
         // unsigned puts would only push out what is signed
         let read_only = read_only || signer.demands(false) && !signer.signs() && write_prefix.is_none();
-        let refresh_after = v.refresh_after.as_ref().map_or(Ok(REFRESH_AFTER), duration)?;
+        let refresh_after = duration(&v.refresh_after.or_default())?;
         let named = BucketConfig::at(location, prefix);
         Ok(Some(BucketConfig { write_prefix, read_only, refresh_after, layout, signer, ..named }))
     }
@@ -119,7 +120,7 @@ impl Resolver<'_> {
         }
         let private = v.signing_key_file.as_ref().map(|given| self.key(given, sign::private_key)).transpose()?;
         let mut public = Vec::new();
-        if let Some(given) = &v.verify_key_file {
+        if let Some(given) = v.verify_key_file.as_ref() {
             let between: &[char] = if given.on_line { &['\0'] } else { &[',', ':'] };
             for file in given.text.trim_matches(between).split(between) {
                 public.push(self.key(&Given { text: file.to_string(), ..given.clone() }, sign::public_key)?);

@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
-use std::time::Duration;
 
 use super::{Resolver, bare_host, duration, on};
-use crate::cli::flags::{Flag, Given, Section};
+use crate::cli::flags::{Flag, Given, Section, Value};
 use crate::config::{
     AccessConfig, AuthorityConfig, HostPort, HttpConfig, ModAction, ModConfig, ModProxyConfig, Tunnels,
 };
@@ -47,7 +46,7 @@ impl Resolver<'_> {
             access: self.access(given)?,
             mod_proxy,
             rev_proxy,
-            tunnels: tunnels(&v.tunnel)?,
+            tunnels: tunnels(&v.tunnel.or_default())?,
             authority,
         }))
     }
@@ -56,7 +55,7 @@ impl Resolver<'_> {
     fn access(&self, http: Option<&Given>) -> Result<AccessConfig, Error> {
         let v = self.values;
         let mut names = Vec::new();
-        if let Some(given) = &v.http_host {
+        if let Some(given) = v.http_host.as_ref() {
             for name in items(&given.text) {
                 let host = name.parse::<HostPort>().ok().filter(|host| host.port().is_none());
                 let host = host.ok_or_else(|| given.error("write the name of a host, without a port"))?;
@@ -116,29 +115,26 @@ impl Resolver<'_> {
     pub(super) fn mod_proxy(&self) -> Result<ModProxyConfig, Error> {
         let v = self.values;
         // these errors quote what is wrong themselves: there may be a password in the list
-        let wrong = |given: &Option<Given>, why: String| {
-            Error::usage(format!("{} {why}", given.as_ref().map_or("", |g| &g.from)))
-        };
-        let upstream = v.upstream.as_ref().map_or("https://proxy.golang.org", |g| &g.text);
-        let sumdb = v.sumdb.as_ref().map_or("sum.golang.org", |g| &g.text);
-        let verify = match v.mod_verify.as_ref().map(|given| (given, given.text.as_str())) {
-            None | Some((_, "on")) => true,
-            Some((_, "off")) => false,
-            Some((given, _)) => return Err(given.error("write on or off")),
+        let wrong = |given: &Given, why: String| Error::usage(format!("{} {why}", given.from));
+        let [upstream, sumdb, verify] = [&v.upstream, &v.sumdb, &v.mod_verify].map(Value::or_default);
+        let verify = match verify.text.as_str() {
+            "on" => true,
+            "off" => false,
+            _ => return Err(verify.error("write on or off")),
         };
         let netrc = self
             .variable("NETRC")
             .map(|path| self.cwd.join(path))
             .or_else(|| self.variable(HOME).map(|home| Path::new(home).join(".netrc")));
         Ok(ModProxyConfig {
-            upstream: upstream.parse().map_err(|why| wrong(&v.upstream, why))?,
+            upstream: upstream.text.parse().map_err(|why| wrong(&upstream, why))?,
             private: v.mod_private.as_ref().map_or_else(String::new, |g| g.text.clone()),
             offline: on(&v.offline)?,
-            ttl: v.mod_ttl.as_ref().map_or(Ok(Duration::from_secs(60)), duration)?,
-            stale: v.mod_stale.as_ref().map_or(Ok(Duration::from_secs(3600)), duration)?,
+            ttl: duration(&v.mod_ttl.or_default())?,
+            stale: duration(&v.mod_stale.or_default())?,
             verify,
             nosum: String::new(),
-            sumdb: items(sumdb).map(str::parse).collect::<Result<_, _>>().map_err(|why| wrong(&v.sumdb, why))?,
+            sumdb: items(&sumdb.text).map(str::parse).collect::<Result<_, _>>().map_err(|why| wrong(&sumdb, why))?,
             netrc,
         })
     }
@@ -150,9 +146,8 @@ fn hosts(given: &Option<Given>) -> Result<Vec<HostPort>, Error> {
     items(&given.text).map(|host| host.parse().map_err(|why| given.error(why))).collect()
 }
 
-/// Where CONNECT may go: without the flag, anywhere.
-fn tunnels(given: &Option<Given>) -> Result<Tunnels, Error> {
-    let Some(given) = given else { return Ok(Tunnels { any: true, hosts: Vec::new() }) };
+/// Where CONNECT may go.
+fn tunnels(given: &Given) -> Result<Tunnels, Error> {
     let (all, hosts): (Vec<_>, Vec<_>) = items(&given.text).partition(|item| *item == "*");
     let hosts = hosts.iter().map(|host| host.parse().map_err(|why| given.error(why))).collect::<Result<_, _>>()?;
     Ok(Tunnels { any: !all.is_empty(), hosts })
