@@ -53,7 +53,7 @@ pub struct Options {
     /// Idle connections to one host are kept for so long, and so many. A connection that the server
     /// closed meanwhile is found out before it is used, but for the rare one that dies in between.
     pub keep: (Duration, usize),
-    /// Redirects that are followed.
+    /// Redirects that are followed; one more is an answer.
     pub redirects: u32,
     /// Requests are sent as they are: no header of ours, any method.
     pub verbatim: bool,
@@ -120,6 +120,7 @@ impl Client {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(o.redirects)
+            .max_redirects_will_error(false)
             .proxy(o.proxy.clone())
             .user_agent(concat!("go-cache-plugin/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(o.connect))

@@ -1,8 +1,8 @@
-//! Which addresses a proxy may connect to for its clients: decided on the address that a name turned
-//! out to have, which is the one connected to.
+//! Which addresses may be connected to for others, clients of a proxy or servers that redirect: decided on the
+//! address that a name turned out to have, which is the one connected to.
 //!
-//! Never link-local ones and those where clouds keep credentials. Loopback only where the list names
-//! it itself: a name on the list may be led there by who answers for that name. Other addresses of this
+//! Never link-local ones and those where clouds keep credentials. For clients, loopback only where the list
+//! names it itself: a name on the list may be led there by who answers for that name. Other addresses of this
 //! machine only by a name or address on the list.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -22,17 +22,24 @@ const METADATA: [IpAddr; 8] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
 ];
 
-/// The rules, with the hosts that are listed.
-#[derive(Clone, Debug, Default)]
-pub struct Reach(pub Vec<HostPort>);
+/// Who decides where a connection goes.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    /// Clients of a proxy, with the hosts that are listed.
+    Clients(Vec<HostPort>),
+    /// Servers by redirects, beside these hosts, in lower case, where any address is right.
+    Redirects(Vec<String>),
+}
 
 impl Reach {
     /// Whether `addr`, which `host` (in lower case, an IPv6 address in brackets) turned out to have, may
     /// be connected to. The error is the end of a line.
     pub fn check(&self, host: &str, addr: SocketAddr) -> Result<(), String> {
+        if matches!(self, Reach::Redirects(named) if named.iter().any(|named| named == host)) {
+            return Ok(());
+        }
         let ip = plain(addr.ip());
         let literal = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
-        let listed = |host: &str| self.0.iter().any(|listed| listed.is(host, addr.port()));
         let link_local = match ip {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -40,6 +47,8 @@ impl Reach {
         if link_local || METADATA.contains(&ip) {
             return Err(format!("{ip} is link-local or a cloud's metadata service, which is never reached"));
         }
+        let Reach::Clients(list) = self else { return Ok(()) };
+        let listed = |host: &str| list.iter().any(|listed| listed.is(host, addr.port()));
         let loopback = match ip {
             IpAddr::V4(v4) => v4.is_loopback() || v4.octets()[0] == 0,
             IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
@@ -78,7 +87,7 @@ mod tests {
     use super::*;
 
     fn reach(list: &[&str], host: &str, ip: &str) -> bool {
-        let reach = Reach(list.iter().map(|h| h.parse().unwrap()).collect());
+        let reach = Reach::Clients(list.iter().map(|h| h.parse().unwrap()).collect());
         reach.check(host, SocketAddr::new(ip.parse().unwrap(), 80)).is_ok()
     }
 
@@ -108,6 +117,14 @@ mod tests {
             );
         }
         assert!(reach(&[], "h", "192.0.2.1") && reach(&[], "h", "2001:db8::1"));
+    }
+
+    #[test]
+    fn redirects_lead_where_who_named_the_server_could_have() {
+        let reach = Reach::Redirects(vec!["named".into()]);
+        let may = |host: &str, ip: &str| reach.check(host, SocketAddr::new(ip.parse().unwrap(), 80)).is_ok();
+        assert!(may("named", "169.254.1.2") && may("other", "127.0.0.1") && may("other", "192.0.2.1"));
+        assert!(!may("other", "169.254.1.2") && !may("named.example", "fe80::1") && !may("", "100.100.100.200"));
     }
 
     #[test]

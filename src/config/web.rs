@@ -234,7 +234,7 @@ pub struct Tunnels {
 impl Tunnels {
     /// Which addresses they may turn out to have.
     pub(crate) fn reach(&self) -> crate::client::Reach {
-        crate::client::Reach(self.hosts.clone())
+        crate::client::Reach::Clients(self.hosts.clone())
     }
 }
 

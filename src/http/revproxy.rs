@@ -101,7 +101,7 @@ impl RevProxy {
             memory: Memory::new(MEMORY),
             flights: Arc::default(),
             unkept: Bounded::new(URLS),
-            forwarder: Arc::new(Forwarder::new(Reach(hosts.to_vec()), metrics.clone())),
+            forwarder: Arc::new(Forwarder::new(Reach::Clients(hosts.to_vec()), metrics.clone())),
             tunnels,
             refreshing: Places::new(MAX_REFRESHING),
             latest: Bounded::new(URLS),

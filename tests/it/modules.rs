@@ -293,6 +293,43 @@ fn passwords_go_over_https_alone_and_no_further() {
     assert_eq!((server.status("example.com/m/@v/list"), sent(&plain), plain.seen().len()), (200, 0, 1));
 }
 
+#[test]
+fn redirects_lead_neither_to_metadata_services_nor_out_of_http() {
+    let dir = TempDir::new();
+    let other = Origin::http(|_| answer(200, "", b"v1.0.0\n"));
+    let good = format!("http://localhost:{}/x", other.port());
+    let origin = Origin::http(move |request| {
+        let path = request.split([' ', '?']).nth(1).unwrap();
+        let to = match path.split('/').nth(2).unwrap_or_default() {
+            "good" => &good,
+            "plain" => "http://169.254.169.254/latest/meta-data/?token=secret",
+            "mapped" => "http://[::ffff:a9fe:a9fe]/?token=secret",
+            "decimal" => "http://2852039166/?token=secret",
+            "other" => "http://100.100.100.200/?token=secret",
+            "file" => "file:///etc/passwd?token=secret",
+            "ftp" => "ftp://localhost/?token=secret",
+            _ => path,
+        };
+        answer(302, &format!("Location: {to}\r\n"), b"")
+    });
+    let server = serve(&dir, &format!("http://{}", origin.host()), &[]);
+    let metadata = "is link-local or a cloud's metadata service, which is never reached";
+    let elsewhere = "it redirects to what is neither http nor https";
+    for (module, why) in [
+        ("plain", metadata),
+        ("mapped", metadata),
+        ("decimal", metadata),
+        ("other", metadata),
+        ("file", elsewhere),
+        ("ftp", elsewhere),
+        ("loop", "too many redirects"),
+    ] {
+        let (status, text) = server.get(&format!("example.com/{module}/@v/list"));
+        assert!(status == 502 && text.contains(why) && !text.contains("secret"), "{module}: {status} {text}");
+    }
+    assert_eq!(server.get("example.com/good/@v/list"), (200, "v1.0.0\n".into()));
+}
+
 /// A server of `body` that breaks each answer off after `piece` bytes.
 fn breaking(body: Vec<u8>, piece: usize, headers: &'static str, ranges: bool) -> Origin {
     Origin::http(move |request| {

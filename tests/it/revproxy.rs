@@ -275,6 +275,8 @@ fn answers_that_break_off_are_not_kept() {
             b"HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nContent-Length: 100\r\nConnection: close\r\n\r\npart"
                 .to_vec()
         }
+        "/malformed" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\npart\r\n0\r\n\r\n".to_vec(),
+        "/nothing" => b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n".to_vec(),
         "/chunks" => {
             b"HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n".to_vec()
         }
@@ -287,6 +289,10 @@ fn answers_that_break_off_are_not_kept() {
             assert!(code != 0 && text.contains("part"), "{path}: curl must notice: {code} {text}");
             assert_eq!(origin.count(path), n, "{path}");
         }
+    }
+    // nothing was sent yet that says otherwise
+    for path in ["/malformed", "/nothing"] {
+        assert_eq!(proxy.curl(&dir, &[&format!("http://{}{path}", origin.host())]).status(), "502", "{path}");
     }
     let got = proxy.curl(&dir, &[&format!("http://{}/close", origin.host())]);
     assert_eq!(got.cache("fetch, uncached").body, "to the end");

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -245,6 +246,37 @@ fn tokens_open_what_their_roles_say_and_are_read_again() {
     server.expect(200, "/debug/", &[LOCAL, &with(1)]);
     let stderr = server.stop();
     assert!(tokens.iter().all(|(token, _)| !stderr.contains(token)), "{stderr}");
+}
+
+#[test]
+fn a_download_under_way_outlives_a_reload() {
+    let dir = TempDir::new();
+    let ((_, old), (token, new)) = (keygen(&dir, "old", "modules"), keygen(&dir, "new", "debug"));
+    let file = dir.write("tokens", &old);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = format!("--upstream=http://{}", listener.local_addr().unwrap());
+    let (body, (begun, has_begun), (go_on, goes_on)) = ("module pub.example/a\n", channel(), channel());
+    let slow = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+        write!(socket, "HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{}", body.len(), &body[..9]).unwrap();
+        begun.send(()).unwrap();
+        goes_on.recv().unwrap();
+        socket.write_all(&body.as_bytes()[9..]).unwrap();
+    });
+    let server = Server::start(&dir, &["--modproxy", &upstream, &format!("--http-auth-file={}", file.display())]);
+    std::thread::scope(|s| {
+        let download = s.spawn(|| server.expect(200, "/mod/pub.example/a/@v/v1.0.0.mod", &[LOCAL]).body);
+        has_begun.recv().unwrap();
+        fs::write(&file, &new).unwrap();
+        server.child.signal(Signal::HUP);
+        let bearer = format!("Authorization: Bearer {token}");
+        poll("the new file", || (server.get("/debug/", &[LOCAL, &bearer]).status == 200).then_some(()));
+        go_on.send(()).unwrap();
+        assert_eq!(download.join().unwrap(), body);
+    });
+    slow.join().unwrap();
+    server.stop();
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Depot {
         Ok(Depot {
             store,
             upstreams: Upstreams::new(&config.upstream, config.netrc.as_deref())?,
-            fetcher: Fetcher::default(),
+            fetcher: Fetcher::new(config),
             metrics,
             offline: config.offline,
             ttl: config.ttl,

@@ -19,7 +19,7 @@ pub type Asked = (String, Result<(), String>);
 
 /// Asks those of `config`. The error is a netrc file that cannot be read.
 pub fn probe(config: &ModProxyConfig) -> Result<Vec<Asked>, String> {
-    let fetcher = Fetcher::default();
+    let fetcher = Fetcher::new(config);
     let ask = |upstream: &Upstream, path: &str| {
         match fetcher.get(&Ask::small(upstream, path, LIMIT, PATIENCE), &mut io::sink()) {
             // that it has no such thing is an answer

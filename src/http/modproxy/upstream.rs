@@ -1,7 +1,8 @@
 //! Fetches from upstream proxies: which ones there are, who may be asked for what, and one GET.
 //!
 //! Invariants: a user and a password go over https alone, only to the host they were given for, never
-//! along with a redirect; an upstream reached by HTTPS does not redirect us to HTTP; an answer that
+//! along with a redirect; an upstream reached by HTTPS does not redirect us to HTTP, and none to where a
+//! cloud keeps credentials; an answer that
 //! ends short of its promised length, or exceeds the caller's limit, is an error; no credentials and
 //! no query of a redirect are in any message; fetches are bounded, for each upstream and in all.
 
@@ -17,18 +18,22 @@ use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
 use ureq::{Body, Proxy};
+use url::Url;
 
 pub use self::list::Upstreams;
 use self::slots::Slots;
 use super::path;
-use crate::client::{self, Client};
-use crate::config::{UpstreamEntry, UpstreamUrl};
+use crate::client::{self, Client, Reach};
+use crate::config::{ModProxyConfig, UpstreamEntry, UpstreamUrl};
+use crate::http::headers::first;
 use crate::http::resume::{Part, Resumed, Whole};
 use crate::http::socket::FLOOR;
 use crate::text;
 
 /// Bytes of an upstream's error text that are passed on.
 const MAX_TEXT: u64 = 2 << 10;
+/// What is told of a redirect that leads nowhere.
+const NO_HTTP: &str = "it redirects to what is neither http nor https";
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,23 +159,26 @@ pub struct Fetcher {
     slots: Slots,
 }
 
-impl Default for Fetcher {
-    fn default() -> Self {
-        let patience = Duration::from_secs(120);
+impl Fetcher {
+    /// Fetches from the servers of `config`.
+    pub fn new(config: &ModProxyConfig) -> Self {
+        let (patience, proxy) = (Duration::from_secs(120), Proxy::try_from_env());
+        let urls = config.upstream.entries.iter().map(|entry| &entry.url).chain(config.sumdb.iter().map(|db| &db.url));
+        let hosts = urls.filter_map(|url| if let UpstreamUrl::Web { host, .. } = url { Some(&host[..]) } else { None });
+        let named = hosts.chain(proxy.iter().map(Proxy::host)).map(str::to_ascii_lowercase).collect();
         let client = Client::new(client::Options {
             connect: Duration::from_secs(10),
             answer: patience,
             pause: patience,
             keep: (Duration::from_secs(60), 32),
             redirects: 5,
-            proxy: Proxy::try_from_env(),
+            reach: Some(Reach::Redirects(named)),
+            proxy,
             ..client::Options::default()
         });
         Fetcher { client, slots: Slots::default() }
     }
-}
 
-impl Fetcher {
     /// GETs what is asked for, into `to`.
     pub fn get(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let Ask { upstream, path, .. } = ask;
@@ -207,8 +215,10 @@ impl Fetcher {
             request.call().map(|answer| answer.into_parts()).map_err(|e| match e {
                 ureq::Error::Timeout(_) => ask.failed(504, client::words(&e)),
                 // these show where they were sent to, which may be a signed URL
-                ureq::Error::RequireHttpsOnly(_) => ask.failed(502, "it redirects from https to http"),
-                ureq::Error::BadUri(_) => ask.failed(502, "it redirects to what is no URL"),
+                ureq::Error::RequireHttpsOnly(to) if to.starts_with("http:") => {
+                    ask.failed(502, "it redirects from https to http")
+                }
+                ureq::Error::RequireHttpsOnly(_) | ureq::Error::BadUri(_) => ask.failed(502, NO_HTTP),
                 e => ask.failed(502, client::words(&e)),
             })
         };
@@ -223,6 +233,12 @@ impl Fetcher {
         match parts.status.as_u16() {
             200 => {}
             304 if known.is_some() => return Ok(Got::Same),
+            301..=303 | 307 | 308 => {
+                // file: and the like are followed below our own path, over and over
+                let to = first(&parts.headers, "location").and_then(|to| Url::parse(to).ok());
+                let odd = to.is_some_and(|to| !matches!(to.scheme(), "http" | "https"));
+                return Err(ask.failed(502, if odd { NO_HTTP } else { "too many redirects" }));
+            }
             status => return Err(refusal(ask, status, body)),
         }
         let note = match (whole.etag.as_str(), whole.modified.as_str()) {

@@ -58,14 +58,25 @@ pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<
             to.write_all(if read.is_ok() { &all } else { &all[..begin] })?;
             read?;
         }
-        Body::Stream(mut stream, _) => copy(to, head, &mut stream, length, chunked)?,
+        Body::Stream(mut stream, _) => {
+            if !copy(to, head, &mut stream, length, chunked)? {
+                return send(to, Reply::text(502, "the answer broke off before its first byte\n"), framed);
+            }
+        }
     }
     to.flush()?;
     Ok(keep)
 }
 
-/// Sends `out`, then what `body` yields: `length` bytes, or all of it, in chunks perhaps.
-fn copy(to: &mut Stream, mut out: Vec<u8>, body: &mut dyn Read, length: Option<u64>, chunked: bool) -> io::Result<()> {
+/// Sends `out`, then what `body` yields: `length` bytes, or all of it, in chunks perhaps; false where that broke off
+/// before anything was sent.
+fn copy(
+    to: &mut Stream,
+    mut out: Vec<u8>,
+    body: &mut dyn Read,
+    length: Option<u64>,
+    chunked: bool,
+) -> io::Result<bool> {
     let chunked = chunked && length.is_none();
     // small at first: many streams are, and the head leaves with their first bytes
     let (mut left, first) = length.map_or((u64::MAX, 16 << 10), |n| (n, n.min(SMALL)));
@@ -73,16 +84,13 @@ fn copy(to: &mut Stream, mut out: Vec<u8>, body: &mut dyn Read, length: Option<u
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match body.read(&mut piece[..want]) {
-            Ok(0) if length.is_some() => {
-                to.write_all(&out)?;
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            Ok(0) => break,
-            Ok(n) => n,
+            Ok(0) if length.is_none() => break,
+            Ok(n @ 1..) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => {
+            broken => {
+                let e = broken.err().unwrap_or(io::ErrorKind::UnexpectedEof.into());
                 log::debug!("an answer broke off: {e}");
-                return Err(e);
+                return if out.is_empty() { Err(e) } else { Ok(false) };
             }
         };
         left -= n as u64;
@@ -102,5 +110,6 @@ fn copy(to: &mut Stream, mut out: Vec<u8>, body: &mut dyn Read, length: Option<u
     if chunked {
         out.extend_from_slice(b"0\r\n\r\n");
     }
-    to.write_all(&out)
+    to.write_all(&out)?;
+    Ok(true)
 }
