@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::modules::{Server, answer, go, kept_files};
 use crate::support::env::{TempDir, poll};
 use crate::support::origin::Origin;
+use crate::support::script::files;
 use crate::support::upstream::{SumDb, Tree, Upstream};
 
 /// Changes an answer of the database, of that path and status.
@@ -293,6 +295,24 @@ fn a_tree_that_forks_or_shrinks_is_refused() {
     scene.grow("later", 40);
     assert_eq!(server.status("example.com/later1/@v/v1.0.0.zip"), 200, "{}", server.stderr());
     assert_eq!(server.status(&file(3, "zip")), 200, "{}", server.stderr());
+}
+
+#[test]
+fn an_answer_that_was_right_is_checked_again_when_it_comes_from_the_bucket() {
+    let scene = Scene::new();
+    let bucket = scene.dir.dir("bucket");
+    let server = scene.serve(&scene.dir, &[&format!("--bucket=file://{}", bucket.display())]);
+    let lookup = format!("sumdb/{}/lookup/example.com/m0@v1.0.0", SumDb::NAME);
+    let right = server.get(&lookup);
+    assert_eq!(right.0, 200, "{}", right.1);
+    let holds = |file: &PathBuf| fs::read(file).is_ok_and(|bytes| bytes == right.1.as_bytes());
+    let object = poll("the upload", || files(&bucket).into_iter().find(holds));
+    fs::write(object, right.1.replace("h1:", "h1:forged")).unwrap();
+    // as pruning leaves it
+    let kept = files(&scene.dir.join("cache/module")).into_iter().find(holds).unwrap();
+    fs::remove_file(kept.with_extension("sum")).unwrap();
+    fs::remove_file(kept).unwrap();
+    assert_eq!(server.get(&lookup), right);
 }
 
 #[test]

@@ -29,6 +29,7 @@ use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
 use crate::http::exchange::{Body, Reply};
+use crate::id::OutputId;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -56,8 +57,8 @@ pub(super) struct Database {
     seen: Mutex<Option<(Arc<Head>, Option<Instant>)>>,
     /// Whole tiles that were found right.
     tiles: Bounded<Place, Tile>,
-    /// The names of lookups that were.
-    records: Bounded<String>,
+    /// Lookups that were: the hashes of their paths and answers.
+    records: Bounded<OutputId>,
     flights: Arc<Flights<Place, Result<Tile, FetchError>>>,
     lookups: Arc<Flights<String, Result<String, FetchError>>>,
 }
@@ -158,11 +159,12 @@ impl Database {
             if let Some(absent) = self.depot.known_absent(&name) {
                 return Err(absent);
             }
-            let right = self.right(&path, MAX_NOTE, |bytes, is_kept| {
+            let right = self.right(&path, MAX_NOTE, |bytes| {
                 let answer = String::from_utf8(bytes).map_err(|_| self.wrong("an answer that is not text"))?;
-                if !is_kept || self.records.get(&name).is_none() {
+                let known = OutputId::of(format!("{path}\n{answer}").as_bytes());
+                if self.records.get(&known).is_none() {
                     self.check(&answer, module, version)?;
-                    self.records.insert(name.clone(), ());
+                    self.records.insert(known, ());
                 }
                 Ok(answer)
             });
@@ -173,24 +175,23 @@ impl Database {
         })
     }
 
-    /// What is kept as `path`, or else fetched and then kept, as soon as `check`, which is told whether it is
-    /// kept, finds it right.
+    /// What is kept as `path`, or else fetched and then kept, as soon as `check` finds it right.
     fn right<T>(
         &self,
         path: &str,
         limit: u64,
-        check: impl Fn(Vec<u8>, bool) -> Result<T, FetchError>,
+        check: impl Fn(Vec<u8>) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let name = self.named(path);
         if let Some(kept) = self.depot.kept(&name) {
-            match check(kept, true) {
+            match check(kept) {
                 // by whomever it was kept
                 Err(FetchError::Refused(..)) => drop(self.depot.store.remove(&name)),
                 checked => return checked,
             }
         }
         let bytes = self.ask(path, limit)?;
-        let right = check(bytes.clone(), false).inspect_err(|_| self.depot.metrics.modcache.rejected.inc())?;
+        let right = check(bytes.clone()).inspect_err(|_| self.depot.metrics.modcache.rejected.inc())?;
         self.depot.keep(&name, &bytes[..]);
         Ok(right)
     }
@@ -303,7 +304,7 @@ impl Database {
         }
         self.flights.once(&(level, n, hash), || {
             let path = tree::path(level, n, WIDTH);
-            let tile = self.right(&path, WIDTH * HASH as u64, |bytes, _| {
+            let tile = self.right(&path, WIDTH * HASH as u64, |bytes| {
                 let is_right = bytes.len() == WIDTH as usize * HASH && tree::fold(&bytes) == hash;
                 let wrong = || self.wrong(&format!("{path} is not what the tile above it says"));
                 if is_right { Ok(Arc::new(bytes)) } else { Err(wrong()) }
