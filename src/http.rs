@@ -41,7 +41,7 @@ pub struct Router {
 }
 
 impl Router {
-    fn route(&self, mut request: Request) -> Reply {
+    fn route(&self, mut request: Request<'_>) -> Reply {
         let proxied = request.target != Target::Origin;
         if proxied || !matches!(request.path.as_str(), "/healthz" | "/readyz") {
             request.access = match self.guard.judge(&request) {
@@ -80,7 +80,7 @@ impl Router {
 }
 
 impl Handler for Router {
-    fn handle(&self, request: Request) -> Reply {
+    fn handle(&self, request: Request<'_>) -> Reply {
         let module = request.target == Target::Origin && request.path.starts_with("/mod/");
         // the reverse proxy tells of its own, those inside a CONNECT included
         let Some(metrics) = self.metrics.as_ref().filter(|_| module) else { return self.route(request) };
@@ -129,7 +129,7 @@ mod tests {
 
     fn router() -> Router {
         let named = |name: &'static str| -> Option<Arc<dyn Handler>> {
-            Some(Arc::new(move |r: Request| Reply::text(200, format!("{name} {}", r.path))))
+            Some(Arc::new(move |r: Request<'_>| Reply::text(200, format!("{name} {}", r.path))))
         };
         Router {
             modproxy: named("mod"),

@@ -100,7 +100,7 @@ impl Guard {
     }
 
     /// What `request` may do; the answer to one that is not for this server.
-    pub fn judge(&self, request: &Request) -> Result<Access, Reply> {
+    pub fn judge(&self, request: &Request<'_>) -> Result<Access, Reply> {
         let proxied = request.target != Target::Origin;
         let host = request.headers.get("host");
         if !proxied && !host.is_none_or(|host| host.to_str().is_ok_and(|host| self.is_named(host))) {
@@ -127,14 +127,14 @@ impl Guard {
 }
 
 /// Whether a request comes from this machine, and not by way of a server that says it sent it on.
-fn is_local(request: &Request) -> bool {
+fn is_local(request: &Request<'_>) -> bool {
     let forwards = |name: &str| name.contains("forwarded") || name.ends_with("-ip") || name == "via";
     request.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
         && !request.headers.keys().any(|name| forwards(name.as_str()))
 }
 
 /// The token that a request brings: as Bearer, or as the password of Basic.
-fn token(request: &Request, proxied: bool) -> Option<String> {
+fn token(request: &Request<'_>, proxied: bool) -> Option<String> {
     let value = first(&request.headers, if proxied { "proxy-authorization" } else { "authorization" })?;
     let (scheme, value) = value.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::http::exchange::Method;
 
-    fn request(peer: &str, headers: &[&str]) -> Request {
+    fn request(peer: &str, headers: &[&str]) -> Request<'static> {
         let mut request = Request::new(Method::Get, "/x");
         request.peer = Some(format!("{peer}:1").parse().unwrap());
         let header = |line: &&str| line.split_once(':').map(|(n, v)| (n.parse().unwrap(), v.trim().parse().unwrap()));

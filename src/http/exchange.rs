@@ -20,15 +20,14 @@ use super::socket::Stream;
 use crate::config::HostPort;
 use crate::places::Place;
 
-/// Answers requests. Called from many threads at once; the request's body has to be read, as far as
-/// it is wanted, before the call returns.
+/// Answers requests. Called from many threads at once.
 pub trait Handler: Send + Sync {
     /// The answer to `request`.
-    fn handle(&self, request: Request) -> Reply;
+    fn handle(&self, request: Request<'_>) -> Reply;
 }
 
-impl<F: Fn(Request) -> Reply + Send + Sync> Handler for F {
-    fn handle(&self, request: Request) -> Reply {
+impl<F: Fn(Request<'_>) -> Reply + Send + Sync> Handler for F {
+    fn handle(&self, request: Request<'_>) -> Reply {
         self(request)
     }
 }
@@ -50,7 +49,7 @@ pub fn default_port(scheme: &str) -> u16 {
 }
 
 /// A parsed request.
-pub struct Request {
+pub struct Request<'a> {
     /// The method.
     pub method: Method,
     /// The form of the request target.
@@ -66,7 +65,7 @@ pub struct Request {
     /// What it may do, as far as somebody has judged that.
     pub access: Access,
     /// The body: length-limited by Content-Length or decoded from chunks, empty without either.
-    pub body: Box<dyn Read + Send>,
+    pub body: Box<dyn Read + 'a>,
     /// Length of the body where the client promised one.
     pub body_len: Option<u64>,
 }
@@ -165,7 +164,7 @@ fn ours(name: &'static str, value: impl Into<String>) -> Header {
 mod tests {
     use super::*;
 
-    impl Request {
+    impl Request<'_> {
         /// A request without headers and body, from this machine, for `target`, a path and perhaps a
         /// query.
         pub fn new(method: Method, target: &str) -> Self {

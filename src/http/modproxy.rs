@@ -164,7 +164,7 @@ impl ModProxy {
 }
 
 impl Handler for Arc<ModProxy> {
-    fn handle(&self, request: Request) -> Reply {
+    fn handle(&self, request: Request<'_>) -> Reply {
         self.answer(request.path.strip_prefix("/mod/").unwrap_or_default(), request.access)
     }
 }

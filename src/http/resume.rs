@@ -1,9 +1,45 @@
-//! A body that goes on where it broke off, from a server that takes ranges: the same bytes, as far as what
-//! it says of them is the same.
+//! What servers answer us; and bodies that go on where they broke off, from a server that takes ranges: the same
+//! bytes, as far as what it says of them is the same.
 
 use std::io::{self, ErrorKind, Read};
 
-use super::headers::{HeaderMap, first};
+use super::headers::{self, HeaderMap, first};
+
+/// A server's answer.
+pub struct Received {
+    /// Status code.
+    pub status: u16,
+    /// Headers, without those for one hop only.
+    pub headers: HeaderMap,
+    /// The body as it is sent. A read fails when it breaks off, as far as that can be told.
+    pub body: Box<dyn Read + Send>,
+    /// Length of the body, where the server tells it; for HEAD, of the body that GET would have.
+    pub len: Option<u64>,
+    /// Whether the end of the body can be told from the connection breaking off.
+    pub framed: bool,
+}
+
+impl Received {
+    /// What `answer` to a request of this `method` is; the error says why it is none.
+    pub fn of(method: &str, answer: ureq::http::Response<ureq::Body>) -> Result<Self, &'static str> {
+        let (parts, body) = answer.into_parts();
+        let (status, mut headers) = (parts.status.as_u16(), parts.headers);
+        let told = first(&headers, "content-length").and_then(|n| n.parse().ok());
+        let codings: Vec<_> = headers::list(&headers, "transfer-encoding").map(|c| c.to_ascii_lowercase()).collect();
+        if status < 200 || codings.iter().any(|coding| coding != "chunked" && coding != "identity") {
+            return Err("it answers in another protocol or coding than it was asked in");
+        }
+        let len = match status {
+            204 => Some(0),
+            _ if method == "HEAD" => told,
+            _ => body.content_length(),
+        };
+        headers::drop_hop_by_hop(&mut headers);
+        let body = body.into_with_config().limit(u64::MAX).reader();
+        let framed = len.is_some() || codings.iter().any(|coding| coding == "chunked");
+        Ok(Received { status, headers, body: Box::new(body), len, framed })
+    }
+}
 
 /// Times that one body is asked for again.
 const TRIES: u32 = 5;
@@ -32,18 +68,6 @@ impl Whole {
     }
 }
 
-/// An answer to a request for what is left.
-pub struct Part {
-    /// Its status.
-    pub status: u16,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// The length of its body, where it is told.
-    pub len: Option<u64>,
-    /// That body.
-    pub body: Box<dyn Read + Send>,
-}
-
 /// The stream: it ends at its length, or with an error.
 pub struct Resumed<F> {
     body: Box<dyn Read + Send>,
@@ -56,7 +80,7 @@ pub struct Resumed<F> {
     ask: F,
 }
 
-impl<F: FnMut(&str, &str) -> Result<Part, String>> Resumed<F> {
+impl<F: FnMut(&str, &str) -> Result<Received, String>> Resumed<F> {
     /// `body`, which is as `whole` says; what is left of it is asked for by `ask`, where it `may` be.
     pub fn new(body: Box<dyn Read + Send>, whole: Whole, may: bool, ask: F) -> Self {
         Resumed { body, whole, got: 0, begun: 0, tries: if may { TRIES } else { 0 }, ask }
@@ -64,7 +88,7 @@ impl<F: FnMut(&str, &str) -> Result<Part, String>> Resumed<F> {
 
     /// The rest of the body; the error says why it is not to be had.
     fn rest(&mut self) -> Result<Box<dyn Read + Send>, String> {
-        let Part { status, headers, len, mut body } =
+        let Received { status, headers, len, mut body, .. } =
             (self.ask)(&format!("bytes={}-", self.got), self.whole.validator())?;
         let whole = self.whole.len.unwrap_or_default();
         let part = format!("bytes {}-{}/{whole}", self.got, whole.saturating_sub(1));
@@ -82,7 +106,7 @@ impl<F: FnMut(&str, &str) -> Result<Part, String>> Resumed<F> {
     }
 }
 
-impl<F: FnMut(&str, &str) -> Result<Part, String>> Read for Resumed<F> {
+impl<F: FnMut(&str, &str) -> Result<Received, String>> Read for Resumed<F> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             let why = match (self.body.read(buf), self.whole.len) {

@@ -112,7 +112,7 @@ impl RevProxy {
 }
 
 impl Handler for Arc<RevProxy> {
-    fn handle(&self, request: Request) -> Reply {
+    fn handle(&self, request: Request<'_>) -> Reply {
         match &request.target {
             Target::Authority(host) => self.connect(host),
             Target::Absolute(scheme, host) => {
@@ -125,7 +125,7 @@ impl Handler for Arc<RevProxy> {
 }
 
 impl RevProxy {
-    fn proxy(self: &Arc<Self>, request: Request, scheme: &str, host: &HostPort) -> Reply {
+    fn proxy(self: &Arc<Self>, request: Request<'_>, scheme: &str, host: &HostPort) -> Reply {
         self.metrics.revcache.req_received.inc();
         if !hosts::listed(&self.hosts, scheme, host) {
             return Reply::text(502, format!("{host} is not proxied: it is not in --revproxy\n"));
@@ -143,7 +143,7 @@ impl RevProxy {
         })
     }
 
-    fn answer(self: &Arc<Self>, mut request: Request, method: &str, url: &str) -> (Reply, Outcome) {
+    fn answer(self: &Arc<Self>, mut request: Request<'_>, method: &str, url: &str) -> (Reply, Outcome) {
         let mut headers = std::mem::take(&mut request.headers);
         let body = request_body(request, &headers);
         let protocol = upgrade::wanted(method, &headers).filter(|_| body.is_none());
@@ -230,7 +230,7 @@ impl RevProxy {
         method: &str,
         url: &str,
         terms: &Terms,
-        body: Option<RequestBody>,
+        body: Option<RequestBody<'_>>,
         old: Option<Found>,
         leader: Option<Fetching>,
     ) -> (Reply, Outcome) {
@@ -286,7 +286,7 @@ impl RevProxy {
 }
 
 /// The body to send on, if there is one.
-fn request_body(request: Request, headers: &HeaderMap) -> Option<RequestBody> {
+fn request_body<'a>(request: Request<'a>, headers: &HeaderMap) -> Option<RequestBody<'a>> {
     let chunked = headers.contains_key("transfer-encoding");
     let told = headers.contains_key("content-length");
     match (chunked, told) {

@@ -144,7 +144,7 @@ impl Status {
 }
 
 impl Handler for Status {
-    fn handle(&self, request: Request) -> Reply {
+    fn handle(&self, request: Request<'_>) -> Reply {
         let reply = match request.path.as_str() {
             "/healthz" if self.sources.stopping.load(Ordering::Relaxed) => Reply::text(503, "stopping\n"),
             "/healthz" => Reply::text(200, "ok\n"),

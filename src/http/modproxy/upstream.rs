@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
-use ureq::{Body, Proxy};
+use ureq::Proxy;
 use url::Url;
 
 pub use self::list::Upstreams;
@@ -26,7 +26,7 @@ use super::path;
 use crate::client::{self, Client, Reach};
 use crate::config::{ModProxyConfig, UpstreamEntry, UpstreamUrl};
 use crate::http::headers::first;
-use crate::http::resume::{Part, Resumed, Whole};
+use crate::http::resume::{Received, Resumed, Whole};
 use crate::http::socket::FLOOR;
 use crate::text;
 
@@ -212,7 +212,7 @@ impl Fetcher {
             for (name, value) in headers.into_iter().chain([authorization]).filter(|(_, value)| !value.is_empty()) {
                 request = request.header(name, value);
             }
-            request.call().map(|answer| answer.into_parts()).map_err(|e| match e {
+            let answer = request.call().map_err(|e| match e {
                 ureq::Error::Timeout(_) => ask.failed(504, client::words(&e)),
                 // these show where they were sent to, which may be a signed URL
                 ureq::Error::RequireHttpsOnly(to) if to.starts_with("http:") => {
@@ -220,7 +220,8 @@ impl Fetcher {
                 }
                 ureq::Error::RequireHttpsOnly(_) | ureq::Error::BadUri(_) => ask.failed(502, NO_HTTP),
                 e => ask.failed(502, client::words(&e)),
-            })
+            })?;
+            Received::of("GET", answer).map_err(|why| ask.failed(502, why))
         };
         let noted: Vec<&str> = ask.known.splitn(3, " | ").collect();
         let known = match noted[..] {
@@ -228,18 +229,18 @@ impl Fetcher {
             _ => None,
         };
         let (etag, modified) = known.unwrap_or_default();
-        let (parts, body) = send([("if-none-match", etag), ("if-modified-since", modified)])?;
-        let whole = Whole::of(&parts.headers, body.content_length());
-        match parts.status.as_u16() {
+        let answer = send([("if-none-match", etag), ("if-modified-since", modified)])?;
+        let whole = Whole::of(&answer.headers, answer.len);
+        match answer.status {
             200 => {}
             304 if known.is_some() => return Ok(Got::Same),
             301..=303 | 307 | 308 => {
                 // file: and the like are followed below our own path, over and over
-                let to = first(&parts.headers, "location").and_then(|to| Url::parse(to).ok());
+                let to = first(&answer.headers, "location").and_then(|to| Url::parse(to).ok());
                 let odd = to.is_some_and(|to| !matches!(to.scheme(), "http" | "https"));
                 return Err(ask.failed(502, if odd { NO_HTTP } else { "too many redirects" }));
             }
-            status => return Err(refusal(ask, status, body)),
+            status => return Err(refusal(ask, status, answer.body)),
         }
         let note = match (whole.etag.as_str(), whole.modified.as_str()) {
             ("", "") => String::new(),
@@ -248,24 +249,21 @@ impl Fetcher {
         if whole.len.is_some_and(|n| n > ask.limit) {
             return Err(ask.failed(502, format_args!("more than {}", text::bytes(ask.limit))));
         }
-        let again = |range: &str, validator: &str| {
-            let (parts, body) = send([("range", range), ("if-range", validator)]).map_err(|e| e.to_string())?;
-            let (status, len, headers) = (parts.status.as_u16(), body.content_length(), parts.headers);
-            Ok(Part { status, headers, len, body: Box::new(body.into_reader()) })
-        };
+        let again =
+            |range: &str, validator: &str| send([("range", range), ("if-range", validator)]).map_err(|e| e.to_string());
         // a zip is checked by itself; of others a part has to be known for one of the same whole
         let may = whole.len.is_some() && (!whole.validator().is_empty() || ask.path.ends_with(".zip"));
-        let mut body = Resumed::new(Box::new(body.into_reader()), whole, may, again);
+        let mut body = Resumed::new(answer.body, whole, may, again);
         copy(&mut body, ask, to).map(|len| Got::Body(len, note))
     }
 }
 
 /// What our client is told of an answer that is none. The upstream's own words pass, and its status too,
 /// unless that speaks of us: of credentials, say.
-fn refusal(ask: &Ask<'_>, status: u16, body: Body) -> FetchError {
+fn refusal(ask: &Ask<'_>, status: u16, body: impl Read) -> FetchError {
     let mut text = Vec::new();
     // a text that breaks off is as good as none
-    let _ = body.into_reader().take(MAX_TEXT).read_to_end(&mut text);
+    let _ = body.take(MAX_TEXT).read_to_end(&mut text);
     let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control() || *c == '\n').collect();
     let told = match text.trim() {
         "" => format!("the upstream says {status}"),

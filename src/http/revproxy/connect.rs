@@ -32,7 +32,7 @@ impl RevProxy {
         Reply::status(200).body(Body::Takeover(Box::new(move |client| match client.secured(config) {
             Ok(client) => {
                 let context = Context { peer: None, origin: Some(("https", host.clone())) };
-                serve(client, &move |request: Request| this.inside(request, &host), &context);
+                serve(client, &move |request: Request<'_>| this.inside(request, &host), &context);
             }
             Err(e) => {
                 this.metrics.proxyconn.errors.inc();
@@ -63,7 +63,7 @@ impl RevProxy {
     }
 
     /// A request inside an intercepted connection to `host`.
-    fn inside(self: &Arc<Self>, request: Request, host: &HostPort) -> Reply {
+    fn inside(self: &Arc<Self>, request: Request<'_>, host: &HostPort) -> Reply {
         let is_it = |named: &str| named.parse::<HostPort>().is_ok_and(|named| named.without_port(443) == *host);
         let asked = matches!(&request.target, Target::Absolute("https", asked) if asked == host);
         if !asked || !first(&request.headers, "host").is_none_or(is_it) {

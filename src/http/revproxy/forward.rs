@@ -10,12 +10,12 @@ use ureq::http;
 use ureq::{Agent, SendBody};
 
 use crate::client::{self, Client, Reach, is_disconnect};
-use crate::http::headers::{self, HeaderMap, value};
-use crate::http::resume::{Part, Resumed, Whole};
+use crate::http::headers::{HeaderMap, value};
+use crate::http::resume::{Received, Resumed, Whole};
 use crate::metrics::Metrics;
 
 /// A request's body, and its length where the client told it.
-pub type RequestBody = (Box<dyn Read + Send>, Option<u64>);
+pub type RequestBody<'a> = (Box<dyn Read + 'a>, Option<u64>);
 
 /// What is asked of a target.
 #[derive(Clone, Copy)]
@@ -26,20 +26,6 @@ pub struct Ask<'a> {
     pub url: &'a str,
     /// The headers, without those for one hop only.
     pub headers: &'a HeaderMap,
-}
-
-/// A target's answer.
-pub struct Forwarded {
-    /// Status code.
-    pub status: u16,
-    /// Headers, without those for one hop only.
-    pub headers: HeaderMap,
-    /// The body as it is sent. A read fails when it breaks off, as far as that can be told.
-    pub body: Box<dyn Read + Send>,
-    /// Length of the body, where the target tells it; for HEAD, of the body that GET would have.
-    pub len: Option<u64>,
-    /// Whether the end of the body can be told from the connection breaking off.
-    pub framed: bool,
 }
 
 /// A request that got no answer: the status to say so with, and why.
@@ -73,12 +59,12 @@ impl Forwarder {
 
     /// Sends a request. One without a body is sent again when a connection that was kept open turns out to be
     /// closed. The body of a GET goes on where it broke off, where the target takes ranges.
-    pub fn send(self: &Arc<Self>, ask: Ask<'_>, body: Option<RequestBody>) -> Result<Forwarded, Failed> {
+    pub fn send(self: &Arc<Self>, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
         let answer = self.ask(ask, body)?;
         Ok(if ask.method == "GET" { self.resuming(ask, answer) } else { answer })
     }
 
-    fn resuming(self: &Arc<Self>, ask: Ask<'_>, mut answer: Forwarded) -> Forwarded {
+    fn resuming(self: &Arc<Self>, ask: Ask<'_>, mut answer: Received) -> Received {
         let whole = Whole::of(&answer.headers, answer.len);
         // what nothing else checks goes on by a strong tag alone
         if answer.status != 200 || answer.len.is_none() || !whole.etag.starts_with('"') {
@@ -90,14 +76,14 @@ impl Forwarder {
             headers.insert("range", value(range));
             headers.insert("if-range", value(tag));
             let ask = Ask { method: "GET", url: &url, headers: &headers };
-            let Forwarded { status, headers, len, body, .. } = this.ask(ask, None).map_err(|e| e.1)?;
-            if status == 206 { Ok(Part { status, headers, len, body }) } else { Err("it takes no ranges".to_string()) }
+            let part = this.ask(ask, None).map_err(|e| e.1)?;
+            if part.status == 206 { Ok(part) } else { Err("it takes no ranges".to_string()) }
         };
         answer.body = Box::new(Resumed::new(answer.body, whole, true, ask));
         answer
     }
 
-    fn ask(&self, ask: Ask<'_>, body: Option<RequestBody>) -> Result<Forwarded, Failed> {
+    fn ask(&self, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
         let Ask { method, url, .. } = ask;
         let agent = self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
         let begin = Instant::now();
@@ -110,7 +96,8 @@ impl Forwarder {
             other => other,
         };
         self.metrics.latency.upstream_request.observe(begin.elapsed());
-        let answer = answer.map_err(|e| failed(&e)).and_then(|a| forwarded(method, a));
+        let answer = answer.map_err(|e| failed(&e));
+        let answer = answer.and_then(|a| Received::of(method, a).map_err(|why| Failed(502, why.to_string())));
         match &answer {
             Ok(answer) if answer.status >= 500 => call.failed(&format!("status {}", answer.status)),
             // what cannot be sent is not the target's fault
@@ -123,7 +110,7 @@ impl Forwarder {
 
 type Response = http::Response<ureq::Body>;
 
-fn send_once(agent: &Agent, ask: Ask<'_>, body: Option<RequestBody>) -> Result<Response, ureq::Error> {
+fn send_once(agent: &Agent, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Response, ureq::Error> {
     let mut builder = http::Request::builder().method(ask.method).uri(ask.url);
     let headers = builder.headers_mut().ok_or(ureq::Error::BadUri(String::new()))?;
     *headers = ask.headers.clone();
@@ -137,37 +124,18 @@ fn send_once(agent: &Agent, ask: Ask<'_>, body: Option<RequestBody>) -> Result<R
             if let Some(len) = len {
                 headers.insert("content-length", value(len.to_string()));
             }
-            agent.run(builder.body(SendBody::from_owned_reader(OfClient(body)))?)
+            agent.run(builder.body(SendBody::from_reader(&mut OfClient(body)))?)
         }
     }
 }
 
 /// A request's body: an error in it is its client's.
-struct OfClient(Box<dyn Read + Send>);
+struct OfClient<'a>(Box<dyn Read + 'a>);
 
-impl Read for OfClient {
+impl Read for OfClient<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read(buf).map_err(|e| ureq::Error::Other(e.into()).into_io())
     }
-}
-
-fn forwarded(method: &str, answer: Response) -> Result<Forwarded, Failed> {
-    let (parts, body) = answer.into_parts();
-    let (status, mut headers) = (parts.status.as_u16(), parts.headers);
-    let told = headers::first(&headers, "content-length").and_then(|n| n.parse().ok());
-    let codings: Vec<_> = headers::list(&headers, "transfer-encoding").map(|c| c.to_ascii_lowercase()).collect();
-    if status < 200 || codings.iter().any(|coding| coding != "chunked" && coding != "identity") {
-        return Err(Failed(502, "it answers in another protocol or coding than it was asked in".to_string()));
-    }
-    let len = match status {
-        204 => Some(0),
-        _ if method == "HEAD" => told,
-        _ => body.content_length(),
-    };
-    headers::drop_hop_by_hop(&mut headers);
-    let body = body.into_with_config().limit(u64::MAX).reader();
-    let framed = len.is_some() || codings.iter().any(|coding| coding == "chunked");
-    Ok(Forwarded { status, headers, body: Box::new(body), len, framed })
 }
 
 fn failed(e: &ureq::Error) -> Failed {

@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::forward::Forwarded;
 use super::memory::{Answer, Kept};
 use super::reply::{Found, Outcome};
 use super::rules::{Rules, Terms, encoding_is_plain, variant};
@@ -15,6 +14,7 @@ use super::tee::{Keeper, Tee};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
 use crate::http::headers::HeaderMap;
+use crate::http::resume::Received;
 use crate::store::BlobWriter;
 use crate::text::first_of;
 
@@ -52,13 +52,13 @@ pub fn reply(
     proxy: &Arc<RevProxy>,
     url: &str,
     terms: &Terms,
-    forwarded: Forwarded,
+    forwarded: Received,
     old: Option<Found>,
     leader: Option<Fetching>,
     asked: Instant,
 ) -> (Reply, Outcome) {
     let now = SystemTime::now();
-    let Forwarded { status, headers, body, len, framed } = forwarded;
+    let Received { status, headers, body, len, framed } = forwarded;
     let rules = Rules::new(status, &headers, now);
     let may = rules.storable(terms, status, &headers, now).and(first_of(&[
         (!framed, "its end cannot be told from a failure"),

@@ -1,7 +1,6 @@
 //! The body of a request: read on demand by the handler, decoded, and never past its end.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::http::socket::Stream;
@@ -21,8 +20,6 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
 pub(super) struct Wire {
     pub(super) from: BufReader<Stream>,
     body: State,
-    /// Counts requests, so that a body kept beyond its request cannot eat the next one.
-    turn: u64,
     /// 100 Continue is still owed before the body is read.
     owes_continue: bool,
 }
@@ -48,7 +45,7 @@ enum State {
 impl Wire {
     pub(super) fn new(stream: Stream) -> Self {
         let from = BufReader::with_capacity(AHEAD, stream);
-        Wire { from, body: State::Done, turn: 0, owes_continue: false }
+        Wire { from, body: State::Done, owes_continue: false }
     }
 
     pub(super) fn stream(&mut self) -> &mut Stream {
@@ -63,8 +60,8 @@ impl Wire {
         stream
     }
 
-    /// Begins the body of the request whose head was consumed: of so many bytes, or of chunks. Returns its turn.
-    pub(super) fn begin(&mut self, len: Option<u64>, owes_continue: bool) -> u64 {
+    /// Begins the body of the request whose head was consumed: of so many bytes, or of chunks.
+    pub(super) fn begin(&mut self, len: Option<u64>, owes_continue: bool) {
         self.body = match len {
             Some(0) => State::Done,
             Some(n) => State::Length(n),
@@ -72,14 +69,11 @@ impl Wire {
         };
         self.owes_continue = owes_continue && self.body != State::Done;
         self.stream().socket().pace();
-        self.turn += 1;
-        self.turn
     }
 
     /// Reads what is left of the body, as far as it arrives at once and is not long. Whether the next
     /// request follows then.
     pub(super) fn finish(&mut self) -> bool {
-        self.turn += 1;
         if self.owes_continue {
             return false; // the client may or may not send it
         }
@@ -87,25 +81,13 @@ impl Wire {
         let mut scrap = [0; 4096];
         let mut left = DRAIN;
         while self.body != State::Done {
-            match self.read_body(&mut scrap) {
+            match self.read(&mut scrap) {
                 Ok(0) => {}
                 Ok(n) if (n as u64) < left => left -= n as u64,
                 _ => return false,
             }
         }
         true
-    }
-
-    fn read_body(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if out.is_empty() {
-            return Ok(0);
-        }
-        if self.owes_continue {
-            self.owes_continue = false;
-            self.stream().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-            self.stream().flush()?;
-        }
-        self.step(out).inspect_err(|_| self.body = State::Broken)
     }
 
     fn step(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -179,18 +161,17 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The handler's end of a body.
-pub(super) struct BodyReader {
-    pub(super) wire: Arc<Mutex<Wire>>,
-    pub(super) turn: u64,
-}
-
-impl Read for BodyReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        // the connection holds its wire whenever no handler is at work
-        match self.wire.try_lock() {
-            Ok(mut wire) if wire.turn == self.turn => wire.read_body(buf),
-            _ => Err(io::Error::other("the request is over")),
+/// Reads the body.
+impl Read for Wire {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
         }
+        if self.owes_continue {
+            self.owes_continue = false;
+            self.stream().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.stream().flush()?;
+        }
+        self.step(out).inspect_err(|_| self.body = State::Broken)
     }
 }

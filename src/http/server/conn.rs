@@ -4,22 +4,18 @@
 //! connection closes, and what it sends then is complete or visibly cut short.
 
 use std::io::{self, BufRead, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::answer::{self, Framed};
-use super::body::{BodyReader, Wire};
+use super::body::Wire;
 use super::head::{Context, Head, Refused, parse};
-use crate::http::exchange::{Body, Handler, Reply, Taker, head_of};
+use crate::http::exchange::{Body, Handler, Reply, Request, Taker, head_of};
 use crate::http::socket::Stream;
 
 /// How long a closing connection lingers, so that the client can read the last answer.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Bytes that a closing connection reads and drops.
 const CLOSE_BYTES: usize = 1 << 20;
-
-/// The connection's own hold, and those of bodies that handlers kept.
-type Shared = Arc<Mutex<Wire>>;
 
 /// What follows a turn.
 enum Next {
@@ -31,45 +27,30 @@ enum Next {
 
 /// Serves the requests of one connection on the caller's thread, until either side closes it.
 pub fn serve(stream: Stream, handler: &dyn Handler, context: &Context) {
-    let wire = Arc::new(Mutex::new(Wire::new(stream)));
+    let mut wire = Wire::new(stream);
     loop {
-        match turn(&wire, handler, context) {
+        match turn(&mut wire, handler, context) {
             Ok(Next::Request) => {}
-            Ok(Next::TakeOver(taker)) => {
-                let wire = Arc::into_inner(wire).and_then(|wire| wire.into_inner().ok());
-                match wire {
-                    Some(wire) => taker(wire.hand_over()),
-                    None => log::warn!("a CONNECT was dropped: an earlier request is still being read"),
-                }
-                return;
-            }
-            Ok(Next::Close) => return close(lock(&wire).stream()),
-            Err(_) => return lock(&wire).stream().end(true),
+            Ok(Next::TakeOver(taker)) => return taker(wire.hand_over()),
+            Ok(Next::Close) => return close(wire.stream()),
+            Err(_) => return wire.stream().end(true),
         }
     }
 }
 
 /// One request and its answer. An error says that the answer broke off.
-fn turn(shared: &Shared, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
-    let mut wire = lock(shared);
-    let head = read_head(&mut wire, context).transpose();
+fn turn(wire: &mut Wire, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
+    let head = read_head(wire, context).transpose();
     let Some(head) = head.filter(|_| wire.stream().socket().begin_answer(false)) else { return Ok(Next::Close) };
-    let Head { mut request, mut framed, expect_continue } = match head {
+    let Head { request, mut framed, expect_continue } = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
             answer::send(wire.stream(), Reply::text(status, format!("{why}\n")), Framed::default())?;
             return Ok(Next::Close);
         }
     };
-    let turn = wire.begin(request.body_len, expect_continue);
-    drop(wire);
-
-    if request.body_len != Some(0) {
-        request.body = Box::new(BodyReader { wire: shared.clone(), turn });
-    }
-    let reply = handler.handle(request);
-
-    let mut wire = lock(shared);
+    wire.begin(request.body_len, expect_continue);
+    let reply = handler.handle(Request { body: Box::new(&mut *wire), ..request });
     framed.keep &= wire.finish() && !wire.stream().socket().is_stopping();
     wire.stream().socket().begin_answer(reply.held.is_some());
     if matches!(reply.body, Body::Takeover(_)) {
@@ -111,8 +92,4 @@ fn close(stream: &mut Stream) {
     {
         dropped += n;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no holder panics")
 }

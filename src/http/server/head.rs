@@ -22,7 +22,7 @@ const MAX_HEADERS: usize = 100;
 /// A parsed head.
 pub(super) struct Head {
     /// The request, whose body is yet to come.
-    pub(super) request: Request,
+    pub(super) request: Request<'static>,
     /// How it wants to be answered.
     pub(super) framed: Framed,
     /// Whether the client waits for 100 before it sends its body.
@@ -169,7 +169,7 @@ mod tests {
         read(text).map_err(|refused| refused.1).expect("accepted").expect("whole").0
     }
 
-    fn request(text: &str) -> Request {
+    fn request(text: &str) -> Request<'static> {
         head(text).request
     }
 

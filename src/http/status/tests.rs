@@ -23,7 +23,7 @@ fn status(metrics: &Arc<Metrics>) -> (Status, Arc<AtomicBool>) {
     (Status::new(sources).unwrap(), stopping)
 }
 
-fn request(method: Method, path: &str, host: Option<&str>) -> Request {
+fn request(method: Method, path: &str, host: Option<&str>) -> Request<'static> {
     let headers = host.map(|h| ("host".parse().unwrap(), h.parse().unwrap())).into_iter().collect();
     Request {
         method,
