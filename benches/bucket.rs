@@ -5,7 +5,7 @@
 //! ratios are taken within a round. The S3 server runs in a process of its own and shares the CPUs
 //! with the build; what it costs is in the table.
 //!
-//! `--rows tarball` (`build`, `first`, `flight`, `tarball`; all by default): what to measure. The rows `tarball` have the
+//! `--rows tarball` (`build`, `first`, `flight`, `rewritten`, `tarball`; all by default): what to measure. The rows `tarball` have the
 //! same bandwidth for both sides, beside builds from Go's own cache, packed by `tar -I zstd`, that
 //! is fetched by one request and unpacked while it arrives. `--kubernetes v1.37.0` adds kube-apiserver
 //! to them; with its cold builds that takes 25 minutes.
@@ -49,7 +49,8 @@ fn bench(args: &Args) -> Result<()> {
     let go = Go::find()?;
     let mut bench =
         Bench { at: Setup { native: go.scratch.join("native"), go, s3: S3::start()?, build: packages.clone() } };
-    let wanted = |rows: &str| args.text("rows", "build,first,flight,tarball").split(',').any(|wanted| wanted == rows);
+    let wanted =
+        |rows: &str| args.text("rows", "build,first,flight,rewritten,tarball").split(',').any(|wanted| wanted == rows);
     if wanted("flight") {
         bench.in_flight(args.number("runs", 3)?)?;
     }
@@ -61,6 +62,9 @@ fn bench(args: &Args) -> Result<()> {
         bench.tarballs(args)?;
     }
     (bench.at.go.dir, bench.at.go.verb, bench.at.build) = (home, "build", packages.clone());
+    if wanted("rewritten") {
+        bench.rewritten()?;
+    }
     if !wanted("build") {
         return Ok(());
     }
@@ -228,6 +232,42 @@ impl<'a> Bench<'a> {
             let what = format!("{what}: 20 ms, a tarball without {} of {} packages", change.rebuilt, change.of);
             self.against_tarball(&what, &url, 20, GIGABIT, runs, Bound::Most(0.4))?;
         }
+        Ok(())
+    }
+
+    /// What packs and manifests add to the bytes that builds send which change a twentieth each.
+    fn rewritten(&mut self) -> Result<()> {
+        const BUILDS: usize = 20;
+        section(&format!("bucket: bytes that {BUILDS} builds in a row send, each with 5 % of the packages changed"));
+        self.at.go.scratch.fresh("native")?;
+        self.at.native()?;
+        turns::each(0, || {
+            self.at.s3.clear()?;
+            let dir = self.at.go.scratch.fresh(turns::own("local"))?;
+            self.at.ours(&dir, 0, &[SCOPE], Watch::Plain)?;
+            self.at.s3.save()
+        })?;
+        let change = Change::plan(&self.at.go, &self.at.native, &self.at.build, 0.05)?;
+        let [mut all, mut entries] = [const { Turns(vec![], vec![]) }; 2];
+        turns::each(0, || {
+            let mut sums = [0.0; 2];
+            for i in 1..=BUILDS {
+                change.apply(i)?;
+                // into an empty bucket goes what was changed, and nothing else
+                self.at.s3.clear()?;
+                let dir = self.at.local();
+                sums[1] +=
+                    self.at.ours(&dir, 0, &[SCOPE, "--no-readahead"], Watch::Plain)?.server.get("received") as f64;
+                sums[0] += self.at.fresh(0, &[SCOPE], Watch::Plain)?.server.get("received") as f64;
+                self.at.s3.save()?;
+            }
+            all.push(sums[0]);
+            entries.push(sums[1]);
+            Ok(())
+        })?;
+        let what =
+            format!("{} of {} packages: all that is sent, by the changed outputs alone", change.rebuilt, change.of);
+        measured(&what, &all, "MB", &entries.show("MB"), all.by(&entries).median(), Bound::Most(1.5));
         Ok(())
     }
 

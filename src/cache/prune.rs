@@ -274,20 +274,12 @@ pub fn output_of(path: &Path) -> Option<OutputId> {
     parse_action(&read_small(path, ACTION_LEN as u64).ok()?).map(|(id, _)| id)
 }
 
-/// Removes what the dead have left: their temporary files, and then their leases. Only where there are
-/// such leases are the folders walked.
+/// Removes the temporary files that the dead have left.
 pub fn sweep(root: &Path, census: &Census) -> io::Result<()> {
-    if census.dead().next().is_none() {
-        return Ok(());
-    }
     for folder in FOLDERS.iter().chain(&HINTS) {
         each_file(&root.join(folder), |entry, held| sweep_one(entry, held, census))?;
     }
-    for dir in [root.to_path_buf(), root.join(LEASE)] {
-        each_in(&dir, |entry, held| sweep_one(entry, held, census))?;
-    }
-    census.bury();
-    Ok(())
+    [root.to_path_buf(), root.join(LEASE)].iter().try_for_each(|dir| each_in(dir, |e, held| sweep_one(e, held, census)))
 }
 
 /// Removes a temporary file whose maker is dead.

@@ -217,9 +217,13 @@ impl Stack {
     fn tidy(&self, census: std::io::Result<Census>) {
         let Config { cache_dir, .. } = &self.config;
         let tidied = census.and_then(|census| {
-            prune::sweep(cache_dir, &census)?;
-            if let Some(bucket) = &self.bucket {
-                bucket.sweep(&|token| census.dead().any(|dead| dead == token));
+            if census.dead().next().is_some() {
+                prune::sweep(cache_dir, &census)?;
+                if let Some(bucket) = &self.bucket {
+                    bucket.sweep(&|token| census.dead().any(|dead| dead == token));
+                }
+                // last: what is left by who is killed before is the next one's to find
+                census.bury();
             }
             self.prune(&census)
         });

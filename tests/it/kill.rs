@@ -53,6 +53,24 @@ fn kills_while_the_same_actions_get_new_values_in_a_directory_bucket() {
     in_a_directory(true, 4);
 }
 
+#[test]
+fn a_kill_while_the_dead_are_swept_leaves_the_rest_to_the_next() {
+    let (dir, bucket) = (TempDir::new(), TempDir::new());
+    let plugin = || Plugin::new(&dir).env("GOCACHE_S3_BUCKET", format!("file://{}", bucket.path().display()));
+    let dead = "77-18eccd3520612038cd78f0b5";
+    dir.write(&format!("cache/lease/{dead}"), &" ".repeat(20));
+    (0..4000).for_each(|n| drop(bucket.write(&format!(".tmp-files/.tmp-{dead}-{n}"), "")));
+    let left = || fs::read_dir(bucket.path().join(".tmp-files")).expect("a folder").count();
+    let mut s = Session::start(plugin());
+    s.client.send_close();
+    let begun = Instant::now();
+    while left() == 4000 && begun.elapsed() < HEALING {}
+    s.child.signal(Signal::KILL);
+    s.child.wait();
+    Session::start(plugin()).end();
+    assert_eq!(left(), 0);
+}
+
 /// Rounds with a server that fails one request in ten; `again`: actions are put with several values.
 fn through_a_proxy(again: bool, salt: u64) {
     let server = S3Server::in_process();
