@@ -30,11 +30,11 @@ use std::time::Duration;
 pub use crate::id;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
+use crate::places::Places;
 pub use action_source::ActionSource;
 pub use client::{Client, Put};
 use disk::DiskCache;
 use fetch::Fetcher;
-use haste::Background;
 use readahead::{Fetchers, Readahead};
 
 /// A readahead is shared by the clients of its scope that come within this time.
@@ -42,11 +42,14 @@ const SHARE_READAHEAD: Duration = Duration::from_secs(600);
 
 /// The cache that all sessions of a process share.
 pub struct BuildCache {
-    disk: Arc<DiskCache>,
-    tier: Option<Tier>,
+    /// The local directory.
+    pub disk: Arc<DiskCache>,
+    /// The bucket behind it.
+    pub tier: Option<Tier>,
     /// What tells others of our sessions.
-    lease: Arc<Lease>,
-    metrics: Arc<Metrics>,
+    pub lease: Arc<Lease>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The bucket behind the directory.
@@ -59,7 +62,8 @@ pub struct Tier {
     pub readahead: bool,
     scopes: Mutex<HashMap<String, Weak<Readahead>>>,
     fetchers: Fetchers,
-    background: Background,
+    /// Gets that are asked about and do not wait.
+    asking: Arc<Places>,
 }
 
 impl Tier {
@@ -71,7 +75,7 @@ impl Tier {
             readahead,
             scopes: Mutex::default(),
             fetchers: Fetchers::default(),
-            background: Background::default(),
+            asking: Places::new(haste::ASKING),
         }
     }
 
@@ -89,27 +93,5 @@ impl Tier {
         new.join();
         scopes.insert(scope.to_string(), Arc::downgrade(&new));
         new
-    }
-}
-
-impl BuildCache {
-    /// A cache over `disk` and, behind it, `tier`, whose sessions `lease` tells of.
-    pub fn new(disk: Arc<DiskCache>, tier: Option<Tier>, lease: Arc<Lease>, metrics: Arc<Metrics>) -> Self {
-        BuildCache { disk, tier, lease, metrics }
-    }
-
-    /// The local directory.
-    pub fn disk(&self) -> &Arc<DiskCache> {
-        &self.disk
-    }
-
-    /// The bucket behind it.
-    pub fn tier(&self) -> Option<&Tier> {
-        self.tier.as_ref()
-    }
-
-    /// What is counted.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
     }
 }

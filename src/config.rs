@@ -330,6 +330,11 @@ impl BucketConfig {
             signer: Signer::default(),
         }
     }
+
+    /// The prefix that is written to.
+    pub fn target(&self) -> &str {
+        self.write_prefix.as_ref().unwrap_or(&self.prefix).as_str()
+    }
 }
 
 /// Where a bucket is.

@@ -11,7 +11,7 @@ mod guard;
 mod memory;
 mod s3;
 
-pub use bucket::{Bucket, BucketPolicy};
+pub use bucket::Bucket;
 pub use dir::Dir;
 pub use error::RemoteError;
 pub use memory::Memory;

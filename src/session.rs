@@ -114,7 +114,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
     }
 
     fn get(&mut self, id: i64, action: ActionId) {
-        let metrics = self.client.cache().metrics();
+        let metrics = &self.client.cache.metrics;
         metrics.server.get_requests.inc();
         let span = Span::begin(self.options.debug, id, "get", action);
         // handing it to a worker costs more than answering it
@@ -129,7 +129,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         let (client, writer, tests) = (self.client.clone(), self.writer.clone(), self.options.tests);
         self.pool.submit(move || {
             let reply = get(&client, &action, tests);
-            let metrics = client.cache().metrics();
+            let metrics = &client.cache.metrics;
             span.end(&reply, &metrics.latency.get, &metrics.recent);
             answer(&writer, id, reply);
         });
@@ -143,7 +143,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         size: u64,
         mut body: PutBody<'_, R>,
     ) -> Result<(), ProtocolError> {
-        self.client.cache().metrics().server.put_requests.inc();
+        self.client.cache.metrics.server.put_requests.inc();
         self.flush();
         self.client.comes(&action);
         let budget = &self.options.budget;
@@ -173,7 +173,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
             let id = put.id;
             let span = Span::begin(debug, id, "put", put.action);
             let reply = put.carry_out(&client);
-            let metrics = client.cache().metrics();
+            let metrics = &client.cache.metrics;
             span.end(&reply, &metrics.latency.put, &metrics.recent);
             answer(&writer, id, reply);
         });
@@ -201,7 +201,7 @@ fn tell(written: io::Result<()>) {
 }
 
 fn get(client: &Client, action: &ActionId, tests: bool) -> Answer {
-    let metrics = &client.cache().metrics().server;
+    let metrics = &client.cache.metrics.server;
     match client.get(action) {
         Ok(Some(hit)) => found(client, hit, tests),
         Ok(None) => {
@@ -210,14 +210,14 @@ fn get(client: &Client, action: &ActionId, tests: bool) -> Answer {
         }
         Err(e) => {
             metrics.get_errors.inc();
-            client.cache().disk().trouble.tell(format_args!("get of action {action}: {e}"));
+            client.cache.disk.trouble.tell(format_args!("get of action {action}: {e}"));
             Answer::Failed(format!("cache directory: {e}"))
         }
     }
 }
 
 fn found(client: &Client, hit: Hit, tests: bool) -> Answer {
-    let metrics = &client.cache().metrics().server;
+    let metrics = &client.cache.metrics.server;
     metrics.get_hits.inc();
     metrics.get_hit_bytes.add(hit.size);
     if tests && is_test_result(&hit).unwrap_or(false) {
@@ -254,7 +254,7 @@ enum Part {
 
 impl Put {
     fn carry_out(self, client: &Client) -> Answer {
-        let metrics = client.cache().metrics();
+        let metrics = &client.cache.metrics;
         match self.store(client) {
             Ok(path) => {
                 metrics.server.put_bytes.add(path.1);
@@ -271,14 +271,14 @@ impl Put {
         let disk = |e: io::Error| match e.kind() {
             io::ErrorKind::InvalidData => e.to_string(),
             _ => {
-                client.cache().disk().trouble.tell(format_args!("put of action {}: {e}", self.action));
+                client.cache.disk.trouble.tell(format_args!("put of action {}: {e}", self.action));
                 format!("cache directory: {e}")
             }
         };
         let mut put = client.put(self.action, self.output, self.size).map_err(disk)?;
         let mut piece = self.first;
         loop {
-            put.write_all(&piece.bytes).map_err(disk)?;
+            put.writer.write_all(&piece.bytes).map_err(disk)?;
             drop(piece);
             piece = match self.pieces.recv() {
                 Ok(Part::Piece(next)) => next,

@@ -19,7 +19,7 @@
 
 mod marker;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -50,9 +50,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How one kind of thing is uploaded.
 pub trait Source: Send + Sync {
-    /// Sends the thing called `name` to the bucket, provided that it still is `value`. `Ok` also where
-    /// there is nothing left to send (the local file is gone, another, or damaged): the marker goes. On
-    /// an error it stays.
+    /// Sends the thing called `name`, as it was when its hash was `value`, to the bucket. `Ok` also where
+    /// there is nothing left to send (that is gone or damaged here): the marker goes. On an error it stays.
     fn upload(&self, name: &str, value: Option<OutputId>, bucket: &Bucket) -> Result<(), RemoteError>;
 }
 
@@ -93,17 +92,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    fresh: VecDeque<Job>,
-    adopted: VecDeque<Job>,
+    /// What is to be sent, in its turn.
+    queue: BTreeMap<Turn, Thing>,
     hints: VecDeque<Hint>,
     /// Hints that are being followed.
     hinting: usize,
-    /// What is being sent, and the jobs that wait for its end because they are of the same thing.
-    busy: HashMap<(&'static str, String), Vec<Job>>,
-    /// Numbers of the jobs in memory.
-    known: HashSet<u64>,
-    /// How many of them are fresh.
-    fresh_left: usize,
+    /// What is being sent, by kind and name.
+    busy: HashMap<(&'static str, String), Turn>,
     /// There may be markers of ours on disk that are not in memory, and could be sent.
     behind: bool,
     idle: usize,
@@ -112,17 +107,10 @@ struct State {
     trouble: Option<String>,
 }
 
-/// One thing to send: what a marker of ours says, and the number that is its file's name.
-#[derive(Debug)]
-struct Job {
-    number: u64,
-    kind: &'static str,
-    name: String,
-    value: Option<OutputId>,
-    fresh: bool,
-}
+/// When a thing is sent: last if nobody waits for it, and in the order of the numbers that are its markers' names.
+type Turn = (bool, u64);
 
-/// A thing as a [`Source`] knows it: its kind, its name, and the hash of what it must still be.
+/// A thing as a [`Source`] knows it: its kind, its name, and the hash of what it was when it was put.
 pub type Thing = (&'static str, String, Option<OutputId>);
 
 /// An object that was used and is old, and the thing that it is made of, where there is one.
@@ -171,11 +159,12 @@ impl Uploader {
         value: OutputId,
         store: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        let job = uploader.map(|uploader| (uploader, uploader.mark(kind, name, value)));
+        let marked = uploader.map(|uploader| (uploader, uploader.mark(kind, name, value)));
         let stored = store();
-        match (job, &stored) {
-            (Some((uploader, job)), Ok(_)) => uploader.enqueue(job),
-            (Some((uploader, job)), Err(_)) => uploader.unmark(&job),
+        match (marked, &stored) {
+            (Some((uploader, turn)), Ok(_)) => uploader.enqueue(turn, (kind, name.to_string(), Some(value))),
+            // what was not stored after all
+            (Some((uploader, turn)), Err(_)) => drop(fs::remove_file(uploader.shared.path(turn.1))),
             (None, _) => {}
         }
         stored
@@ -184,9 +173,9 @@ impl Uploader {
     /// Marks `name` as waiting for upload. Call it before the thing itself
     /// appears under its name, with the hash of what it is to be. One that cannot be marked is uploaded all
     /// the same, unless we end.
-    fn mark(&self, kind: &'static str, name: &str, value: OutputId) -> Job {
-        let job = self.shared.job(kind, name.to_string(), Some(value), true);
-        let path = self.shared.path(job.number);
+    fn mark(&self, kind: &'static str, name: &str, value: OutputId) -> Turn {
+        let turn = self.shared.turn(false);
+        let path = self.shared.path(turn.1);
         let marker = Marker::new(&self.shared.target, kind, name, Some(value)).encode();
         let write = || File::create_new(&path)?.write_all(marker.as_bytes());
         let mut marked = write();
@@ -200,21 +189,16 @@ impl Uploader {
             let dir = self.shared.dir.display();
             self.shared.unmarked.tell(format_args!("{dir}: an upload cannot be marked, and is lost if it fails: {e}"));
         }
-        job
-    }
-
-    /// Removes the mark of what was not stored after all.
-    fn unmark(&self, job: &Job) {
-        let _ = fs::remove_file(self.shared.path(job.number));
+        turn
     }
 
     /// Queues the upload of something marked and stored.
-    fn enqueue(&self, job: Job) {
+    fn enqueue(&self, turn: Turn, thing: Thing) {
         self.shared.metrics.upload.queued.inc();
         let start = {
             let mut state = self.shared.lock();
-            state.push(job);
-            state.idle < state.fresh.len()
+            state.push(turn, thing);
+            state.idle < state.queue.len()
         };
         self.shared.changed.notify_all();
         if start {
@@ -249,13 +233,13 @@ impl Uploader {
             }
         });
         if let Err(e) = taken {
-            log::warn!("{}: cannot look for unfinished uploads: {e}", self.shared.root.join(PENDING).display());
+            log::warn!("cannot look for unfinished uploads: {e}");
         }
         let found = jobs.len();
         self.shared.metrics.upload.adopted.add(found as u64);
         {
             let mut state = self.shared.lock();
-            jobs.into_iter().for_each(|job| state.push(job));
+            jobs.into_iter().for_each(|(turn, thing)| state.push(turn, thing));
         }
         self.shared.changed.notify_all();
         for _ in 0..found.min(self.shared.limit) {
@@ -287,7 +271,7 @@ impl Uploader {
         }
         {
             let mut state = self.shared.lock();
-            if !state.known.is_empty() || state.stopping {
+            if !(state.queue.is_empty() && state.busy.is_empty()) || state.stopping {
                 return;
             }
             state.behind = true;
@@ -300,6 +284,7 @@ impl Uploader {
     /// longer than a moment: it may take as long as its time-outs, and nothing is lost by leaving
     /// it. Call [`Self::drain`] first.
     pub fn stop(&self) {
+        self.shared.unmarked.end();
         self.shared.lock().stopping = true;
         self.shared.changed.notify_all();
         let at_work = |state: &State| !state.busy.is_empty() || state.hinting > 0;
@@ -323,7 +308,7 @@ impl Uploader {
     /// How the queue looks now.
     pub fn state(&self) -> QueueState {
         let s = self.shared.lock();
-        QueueState { waiting: s.known.len() - s.busy.len(), busy: s.busy.len() }
+        QueueState { waiting: s.queue.len(), busy: s.busy.len() }
     }
 
     fn start_worker(&self) {
@@ -340,56 +325,32 @@ impl Uploader {
 }
 
 impl State {
-    /// Takes a job in; one that does not fit stays a marker.
-    fn push(&mut self, job: Job) {
-        if self.known.len() >= QUEUE_LIMIT {
+    /// Takes a thing in, unless it is there; one that does not fit stays a marker.
+    fn push(&mut self, turn: Turn, thing: Thing) {
+        if self.queue.len() >= QUEUE_LIMIT {
             self.behind = true;
-        } else if self.known.insert(job.number) {
-            self.fresh_left += usize::from(job.fresh);
-            self.queue(job.fresh).push_back(job);
+        } else if !self.has(turn.1) {
+            self.queue.insert(turn, thing);
         }
     }
 
-    fn queue(&mut self, fresh: bool) -> &mut VecDeque<Job> {
-        if fresh { &mut self.fresh } else { &mut self.adopted }
+    fn has(&self, number: u64) -> bool {
+        let queued = [false, true].iter().any(|last| self.queue.contains_key(&(*last, number)));
+        queued || self.busy.values().any(|(_, busy)| *busy == number)
     }
 
-    /// The next job whose thing is not being sent.
-    fn next(&mut self) -> Option<Job> {
-        while let Some(job) = self.fresh.pop_front().or_else(|| self.adopted.pop_front()) {
-            match self.busy.get_mut(&(job.kind, job.name.clone())) {
-                Some(waiting) => waiting.push(job),
-                None => {
-                    self.busy.insert((job.kind, job.name.clone()), Vec::new());
-                    return Some(job);
-                }
-            }
-        }
-        None
-    }
-
-    fn done(&mut self, job: Job) {
-        self.forget(&job);
-        for later in self.busy.remove(&(job.kind, job.name)).unwrap_or_default() {
-            self.queue(later.fresh).push_front(later);
-        }
-    }
-
-    fn forget(&mut self, job: &Job) {
-        self.known.remove(&job.number);
-        self.fresh_left -= usize::from(job.fresh);
+    /// The next thing that is not being sent.
+    fn next(&mut self) -> Option<(Turn, Thing)> {
+        let is_idle = |(_, (kind, name, _)): &(&Turn, &Thing)| !self.busy.contains_key(&(*kind, name.clone()));
+        let turn = *self.queue.iter().find(is_idle)?.0;
+        let thing = self.queue.remove(&turn)?;
+        self.busy.insert((thing.0, thing.1.clone()), turn);
+        Some((turn, thing))
     }
 
     fn owes(&self) -> bool {
-        self.fresh_left > 0 || self.behind
-    }
-
-    /// Leaves what is queued to its markers.
-    fn drop_all(&mut self) {
-        for job in std::mem::take(&mut self.fresh).into_iter().chain(std::mem::take(&mut self.adopted)) {
-            self.forget(&job);
-        }
-        self.behind = true;
+        let fresh = |turn: &Turn| !turn.0;
+        self.behind || self.queue.keys().next().is_some_and(fresh) || self.busy.values().any(fresh)
     }
 }
 
@@ -413,8 +374,8 @@ impl Shared {
         state
     }
 
-    fn job(&self, kind: &'static str, name: String, value: Option<OutputId>, fresh: bool) -> Job {
-        Job { number: self.next.fetch_add(1, Ordering::Relaxed), kind, name, value, fresh }
+    fn turn(&self, last: bool) -> Turn {
+        (last, self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     fn make_dir(&self) -> io::Result<()> {
@@ -429,17 +390,19 @@ impl Shared {
         let mut state = self.lock();
         while !state.stopping {
             let takes = self.bucket.accepts_writes();
-            if !(takes || state.fresh.is_empty() && state.adopted.is_empty()) {
-                state.drop_all();
+            if !(takes || state.queue.is_empty()) {
+                // they are left to their markers
+                state.queue.clear();
+                state.behind = true;
                 self.changed.notify_all();
             } else if state.busy.len() < self.limit
-                && let Some(job) = state.next()
+                && let Some((turn, thing)) = state.next()
             {
                 drop(state);
-                let tried = self.run(&job);
+                let tried = self.run(turn, &thing);
                 state = self.lock();
                 state.behind |= !tried;
-                state.done(job);
+                state.busy.remove(&(thing.0, thing.1));
                 self.changed.notify_all();
             } else if state.behind && takes {
                 // while they are looked for, they count as there
@@ -447,7 +410,7 @@ impl Shared {
                 let found = self.left_behind();
                 state = self.lock();
                 state.behind = false;
-                found.into_iter().for_each(|job| state.push(job));
+                found.into_iter().for_each(|(turn, thing)| state.push(turn, thing));
                 self.changed.notify_all();
             } else if takes
                 && state.hinting < HINTS
@@ -458,7 +421,7 @@ impl Shared {
                 let lost = self.follow(hint);
                 state = self.lock();
                 state.hinting -= 1;
-                lost.into_iter().for_each(|job| state.push(job));
+                lost.into_iter().for_each(|thing| state.push(self.turn(true), thing));
                 self.changed.notify_all();
             } else {
                 state.idle += 1;
@@ -471,17 +434,17 @@ impl Shared {
     }
 
     /// Sends one thing. `false` where the bucket was not asked, and may soon be.
-    fn run(&self, job: &Job) -> bool {
-        let Some(source) = self.source(job.kind) else { return true };
-        match source.1.upload(&job.name, job.value, &self.bucket) {
+    fn run(&self, turn: Turn, (kind, name, value): &Thing) -> bool {
+        let Some(source) = self.source(kind) else { return true };
+        match source.1.upload(name, *value, &self.bucket) {
             Ok(()) => {
                 self.metrics.upload.done.inc();
-                let _ = fs::remove_file(self.path(job.number));
+                let _ = fs::remove_file(self.path(turn.1));
                 true
             }
             Err(e) => {
                 self.metrics.upload.failed.inc();
-                log::debug!("upload of {} {} put off: {e}", job.kind, job.name);
+                log::debug!("upload of {kind} {name} put off: {e}");
                 let unsent = matches!(e, RemoteError::Off(_));
                 if !unsent {
                     self.lock().trouble = Some(e.to_string());
@@ -491,13 +454,11 @@ impl Shared {
         }
     }
 
-    /// Renews an object; what is to be put for that is returned, as a job that nobody waits for.
-    fn follow(&self, Hint(key, thing): Hint) -> Option<Job> {
+    /// Renews an object; what is to be put for that is returned.
+    fn follow(&self, Hint(key, thing): Hint) -> Option<Thing> {
         match self.bucket.refresh(&key) {
             Ok(true) => self.metrics.upload.refreshed.inc(),
-            Ok(false) | Err(RemoteError::Unsupported(_)) => {
-                return thing.map(|(kind, name, value)| self.job(kind, name, value, false));
-            }
+            Ok(false) | Err(RemoteError::Unsupported(_)) => return thing,
             Err(e) => log::debug!("{key} is not renewed: {e}"),
         }
         None
@@ -516,22 +477,22 @@ impl Shared {
         numbers
     }
 
-    /// The jobs of our markers that are not in memory.
-    fn left_behind(&self) -> Vec<Job> {
+    /// What our markers say that is not in memory.
+    fn left_behind(&self) -> Vec<(Turn, Thing)> {
         let mut numbers = self.numbers();
         {
             let state = self.lock();
-            numbers.retain(|n| !state.known.contains(n));
+            numbers.retain(|n| !state.has(*n));
         }
-        let job = |number| {
+        let read = |number| {
             let Marker { kind, name, value, .. } = Marker::read(&self.path(number))?;
-            Some(Job { number, kind: self.source(&kind)?.0, name, value, fresh: true })
+            Some(((false, number), (self.source(&kind)?.0, name, value)))
         };
-        numbers.into_iter().filter_map(job).collect()
+        numbers.into_iter().filter_map(read).collect()
     }
 
     /// Makes a dead process's marker ours, where we can do what it asks for.
-    fn take_over(&self, found: &Found, census: &Census) -> Option<Job> {
+    fn take_over(&self, found: &Found, census: &Census) -> Option<(Turn, Thing)> {
         if found.cut && found.is_dead(census) {
             let _ = fs::remove_file(&found.path);
         }
@@ -541,15 +502,15 @@ impl Shared {
             return None;
         }
         self.make_dir().ok()?;
-        let job = self.job(kind, marker.name.clone(), marker.value, false);
+        let turn = self.turn(true);
         // whoever renames it first has it; one of an earlier version says what is to be done in its name
-        let to = self.path(job.number);
+        let to = self.path(turn.1);
         if found.is_legacy() {
             fs::write(&to, Marker::new(&self.target, kind, &marker.name, None).encode()).ok()?;
             fs::remove_file(&found.path).ok()?;
         } else {
             fs::rename(&found.path, &to).ok()?;
         }
-        Some(job)
+        Some((turn, (kind, marker.name.clone(), marker.value)))
     }
 }

@@ -24,20 +24,21 @@ pub struct ActionSource {
 }
 
 impl ActionSource {
-    fn send(&self, action: &ActionId, hit: &Hit, bucket: &Bucket) -> Result<(), RemoteError> {
+    /// Puts an entry, on this condition where there is one.
+    fn send(&self, action: &ActionId, hit: &Hit, bucket: &Bucket, if_match: Option<&str>) -> Result<(), RemoteError> {
         let host = &self.metrics.host;
         match self.layout {
             Layout::Single => {
                 // on the root's file system, and outside of what is scanned for entries
                 let body = self.codec.encode(action, hit, self.disk.root())?;
-                bucket.put(&entry::single_key(action), &body)?;
+                bucket.put_if(&entry::single_key(action), &body, if_match, None)?;
             }
             Layout::Classic => {
                 let key = entry::classic_output_key(&hit.output);
                 let (output, said, signature) = self.codec.encode_classic(action, hit)?;
                 // whatever is there: it may be damaged
                 bucket.put(&key, &output)?;
-                bucket.put_if(&entry::classic_action_key(action), &said, None, signature.as_deref())?;
+                bucket.put_if(&entry::classic_action_key(action), &said, if_match, signature.as_deref())?;
             }
         }
         host.put_s3_object.inc();
@@ -50,9 +51,14 @@ impl Source for ActionSource {
     fn upload(&self, name: &str, value: Option<OutputId>, bucket: &Bucket) -> Result<(), RemoteError> {
         // what is gone or damaged, or was never a name of ours, has nothing to be uploaded
         let Some(action) = ActionId::from_hex(name) else { return Ok(()) };
-        let hit = self.disk.get(&action)?.filter(|hit| value.is_none_or(|value| value == hit.output));
+        let (mut hit, mut if_match) = (self.disk.get(&action)?, None);
+        if let Some(value) = value.filter(|value| hit.as_ref().is_none_or(|hit| hit.output != *value)) {
+            // what was put since then is owed by itself, maybe elsewhere: this replaces nothing
+            (hit, if_match) = (self.disk.output(&value)?, Some(""));
+        }
         let Some(hit) = hit else { return Ok(()) };
-        match self.send(&action, &hit, bucket) {
+        match self.send(&action, &hit, bucket, if_match) {
+            Err(RemoteError::Precondition) => Ok(()),
             // damaged, and removed
             Err(RemoteError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => Ok(()),
             sent => sent.inspect_err(|_| self.metrics.host.put_s3_error.inc()),

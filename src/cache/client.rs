@@ -1,6 +1,6 @@
 //! One session's view of the cache: what each get and put does, tier by tier.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Instant, SystemTime};
@@ -21,7 +21,8 @@ use crate::upload::Uploader;
 /// One session's view of the cache. Dropped without [`Client::close`], it leaves no trace in the
 /// manifest.
 pub struct Client {
-    cache: Arc<BuildCache>,
+    /// The cache.
+    pub cache: Arc<BuildCache>,
     readahead: OnceLock<Arc<Readahead>>,
     usage: Mutex<Usage>,
     streak: Arc<Streak>,
@@ -55,11 +56,6 @@ impl Client {
         client
     }
 
-    /// The cache.
-    pub fn cache(&self) -> &Arc<BuildCache> {
-        &self.cache
-    }
-
     /// Names the scope; the first call counts, and only one before the first get is of full use.
     pub fn set_scope(&self, scope: &str) {
         if let Some(tier) = self.cache.tier.as_ref().filter(|t| t.readahead) {
@@ -78,7 +74,7 @@ impl Client {
     /// Takes note that `go` gets or puts `action`, in the order in which it does so: many are worked on at a
     /// time, and end in any order.
     pub fn comes(&self, action: &ActionId) {
-        self.record(|usage| usage.comes(action));
+        self.record(action, None, false);
     }
 
     /// Looks `action` up. Errors are the local disk's.
@@ -109,7 +105,7 @@ impl Client {
         match &hit {
             Some(hit) => {
                 host.get_fault_hit.inc();
-                self.record(|usage| usage.used(action, hit, true));
+                self.record(action, Some(hit), true);
             }
             None => host.get_fault_miss.inc(),
         }
@@ -125,7 +121,7 @@ impl Client {
         } else {
             host.get_local_hit.inc()
         }
-        self.record(|usage| usage.used(action, hit, ahead));
+        self.record(action, Some(hit), ahead);
     }
 
     /// Gets `action` from behind the directory.
@@ -135,7 +131,7 @@ impl Client {
         if !listed && self.streak.is_long() && tier.fetcher.bucket.available() {
             self.cache.metrics.bucket.unwaited.inc();
             drop(turn);
-            tier.background.ask(&tier.fetcher, *action, &self.streak);
+            tier.ask(*action, &self.streak);
             return None;
         }
         let mut start = Instant::now();
@@ -198,9 +194,9 @@ impl Client {
     }
 
     /// Notes what the manifest should know, where there is one.
-    fn record(&self, note: impl FnOnce(&mut Usage)) {
+    fn record(&self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
         if self.readahead.get().is_some() {
-            note(&mut self.usage.lock().expect("no holder panics"));
+            self.usage.lock().expect("no holder panics").record(action, hit, shared);
         }
     }
 }
@@ -209,16 +205,8 @@ impl Client {
 pub struct Put<'a> {
     client: &'a Client,
     action: ActionId,
-    writer: OutputWriter<'a>,
-}
-
-impl Write for Put<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    /// Takes the bytes.
+    pub writer: OutputWriter<'a>,
 }
 
 impl Put<'_> {
@@ -240,7 +228,7 @@ impl Put<'_> {
             cache.disk.ensure(&mut written).map(|()| hit)
         })?;
         self.client.readahead.get().into_iter().for_each(|r| r.begin());
-        self.client.record(|usage| usage.used(&self.action, &hit, uploader.is_some()));
+        self.client.record(&self.action, Some(&hit), uploader.is_some());
         Ok(hit)
     }
 }

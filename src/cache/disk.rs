@@ -139,6 +139,14 @@ impl DiskCache {
         sharded_path(&self.root, OUTPUT, &output.to_string())
     }
 
+    /// What an action with this output is, put when the output was last used.
+    pub fn output(&self, output: &OutputId) -> io::Result<Option<Hit>> {
+        let path = self.output_path(output);
+        let size = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
+        let Some(meta) = stat_whole(&path, size)? else { return Ok(None) };
+        Ok(Some(Hit { output: *output, size, time: meta.modified()?, path }))
+    }
+
     /// Starts to take in the bytes of `output`.
     pub fn write_output(&self, output: OutputId, size: u64) -> io::Result<OutputWriter<'_>> {
         let path = self.output_path(&output);

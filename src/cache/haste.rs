@@ -8,22 +8,18 @@
 //! Without it the bucket bench's row "cold build that uploads all, 50 ms" is a fifth slower.
 //!
 //! Invariants: still at most one request a get; a get of a listed entry always waits; requests in
-//! the background are bounded, and what exceeds the bound is not asked.
+//! the background, which those who fetch ahead make, are bounded, and what exceeds the bound is not asked.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
-use super::fetch::Fetcher;
+use super::Tier;
 use super::id::ActionId;
-use crate::places::Places;
-use crate::pool::Pool;
 
 /// Unlisted gets in a row that must miss before haste begins.
 const PATIENCE: u32 = 16;
-/// Threads that ask in the background.
-const THREADS: usize = 8;
-/// Gets waiting for them at most.
-const QUEUE: usize = 64;
+/// Gets asked about in the background at most.
+pub const ASKING: usize = 64;
 
 /// How many unlisted gets of one session have missed in a row.
 #[derive(Default)]
@@ -47,46 +43,17 @@ impl Streak {
     }
 }
 
-/// Asks the bucket in the background.
-pub struct Background {
-    pool: Mutex<Pool>,
-    waiting: Arc<Places>,
-}
-
-impl Default for Background {
-    fn default() -> Self {
-        Background { pool: Mutex::new(Pool::new("ask", THREADS, QUEUE)), waiting: Places::new(QUEUE) }
-    }
-}
-
-impl Background {
-    /// Asks for `action`, unless there is too much to ask already; a find ends `streak`.
-    pub fn ask(&self, fetcher: &Arc<Fetcher>, action: ActionId, streak: &Arc<Streak>) {
-        let Some(place) = self.waiting.take() else { return };
-        let (fetcher, streak) = (fetcher.clone(), streak.clone());
-        self.pool.lock().expect("no holder panics").submit(move || {
+impl Tier {
+    /// Asks for `action` in the background, unless there is too much to ask already; a find ends `streak`.
+    pub fn ask(&self, action: ActionId, streak: &Arc<Streak>) {
+        let Some(place) = self.asking.take() else { return };
+        let (fetcher, streak) = (self.fetcher.clone(), streak.clone());
+        self.fetchers.submit(move || {
             let _place = place;
             // what `go` has put itself in the meantime says nothing of the bucket
             if fetcher.fetch_ahead(&action, None).is_some() {
                 streak.hit();
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn haste_begins_after_enough_misses_and_ends_with_a_find() {
-        let streak = Streak::default();
-        for _ in 0..PATIENCE {
-            assert!(!streak.is_long());
-            streak.miss();
-        }
-        assert!(streak.is_long());
-        streak.hit();
-        assert!(!streak.is_long());
     }
 }

@@ -312,11 +312,9 @@ fn owed(root: &Path, age: Duration, ours: Option<Duration>) -> io::Result<HashSe
     upload::expire(root, age, ours, |found| {
         let Some(marker) = &found.marker else { return };
         owed.insert(hash(&marker.kind, &marker.name));
-        if marker.kind == ACTION
-            && is_id(&marker.name)
-            && let Some(output) = output_of(&sharded_path(root, ACTION, &marker.name))
-        {
-            owed.insert(hash(OUTPUT, &output.to_string()));
+        if marker.kind == ACTION && is_id(&marker.name) {
+            let output = marker.value.or_else(|| output_of(&sharded_path(root, ACTION, &marker.name)));
+            owed.extend(output.map(|output| hash(OUTPUT, &output.to_string())));
         }
     })?;
     Ok(owed)

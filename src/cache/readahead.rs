@@ -56,6 +56,13 @@ impl Default for Fetchers {
     }
 }
 
+impl Fetchers {
+    /// Has `job` done when its turn comes.
+    pub fn submit(&self, job: impl FnOnce() + Send + 'static) {
+        self.fetch.lock().expect("no holder panics").submit(job);
+    }
+}
+
 /// The scope that no client can name, whose manifest is the fleet's.
 const FLEET: &str = "";
 
@@ -174,7 +181,7 @@ impl Readahead {
         state.phase = Phase::Loading;
         drop(state);
         let (shared, key) = (self.shared.clone(), self.key.clone());
-        self.shared.submit(move || shared.load(&key));
+        self.shared.fetchers.submit(move || shared.load(&key));
     }
 
     /// Takes note that `go` asked for `action`, moves the window, and tells what is listed of it.
@@ -376,7 +383,7 @@ impl Shared {
                 Some(frame) => run.extend(piece, &listed.manifest.frames[frame as usize]),
                 None => {
                     let (shared, listed) = (self.clone(), listed.clone());
-                    self.submit(move || shared.fetch_one(&listed, piece));
+                    self.fetchers.submit(move || shared.fetch_one(&listed, piece));
                     None
                 }
             };
@@ -426,9 +433,5 @@ impl Shared {
     fn count_used(&self, entries: u64, bytes: u64) {
         self.fetcher.entries.metrics.readahead.used.add(entries);
         self.fetcher.entries.metrics.readahead.used_bytes.add(bytes);
-    }
-
-    fn submit(&self, job: impl FnOnce() + Send + 'static) {
-        self.fetchers.fetch.lock().expect("no holder panics").submit(job);
     }
 }

@@ -16,23 +16,15 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// `go` put `hit` for `action`, or was given it. `shared` says that the bucket has it, or will.
-    pub fn used(&mut self, action: &ActionId, hit: &Hit, shared: bool) {
-        self.record(action, Some(hit), shared);
-    }
-
-    /// `go` turns to `action`, which has its place from now on, should it come to be used.
-    pub fn comes(&mut self, action: &ActionId) {
-        self.record(action, None, false);
-    }
-
     /// What was recorded, leaving nothing.
     pub fn take(&mut self) -> Vec<Used> {
         self.index.clear();
         self.slots.drain(..).flatten().collect()
     }
 
-    fn record(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
+    /// `go` put `hit` for `action`, or was given it; `shared` says that the bucket has it, or will. Without one,
+    /// `go` turns to `action`, which has its place from now on, should it come to be used.
+    pub fn record(&mut self, action: &ActionId, hit: Option<&Hit>, shared: bool) {
         let Some(id) = manifest::listed_id(action) else { return };
         let i = match self.index.get(&id) {
             Some(&i) => i,
@@ -68,11 +60,11 @@ mod tests {
         };
         let action = |n: u8| ActionId::new(&[n; 32]).unwrap();
         let mut usage = Usage::default();
-        usage.comes(&action(1));
-        usage.used(&action(2), &hit(2), true);
-        usage.used(&action(1), &hit(1), true);
-        usage.used(&action(3), &hit(3), true);
-        usage.comes(&action(4));
+        usage.record(&action(1), None, false);
+        usage.record(&action(2), Some(&hit(2)), true);
+        usage.record(&action(1), Some(&hit(1)), true);
+        usage.record(&action(3), Some(&hit(3)), true);
+        usage.record(&action(4), None, false);
         let got: Vec<_> = usage.take().iter().map(|u| (u.action[0], u.shared)).collect();
         assert_eq!(got, [(1, true), (2, true), (3, true)]);
         assert!(usage.take().is_empty());

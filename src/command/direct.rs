@@ -21,7 +21,7 @@ const PIPE: usize = 1 << 20;
 pub fn execute(config: &Config) -> Result<ExitCode, Error> {
     let stack = Arc::new(Stack::open(config)?);
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
-    stack.cache.disk().recall(&scope);
+    stack.cache.disk.recall(&scope);
     log::info!("{} scope={}", stack.describe(), text::word(&scope));
     let client = Arc::new(Client::new(stack.cache.clone(), Some(&scope)));
     let end = {

@@ -32,11 +32,9 @@ pub fn held(root: &Path, folder: &str) -> io::Result<Held> {
 }
 
 /// Number of uploads that are marked as waiting below the cache directory.
-pub fn pending(root: &Path) -> u64 {
+pub fn pending(root: &Path) -> io::Result<u64> {
     let mut count = 0;
-    // one that cannot be read has none that we know of
-    let _ = upload::each(root, |_| count += 1);
-    count
+    upload::each(root, |_| count += 1).map(|()| count)
 }
 
 /// Where keys that this program writes begin: entries, lists and probes.

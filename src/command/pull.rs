@@ -13,14 +13,14 @@ use crate::text::{bytes, things};
 pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let start = Instant::now();
     let stack = Stack::open(config)?;
-    let tier = stack.cache.tier().ok_or_else(|| Error::usage("pull needs a bucket: give --bucket"))?;
+    let tier = stack.cache.tier.as_ref().ok_or_else(|| Error::usage("pull needs a bucket: give --bucket"))?;
     let scope = scope::resolve(config.scope.as_deref(), &env::current_dir().unwrap_or_default());
     let readahead = tier.readahead(&scope);
     let progress = Progress::new("part");
     let pulled = readahead.pull(|done, all| progress.tell(done, all));
     drop(progress);
     readahead.close();
-    let kept = !stack.cache.disk().trouble.happened();
+    let kept = !stack.cache.disk.trouble.happened();
     stack.last_words();
     stack.close();
     let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}: cannot be asked")))? {

@@ -49,7 +49,7 @@ pub fn execute(config: &RunConfig) -> Result<ExitCode, Error> {
     // every client of this run is of one scope, wherever its working directory is
     let here = env::current_dir().unwrap_or_default();
     let scope = scope::resolve(config.cache.scope.as_deref(), &here);
-    stack.cache.disk().recall(&scope);
+    stack.cache.disk.recall(&scope);
     log::info!("{} scope={}", stack.describe(), text::word(&scope));
     let listener = stack.begin(Listener::start(&socket, &stack, Some(scope)))?;
     let sessions = listener.clone();

@@ -90,7 +90,7 @@ impl Stack {
             bucket = Some(opened);
         }
         Ok(Stack {
-            cache: Arc::new(BuildCache::new(disk, tier, lease.clone(), metrics.clone())),
+            cache: Arc::new(BuildCache { disk, tier, lease: lease.clone(), metrics: metrics.clone() }),
             bucket,
             uploader,
             budget: Budget::new(config.body_memory),
@@ -177,7 +177,7 @@ impl Stack {
     /// Says what there is to say of the whole run.
     pub fn last_words(&self) {
         self.tell_owed(true);
-        self.cache.disk().trouble.end();
+        self.cache.disk.trouble.end();
         self.config.bucket.iter().for_each(|bucket| bucket.signer.end());
         self.bucket.iter().flat_map(|bucket| bucket.last_words()).for_each(|line| log::warn!("{line}"));
         if self.config.metrics {
@@ -195,7 +195,7 @@ impl Stack {
         if let Some(uploader) = &self.uploader {
             uploader.stop();
         }
-        self.cache.disk().save_recall();
+        self.cache.disk.save_recall();
         self.tidy(Census::take(&self.config.cache_dir));
         atomic::abandon();
         self.lease.give_back();
@@ -258,7 +258,7 @@ impl Stack {
     fn added(&self) -> u64 {
         let (modules, proxied) = (&self.metrics.modcache, &self.metrics.revcache);
         let blobs = modules.put_local_bytes.get() + modules.get_s3_bytes.get() + proxied.rsp_save_bytes.get();
-        self.cache.disk().added() + blobs
+        self.cache.disk.added() + blobs
     }
 }
 
@@ -269,11 +269,10 @@ fn target(config: &crate::config::BucketConfig, bucket: &Bucket) -> Target {
         BucketLocation::S3 { bucket, .. } => format!("s3://{bucket}"),
         BucketLocation::Dir(root) => format!("file://{}", root.display()),
     };
-    let prefix = config.write_prefix.as_ref().unwrap_or(&config.prefix);
     Target {
         name: format!("{} {layout}", bucket.target()),
         signed: config.signer.signs(),
-        legacy: format!("{place}/{prefix}"),
+        legacy: format!("{place}/{}", config.target()),
     }
 }
 

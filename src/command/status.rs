@@ -29,7 +29,8 @@ pub(super) fn execute(config: &Config, whole: bool) -> Result<ExitCode, Error> {
         let held = names::held(root, folder).map_err(|e| Error::failed(format!("{}: {e}", root.display())))?;
         line(folder, &format!("{}, {}", text::things(held.files, "file"), text::bytes(held.bytes)));
     }
-    line("pending uploads", &text::count(names::pending(root)));
+    let pending = names::pending(root).map_or_else(|e| format!("cannot be told: {e}"), text::count);
+    line("pending uploads", &pending);
     let mut findings = config.bucket.as_ref().map(try_bucket).unwrap_or_default();
     let failed = |findings: &[Finding]| findings.iter().any(|f| f.mark == Mark::Fail);
     if let Some(shared) = config.bucket.as_ref().filter(|_| whole && !failed(&findings)) {

@@ -25,6 +25,11 @@ impl Metrics {
         groups.insert("latency".to_string(), Value::Object(latency));
         Value::Object(groups)
     }
+
+    /// Adds the counters of another process, by its [`Self::to_json`]; one that is not there is 0.
+    pub fn add(&self, other: &Value) {
+        self.rows().iter().for_each(|row| row.counter.add(other[row.group][row.name].as_u64().unwrap_or(0)));
+    }
 }
 
 fn summary(s: &Snapshot) -> Value {

@@ -11,7 +11,7 @@ use super::guard::{Guard, Kind, Side};
 use super::memory::Memory;
 use super::{Dir, Head, Object, ObjectInfo, PutBody, Remote, RemoteError, S3, Site};
 use crate::atomic::process_token;
-use crate::config::{BucketConfig, BucketLocation, KeyPrefix};
+use crate::config::{BucketConfig, BucketLocation};
 use crate::metrics::Metrics;
 
 /// Objects whose age is remembered at most; of others nothing is known.
@@ -19,26 +19,11 @@ const KNOWN: usize = 1 << 18;
 /// After so long at most it is looked at again how old an object is of which no answer tells.
 const LOOK_AGAIN: Duration = Duration::from_secs(7 * 86_400);
 
-/// What may be done to a bucket, and under which names.
-#[derive(Clone, Debug, Default)]
-pub struct BucketPolicy {
-    /// Prefix of every key; empty for none.
-    pub prefix: String,
-    /// Read this prefix first and write nowhere else.
-    pub write_prefix: Option<String>,
-    /// Write nothing.
-    pub read_only: bool,
-    /// Put without a condition only where nothing is.
-    pub replace_nothing: bool,
-    /// Objects that are used are renewed at this age; zero for never.
-    pub refresh_after: Duration,
-}
-
 /// A bucket as the rest of the program uses it, from any thread. Keys given to it carry no prefix.
 /// Nobody need report what came of a request: the guard below sees it itself.
 pub struct Bucket {
     guard: Arc<Guard>,
-    policy: BucketPolicy,
+    config: BucketConfig,
     /// Objects by the hash of their keys: when they were looked at, and how old they were then.
     known: Mutex<HashMap<u64, (Instant, Duration)>>,
     /// Whether the backend renewed the first that it was asked to.
@@ -60,23 +45,16 @@ impl Bucket {
             }
             BucketLocation::Dir(root) => (Box::new(Dir::new(root)?), ""),
         };
-        let policy = BucketPolicy {
-            prefix: config.prefix.to_string(),
-            write_prefix: config.write_prefix.as_ref().map(KeyPrefix::to_string),
-            read_only: config.read_only,
-            replace_nothing: config.replace_nothing,
-            refresh_after: config.refresh_after,
-        };
-        let memory = memory.map(|dir| Memory::new(dir, &remote.describe(policy.target()), key_id));
-        Ok(Bucket::new(remote, policy, metrics, memory))
+        let memory = memory.map(|dir| Memory::new(dir, &remote.describe(config.target()), key_id));
+        Ok(Bucket::new(remote, config.clone(), metrics, memory))
     }
 
-    /// Puts the policy around `remote`.
-    pub fn new(remote: Box<dyn Remote>, policy: BucketPolicy, metrics: Arc<Metrics>, memory: Option<Memory>) -> Self {
-        let (name, probe) = (remote.describe(policy.target()), join(&policy.prefix, "v1/probe"));
+    /// Does with `remote` what `config` lets it do.
+    pub fn new(remote: Box<dyn Remote>, config: BucketConfig, metrics: Arc<Metrics>, memory: Option<Memory>) -> Self {
+        let (name, probe) = (remote.describe(config.target()), join(config.prefix.as_str(), "v1/probe"));
         Bucket {
             guard: Arc::new(Guard::new(remote, metrics, name, probe, memory)),
-            policy,
+            config,
             known: Mutex::default(),
             renews: OnceLock::new(),
             keeps_conditions: Mutex::default(),
@@ -92,10 +70,11 @@ impl Bucket {
     /// Opens those bytes of an object that is of the main prefix, or of where puts go. Failures are logged and
     /// counted below.
     pub fn get_range(&self, key: &str, range: Range<u64>, main: bool) -> Result<Option<Object>, RemoteError> {
-        let key = join(if main { &self.policy.prefix } else { self.policy.target() }, key);
+        let key = join(if main { self.config.prefix.as_str() } else { self.config.target() }, key);
         let send = |remote: &dyn Remote| remote.get_range(&key, range.clone());
-        let mut object = self.guard.attempt(Kind::Get(b""), &key, send, Option::as_mut)?;
-        if let Some(object) = object.as_mut().filter(|_| !main || self.policy.write_prefix.is_none()) {
+        let kind = Kind::Part(range.start, range.end);
+        let mut object = self.guard.attempt(kind, &key, send, Option::as_mut)?;
+        if let Some(object) = object.as_mut().filter(|_| !main || self.config.write_prefix.is_none()) {
             object.old = object.age.is_some_and(|age| self.is_first_sight(&key, age));
         }
         Ok(object)
@@ -111,16 +90,16 @@ impl Bucket {
         etag: Option<&str>,
         main: bool,
     ) -> Result<Option<Object>, RemoteError> {
-        let policy = &self.policy;
+        let BucketConfig { prefix: main_prefix, write_prefix, .. } = &self.config;
         let mut outcome = Ok(None);
-        for prefix in policy.write_prefix.iter().filter(|_| !main).chain([&policy.prefix]) {
-            let fallback = policy.write_prefix.is_some() && std::ptr::eq(prefix, &policy.prefix);
-            let key = join(prefix, key);
+        for prefix in write_prefix.iter().filter(|_| !main).chain([main_prefix]) {
+            let fallback = write_prefix.is_some() && std::ptr::eq(prefix, main_prefix);
+            let key = join(prefix.as_str(), key);
             // the tag is that of the object that puts replace
             let etag = etag.filter(|_| !fallback);
             match self.guard.attempt(Kind::Get(begin), &key, |remote| remote.get(&key, etag), Option::as_mut) {
                 Ok(Some(mut object)) => {
-                    object.own_prefix = policy.write_prefix.is_some() && !fallback;
+                    object.own_prefix = write_prefix.is_some() && !fallback;
                     if fallback {
                         object.etag = None;
                     } else if let Some(age) = object.age {
@@ -153,7 +132,7 @@ impl Bucket {
         if !self.writable() {
             return Err(RemoteError::ReadOnly);
         }
-        if if_match.is_none() && self.policy.replace_nothing {
+        if if_match.is_none() && self.config.replace_nothing {
             // where it is not known to keep the condition, one look before
             let there = !self.keeps_conditions()? && self.head(key)?.is_some();
             let sent = if there { Err(RemoteError::Precondition) } else { self.send(key, body, Some(""), beside) };
@@ -167,7 +146,7 @@ impl Bucket {
     }
 
     fn send(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
-        let key = join(self.policy.target(), key);
+        let key = join(self.config.target(), key);
         // what is under a condition is no probe: it could undo what another has written
         let kind = if if_match.is_none() { Kind::Put(body, beside) } else { Kind::PutIf };
         self.guard.attempt(kind, &key, |remote| remote.put(&key, body, if_match, beside), |()| None)?;
@@ -185,7 +164,7 @@ impl Bucket {
             return Ok(keeps);
         }
         let (key, body) = (format!("doctor/{}", process_token()), PutBody::Bytes(b"probe"[..].into()));
-        let full = join(self.policy.target(), &key);
+        let full = join(self.config.target(), &key);
         let put = |remote: &dyn Remote| remote.put(&full, &body, Some(""), None);
         let put = || self.guard.attempt(Kind::PutIf, &full, put, |()| None);
         let twice = put().and_then(|()| put());
@@ -201,7 +180,7 @@ impl Bucket {
 
     /// What is known of the object `key` where puts go.
     fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
-        let key = join(self.policy.target(), key);
+        let key = join(self.config.target(), key);
         self.guard.attempt(Kind::Look, &key, |remote| remote.head(&key), |_| None)
     }
 
@@ -209,9 +188,9 @@ impl Bucket {
     /// [`RemoteError::Unsupported`] where it must be put for that.
     pub fn refresh(&self, key: &str) -> Result<bool, RemoteError> {
         let Some(seen) = self.head(key)? else { return Ok(false) };
-        let full = join(self.policy.target(), key);
+        let full = join(self.config.target(), key);
         let mut age = seen.age.unwrap_or_default();
-        if age >= self.policy.refresh_after {
+        if age >= self.config.refresh_after {
             if self.renews.get() == Some(&false) {
                 return Err(RemoteError::Unsupported("it did not renew the first".into()));
             }
@@ -231,34 +210,34 @@ impl Bucket {
     /// Takes note that the object `key` was used, which is as old as `age` at least, by what was said of
     /// it some time; whether it is to be refreshed. What is read from two prefixes may be of either.
     pub fn is_due(&self, key: &str, age: Duration) -> bool {
-        let BucketPolicy { prefix, write_prefix, refresh_after, .. } = &self.policy;
+        let BucketConfig { prefix, write_prefix, refresh_after, .. } = &self.config;
         let due = write_prefix.is_none() && age >= LOOK_AGAIN.min(*refresh_after);
-        due && self.is_first_sight(&join(prefix, key), Duration::MAX)
+        due && self.is_first_sight(&join(prefix.as_str(), key), Duration::MAX)
     }
 
     /// How old the object `key` is where puts go, if it is known to be young; where that is looked at now
     /// and then, it counts from there.
     pub fn young(&self, key: &str) -> Option<Duration> {
-        let after = self.policy.refresh_after;
-        let age = if after.is_zero() { Duration::ZERO } else { self.known(&join(self.policy.target(), key))? };
+        let after = self.config.refresh_after;
+        let age = if after.is_zero() { Duration::ZERO } else { self.known(&join(self.config.target(), key))? };
         (age <= after).then_some(if after > LOOK_AGAIN { Duration::ZERO } else { age })
     }
 
     /// Takes note of how old an object is, the first time; whether it is to be refreshed.
     fn is_first_sight(&self, key: &str, age: Duration) -> bool {
-        let renews = self.writable() && !self.policy.refresh_after.is_zero();
+        let renews = self.writable() && !self.config.refresh_after.is_zero();
         let first = renews && self.known(key).is_none();
         if first {
             self.note(key, age);
         }
-        first && age >= self.policy.refresh_after
+        first && age >= self.config.refresh_after
     }
 
     /// How old an object was when it was last looked at, unless that was long ago.
     fn known(&self, key: &str) -> Option<Duration> {
         let known = self.known.lock().expect("no holder panics");
         let (at, age) = *known.get(&known.hasher().hash_one(key))?;
-        (at.elapsed() < self.policy.refresh_after).then_some(age)
+        (at.elapsed() < self.config.refresh_after).then_some(age)
     }
 
     fn note(&self, key: &str, age: Duration) {
@@ -271,7 +250,7 @@ impl Bucket {
 
     /// Lists what lies under `prefix` where puts go, with keys as the other methods take them.
     pub fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), RemoteError> {
-        let target = self.policy.target();
+        let target = self.config.target();
         let skip = if target.is_empty() { 0 } else { target.len() + 1 };
         let full = join(target, prefix);
         let mut below = |mut object: ObjectInfo| {
@@ -295,18 +274,18 @@ impl Bucket {
         if !self.writable() {
             return Err(RemoteError::ReadOnly);
         }
-        let key = join(self.policy.target(), key);
+        let key = join(self.config.target(), key);
         self.guard.attempt(Kind::Delete, &key, |remote| remote.delete(&key), |()| None)
     }
 
     /// Whether puts go to another prefix than the main one.
     pub fn has_write_prefix(&self) -> bool {
-        self.policy.write_prefix.is_some()
+        self.config.write_prefix.is_some()
     }
 
-    /// Whether puts go anywhere at all: the policy, not the bucket's state.
+    /// Whether puts go anywhere at all: what is configured, not the bucket's state.
     pub fn writable(&self) -> bool {
-        !self.policy.read_only
+        !self.config.read_only
     }
 
     /// Whether reads are sent at present.
@@ -347,13 +326,6 @@ impl Bucket {
     /// two processes must have in common to finish each other's uploads.
     pub fn target(&self) -> String {
         self.guard.name.clone()
-    }
-}
-
-impl BucketPolicy {
-    /// The prefix that is written to.
-    fn target(&self) -> &str {
-        self.write_prefix.as_ref().unwrap_or(&self.prefix)
     }
 }
 

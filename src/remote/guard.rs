@@ -4,14 +4,14 @@
 //! ours and is damaged further on is found, however many there are: the put that follows mends its object, and
 //! would not be sent to a bucket that is off.
 //!
-//! Invariants: a bucket never fails a build and never holds one up for long. Reads and writes are
-//! turned off apart, but what turns reads off stops writes too; while a side is off, one probe
+//! Invariants: a bucket never fails a build and never holds one up for long. Reads, writes and the reading of
+//! parts are turned off apart, but what turns reads off stops all; while a side is off, one probe
 //! every [`PROBE_INTERVAL`], in the background, may turn it on again. The probe of reads asks for what is
-//! asked for now, or could not be read before, and reads of it; that of writes is a put
+//! asked for now, or could not be read before, and reads of it; that of another side is a request
 //! that was asked for, so that nothing is written that nobody wanted. Results of requests sent
 //! before a side went off change nothing. People hear of changes of state, one line each: that writes
-//! went off, from whoever knows what waits for them ([`Guard::refuses_writes`]). What was learnt is left
-//! to the next process ([`Memory`]).
+//! went off, from whoever knows what waits for them ([`Guard::refuses_writes`]); that parts did, which
+//! costs speed alone, at the end. What was learnt is left to the next process ([`Memory`]).
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::memory::Memory;
 use super::{Object, PutBody, Remote, RemoteError};
-use crate::metrics::Metrics;
+use crate::metrics::{Counter, Metrics};
 use crate::retry::{Failure, Patience, jitter, wait_before_retry};
 use crate::text::{bytes, things, verb};
 
@@ -27,13 +27,13 @@ use crate::text::{bytes, things, verb};
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// A probe that said nothing for so long is given up.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// A read whose answer takes longer has held a build up. Several that wait together have waited once, and
+/// A read whose answer takes longer, or its body at less than [`FLOOR`], has held a build up. Several that wait together have waited once, and
 /// where another succeeded meanwhile it says nothing; two in a row are as bad as a time-out.
-const LATE: Duration = Duration::from_secs(2);
+pub const LATE: Duration = Duration::from_secs(2);
 /// One that takes longer is as bad as one that failed, and for as many seconds.
 const SLOW: Duration = Duration::from_secs(5);
-/// Bodies that have let somebody wait for [`SLOW`] must have come at this rate, all that are on their way
-/// together, in bytes a second.
+/// Bodies that have let somebody wait for [`SLOW`], parts for [`LATE`], must have come at this rate, all that
+/// are on their way together, in bytes a second.
 const FLOOR: u64 = 128 << 10;
 /// And each by itself at this, after twice that time.
 const OWN_FLOOR: u64 = 16 << 10;
@@ -56,6 +56,8 @@ pub enum Side {
     Reads,
     /// Puts and deletes.
     Writes,
+    /// Gets of parts of objects, which some servers hang on that do all else.
+    Parts,
 }
 
 /// What a request is for.
@@ -63,6 +65,8 @@ pub enum Side {
 pub enum Kind<'a> {
     /// GET: somebody waits, for what must begin with this.
     Get(&'static [u8]),
+    /// GET of the bytes from here to there.
+    Part(u64, u64),
     /// HEAD, or a page of a listing, for which no build waits.
     Look,
     /// PUT of a body, and of what is to stand beside it.
@@ -78,6 +82,16 @@ impl Kind<'_> {
         match self {
             Kind::Get(_) | Kind::Look => Side::Reads,
             Kind::Put(..) | Kind::PutIf | Kind::Delete => Side::Writes,
+            Kind::Part(..) => Side::Parts,
+        }
+    }
+
+    /// This, where somebody waits for the answer, and what its body must begin with.
+    fn awaited(self) -> Option<(Kind<'static>, &'static [u8])> {
+        match self {
+            Kind::Get(begin) => Some((Kind::Get(begin), begin)),
+            Kind::Part(from, to) => Some((Kind::Part(from, to), b"")),
+            _ => None,
         }
     }
 }
@@ -85,8 +99,8 @@ impl Kind<'_> {
 /// How the bucket is doing: pure decisions, the clock is an argument.
 #[derive(Default)]
 struct State {
-    reads: Tally,
-    writes: Tally,
+    /// In the order of [`Side`].
+    sides: [Tally; 3],
     /// A read was answered, with an object or by there being none.
     answered: bool,
     /// Reads refused for want of permission.
@@ -129,19 +143,23 @@ enum Change {
 
 impl State {
     /// A state that begins with what another process learnt less than a minute ago.
-    fn new([reads, writes]: [Option<String>; 2], now: Instant) -> Self {
+    fn new(learnt: [Option<String>; 3], now: Instant) -> Self {
         let tally = |trouble: Option<String>| {
             let off = trouble.is_some().then_some(Off { next_probe: now, said: false });
             Tally { trouble, off, ..Tally::default() }
         };
-        State { reads: tally(reads), writes: tally(writes), ..State::default() }
+        State { sides: learnt.map(tally), ..State::default() }
     }
 
     fn of(&mut self, side: Side) -> &mut Tally {
-        match side {
-            Side::Reads => &mut self.reads,
-            Side::Writes => &mut self.writes,
-        }
+        &mut self.sides[side as usize]
+    }
+
+    /// Why a side is off though reads are not, as this process has found out, the first time that this is asked.
+    fn tell(&mut self, side: Side) -> Option<String> {
+        let reads = self.of(Side::Reads).off.is_some();
+        let Tally { off: Some(off), trouble, failures: 1.., .. } = self.of(side) else { return None };
+        trouble.clone().filter(|_| !reads && !std::mem::replace(&mut off.said, true))
     }
 
     /// Why a request is not sent, and the probe that is due, which is the caller's to make.
@@ -159,7 +177,8 @@ impl State {
 
     /// Whether a put would be sent now, or become the probe that is due.
     fn takes_writes(&self, now: Instant) -> bool {
-        self.reads.off.is_none() && self.writes.off.as_ref().is_none_or(|off| now >= off.next_probe)
+        let [reads, writes, _] = &self.sides;
+        reads.off.is_none() && writes.off.as_ref().is_none_or(|off| now >= off.next_probe)
     }
 
     /// Takes note of what a request, sent at `from`, came to.
@@ -171,11 +190,11 @@ impl State {
             None if probe => 0,
             weight => weight?,
         };
-        if side == Side::Reads && weight == UNREACHED {
+        if side != Side::Writes && weight == UNREACHED {
             // as heavy as the seconds that somebody has waited for it
             weight = weight.max((now - from).as_secs() as u32);
         }
-        if side == Side::Reads && weight == 0 {
+        if side != Side::Writes && weight == 0 {
             let refused = matches!(outcome, Err(RemoteError::Forbidden(_)));
             self.refused += u64::from(refused);
             self.answered |= !refused;
@@ -212,7 +231,7 @@ fn weigh(side: Side, outcome: Outcome, succeeded_meanwhile: bool, failed_meanwhi
     let Err(error) = outcome else { return Some(0) };
     Some(match (error, error.failure()) {
         (RemoteError::NotModified | RemoteError::Precondition, _) => 0,
-        (RemoteError::Forbidden(_), _) if side == Side::Reads => 0,
+        (RemoteError::Forbidden(_), _) if side != Side::Writes => 0,
         (RemoteError::Late(took), _) if succeeded_meanwhile || failed_meanwhile && *took < SLOW => return None,
         (RemoteError::Late(took), _) => (took.as_secs() as u32).max(LIMIT / 2),
         _ if error.is_refusal() => LIMIT,
@@ -238,6 +257,8 @@ pub struct Guard {
     state: Mutex<State>,
     /// Locked before `state`.
     memory: Mutex<Option<Memory>>,
+    /// Bytes that parts have brought.
+    parts: Counter,
 }
 
 impl Guard {
@@ -250,7 +271,8 @@ impl Guard {
         memory: Option<Memory>,
     ) -> Self {
         let state = State::new(memory.as_ref().map(Memory::load).unwrap_or_default(), Instant::now());
-        Guard { remote, metrics, name, probe_key: key, state: Mutex::new(state), memory: Mutex::new(memory) }
+        let (state, memory) = (Mutex::new(state), Mutex::new(memory));
+        Guard { remote, metrics, name, probe_key: key, state, memory, parts: Counter::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -264,20 +286,21 @@ impl Guard {
 
     /// Why the bucket is read alone, the first time that this is asked since it is.
     pub fn refuses_writes(&self) -> Option<String> {
-        let State { reads, writes, .. } = &mut *self.state();
-        // what another process has learnt is not said again
-        let off = writes.off.as_mut().filter(|_| reads.off.is_none() && writes.failures > 0)?;
-        let first = !std::mem::replace(&mut off.said, true);
-        writes.trouble.clone().filter(|_| first)
+        self.state().tell(Side::Writes)
     }
 
     /// What is left to say when the program ends: conditions that only the whole of it shows.
     pub fn last_words(&self) -> Vec<String> {
-        let state = self.state();
+        let mut state = self.state();
         let mut lines = Vec::new();
-        if state.reads.off.as_ref().is_some_and(|off| !off.said) {
-            let why = state.reads.trouble.as_deref().unwrap_or_default();
+        if let Tally { off: Some(Off { said: false, .. }), trouble: Some(why), .. } = state.of(Side::Reads) {
             lines.push(format!("bucket {} was left alone: less than a minute before: {why}", self.name));
+        }
+        if let Some(why) = state.tell(Side::Parts) {
+            lines.push(format!(
+                "bucket {}: no packs were read, but entries one by one, since parts do not come: {why}",
+                self.name
+            ));
         }
         if !state.answered && state.refused > 0 {
             lines.push(format!(
@@ -299,6 +322,9 @@ impl Guard {
                 let asked = asked.or_else(|| self.state().failed.clone());
                 let (key, begin) = asked.unwrap_or_else(|| (self.probe_key.clone(), b""));
                 self.probe(Kind::Get(begin), key, |remote, key| remote.get(key, None));
+            }
+            (Some(Side::Parts), Kind::Part(from, to)) => {
+                self.probe(Kind::Part(from, to), key.to_string(), move |remote, key| remote.get_range(key, from..to));
             }
             (Some(Side::Writes), Kind::Put(body, beside)) => {
                 let (body, beside) = (body.clone(), beside.map(str::to_string));
@@ -347,11 +373,11 @@ impl Guard {
         body: impl Fn(&mut T) -> Option<&mut Object>,
     ) -> Result<T, RemoteError> {
         let counters = &self.metrics.bucket;
-        let patience = if matches!(kind, Kind::Get(_)) { Patience::Get } else { Patience::Upload };
+        let patience = if kind.awaited().is_some() { Patience::Get } else { Patience::Upload };
         for attempt in 0.. {
             self.admit(kind, key).inspect_err(|_| counters.breaker_skipped.inc())?;
             match kind {
-                Kind::Get(_) => counters.get_requests.inc(),
+                Kind::Get(_) | Kind::Part(..) => counters.get_requests.inc(),
                 Kind::Put(..) | Kind::PutIf => counters.put_requests.inc(),
                 _ => {}
             }
@@ -389,18 +415,19 @@ impl Guard {
     ) {
         let took = from.elapsed();
         let late = took >= LATE;
-        let counted = match (outcome, kind) {
-            (Ok(value), Kind::Get(begin)) => {
+        let counted = match (outcome, kind.awaited()) {
+            (Ok(value), Some((awaited, begin))) => {
                 if let Some(object) = body(value).filter(|object| object.len != Some(0) || !begin.is_empty()) {
                     let body = std::mem::replace(&mut object.body, Box::new(io::empty()));
                     object.body = Box::new(Watched {
                         body,
                         guard: self.clone(),
                         key: key.to_string(),
+                        kind: awaited,
                         begin,
                         from: Instant::now(),
-                        waited: Duration::ZERO,
-                        before: self.metrics.bucket.get_bytes.get(),
+                        waited: took,
+                        before: self.brought(awaited),
                         read: 0,
                         len: object.len,
                         settled: late,
@@ -414,12 +441,17 @@ impl Guard {
             }
             (Ok(_), _) => Ok(()),
             // whoever keeps a build waiting for a refusal is as bad
-            (Err(RemoteError::Status(500.., _) | RemoteError::Forbidden(_)), Kind::Get(_)) if late => {
+            (Err(RemoteError::Status(500.., _) | RemoteError::Forbidden(_)), Some(_)) if late => {
                 Err(&RemoteError::Late(took))
             }
             (Err(e), _) => Err(&*e),
         };
         self.record(kind, key, from, counted, probe);
+    }
+
+    /// Bytes that all bodies have brought that one of this `kind` is measured with.
+    fn brought(&self, kind: Kind) -> u64 {
+        if kind.side() == Side::Parts { self.parts.get() } else { self.metrics.bucket.get_bytes.get() }
     }
 
     fn record(&self, kind: Kind, key: &str, from: Instant, outcome: Outcome, probe: bool) {
@@ -442,14 +474,11 @@ impl Guard {
             }
             Change::On(Side::Reads) => log::warn!("bucket {name} answers again"),
             Change::On(Side::Writes) => log::warn!("bucket {name} takes writes again"),
-            Change::Unsaid => {}
+            Change::On(Side::Parts) | Change::Unsaid => {}
         }
         if let Some(memory) = &*self.memory.lock().expect("no holder panics") {
             let learnt = |t: &Tally| t.trouble.clone().filter(|_| t.off.is_some() && !t.refused);
-            let off = {
-                let state = self.state();
-                [learnt(&state.reads), learnt(&state.writes)]
-            };
+            let off = self.state().sides.each_ref().map(learnt);
             memory.save(&off);
         }
     }
@@ -460,11 +489,12 @@ struct Watched {
     body: Box<dyn Read + Send>,
     guard: Arc<Guard>,
     key: String,
+    kind: Kind<'static>,
     begin: &'static [u8],
     from: Instant,
-    /// How long its reader has waited for it.
+    /// How long its reader has waited for it, and for the head before it.
     waited: Duration,
-    /// Bytes that all bodies had brought before it.
+    /// [`Guard::brought`] before it.
     before: u64,
     /// Bytes of its own.
     read: u64,
@@ -474,11 +504,13 @@ struct Watched {
 }
 
 impl Watched {
-    fn is_slow(&self) -> bool {
-        let all = self.guard.metrics.bucket.get_bytes.get() - self.before;
-        let waited = self.waited.as_secs_f64();
-        let slow = |time, read, floor| self.waited >= time && (read as f64) < waited * floor as f64;
-        slow(SLOW, all, FLOOR) || slow(2 * SLOW, self.read, OWN_FLOOR)
+    /// Whether it, and all others with it, have let somebody wait for so long.
+    fn crawls(&self, time: Duration) -> bool {
+        self.is_below(time, self.guard.brought(self.kind) - self.before, FLOOR)
+    }
+
+    fn is_below(&self, time: Duration, read: u64, floor: u64) -> bool {
+        self.waited >= time && (read as f64) < self.waited.as_secs_f64() * floor as f64
     }
 }
 
@@ -495,14 +527,17 @@ impl Read for Watched {
             foreign = self.read == 0 && (none || buf[..seen] != self.begin[..seen]);
             self.read += n as u64;
             self.guard.metrics.bucket.get_bytes.add(n as u64);
+            self.guard.parts.add(if self.kind.side() == Side::Parts { n as u64 } else { 0 });
             ended = self.len.is_some_and(|len| self.read >= len) || n == 0 && !buf.is_empty();
-            if !ended && self.is_slow() {
+            let time = if self.kind.side() == Side::Parts { LATE } else { SLOW };
+            if !ended && (self.crawls(time) || self.is_below(2 * SLOW, self.read, OWN_FLOOR)) {
                 let text = format!("too slow: {} in {} s", bytes(self.read), self.waited.as_secs());
                 read = Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
         }
         let outcome = match &read {
             _ if foreign => Some(Err(RemoteError::Status(200, "the body is not of this program".into()))),
+            Ok(_) if ended && self.crawls(LATE) => Some(Err(RemoteError::Late(self.waited))),
             Ok(_) => ended.then_some(Ok(())),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
             Err(e) => Some(Err(RemoteError::Io(io::Error::new(e.kind(), e.to_string())))),
@@ -510,8 +545,7 @@ impl Read for Watched {
         if let Some(outcome) = outcome
             && !std::mem::replace(&mut self.settled, true)
         {
-            let kind = Kind::Get(self.begin);
-            self.guard.record(kind, &self.key, self.from, outcome.as_ref().map(drop), self.probe);
+            self.guard.record(self.kind, &self.key, self.from, outcome.as_ref().map(drop), self.probe);
         }
         read
     }
@@ -570,6 +604,24 @@ mod tests {
     }
 
     #[test]
+    fn parts_go_off_at_the_first_time_out_and_are_told_once() {
+        let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
+        let mut s = State::default();
+        s.record(Side::Reads, t, t + SECOND, Ok(()), false);
+        assert_eq!(fail(&mut s, Side::Parts, &slow, 1, t + SECOND), Some(Change::Unsaid));
+        assert!(s.admit(Side::Reads, t).is_ok() && s.admit(Side::Writes, t).is_ok());
+        let due = |s: &mut State, at| s.admit(Side::Parts, at).unwrap_err().1;
+        assert_eq!((due(&mut s, t + 10 * SECOND), due(&mut s, t + 11 * SECOND)), (None, Some(Side::Parts)));
+        assert_eq!((s.tell(Side::Parts).as_deref(), s.tell(Side::Parts)), (Some("no luck"), None));
+        s.record(Side::Parts, t, t + SECOND, Ok(()), true);
+        assert!(s.admit(Side::Parts, t).is_ok());
+        // nothing beside what stops all
+        fail(&mut s, Side::Parts, &slow, 1, t + SECOND);
+        fail(&mut s, Side::Reads, &slow, 2, t + SECOND);
+        assert_eq!((due(&mut s, t + SECOND), s.tell(Side::Parts)), (None, None));
+    }
+
+    #[test]
     fn two_time_outs_and_one_where_nothing_else_went_through() {
         let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
         let mut s = State::default();
@@ -621,7 +673,7 @@ mod tests {
     #[test]
     fn what_another_learnt_is_probed_at_once_and_said_when_it_holds() {
         let (t, slow) = (Instant::now(), io(io::ErrorKind::TimedOut));
-        let learnt = || State::new([Some("silent".into()), None], t);
+        let learnt = || State::new([Some("silent".into()), None, None], t);
         assert_eq!(learnt().admit(Side::Reads, t), Err(("silent".into(), Some(Side::Reads))));
         assert_eq!(learnt().record(Side::Reads, t, t, Ok(()), true), Some(Change::Unsaid));
         assert_eq!(learnt().record(Side::Reads, t, t, Err(&slow), true), off("no luck"));

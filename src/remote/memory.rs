@@ -1,7 +1,7 @@
 //! What a process learnt of a bucket, left to the next for a minute: a job of fifty `go` commands
 //! pays for a dead bucket once.
 //!
-//! One small file `bucket-<hash>` for each bucket and key id, with a line `reads|writes <seconds
+//! One small file `bucket-<hash>` for each bucket and key id, with a line `reads|writes|parts <seconds
 //! since 1970> <why>` for each side that is off; none where the bucket is well. A line that is
 //! older than [`KEPT`], or of the future, is void. The file is replaced whole and never written
 //! through a symbolic link; what cannot be read or written is only forgotten.
@@ -16,7 +16,7 @@ use crate::id::{OutputId, hex};
 /// How long it is believed.
 const KEPT: Duration = Duration::from_secs(60);
 /// The names of the sides, in their order.
-const SIDES: [&str; 2] = ["reads", "writes"];
+const SIDES: [&str; 3] = ["reads", "writes", "parts"];
 
 /// The file of one bucket.
 pub struct Memory(PathBuf);
@@ -28,14 +28,14 @@ impl Memory {
         Memory(dir.join(format!("bucket-{}", hex(&hash.0[..8]))))
     }
 
-    /// Why reads and writes are off, each `None` where it is not known to be.
-    pub fn load(&self) -> [Option<String>; 2] {
+    /// Why each side is off, `None` where it is not known to be.
+    pub fn load(&self) -> [Option<String>; 3] {
         let text = read_text(&self.0, 4096).unwrap_or_default();
         SIDES.map(|side| parse(&text, side, SystemTime::now()))
     }
 
     /// Keeps why each side is off as of now; nothing is kept where none is.
-    pub fn save(&self, off: &[Option<String>; 2]) {
+    pub fn save(&self, off: &[Option<String>; 3]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let line = |(side, why): (&str, &Option<String>)| {
             Some(format!("{side} {now} {:.500}\n", why.as_ref()?.replace('\n', " ")))
@@ -82,12 +82,13 @@ mod tests {
     fn it_is_kept_whole_and_not_through_links() {
         let dir = std::env::temp_dir().join(format!("bucket-memory-{}", std::process::id()));
         let memory = Memory::new(&dir, "s3://b", "id");
-        assert_eq!(memory.load(), [None, None]);
-        let why = [None, Some("status 403: no".to_string())];
+        let none = [None, None, None];
+        assert_eq!(memory.load(), none);
+        let why = [None, Some("status 403: no".to_string()), Some("silent".to_string())];
         memory.save(&why);
         assert_eq!(memory.load(), why);
-        assert_eq!(Memory::new(&dir, "s3://b", "other").load(), [None, None]);
-        memory.save(&[None, None]);
+        assert_eq!(Memory::new(&dir, "s3://b", "other").load(), none);
+        memory.save(&none);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         fs::write(dir.join("mine"), "reads").unwrap();
         std::os::unix::fs::symlink(dir.join("mine"), &memory.0).unwrap();

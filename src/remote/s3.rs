@@ -31,7 +31,8 @@ use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
 pub use self::profile::Site;
 use self::sign::{EMPTY_SHA256, SIGNATURE, Scope, sign};
-use self::transport::{Answer, Limits, Options, Transport};
+use self::transport::{Answer, Limits, Transport};
+use super::guard::LATE;
 use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::client::proxy_for;
 use crate::config::{AwsEnv, BucketName};
@@ -64,11 +65,13 @@ struct Op<'a> {
     body: Option<(&'a PutBody, String)>,
     /// The answer is a document rather than an object or its acknowledgement.
     document: bool,
+    /// How long its answer, and any piece of that, may take, where that is not what all may.
+    within: Option<Duration>,
 }
 
 impl<'a> Op<'a> {
     fn new(method: &'static str, key: &'a str) -> Self {
-        Op { method, key, query: &[], headers: HeaderMap::new(), body: None, document: false }
+        Op { method, key, query: &[], headers: HeaderMap::new(), body: None, document: false, within: None }
     }
 
     /// The request with one header more, where there is a value for it.
@@ -94,13 +97,12 @@ impl S3 {
             (None, region) => format!("AWS ({})", region.as_ref().map_or("region not given", |r| r.as_str())),
         };
         let proxy = proxy_for(env, address.is_https()).map_err(RemoteError::Config)?;
-        let options = Options { limits: Limits::BUCKET, proxy, ca_file: providers::ca_file(env) };
         Ok(S3 {
             name: bucket.to_string(),
             whereabouts,
             address,
             credentials: Credentials::new(env.clone()),
-            transport: Transport::new(options, Some(metrics)),
+            transport: Transport::new(Limits::BUCKET, proxy, providers::ca_file(env), Some(metrics)),
             place: Mutex::new(place.map(Arc::new)),
         })
     }
@@ -150,7 +152,7 @@ impl S3 {
         let headers = sign(op.method, &url, scope, keys, payload, op.headers.clone(), SystemTime::now());
         let headers = headers.map_err(RemoteError::Denied)?;
         let body = op.body.as_ref().map(|(body, _)| (body.len(), body.reader()));
-        Ok(self.transport.send(op.method, url.as_str(), headers, body)?)
+        Ok(self.transport.send(op.method, url.as_str(), headers, body, op.within)?)
     }
 
     fn set_place(&self, region: &str) -> Result<Arc<Place>, RemoteError> {
@@ -212,7 +214,8 @@ impl Remote for S3 {
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
         let bytes = format!("bytes={}-{}", range.start, range.end - 1);
-        let answer = match self.request(&Op::new("GET", key).with(RANGE, Some(&bytes))?) {
+        let op = Op { within: Some(LATE), ..Op::new("GET", key) }.with(RANGE, Some(&bytes))?;
+        let answer = match self.request(&op) {
             Err(RemoteError::Status(416, _)) => return Ok(None),
             answer => answer?,
         };
@@ -327,7 +330,7 @@ impl Remote for S3 {
 
     fn clock(&self) -> Option<SystemTime> {
         let url = self.place().ok()?.url("", &[]).ok()?;
-        let answer = self.transport.send("HEAD", url.as_str(), HeaderMap::new(), None).ok()?;
+        let answer = self.transport.send("HEAD", url.as_str(), HeaderMap::new(), None, None).ok()?;
         date(&answer.headers, "date").map(SystemTime::from)
     }
 

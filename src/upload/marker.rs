@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Target;
-use crate::atomic::read_small;
+use crate::atomic::{at, read_small};
 use crate::folder::{is_id, is_real_dir};
 use crate::id::{OutputId, hex};
 use crate::lease::{Census, LEASE, is_token};
@@ -133,7 +133,7 @@ pub fn each(root: &Path, mut each: impl FnMut(&Found)) -> io::Result<()> {
     if !is_real_dir(&pending) {
         return Ok(());
     }
-    for dir in fs::read_dir(pending)? {
+    for dir in fs::read_dir(&pending).map_err(at(&pending))? {
         let dir = dir?;
         let Ok(owner) = dir.file_name().into_string() else { continue };
         let mut parts = owner.split('-');

@@ -490,6 +490,15 @@ fn a_bucket_that_is_slow_to_answer_is_left_alone() {
 }
 
 #[test]
+fn bodies_that_take_seconds_each_turn_it_off_though_they_come() {
+    let (server, proxy) = filled();
+    proxy.set(Fault::Drip(100));
+    let mut s = session(&TempDir::new(), &server, &proxy, &["--read-only"]);
+    assert_eq!(s.get_all(&bodies(ENTRIES)), 2);
+    one_line(&s.end(), &["2 failures in a row", "slow", "building from the local cache", &proxy.endpoint]);
+}
+
+#[test]
 fn who_is_told_by_the_last_that_nothing_is_taken_blames_no_time_out() {
     let (server, proxy) = filled();
     proxy.only("PUT");

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use go_cache_plugin::cache::manifest::Manifest;
-use go_cache_plugin::remote::{Bucket, BucketPolicy, Dir, PutBody, Remote};
+use go_cache_plugin::config::{BucketConfig, BucketLocation, KeyPrefix};
+use go_cache_plugin::remote::{Bucket, Dir, PutBody, Remote};
 use go_cache_plugin::sign::Signer;
 use go_cache_plugin::store::{BlobStore, Kind};
 use go_cache_plugin::upload::{Target, Uploader};
@@ -388,8 +389,9 @@ fn what_the_proxies_use_is_renewed_too() {
     let key = sharded("module", &output_id(b"name"));
     root.write(&key, "a module");
     File::open(root.join(&key)).and_then(|f| f.set_modified(SystemTime::UNIX_EPOCH)).unwrap();
-    let policy = BucketPolicy { refresh_after: Duration::from_secs(7 * DAY), ..BucketPolicy::default() };
-    let bucket = Arc::new(Bucket::new(Box::new(Dir::new(root.path()).unwrap()), policy, Arc::default(), None));
+    let mut config = BucketConfig::at(BucketLocation::Dir(root.path().into()), KeyPrefix::default());
+    config.refresh_after = Duration::from_secs(7 * DAY);
+    let bucket = Arc::new(Bucket::open(&config, Arc::default(), None).unwrap());
     let target = Target { name: bucket.target(), signed: false, legacy: String::new() };
     let uploader = Arc::new(Uploader::new(bucket.clone(), target, cache.path(), 2, Arc::default()));
     let (through, signer) = (Some(uploader.clone()), Signer::default());

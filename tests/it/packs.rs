@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use go_cache_plugin::cache::manifest::Manifest;
 use go_cache_plugin::id::OutputId;
@@ -311,6 +311,45 @@ fn a_server_without_ranges_is_asked_for_entries() {
     proxy.set(Fault::None);
     let out = Plugin::new(&dir).envs(&vars).arg("doctor").output().ok();
     assert!(!out.stdout.contains("packs"), "{}", out.describe());
+}
+
+#[test]
+fn parts_that_never_come_are_waited_for_once() {
+    let (server, bodies) = (S3Server::in_process(), outputs());
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.only("range: bytes=");
+    let vars = server.env_through(&proxy.endpoint);
+    let store = Store::S3(Box::new(server));
+    fill(&store, &[SCOPE], &bodies);
+    for fault in [Fault::BlackHole, Fault::Drip(20)] {
+        let dir = TempDir::new();
+        let build = || {
+            ["action", "output"].iter().for_each(|room| drop(fs::remove_dir_all(dir.join("cache").join(room))));
+            let mut s = Session::start(Plugin::new(&dir).envs(&vars).args([SCOPE, "--metrics", "--read-only"]));
+            let mut lost = Duration::ZERO;
+            for (n, body) in (0..).zip(&bodies) {
+                let begin = Instant::now();
+                holds(&s.client.get(&action(n)).expect("a hit"), body);
+                // what a get takes on a busy machine is no wait for what never comes
+                lost += begin.elapsed().saturating_sub(Duration::from_secs(1));
+            }
+            (s.end(), lost)
+        };
+        proxy.set(fault.clone());
+        let (out, lost) = build();
+        assert!(lost < Duration::from_secs(4), "{fault:?}: {lost:?}{}", out.describe());
+        let lines = said(&out);
+        assert!(lines.len() == 1 && lines[0].contains("parts do not come"), "{}", out.describe());
+        // the next need not find out
+        let (out, lost) = build();
+        assert!(lost < Duration::from_secs(1), "{fault:?}: {lost:?}{}", out.describe());
+        let doctor = Plugin::new(&dir).envs(&vars).arg("doctor").output().ok();
+        // a few bytes come in time however slow they are
+        assert!(doctor.stdout.contains("packs are not used") || fault != Fault::BlackHole, "{}", doctor.describe());
+        // where they come again, somebody asks for one and finds out
+        proxy.set(Fault::None);
+        poll("packs to be used again", || (number(&metrics(&build().0), "readahead", "packed") >= 90).then_some(()));
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use go_cache_plugin::config::AwsEnv;
+use go_cache_plugin::config::{AwsEnv, BucketConfig, BucketLocation};
 use go_cache_plugin::metrics::Metrics;
-use go_cache_plugin::remote::{Bucket, BucketPolicy, Object, PutBody, Remote, RemoteError, S3, Site};
+use go_cache_plugin::remote::{Bucket, Object, PutBody, Remote, RemoteError, S3, Site};
 
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
@@ -22,12 +22,13 @@ impl Fixture {
         Self::with(server, endpoint, |_| {})
     }
 
-    fn with(server: &S3Server, endpoint: &str, adjust: impl FnOnce(&mut BucketPolicy)) -> Self {
+    fn with(server: &S3Server, endpoint: &str, adjust: impl FnOnce(&mut BucketConfig)) -> Self {
         let metrics = Arc::new(Metrics::default());
         let remote = server.client(endpoint, metrics.clone());
-        let mut policy = BucketPolicy { prefix: server.prefix.clone(), ..BucketPolicy::default() };
-        adjust(&mut policy);
-        Fixture { bucket: Bucket::new(Box::new(remote), policy, metrics.clone(), None), metrics }
+        let nowhere = BucketLocation::Dir("/nonexistent".into());
+        let mut config = BucketConfig::at(nowhere, server.prefix.parse().expect("a prefix"));
+        adjust(&mut config);
+        Fixture { bucket: Bucket::new(Box::new(remote), config, metrics.clone(), None), metrics }
     }
 }
 
@@ -176,7 +177,8 @@ fn a_write_prefix_is_read_first_and_written_alone() {
     let main = Fixture::new(&server, &server.endpoint);
     main.bucket.put("k", &bytes(b"main")).unwrap();
     main.bucket.put("l", &bytes(b"main")).unwrap();
-    let review = Fixture::with(&server, &server.endpoint, |p| p.write_prefix = Some(format!("{}/pr", server.prefix)));
+    let review =
+        Fixture::with(&server, &server.endpoint, |p| p.write_prefix = format!("{}/pr", server.prefix).parse().ok());
     assert_eq!(body(review.bucket.get("k", b"")).unwrap(), b"main");
     review.bucket.put("k", &bytes(b"review")).unwrap();
     assert_eq!(body(review.bucket.get("k", b"")).unwrap(), b"review");

@@ -114,7 +114,8 @@ fn summary_adds_up_what_is_there() {
     let dir = TempDir::new();
     assert_eq!(summed_up(&dir, &dir.join("none"))["processes"], "0");
     let cache = dir.path().display();
-    let whole = format!(r#"{{"cache":"{cache}","gets":3,"hits":2,"buckets":1,"wait_nanos":1500000000,"new":7}}"#);
+    let server = r#""gocache_server":{"get_requests":3,"get_hits":2,"new":7}"#;
+    let whole = format!(r#"{{"cache":"{cache}",{server},"bucket":{{"wait_nanos":1500000000}},"has_bucket":true}}"#);
     let file = dir.write("summary", &format!("{whole}\n\n{whole}\n{{\"cache\":\"/x\",\"ge\n[]\n"));
     let out = Plugin::new(&dir).arg("summary").env("GOCACHE_SUMMARY", &file).output().ok();
     assert!(out.stderr.contains("2 lines left out") && out.stderr.lines().count() == 1, "{}", out.describe());
@@ -125,7 +126,7 @@ fn summary_adds_up_what_is_there() {
     );
     assert_eq!(rows["uploads owed"], "0");
     // what is owed there cannot be known here
-    dir.write("summary", r#"{"cache":"/nonexistent","buckets":1}"#);
+    dir.write("summary", r#"{"cache":"/nonexistent","has_bucket":true}"#);
     assert!(!summed_up(&dir, &file).contains_key("uploads owed"));
     Plugin::new(&dir).arg("summary").output().code(2);
     Plugin::new(&dir).arg("summary").arg(dir.path()).output().code(1);

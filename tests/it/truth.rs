@@ -2,7 +2,7 @@
 //! test is an attack that once succeeded, or a cousin of one.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -168,12 +168,31 @@ fn only_what_was_put_is_sent_in_its_name() {
     // another value in the directory, which nobody put by way of us
     let of = |n: u32| dir.join("cache/action").join(&single(n)[3..]);
     fs::copy(of(1), of(0)).unwrap();
-    // one that is put again, without a bucket, is not what was marked either
+    // one that is put again, for another bucket or for none, is not what was marked either
+    let other = format!("--bucket=file://{}", dir.dir("other").display());
+    let mut s = Session::start(Plugin::new(&dir).arg(&other));
+    s.client.put(&action(1), b"for the other");
+    s.end().quiet();
     let mut s = Session::start(Plugin::new(&dir));
     s.client.put(&action(2), b"local");
     s.end().quiet();
+    // and what was marked is not pruned for that
+    age(&dir.join("cache/output"), 30 * DAY);
+    Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
     heal(&dir, &server.env_through(&proxy.endpoint), &[]);
-    assert_eq!((0..3).map(|n| server.keys().contains(&single(n))).collect::<Vec<_>>(), [false, true, false]);
+    let fresh = TempDir::new();
+    let mut s = Session::start(Plugin::new(&fresh).envs(&server.env()).arg("--no-readahead"));
+    assert_eq!(s.get_all(&bodies), 3);
+    s.end().quiet();
+    let mut s = Session::start(Plugin::new(&TempDir::new()).args([&other, "--no-readahead"]));
+    holds(&s.client.get(&action(1)).unwrap(), b"for the other");
+    s.end().quiet();
+    // what is gone is sent no more
+    let proxy = owed(&dir, &server, &[noise(77, 2000)]);
+    fs::remove_file(local(&dir.join("cache"), "output", &output_id(&noise(77, 2000)))).unwrap();
+    server.delete(&single(0));
+    heal(&dir, &server.env_through(&proxy.endpoint), &[]);
+    assert_eq!(arrived(&server, 3), 2);
 }
 
 #[test]
@@ -207,6 +226,25 @@ fn what_is_no_plain_file_holds_up_nobody() {
     assert!(out.stderr.contains("cache/size: "), "{}", out.describe());
     fifo(&dir.join("pipe"));
     Plugin::new(&dir).args(["status", &format!("--cache-dir={}", dir.join("pipe").display())]).output();
+}
+
+#[test]
+fn markers_that_cannot_be_read_are_told_of_and_spared() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let pending = dir.dir("cache/pending");
+    let readable = |mode: u32| fs::set_permissions(&pending, fs::Permissions::from_mode(mode)).unwrap();
+    readable(0);
+    let mut s = Session::start(Plugin::bound_by_modes(&dir).envs(&server.env()));
+    s.put_all(&bodies(3, 2000));
+    let out = s.end();
+    assert!(out.stderr.contains("cannot look") && out.stderr.contains("cannot be marked"), "{}", out.describe());
+    assert_eq!((said(&out).len(), arrived(&server, 3)), (3, 3), "{}", out.describe());
+    let at = format!("{}: Permission denied", pending.display());
+    let out = Plugin::bound_by_modes(&dir).arg("status").output().ok();
+    assert!(out.stdout.contains("cannot be told: ") && out.stdout.contains(&at), "{}", out.describe());
+    let out = Plugin::bound_by_modes(&dir).arg("prune").output().code(1);
+    assert!(out.stderr.contains(&at), "{}", out.describe());
+    readable(0o755);
 }
 
 #[test]

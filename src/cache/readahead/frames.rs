@@ -58,7 +58,7 @@ impl Shared {
     pub(super) fn submit_run(self: &Arc<Self>, listed: &Arc<Listed>, run: Run) {
         if !run.pieces.is_empty() {
             let (shared, listed) = (self.clone(), listed.clone());
-            self.submit(move || shared.fetch_run(&listed, &run.pieces));
+            self.fetchers.submit(move || shared.fetch_run(&listed, &run.pieces));
         }
     }
 

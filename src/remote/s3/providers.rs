@@ -15,7 +15,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 
 use super::keys::{CredentialError, Keys};
-use super::transport::{Limits, Options, Transport};
+use super::transport::{Limits, Transport};
 use crate::atomic::read_named;
 use crate::client::proxy_for;
 use crate::config::AwsEnv;
@@ -89,7 +89,7 @@ fn ask(
     let body = (method != "GET").then(|| -> (u64, Box<dyn Read + Send>) {
         (body.len() as u64, Box::new(std::io::Cursor::new(body.into_bytes())))
     });
-    let answer = transport.send(method, url, headers, body).map_err(|e| e.to_string())?;
+    let answer = transport.send(method, url, headers, body, None).map_err(|e| e.to_string())?;
     let mut text = String::new();
     answer.body.take(ANSWER_LIMIT).read_to_string(&mut text).map_err(|e| format!("{}: {e}", brief(url)))?;
     Ok((answer.status, text))
@@ -101,7 +101,7 @@ fn brief(url: &str) -> String {
 }
 
 fn local_transport(limits: Limits) -> Transport {
-    Transport::new(Options { limits, proxy: None, ca_file: None }, None)
+    Transport::new(limits, None, None, None)
 }
 
 /// Where a service of AWS's listens: `host` below AWS's domain, unless the environment has another place.
@@ -125,7 +125,7 @@ pub fn ask_service(
     body: &str,
 ) -> Result<(u16, String), CredentialError> {
     let proxy = proxy_for(env, url.scheme() == "https").map_err(missing)?;
-    let transport = Transport::new(Options { limits: Limits::SERVICE, proxy, ca_file: ca_file(env) }, None);
+    let transport = Transport::new(Limits::SERVICE, proxy, ca_file(env), None);
     ask(&transport, method, url.as_str(), headers, body).map_err(CredentialError::Unreachable)
 }
 

@@ -44,17 +44,6 @@ impl Limits {
     pub const METADATA: Limits = Limits { connect: Duration::from_secs(1), answer: Duration::from_secs(1) };
 }
 
-/// What a [`Transport`] is made from.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Time-outs.
-    pub limits: Limits,
-    /// The HTTP proxy, where there is one.
-    pub proxy: Option<Proxy>,
-    /// A file of certificates in PEM form to trust instead of the machine's.
-    pub ca_file: Option<PathBuf>,
-}
-
 /// Sends requests.
 pub struct Transport {
     limits: Limits,
@@ -77,9 +66,9 @@ pub struct Answer {
 pub type RequestBody = (u64, Box<dyn Read + Send>);
 
 impl Transport {
-    /// A transport; `metrics` counts the connections it opens.
-    pub fn new(options: Options, metrics: Option<Arc<Metrics>>) -> Self {
-        let Options { limits, proxy, ca_file } = options;
+    /// A transport, through the `proxy` where there is one, that trusts the certificates in the PEM file `ca_file`
+    /// instead of the machine's; `metrics` counts the connections it opens.
+    pub fn new(limits: Limits, proxy: Option<Proxy>, ca_file: Option<PathBuf>, metrics: Option<Arc<Metrics>>) -> Self {
         let client = Client::new(client::Options {
             connect: limits.connect,
             answer: limits.answer,
@@ -95,8 +84,15 @@ impl Transport {
 
     /// Sends one request and waits for the head of the answer, whatever its status. Errors are
     /// those of the connection, and say where that was to lead; no redirect is followed and nothing is
-    /// sent twice.
-    pub fn send(&self, method: &str, url: &str, headers: HeaderMap, body: Option<RequestBody>) -> io::Result<Answer> {
+    /// sent twice. `within` is for one whose answer, and any piece of it, may take less time than all may.
+    pub fn send(
+        &self,
+        method: &str,
+        url: &str,
+        headers: HeaderMap,
+        body: Option<RequestBody>,
+        within: Option<Duration>,
+    ) -> io::Result<Answer> {
         let place = |e: io::Error| {
             let origin = Url::parse(url).map_or_else(|_| url.to_string(), |u| u.origin().ascii_serialization());
             let through =
@@ -111,19 +107,15 @@ impl Transport {
                 h.insert("content-length", (*len).into());
             }
         }
-        let answer = match body {
-            None => agent.run(request.body(()).map_err(io::Error::other)?),
-            Some((len, reader)) => {
-                let body = SendBody::from_owned_reader(Sending { inner: reader, pace: Pace::default(), left: None });
-                let request = request.body(body).map_err(io::Error::other)?;
-                // storing takes its time: a second more for each MiB, up to thrice as long
-                let storing = self.limits.answer + Duration::from_secs(len >> 20);
-                let patience = Some(storing.min(3 * self.limits.answer));
-                let patient = agent.configure_request(request).timeout_recv_response(patience);
-                agent.run(patient.timeout_per_read(patience).build())
-            }
-        };
-        let answer = answer.map_err(|e| place(plain(&e)))?;
+        // storing takes its time: a second more for each MiB, up to thrice as long
+        let storing = self.limits.answer + Duration::from_secs(body.as_ref().map_or(0, |(len, _)| len >> 20));
+        let patience = Some(within.unwrap_or(storing.min(3 * self.limits.answer)));
+        let body = body.map_or_else(SendBody::none, |(_, inner)| {
+            SendBody::from_owned_reader(Sending { inner, pace: Pace::default(), left: None })
+        });
+        let request = agent.configure_request(request.body(body).map_err(io::Error::other)?);
+        let request = request.timeout_recv_response(patience).timeout_per_read(patience).build();
+        let answer = agent.run(request).map_err(|e| place(plain(&e)))?;
         let (head, body) = answer.into_parts();
         // ureq does not tell an empty body from one of unknown length
         let said = |length: &HeaderValue| length == "0";
@@ -268,9 +260,11 @@ mod tests {
     fn a_machine_without_certificates_is_told_what_to_do() {
         let empty = std::env::temp_dir().join(format!("no-certificates-{}", std::process::id()));
         std::fs::write(&empty, "").unwrap();
-        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(empty.clone()) };
-        let e =
-            Transport::new(options, None).send("GET", "https://localhost:1/", HeaderMap::new(), None).err().unwrap();
+        let ca_file = Some(empty.clone());
+        let e = Transport::new(Limits::BUCKET, None, ca_file, None)
+            .send("GET", "https://localhost:1/", HeaderMap::new(), None, None)
+            .err()
+            .unwrap();
         assert!(e.to_string().contains("SSL_CERT_FILE"), "{e}");
         std::fs::remove_file(empty).unwrap();
     }
@@ -301,15 +295,19 @@ mod tests {
         let file = std::env::temp_dir().join(format!("trusted-{}.pem", std::process::id()));
         std::fs::write(&file, made.cert.pem()).unwrap();
         let metrics = Arc::new(Metrics::default());
-        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(file.clone()) };
-        let transport = Transport::new(options, Some(metrics.clone()));
+        let ca_file = Some(file.clone());
+        let transport = Transport::new(Limits::BUCKET, None, ca_file, Some(metrics.clone()));
         let mut text = String::new();
-        transport.send("GET", &url, HeaderMap::new(), None).unwrap().body.read_to_string(&mut text).unwrap();
+        transport.send("GET", &url, HeaderMap::new(), None, None).unwrap().body.read_to_string(&mut text).unwrap();
         assert_eq!((text.as_str(), metrics.bucket.connections.get()), ("ok", 1));
         let other = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
         std::fs::write(&file, other.cert.pem()).unwrap();
-        let options = Options { limits: Limits::BUCKET, proxy: None, ca_file: Some(file.clone()) };
-        assert!(Transport::new(options, None).send("GET", &url, HeaderMap::new(), None).is_err());
+        let ca_file = Some(file.clone());
+        assert!(
+            Transport::new(Limits::BUCKET, None, ca_file, None)
+                .send("GET", &url, HeaderMap::new(), None, None)
+                .is_err()
+        );
         std::fs::remove_file(file).unwrap();
     }
 }

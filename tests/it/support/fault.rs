@@ -65,8 +65,8 @@ struct Shared {
     upstream: Mutex<String>,
     /// The faults, each with how many more requests it applies to.
     faults: Mutex<VecDeque<(Fault, usize)>>,
-    /// Faults meet requests of this method alone; empty for all.
-    method: Mutex<&'static str>,
+    /// Faults meet requests alone that say this: a method, a header; empty for all.
+    only: Mutex<&'static str>,
     /// Which requests fail by chance, of those that meet no fault.
     chance: Mutex<Option<(Dice, u64)>>,
     ending: AtomicBool,
@@ -84,7 +84,7 @@ impl FaultProxy {
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream.trim_start_matches("http://").trim_end_matches('/').to_string()),
             faults: Mutex::default(),
-            method: Mutex::default(),
+            only: Mutex::default(),
             chance: Mutex::default(),
             ending: AtomicBool::new(false),
             connections: AtomicU64::new(0),
@@ -124,9 +124,9 @@ impl FaultProxy {
         *self.shared.faults.lock().unwrap() = faults.into_iter().collect();
     }
 
-    /// From now on requests of other methods meet no fault.
-    pub fn only(&self, method: &'static str) {
-        *self.shared.method.lock().unwrap() = method;
+    /// From now on requests meet no fault whose head, of a method and lines of lower case, does not say this.
+    pub fn only(&self, what: &'static str) {
+        *self.shared.only.lock().unwrap() = what;
     }
 
     /// From now on one request in `n` fails, by dice that begin at `seed`: it is answered with 500,
@@ -167,7 +167,7 @@ impl Drop for FaultProxy {
 
 impl Shared {
     fn next_fault(&self, head: &[u8]) -> Fault {
-        if !head.starts_with(self.method.lock().unwrap().as_bytes()) {
+        if !String::from_utf8_lossy(head).contains(*self.only.lock().unwrap()) {
             return Fault::None;
         }
         let mut faults = self.faults.lock().unwrap();
