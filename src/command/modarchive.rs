@@ -17,7 +17,7 @@ use super::web;
 use crate::atomic::{TempFile, at};
 use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, UpstreamUrl};
 use crate::error::Error;
-use crate::http::modproxy::path::{ModFile, ModPath};
+use crate::http::modproxy::path::{ModFile, ModPath, escape};
 use crate::http::modproxy::{ModProxy, list};
 use crate::private_dir::PrivateDir;
 use crate::text;
@@ -41,7 +41,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     let walked = proxy.store().each(|kept| files.extend(ModPath::parse(&kept.name).ok().filter(|p| !p.is_mutable())));
     walked.map_err(failed)?;
     for path in files.iter().filter(|path| path.file == ModFile::Info) {
-        lists.entry(&path.escaped).or_default().push(&path.version);
+        lists.entry(escape(&path.module)).or_default().push(&path.version);
     }
     let write = |to: &mut File| -> io::Result<()> {
         let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);

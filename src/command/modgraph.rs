@@ -99,9 +99,9 @@ fn replaced(text: &str) -> Vec<(Module, Module)> {
         let at = words.iter().position(|word| word == "=>")?;
         let version = |at: usize| words.get(at).filter(|word| *word != "=>").cloned().unwrap_or_default();
         let new = match version(at + 2) {
-            // a directory
-            none if none.is_empty() => Module::default(),
-            version => (words.get(at + 1)?.clone(), version),
+            version if is_canonical(&version) => (words.get(at + 1)?.clone(), version),
+            // a directory, the name of which may hold spaces
+            _ => Module::default(),
         };
         Some(((words.first()?.clone(), version(1)), new))
     };
@@ -112,11 +112,13 @@ fn replaced(text: &str) -> Vec<(Module, Module)> {
 fn directives(text: &str, name: &str) -> Vec<Vec<String>> {
     let (mut found, mut inside) = (Vec::new(), false);
     for line in text.lines() {
-        let line = line.split("//").next().unwrap_or_default();
+        let line = line.split("//").next().unwrap_or_default().trim_end();
+        // it may follow the name at once
+        let (line, opens) = line.strip_suffix('(').map_or((line, false), |line| (line, true));
         let words: Vec<String> = line.split_whitespace().map(|w| w.trim_matches(['"', '`']).to_string()).collect();
         match words.first().map(String::as_str) {
             Some(")") => inside = false,
-            Some(first) if first == name && words.get(1).is_some_and(|w| w == "(") => inside = true,
+            Some(first) if first == name && opens => inside = true,
             Some(first) if first == name => found.push(words[1..].to_vec()),
             Some(_) if inside => found.push(words),
             _ => {}
@@ -132,11 +134,17 @@ mod tests {
     #[test]
     fn go_mods_say_what_they_require_and_replace() {
         let text = "module m\n\nrequire a.b/c v1.0.0 // x\nrequire (\n\ta.b/d v2.0.0+incompatible // indirect\n\t\"a.b/e\" v0.1.0\n)\n\
-                    replace (\n\ta.b/c v1.0.0 => a.b/f v1.2.0\n\ta.b/e => ../e\n)\nexclude a.b/c v1.1.0\n";
+                    require(\n\ta.b/g v1.0.0\n) // )\nretract (\n\tv1.0.0\n)\n\
+                    replace (\n\ta.b/c v1.0.0 => a.b/f v1.2.0\n\ta.b/e => \"../e (1)\"\n)\nexclude a.b/c v1.1.0\n";
         let module = |m: &str, v: &str| (m.to_string(), v.to_string());
         assert_eq!(
             required(text),
-            [module("a.b/c", "v1.0.0"), module("a.b/d", "v2.0.0+incompatible"), module("a.b/e", "v0.1.0")]
+            [
+                module("a.b/c", "v1.0.0"),
+                module("a.b/d", "v2.0.0+incompatible"),
+                module("a.b/e", "v0.1.0"),
+                module("a.b/g", "v1.0.0")
+            ]
         );
         let wants = Wants { replaced: replaced(text).into_iter().collect(), ..Wants::default() };
         assert_eq!(wants.stand_in(module("a.b/c", "v1.0.0")), Some(module("a.b/f", "v1.2.0")));

@@ -150,7 +150,7 @@ impl ModProxy {
     /// is there.
     fn list(&self, wanted: &ModPath, kept: Option<String>) -> Option<Vec<u8>> {
         let all = self.depot.versions();
-        let here = all.get(&wanted.escaped);
+        let here = all.get(&wanted.module);
         let known = kept.is_some() || here.is_some();
         known.then(|| list(here.into_iter().flatten(), &kept.unwrap_or_default()).into_bytes())
     }
@@ -158,8 +158,8 @@ impl ModProxy {
     /// The `.info` of the version that `go` would choose of those that are kept.
     fn latest(&self, wanted: &ModPath) -> Option<ModPath> {
         let all = self.depot.versions();
-        let best = path::latest(all.get(&wanted.escaped)?.iter().map(String::as_str))?;
-        ModPath::parse(&format!("{}/@v/{}.info", wanted.escaped, path::escape(best))).ok()
+        let best = path::latest(all.get(&wanted.module)?.iter().map(String::as_str))?;
+        ModPath::parse(&format!("{}/@v/{}.info", path::escape(&wanted.module), path::escape(best))).ok()
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Depot {
     index: Mutex<Option<(Instant, Arc<Index>)>>,
 }
 
-/// Versions, in no order, by escaped module path.
+/// Versions, in no order, by module path.
 type Index = BTreeMap<String, Vec<String>>;
 
 impl Depot {
@@ -83,14 +83,14 @@ impl Depot {
         }
     }
 
-    /// The versions whose `.info` is kept, by escaped module path.
+    /// The versions whose `.info` is kept, by module path.
     pub(super) fn versions(&self) -> Arc<Index> {
         let mut index = self.index.lock().expect("no holder panics");
         if index.as_ref().is_none_or(|(at, _)| at.elapsed() > INDEX) {
             let mut found = Index::new();
             let walked = self.store.each(|kept| match ModPath::parse(&kept.name) {
                 Ok(path) if path.file == ModFile::Info && !path.is_mutable() => {
-                    found.entry(path.escaped).or_default().push(path.version);
+                    found.entry(path.module).or_default().push(path.version);
                 }
                 _ => {}
             });

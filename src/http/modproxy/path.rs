@@ -15,8 +15,6 @@ pub struct ModPath {
     pub name: String,
     /// The module path, unescaped.
     pub module: String,
-    /// The module path with upper case as `!x`, as it is in URLs and cache names.
-    pub escaped: String,
     /// Which of its files.
     pub file: ModFile,
     /// The version or query whose file it is; of a list and `@latest`, none.
@@ -69,7 +67,7 @@ impl ModPath {
         if matches!(file, ModFile::Mod | ModFile::Zip) && !is_canonical(&version) {
             return Err(none(&format!("version {version:?} is not canonical")));
         }
-        Ok(ModPath { name: name.to_string(), module, escaped: escaped.to_string(), file, version })
+        Ok(ModPath { name: name.to_string(), module, file, version })
     }
 
     /// Whether the answer may change: everything but the files of a version that is one of the module's.
@@ -315,7 +313,7 @@ mod tests {
     fn requests() {
         let p = ModPath::parse("github.com/!burnt!sushi/toml/@v/v0.3.1.info").unwrap();
         assert_eq!((p.module.as_str(), p.file), ("github.com/BurntSushi/toml", ModFile::Info));
-        assert_eq!((p.version.as_str(), p.escaped.as_str()), ("v0.3.1", "github.com/!burnt!sushi/toml"));
+        assert_eq!(p.version, "v0.3.1");
         let p = ModPath::parse("golang.org/toolchain/@v/v0.0.1-go1.21.0.linux-amd64.zip").unwrap();
         assert_eq!((p.file, p.version.as_str()), (ModFile::Zip, "v0.0.1-go1.21.0.linux-amd64"));
         assert!(ModPath::parse("a.b/c/@v/list").unwrap().is_mutable());

@@ -68,7 +68,7 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
         ModFile::Zip => open(&said.zip)?,
     };
     for (kind, made) in [("info", &said.info), ("mod", &said.go_mod), ("zip", &said.zip)] {
-        let name = format!("{}/@v/{}.{kind}", wanted.escaped, escape(&said.version));
+        let name = format!("{}/@v/{}.{kind}", escape(&wanted.module), escape(&said.version));
         if name != path {
             beside(&name, open(made)?);
         }
