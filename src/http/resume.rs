@@ -3,6 +3,8 @@
 
 use std::io::{self, ErrorKind, Read};
 
+use ureq::http::{Response, Version};
+
 use super::headers::{self, HeaderMap, first};
 
 /// A server's answer.
@@ -21,12 +23,17 @@ pub struct Received {
 
 impl Received {
     /// What `answer` to a request of this `method` is; the error says why it is none.
-    pub fn of(method: &str, answer: ureq::http::Response<ureq::Body>) -> Result<Self, &'static str> {
+    pub fn of(method: &str, answer: Response<ureq::Body>) -> Result<Self, &'static str> {
         let (parts, body) = answer.into_parts();
         let (status, mut headers) = (parts.status.as_u16(), parts.headers);
         let told = first(&headers, "content-length").and_then(|n| n.parse().ok());
         let codings: Vec<_> = headers::list(&headers, "transfer-encoding").map(|c| c.to_ascii_lowercase()).collect();
-        if status < 200 || codings.iter().any(|coding| coding != "chunked" && coding != "identity") {
+        let known = match &codings[..] {
+            [] => true,
+            [one] => (one == "chunked" || one == "identity") && parts.version != Version::HTTP_10,
+            _ => false,
+        };
+        if status < 200 || !known {
             return Err("it answers in another protocol or coding than it was asked in");
         }
         let len = match status {

@@ -472,14 +472,16 @@ fn an_answer_in_another_form_than_it_was_asked_for_in_is_none() {
     let dir = TempDir::new();
     let origin = Origin::http(|request| {
         let (status, more) = match path(request) {
-            "/switches" => ("101 Switching Protocols", "Upgrade: x\r\nConnection: upgrade"),
+            "/switches" => ("1.1 101 Switching Protocols", "Upgrade: x\r\nConnection: upgrade"),
             // the body would reach clients as it is, and nothing would say what it is
-            _ => ("200 OK", "Cache-Control: max-age=600\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close"),
+            "/old" => ("1.0 200 OK", "Cache-Control: max-age=600\r\nTransfer-Encoding: chunked"),
+            "/twice" => ("1.1 200 OK", "Cache-Control: max-age=600\r\nTransfer-Encoding: chunked, chunked"),
+            _ => ("1.1 200 OK", "Cache-Control: max-age=600\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close"),
         };
-        format!("HTTP/1.1 {status}\r\n{more}\r\n\r\n4\r\nbody\r\n0\r\n\r\n").into_bytes()
+        format!("HTTP/{status}\r\n{more}\r\n\r\n4\r\nbody\r\n0\r\n\r\n").into_bytes()
     });
     let proxy = Proxy::start(&dir, &origin.host(), |p| p);
-    for path in ["/switches", "/coded"] {
+    for path in ["/switches", "/coded", "/old", "/twice"] {
         for n in 1..=2 {
             let got = proxy.curl(&dir, &[&format!("http://{}{path}", origin.host())]);
             assert_eq!((got.status(), got.body.contains("4\r\n"), origin.count(path)), ("502", false, n), "{path}");
