@@ -50,15 +50,6 @@ impl Kind {
     }
 }
 
-/// Where a blob was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// In the local directory.
-    Local,
-    /// In the bucket.
-    Bucket,
-}
-
 /// A blob, open for reading from its start.
 #[derive(Clone, Debug)]
 pub struct Blob {
@@ -68,8 +59,6 @@ pub struct Blob {
     pub len: u64,
     /// When it was last known to be right; long ago for what came from the bucket.
     pub modified: SystemTime,
-    /// Where it was found.
-    pub origin: Origin,
     /// What [`BlobWriter::note`] or [`BlobStore::set_note`] said of these bytes.
     pub note: String,
 }
@@ -289,10 +278,7 @@ impl Place {
             self.damaged.tell(format_args!("{}: damaged on disk, and removed", path.display()));
             return Ok(None);
         };
-        Ok(Some((
-            Blob { file: file.into(), len: meta.len(), modified: meta.modified()?, origin: Origin::Local, note },
-            claim,
-        )))
+        Ok(Some((Blob { file: file.into(), len: meta.len(), modified: meta.modified()?, note }, claim)))
     }
 
     fn begin(self: &Arc<Self>, digest: &str) -> io::Result<Bytes> {
@@ -365,8 +351,7 @@ impl Place {
         written(&mut bytes)?.set_modified(SystemTime::UNIX_EPOCH)?;
         let label = Label::named(self.label(name));
         let (file, _) = self.keep(bytes, |temp| self.sums.persist(&self.path(digest), temp, claim, &label))?;
-        let (modified, origin) = (SystemTime::UNIX_EPOCH, Origin::Bucket);
-        Ok((Blob { file: file.into(), len: got, modified, origin, note: String::new() }, claim))
+        Ok((Blob { file: file.into(), len: got, modified: SystemTime::UNIX_EPOCH, note: String::new() }, claim))
     }
 }
 
@@ -452,7 +437,7 @@ impl BlobWriter {
         if kept {
             place.tally.count(Event::Stored(claim.size));
         }
-        Ok(Blob { file: file.into(), len: claim.size, modified: now, origin: Origin::Local, note: label.note })
+        Ok(Blob { file: file.into(), len: claim.size, modified: now, note: label.note })
     }
 }
 

@@ -11,7 +11,7 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{self, TempFile, read_text};
 use crate::bounded::Bounded;
@@ -26,6 +26,8 @@ const LIMIT: u64 = 16 << 10;
 const USE_GRANULARITY: Duration = Duration::from_secs(3600);
 /// File systems' clocks are at least this exact.
 const TICK: Duration = Duration::from_millis(20);
+/// How long it is taken for granted that the lines of a file that was whole are there.
+const LOOKED: Duration = Duration::from_secs(60);
 /// Files remembered as whole at most.
 const REMEMBERED: usize = 4096;
 
@@ -51,8 +53,8 @@ impl Label {
     }
 }
 
-/// The files that this process has found whole, with their notes.
-pub(super) struct Sums(Bounded<PathBuf, (State, Claim, String)>);
+/// The files that this process has found whole, with their notes, and when their lines were last looked for.
+pub(super) struct Sums(Bounded<PathBuf, (State, Claim, String, Instant)>);
 
 impl Default for Sums {
     fn default() -> Self {
@@ -64,9 +66,15 @@ impl Sums {
     /// Checks the open `file` that is called `path` and is as `meta` says, and leaves it at its start.
     /// One that is damaged is removed, and one that nobody has named yet becomes `name`.
     pub(super) fn check(&self, path: &Path, meta: &Metadata, file: &mut File, name: &str) -> Checked {
-        let (known, sum_path) = (self.0.get(path), sum_of(path));
-        if let Some((_, claim, note)) = known.filter(|known| known.0 == state(meta) && used(&sum_path)) {
-            return Ok(Some((claim, note)));
+        let (known, sum_path) = (self.0.get(path).filter(|known| known.0 == state(meta)), sum_of(path));
+        if let Some((_, claim, note, looked)) = known {
+            if looked.elapsed() < LOOKED {
+                return Ok(Some((claim, note)));
+            }
+            if used(&sum_path) {
+                self.remember(path, meta, claim, &note);
+                return Ok(Some((claim, note)));
+            }
         }
         let text = read(&sum_path);
         let (lines, mut hasher) = (claims(&text), Hashing::new(io::sink()));
@@ -139,7 +147,7 @@ impl Sums {
         if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK) {
             return;
         }
-        self.0.insert(path.to_path_buf(), (state(meta), claim, note.to_string()));
+        self.0.insert(path.to_path_buf(), (state(meta), claim, note.to_string(), Instant::now()));
     }
 }
 

@@ -12,7 +12,7 @@ use super::rules::{self, Terms};
 use super::stored::{self, SLOTS};
 use super::{RevProxy, hosts};
 use crate::http::headers::{self, HeaderMap};
-use crate::store::{Blob, Origin};
+use crate::store::Blob;
 
 impl RevProxy {
     /// The kept answer that suits a request, fresh or stale.
@@ -49,7 +49,7 @@ impl RevProxy {
         let check = |mut file: &File| stored::decode_head(url, &mut file).map(drop).map_err(|e| e.to_string());
         let ask_bucket = ask_bucket && nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
         let blob = ask_bucket.then(|| self.store.from_bucket(url, false, &check)).flatten()?;
-        self.open(url, blob, terms)
+        self.open(url, blob, terms).map(|found| Found { outcome: Outcome::Remote, ..found })
     }
 
     /// Whether what the bucket may have of `url` is from before a change.
@@ -62,10 +62,9 @@ impl RevProxy {
         let (answer, head) = stored::decode_head(name, &mut blob.file)
             .inspect_err(|e| log::warn!("{}: {e}; fetching it anew", hosts::shown(name)))
             .ok()?;
-        let outcome = if blob.origin == Origin::Local { Outcome::Local } else { Outcome::Remote };
         let suits = rules::same_variant(&answer.variant, &terms.headers);
         let body = Source::File(blob.file, head, blob.len);
-        suits.then(|| Found { answer: Arc::new(answer), body, outcome })
+        suits.then(|| Found { answer: Arc::new(answer), body, outcome: Outcome::Local })
     }
 
     /// Drops one answer.
