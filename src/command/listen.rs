@@ -4,13 +4,12 @@
 //! dead server is replaced, a live one's is not. Stopping accepts no more, lets sessions end by
 //! themselves for a while, then ends their input, which they take as the client's end.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,16 +17,12 @@ use super::stack::Stack;
 use crate::cache::Client;
 use crate::config::PluginAddr;
 use crate::error::Error;
+use crate::http::server::{Open, ServerLimits};
 use crate::platform::{self, UnixListener};
 use crate::session::{self, Options};
 
 /// How long sessions whose input was ended may take to end: their manifests are written meanwhile.
 const LAST_ANSWERS: Duration = Duration::from_secs(15);
-
-/// Ends one direction of a connection or both; a client that is gone has ended it already.
-fn shutdown(conn: &TcpStream, how: Shutdown) {
-    let _ = conn.shutdown(how);
-}
 
 enum Socket {
     Tcp(TcpListener),
@@ -56,31 +51,27 @@ impl Socket {
 pub struct Listener {
     socket: Socket,
     stopping: AtomicBool,
-    sessions: Mutex<Sessions>,
-    ended: Condvar,
+    open: Arc<Open>,
+    /// Ends with those of the sessions.
+    acceptor: Mutex<Option<JoinHandle<Threads>>>,
 }
 
-#[derive(Default)]
-struct Sessions {
-    next: u64,
-    open: HashMap<u64, TcpStream>,
-    /// Theirs, and the one that accepts.
-    threads: Vec<JoinHandle<()>>,
-}
+type Threads = Vec<JoinHandle<()>>;
 
 impl Listener {
     /// Binds `addr` and starts to accept clients of `stack`. `default_scope` is that of clients
     /// which name none.
     pub fn start(addr: &PluginAddr, stack: &Arc<Stack>, default_scope: Option<String>) -> Result<Arc<Self>, Error> {
         let socket = bind(addr).map_err(|e| Error::failed(format!("--plugin {addr}: {e}")))?;
-        let (sessions, ended) = (Mutex::default(), Condvar::new());
-        let listener = Arc::new(Listener { socket, stopping: AtomicBool::new(false), sessions, ended });
+        let open = Open::new(ServerLimits { max_connections: usize::MAX, ..ServerLimits::default() });
+        let acceptor = Mutex::default();
+        let listener = Arc::new(Listener { socket, stopping: AtomicBool::new(false), open, acceptor });
         let (inner, stack) = (listener.clone(), stack.clone());
         let thread = thread::Builder::new()
             .name("accept".into())
             .spawn(move || inner.accept(&stack, default_scope.as_deref()))
             .map_err(|e| Error::failed(format!("starting a thread: {e}")))?;
-        listener.lock().threads.push(thread);
+        *listener.acceptor.lock().expect("no holder panics") = Some(thread);
         Ok(listener)
     }
 
@@ -94,7 +85,7 @@ impl Listener {
 
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
-        self.lock().open.len()
+        self.open.state().open
     }
 
     /// Stops accepting, waits for the sessions to end until `deadline`, then ends their input and
@@ -108,79 +99,54 @@ impl Listener {
         if let Socket::Unix(_, path) = &self.socket {
             let _ = fs::remove_file(path);
         }
-        if !self.wait_for_sessions(deadline) {
-            self.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Read));
+        let acceptor = self.acceptor.lock().expect("no holder panics").take();
+        let threads = acceptor.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        if !self.open.wait_closed(deadline.saturating_duration_since(Instant::now())) {
+            self.open.stop();
             // a client that does not read its answers would hold us for ever
-            if !self.wait_for_sessions(Instant::now() + LAST_ANSWERS) {
-                self.lock().open.values().for_each(|conn| shutdown(conn, Shutdown::Both));
+            if !self.open.wait_closed(LAST_ANSWERS) {
+                self.open.cut_off();
             }
         }
-        let threads = std::mem::take(&mut self.lock().threads);
         for thread in threads {
             let _ = thread.join();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().expect("no holder panics")
-    }
-
-    /// Waits for every session to end; `false` when some have not by `deadline`.
-    fn wait_for_sessions(&self, deadline: Instant) -> bool {
-        let mut sessions = self.lock();
-        while !sessions.open.is_empty() {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            sessions = self.ended.wait_timeout(sessions, left).expect("no holder panics").0;
-        }
-        true
-    }
-
-    fn accept(self: Arc<Self>, stack: &Arc<Stack>, default_scope: Option<&str>) {
+    /// Accepts until the listener stops; the threads of the sessions.
+    fn accept(&self, stack: &Arc<Stack>, default_scope: Option<&str>) -> Threads {
+        let mut threads = Threads::new();
         loop {
             let accepted = self.socket.accept(|| self.stopping.load(Ordering::SeqCst));
             if self.stopping.load(Ordering::SeqCst) {
-                return;
+                return threads;
             }
+            threads.retain(|thread| !thread.is_finished());
             match accepted.and_then(|conn| self.begin(conn, stack, default_scope)) {
-                Ok(()) => {}
-                // out of descriptors or threads: wait for a session to end rather than spin
+                Ok(thread) => threads.push(thread),
+                // out of descriptors or threads: some end soon, perhaps
                 Err(e) => {
                     log::warn!("a plugin client was turned away: {e}");
-                    let sessions = self.lock();
-                    let _ = self.ended.wait_timeout(sessions, Duration::from_millis(200)).expect("no holder panics");
+                    thread::sleep(Duration::from_millis(200));
                 }
             }
         }
     }
 
-    fn begin(self: &Arc<Self>, conn: TcpStream, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<()> {
-        let (kept, output) = (conn.try_clone()?, conn.try_clone()?);
-        let mut sessions = self.lock();
-        // who stops looks at the sessions once
-        if self.stopping.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        sessions.threads.retain(|t| !t.is_finished());
-        let id = sessions.next;
-        sessions.next += 1;
+    fn begin(&self, conn: TcpStream, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<JoinHandle<()>> {
+        let (output, entry) = (conn.try_clone()?, self.open.admit(conn)?);
         let client = Arc::new(Client::new(stack.cache.clone(), default_scope));
-        let (options, listener) = (stack.session_options(default_scope.is_none()), self.clone());
-        let stack = stack.clone();
-        let thread = thread::Builder::new().name(format!("session-{id}")).spawn(move || {
-            serve(conn, output, &client, &options);
-            // `go` waits until the connection ends, and not for the manifest
-            listener.lock().open.get(&id).into_iter().for_each(|conn| shutdown(conn, Shutdown::Both));
+        let (options, stack) = (stack.session_options(default_scope.is_none()), stack.clone());
+        thread::Builder::new().name(format!("session-{}", entry.id)).spawn(move || {
+            serve(entry.taken_over(), output, &client, &options);
+            // `go` waits until the connection ends, and not for the manifest; one that is gone has ended it already
+            let _ = entry.taken_over().shutdown(Shutdown::Both);
             client.close(stack.close_deadline());
-            listener.lock().open.remove(&id);
-            listener.ended.notify_all();
-        })?;
-        sessions.open.insert(id, kept);
-        sessions.threads.push(thread);
-        Ok(())
+        })
     }
 }
 
-fn serve(input: TcpStream, output: TcpStream, client: &Arc<Client>, options: &Options) {
+fn serve(input: &TcpStream, output: TcpStream, client: &Arc<Client>, options: &Options) {
     let result = session::run(input, output, client, options, || {}, || {});
     // a reset is how a killed client ends
     match result {

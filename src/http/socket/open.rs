@@ -237,6 +237,12 @@ impl Slot {
 }
 
 impl Entry {
+    /// The connection, to be used by who answers no requests: told to end, it has no more input.
+    pub fn taken_over(&self) -> &TcpStream {
+        self.set(State::TakenOver(Instant::now()));
+        &self.tcp
+    }
+
     /// Notes that the client was waited for, and how many bytes that moved.
     pub(super) fn note(&self, spent: Duration, moved: usize) {
         let behind = self.behind.load(Ordering::Relaxed) + spent.as_micros() as u64;
