@@ -295,6 +295,16 @@ pub struct Config {
     pub body_memory: u64,
 }
 
+impl Config {
+    /// How exactly the time of last use must be kept for `expiry` to mean something.
+    pub fn granularity(&self) -> Duration {
+        self.expiry.map_or(USE_GRANULARITY, |e| (e / 8).min(USE_GRANULARITY))
+    }
+}
+
+/// The time of last use is kept at least this exactly.
+const USE_GRANULARITY: Duration = Duration::from_secs(3600);
+
 /// Which bucket, and what may be done to it.
 #[derive(Clone, Debug)]
 pub struct BucketConfig {

@@ -33,8 +33,10 @@ impl Repeat {
 
     /// Says how often it happened, where that is more than the first line tells. Starts anew.
     pub fn end(&self) {
-        let count = self.count.swap(0, Ordering::Relaxed);
+        let count = self.count.load(Ordering::Relaxed);
         if count > 1 {
+            // what comes later is no first again
+            self.count.store(1, Ordering::Relaxed);
             log::warn!("{count} {}", self.what);
         }
     }

@@ -40,20 +40,22 @@ pub struct Builder {
     pub bytes: Vec<u8>,
     /// Of each, its length as stored and unpacked.
     pub frames: Vec<(u32, u32)>,
+    /// Of each body, the number that it was given with, and its frame and where it is in that.
+    pub places: Vec<(usize, (u32, u32))>,
     open: Vec<u8>,
     members: usize,
 }
 
 impl Builder {
-    /// Takes a body of at most [`SMALL`] bytes in; returns its frame and where it is in that.
-    pub fn add(&mut self, body: &[u8]) -> std::io::Result<(u32, u32)> {
+    /// Takes in a body of at most [`SMALL`] bytes, which the caller knows by a number.
+    pub fn add(&mut self, number: usize, body: &[u8]) -> std::io::Result<()> {
         if self.open.len() + body.len() > FRAME || self.members == MEMBERS {
             self.close()?;
         }
-        let place = (self.frames.len() as u32, self.open.len() as u32);
+        self.places.push((number, (self.frames.len() as u32, self.open.len() as u32)));
         self.open.extend_from_slice(body);
         self.members += 1;
-        Ok(place)
+        Ok(())
     }
 
     /// Ends the frame that is open. Once all bodies are in it must be called.

@@ -25,13 +25,6 @@ const SCRAPS: usize = 8;
 /// Packs made and written at a time.
 const WRITERS: usize = 3;
 
-/// What is in a pack that was made.
-struct Made {
-    builder: Builder,
-    /// Each entry's number, and its frame and offset in this pack.
-    places: Vec<(usize, (u32, u32))>,
-}
-
 /// Packs what `manifest`, of the key `key`, lists and no pack has, and what is in packs that are not worth
 /// keeping. Returns the frames that go with the manifest. What was sent is added to `sent`, and is not sent
 /// again.
@@ -43,7 +36,7 @@ pub fn pack(manifest: &mut Manifest, fetcher: &Fetcher, key: &str, sent: &Mutex<
     let size = |i: &usize| u64::from(entries[*i].size);
     let (part, least, most) = FIRST;
     let most = ((0..entries.len()).map(|i| size(&i)).sum::<u64>() / part).clamp(least, most);
-    let (first, taken) = make(fetcher, entries, &loose, |builder| builder.bytes.len() as u64 >= most);
+    let (first, taken) = make(fetcher, entries, &loose, |made| made.bytes.len() as u64 >= most);
     loose.drain(..taken);
     let rest: u64 = loose.iter().map(size).sum();
     let (first, chunks) = if rest <= FEW {
@@ -64,7 +57,7 @@ pub fn pack(manifest: &mut Manifest, fetcher: &Fetcher, key: &str, sent: &Mutex<
     };
     let packs = write(fetcher, entries, key, chunks, sent);
     // the manifest's own come first
-    let own = first.builder.frames.len() as u32;
+    let own = first.frames.len() as u32;
     manifest.entries.iter_mut().filter_map(|e| e.place.as_mut()).for_each(|place| place.frame += own);
     let others = std::mem::take(&mut manifest.frames);
     let bytes = add(manifest, 0, first);
@@ -101,11 +94,10 @@ fn worth_keeping(manifest: &Manifest) -> Vec<bool> {
 
 /// Packs `loose`, in that order, until `is_full`. Returns how many of them were gone through too; those that
 /// the disk does not have, whole, are left out.
-fn make(fetcher: &Fetcher, entries: &[Entry], loose: &[usize], is_full: impl Fn(&Builder) -> bool) -> (Made, usize) {
-    let mut made = Made { builder: Builder::default(), places: Vec::new() };
-    let mut taken = 0;
+fn make(fetcher: &Fetcher, entries: &[Entry], loose: &[usize], is_full: impl Fn(&Builder) -> bool) -> (Builder, usize) {
+    let (mut made, mut taken) = (Builder::default(), 0);
     for &i in loose {
-        if is_full(&made.builder) {
+        if is_full(&made) {
             break;
         }
         taken += 1;
@@ -115,15 +107,12 @@ fn make(fetcher: &Fetcher, entries: &[Entry], loose: &[usize], is_full: impl Fn(
             continue;
         };
         if body.len() == entry.size as usize && OutputId::of(&body) == output {
-            match made.builder.add(&body) {
-                Ok(place) => made.places.push((i, place)),
-                Err(e) => log::debug!("packing: {e}"),
-            }
+            made.add(i, &body).unwrap_or_else(|e| log::debug!("packing: {e}"));
         }
     }
-    if let Err(e) = made.builder.close() {
+    if let Err(e) = made.close() {
         log::debug!("packing: {e}");
-        made = Made { builder: Builder::default(), places: Vec::new() };
+        made = Builder::default();
     }
     (made, taken)
 }
@@ -135,11 +124,11 @@ fn write(
     key: &str,
     chunks: Vec<Vec<usize>>,
     sent: &Mutex<Vec<OutputId>>,
-) -> Vec<(OutputId, Made)> {
+) -> Vec<(OutputId, Builder)> {
     let done = Mutex::new(Vec::new());
     pool::each("save", WRITERS, chunks, |chunk| {
         let (mut made, _) = make(fetcher, entries, &chunk, |_| false);
-        let bytes = std::mem::take(&mut made.builder.bytes);
+        let bytes = std::mem::take(&mut made.bytes);
         let id = OutputId::of(&bytes);
         if made.places.is_empty() {
             return;
@@ -160,14 +149,14 @@ fn write(
 }
 
 /// Lists what was packed as the pack numbered `pack`; its bytes are returned.
-fn add(manifest: &mut Manifest, pack: u32, made: Made) -> Vec<u8> {
+fn add(manifest: &mut Manifest, pack: u32, made: Builder) -> Vec<u8> {
     let (from, mut at) = (manifest.frames.len() as u32, 0);
-    for (len, raw) in made.builder.frames {
+    for (len, raw) in made.frames {
         manifest.frames.push(Frame { pack, at, len, raw });
         at += len;
     }
     for (i, (frame, at)) in made.places {
         manifest.entries[i].place = Some(Place { frame: from + frame, at });
     }
-    made.builder.bytes
+    made.bytes
 }

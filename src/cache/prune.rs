@@ -20,13 +20,14 @@ use std::collections::HashSet;
 use std::fs::{self, DirEntry, File};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::disk::{ACTION_LEN, parse_action};
 use super::id::{OutputId, sharded_path};
 use crate::atomic::{TEMP_PREFIX, process_token, read_small, token_of};
+use crate::config::Config;
 use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
 use crate::platform::set_modified;
@@ -42,24 +43,6 @@ const LATELY: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_millis(10);
 /// It works for so long before it rests.
 const SPELL: Duration = Duration::from_millis(5);
-
-/// How far to prune.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Actions and outputs unused for longer go.
-    pub expiry: Option<Duration>,
-    /// Module and proxy blobs too.
-    pub expire_blobs: bool,
-    /// The least recently used go until outputs and blobs have this many bytes.
-    pub max_size: Option<u64>,
-    /// What was used since then stays, live sessions or not, and ages count from [`STAMP`] at the
-    /// earliest: for the pruning that nobody asked for.
-    pub spare_since: Option<SystemTime>,
-    /// How exactly the time of last use is kept.
-    pub granularity: Duration,
-    /// Markers older than this are dropped first.
-    pub pending_expiry: Duration,
-}
 
 /// What the directory holds, and what went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,32 +75,35 @@ struct Use {
 }
 
 /// Everything that decides what stays.
-struct Rules {
-    root: PathBuf,
+struct Rules<'a> {
+    config: &'a Config,
+    root: &'a Path,
     now: SystemTime,
     /// What was used since then stays.
     keep: u64,
     /// What was used before then has expired.
     expired: Option<u64>,
-    limits: Limits,
     /// Hashes of what waits for upload: a collision spares one file more.
     owed: HashSet<u32>,
     /// Since when we have worked without a rest, where others may be at work.
     at_work: Cell<Option<Instant>>,
 }
 
-/// Prunes the cache below `root`.
-pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report> {
-    let now = census.taken;
-    let keep = [now.checked_sub(TICK), limits.spare_since, census.in_use_since].into_iter().flatten().min();
+/// Prunes the cache directory as `config` says: actions and outputs by age, module and proxy blobs too where that
+/// was asked for, and the least recently used until they all have no more than so many bytes. What was used since
+/// `spare_since` stays, live sessions or not, and ages count from [`STAMP`] at the earliest: for the pruning that
+/// nobody asked for.
+pub fn prune(config: &Config, spare_since: Option<SystemTime>, census: &Census) -> io::Result<Report> {
+    let (root, now) = (&*config.cache_dir, census.taken);
+    let keep = [now.checked_sub(TICK), spare_since, census.in_use_since].into_iter().flatten().min();
     let mut rules = Rules {
-        root: root.to_path_buf(),
+        config,
+        root,
         now,
         keep: keep.map_or(0, nanos),
         expired: None,
-        limits: *limits,
         owed: HashSet::new(),
-        at_work: Cell::new((limits.spare_since.is_some() || census.in_use_since.is_some()).then(Instant::now)),
+        at_work: Cell::new((spare_since.is_some() || census.in_use_since.is_some()).then(Instant::now)),
     };
     let mut files = rules.survey(census)?;
     files.sort_unstable();
@@ -134,17 +120,17 @@ pub fn prune(root: &Path, limits: &Limits, census: &Census) -> io::Result<Report
             "{root}: nothing was used for half a year, unless the clock has moved; ages count from the last use"
         );
     }
-    rules.owed = owed(root, limits.pending_expiry, opened.filter(|_| jumped.is_none()))?;
+    rules.owed = owed(root, config.pending_expiry, opened.filter(|_| jumped.is_none()))?;
     let from = jumped.unwrap_or(now);
-    let asked_for = limits.spare_since.is_none() || jumped.is_some();
-    rules.expired = limits
+    let asked_for = spare_since.is_none() || jumped.is_some();
+    rules.expired = config
         .expiry
         .filter(|age| asked_for || opened.is_some_and(|open_for| open_for > *age))
-        .map(|age| nanos(from.checked_sub(age + limits.granularity).unwrap_or(UNIX_EPOCH)));
+        .map(|age| nanos(from.checked_sub(age + config.granularity()).unwrap_or(UNIX_EPOCH)));
     rules.apply(files)
 }
 
-impl Rules {
+impl Rules<'_> {
     /// What every output and blob is.
     fn survey(&self, census: &Census) -> io::Result<Vec<Use>> {
         let mut files = Vec::new();
@@ -160,7 +146,7 @@ impl Rules {
     fn apply(&self, files: Vec<Use>) -> io::Result<Report> {
         let mut report = Report { files: files.len() as u64, ..Report::default() };
         report.bytes = files.iter().map(|f| f.size).sum();
-        let over = |bytes: u64| self.limits.max_size.is_some_and(|max| bytes > max);
+        let over = |bytes: u64| self.config.max_size.is_some_and(|max| bytes > max);
         // the last that goes for the sake of the size, if all went that came before it
         let (mut left, mut cut) = (report.bytes, None);
         for file in &files {
@@ -179,7 +165,7 @@ impl Rules {
         let doomed = |file: &Use| !self.stays(file) && (self.has_expired(file) || Some((file.used, file.tie)) <= cut);
         let last =
             self.expired.max(cut.map(|(used, _)| used)).map_or(UNIX_EPOCH, |t| UNIX_EPOCH + Duration::from_nanos(t));
-        let later = last + self.limits.granularity + TICK..=self.now;
+        let later = last + self.config.granularity() + TICK..=self.now;
         // actions first: they are looked up by those who then look for the output
         each_file(&self.root.join(ACTION), |entry, held| {
             self.rest();
@@ -191,7 +177,7 @@ impl Rules {
             }
             let useless = |path: &Path| {
                 let output = output_of(path).map(|id| id.to_string());
-                let found = output.and_then(|id| self.look(&sharded_path(&self.root, OUTPUT, &id), OUTPUT, &id));
+                let found = output.and_then(|id| self.look(&sharded_path(self.root, OUTPUT, &id), OUTPUT, &id));
                 found.is_none_or(|file| doomed(&file))
             };
             let path = entry.path();
@@ -226,7 +212,7 @@ impl Rules {
     }
 
     fn has_expired(&self, file: &Use) -> bool {
-        (!file.blob || self.limits.expire_blobs) && self.expired.is_some_and(|t| file.used < t)
+        (!file.blob || self.config.expiry_given) && self.expired.is_some_and(|t| file.used < t)
     }
 
     fn rest(&self) {

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use self::builds::Started;
 use super::goenv::GoEnv;
-use super::status::{Finding, Mark};
+use super::status::{Findings, Mark};
 use crate::atomic::TempFile;
 use crate::config::{DoctorConfig, ModProxyConfig, UpstreamList, UpstreamUrl};
 use crate::error::{Error, ExitCode};
@@ -23,21 +23,6 @@ use crate::http::modproxy;
 use crate::lease;
 use crate::platform;
 use crate::text;
-
-/// What was found out so far.
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, mark: Mark, what: &'static str, text: impl Into<String>) {
-        self.0.push(Finding { mark, what, text: text.into() });
-    }
-
-    fn outcome(&mut self, what: &'static str, outcome: Result<String, String>) {
-        let mark = if outcome.is_ok() { Mark::Ok } else { Mark::Fail };
-        self.add(mark, what, outcome.unwrap_or_else(|why| why));
-    }
-}
 
 /// Prints what works and what does not; fails when something does not.
 pub(super) fn execute(config: &DoctorConfig) -> Result<ExitCode, Error> {
@@ -76,14 +61,14 @@ pub(super) fn execute(config: &DoctorConfig) -> Result<ExitCode, Error> {
         modules(&proxy, if effective.proxied { "--upstream and --sumdb" } else { "GOPROXY" }, &mut found);
     }
     next.into_iter().for_each(|text: String| found.add(Mark::Next, "", text));
-    let line = |Finding { mark, what, text }: &Finding| match mark {
+    let line = |(mark, what, text): &(Mark, &str, String)| match mark {
         Mark::Ok => format!("ok    {what}: {text}\n"),
         Mark::Note => format!("note  {what}: {text}\n"),
         Mark::Fail => format!("FAIL  {what}: {text}\n"),
         Mark::Next => format!("next  {text}\n"),
     };
     super::print(&text::without_secrets(&found.0.iter().map(line).collect::<String>()))?;
-    Ok(if found.0.iter().any(|f| f.mark == Mark::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(found.code())
 }
 
 fn directory(dir: &Path) -> Result<String, String> {

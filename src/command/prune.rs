@@ -21,7 +21,7 @@ pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let dir = &config.cache_dir;
     let prune = || {
         let _turn = prune_turn(dir, true)?;
-        let report = prune::prune(dir, &stack::limits(config, None), &Census::take(dir)?)?;
+        let report = prune::prune(config, None, &Census::take(dir)?)?;
         Size::set(dir, report.bytes).map(|_| report)
     };
     let report = prune().map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;

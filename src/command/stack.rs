@@ -13,7 +13,7 @@ use crate::atomic;
 use crate::cache::disk::DiskCache;
 use crate::cache::entry::Codec;
 use crate::cache::fetch::Fetcher;
-use crate::cache::prune::{self, Limits, Report};
+use crate::cache::prune::{self, Report};
 use crate::cache::size::Size;
 use crate::cache::{ActionSource, BuildCache, Tier};
 use crate::config::{BucketLocation, Config};
@@ -27,8 +27,6 @@ use crate::session::{Budget, Options};
 use crate::text;
 use crate::upload::{Target, Uploader};
 
-/// The time of last use is kept at least this exactly.
-const USE_GRANULARITY: Duration = Duration::from_secs(3600);
 /// What was used within this time may still be open: tools open paths after their session has closed.
 /// A use shows as late as the granularity of last use.
 const IN_USE: Duration = Duration::from_secs(2 * 3600);
@@ -52,7 +50,6 @@ pub struct Stack {
     /// When it was opened.
     pub begun: Instant,
     config: Config,
-    lease: Arc<Lease>,
     /// Bytes added when the directory's size was last brought up to date.
     counted: AtomicU64,
 }
@@ -67,7 +64,7 @@ impl Stack {
             return Err(Error::failed(format!("cache directory {}: its name is not UTF-8", dir.display())));
         }
         fs::create_dir_all(dir).map_err(failed)?;
-        let granularity = granularity(config.expiry);
+        let granularity = config.granularity();
         let disk = Arc::new(DiskCache::open(dir, granularity).map_err(failed)?);
         if let Err(e) = prune::stamp(dir) {
             log::debug!("{}: {e}", dir.display());
@@ -90,13 +87,12 @@ impl Stack {
             bucket = Some(opened);
         }
         Ok(Stack {
-            cache: Arc::new(BuildCache { disk, tier, lease: lease.clone(), metrics: metrics.clone() }),
+            cache: Arc::new(BuildCache { disk, tier, lease, metrics: metrics.clone() }),
             bucket,
             uploader,
             budget: Budget::new(config.body_memory),
             begun: Instant::now(),
             config: config.clone(),
-            lease,
             counted: AtomicU64::new(0),
             metrics,
         })
@@ -131,7 +127,7 @@ impl Stack {
 
     /// What was `started`; where it was not, nothing of this process stays behind.
     pub fn begin<T>(&self, started: Result<T, Error>) -> Result<T, Error> {
-        started.inspect_err(|_| self.lease.give_back())
+        started.inspect_err(|_| self.cache.lease.give_back())
     }
 
     /// Takes over the uploads of processes that have ended. Call it off the start's critical path.
@@ -198,7 +194,7 @@ impl Stack {
         self.cache.disk.save_recall();
         self.tidy(Census::take(&self.config.cache_dir));
         atomic::abandon();
-        self.lease.give_back();
+        self.cache.lease.give_back();
     }
 
     /// What a running server does now and then: finishes uploads, its own that have failed and
@@ -229,7 +225,7 @@ impl Stack {
         });
         if let Err(e) = tidied {
             // who puts something has been told
-            let told = e.kind() == ErrorKind::StorageFull || !self.lease.is_held();
+            let told = e.kind() == ErrorKind::StorageFull || !self.cache.lease.is_held();
             log::log!(if told { log::Level::Debug } else { log::Level::Warn }, "pruning: {e}");
         }
     }
@@ -245,7 +241,7 @@ impl Stack {
         let old = may_expire.is_some_and(|age| size.is_older_than((age / 10).clamp(WALK, WALK_FOR_AGE)));
         let Some(_turn) = (if over || old { prune_turn(cache_dir, false)? } else { None }) else { return Ok(()) };
         let spare_since = SystemTime::now().checked_sub(IN_USE);
-        let report = prune::prune(cache_dir, &limits(&self.config, spare_since), census)?;
+        let report = prune::prune(&self.config, spare_since, census)?;
         Size::set(cache_dir, report.bytes)?;
         log::info!("{}", pruned(&report));
         if max_size.is_some_and(|max| report.bytes > max) {
@@ -276,18 +272,6 @@ fn target(config: &crate::config::BucketConfig, bucket: &Bucket) -> Target {
     }
 }
 
-/// The limits of the configuration.
-pub(super) fn limits(config: &Config, spare_since: Option<SystemTime>) -> Limits {
-    Limits {
-        expiry: config.expiry,
-        expire_blobs: config.expiry_given,
-        max_size: config.max_size,
-        spare_since,
-        granularity: granularity(config.expiry),
-        pending_expiry: config.pending_expiry,
-    }
-}
-
 /// What went.
 pub(super) fn pruned(report: &Report) -> String {
     format!(
@@ -309,9 +293,4 @@ pub(super) fn above(report: &Report) -> String {
         text::bytes(report.in_use),
         text::bytes(report.owed)
     )
-}
-
-/// How exactly the time of last use must be kept for `expiry` to mean something.
-pub(super) fn granularity(expiry: Option<Duration>) -> Duration {
-    expiry.map_or(USE_GRANULARITY, |e| (e / 8).min(USE_GRANULARITY))
 }

@@ -31,24 +31,25 @@ pub(super) fn execute(config: &Config, whole: bool) -> Result<ExitCode, Error> {
     }
     let pending = names::pending(root).map_or_else(|e| format!("cannot be told: {e}"), text::count);
     line("pending uploads", &pending);
-    let mut findings = config.bucket.as_ref().map(try_bucket).unwrap_or_default();
-    let failed = |findings: &[Finding]| findings.iter().any(|f| f.mark == Mark::Fail);
-    if let Some(shared) = config.bucket.as_ref().filter(|_| whole && !failed(&findings)) {
-        let failed = |e: RemoteError| vec![Finding { mark: Mark::Fail, what: "listing", text: e.to_string() }];
-        findings.extend(look_through(shared).unwrap_or_else(failed));
+    let mut found = Findings::default();
+    match &config.bucket {
+        None => line("bucket", "none"),
+        Some(shared) => try_bucket(shared, &mut found),
     }
-    if findings.is_empty() {
-        line("bucket", "none");
+    if let Some(shared) = config.bucket.as_ref().filter(|_| whole && found.code() == ExitCode::SUCCESS)
+        && let Err(e) = look_through(shared, &mut found)
+    {
+        found.add(Mark::Fail, "listing", e.to_string());
     }
-    for Finding { mark, what, text } in &findings {
+    for (mark, what, text) in &found.0 {
         line("bucket", &format!("{}{what}: {text}", if *mark == Mark::Fail { "FAIL " } else { "" }));
     }
     super::print(&page)?;
-    Ok(if failed(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(found.code())
 }
 
 /// What the bucket holds below its prefix under names of ours.
-fn look_through(config: &BucketConfig) -> Result<Vec<Finding>, RemoteError> {
+fn look_through(config: &BucketConfig, found: &mut Findings) -> Result<(), RemoteError> {
     let bucket = Arc::new(Bucket::open(config, Arc::new(Metrics::default()), None)?);
     let mut bulk = Bulk::new("status", bucket.clone(), 1, 0);
     // an output of the classic layout belongs to an entry
@@ -72,13 +73,13 @@ fn look_through(config: &BucketConfig) -> Result<Vec<Finding>, RemoteError> {
             }
         })?;
     }
-    let found = |what, text| Finding { mark: Mark::Ok, what, text };
-    let mut findings: Vec<_> = kinds.into_iter().map(|(what, _, n)| found(what, text::count(n))).collect();
-    findings.push(found("bytes", text::bytes(bytes)));
+    kinds.into_iter().for_each(|(what, _, n)| found.add(Mark::Ok, what, text::count(n)));
+    found.add(Mark::Ok, "bytes", text::bytes(bytes));
     if let Some((youngest, oldest)) = ages {
-        findings.extend([found("youngest", text::age(youngest)), found("oldest", text::age(oldest))]);
+        found.add(Mark::Ok, "youngest", text::age(youngest));
+        found.add(Mark::Ok, "oldest", text::age(oldest));
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// How a part does.
@@ -94,24 +95,36 @@ pub(super) enum Mark {
     Next,
 }
 
-/// What was found out about a part of the bucket.
-pub(super) struct Finding {
-    pub mark: Mark,
-    pub what: &'static str,
-    pub text: String,
+/// What was found out so far: how a part does, which it is, and the words for that.
+#[derive(Default)]
+pub(super) struct Findings(pub Vec<(Mark, &'static str, String)>);
+
+impl Findings {
+    pub fn add(&mut self, mark: Mark, what: &'static str, text: impl Into<String>) {
+        self.0.push((mark, what, text.into()));
+    }
+
+    pub fn outcome(&mut self, what: &'static str, outcome: Result<String, String>) {
+        let mark = if outcome.is_ok() { Mark::Ok } else { Mark::Fail };
+        self.add(mark, what, outcome.unwrap_or_else(|why| why));
+    }
+
+    /// The code to end with: it fails where something does not work.
+    pub fn code(&self) -> ExitCode {
+        if self.0.iter().any(|(mark, ..)| *mark == Mark::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
 }
 
 /// Reads from the bucket, and writes where the program would; the answers, each with endpoint and
 /// bucket. What earlier processes learnt does not count.
-pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub(super) fn try_bucket(config: &BucketConfig, findings: &mut Findings) {
     let bucket = match Bucket::open(config, Arc::new(Metrics::default()), None) {
         Ok(bucket) => bucket,
-        Err(e) => return vec![Finding { mark: Mark::Fail, what: "address", text: e.to_string() }],
+        Err(e) => return findings.add(Mark::Fail, "address", e.to_string()),
     };
     let target = bucket.target();
     let mut found = |mark, what, text: &dyn Display| {
-        findings.push(Finding { mark, what, text: format!("{target}: {text}") });
+        findings.add(mark, what, format!("{target}: {text}"));
         mark != Mark::Fail
     };
     let (key, body) = (format!("doctor/{}", process_token()), format!("probe {}", process_token()));
@@ -128,11 +141,11 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
     if config.read_only || !read {
         let (mark, why) = if read { (Mark::Ok, ", the bucket is used read-only") } else { (Mark::Fail, "") };
         found(mark, "writing", &format_args!("not tried{why}"));
-        return findings;
+        return;
     }
     if let Err(e) = bucket.put(&key, &PutBody::Bytes(body.as_bytes().into())) {
         found(Mark::Fail, "writing", &format_args!("{e}{}", at_fault(&e, config)));
-        return findings;
+        return;
     }
     found(Mark::Ok, "writing", &format_args!("{key} was put"));
     match read_back(&bucket, &key, &body) {
@@ -148,7 +161,6 @@ pub(super) fn try_bucket(config: &BucketConfig) -> Vec<Finding> {
         Ok(()) => found(Mark::Ok, "deleting", &format_args!("{key} was deleted")),
         Err(e) => found(Mark::Note, "deleting", &format_args!("{key} stays, only `clear` needs this: {e}")),
     };
-    findings
 }
 
 /// What an error of the bucket's speaks of, by the flag or variable that says it, to stand behind it.

@@ -135,6 +135,28 @@ impl Dir {
         Ok(meta.is_file().then_some((file, meta)))
     }
 
+    /// Opens an object, or a part of it, unless it has the tag that is `known`.
+    fn read(&self, key: &str, known: Option<&str>, part: Option<Range<u64>>) -> Result<Option<Object>, RemoteError> {
+        let (key, known) = (key.to_string(), known.map(str::to_string));
+        let opened = self.bounded(LIMIT, move |dir| {
+            let Some((file, meta)) = dir.open(&key)? else { return Ok(None) };
+            let Range { start, end } = part.clone().unwrap_or(0..meta.len());
+            let etag = tag(&meta);
+            if known.as_ref() == Some(&etag) {
+                return Err(RemoteError::NotModified);
+            }
+            if part.is_some() && (start >= end || end > meta.len()) {
+                return Ok(None);
+            }
+            let signature = if part.is_none() { beside(&dir.root.join(&key)) } else { None };
+            Ok(Some((read_block(&file, start, end)?, file, start..end, etag, signature, age(&meta, SystemTime::now()))))
+        })?;
+        let Some((block, file, Range { start: at, end: len }, etag, signature, age)) = opened else { return Ok(None) };
+        // a file is replaced, never written to: what is open keeps its length
+        let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at, block, used: 0 });
+        Ok(Some(Object { etag: Some(etag), signature, ..Object::new(Some(len - at), age, body) }))
+    }
+
     fn store(&self, path: &Path, body: &PutBody) -> io::Result<()> {
         let mut temp = TempFile::create(&self.temp_folder()?)?;
         let copied = io::copy(&mut body.reader(), temp.file())?;
@@ -233,32 +255,11 @@ impl Dir {
 
 impl Remote for Dir {
     fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        let (key, known) = (key.to_string(), known_etag.map(str::to_string));
-        let opened = self.bounded(LIMIT, move |dir| {
-            let Some((file, meta)) = dir.open(&key)? else { return Ok(None) };
-            let (etag, len, age) = (tag(&meta), meta.len(), age(&meta, SystemTime::now()));
-            if known.as_ref() == Some(&etag) {
-                return Err(RemoteError::NotModified);
-            }
-            let signature = beside(&dir.root.join(&key));
-            Ok(Some((read_block(&file, 0, len)?, file, etag, len, signature, age)))
-        })?;
-        let Some((block, file, etag, len, signature, age)) = opened else { return Ok(None) };
-        // a file is replaced, never written to: what is open keeps its length
-        let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at: 0, block, used: 0 });
-        Ok(Some(Object { etag: Some(etag), signature, ..Object::new(Some(len), age, body) }))
+        self.read(key, known_etag, None)
     }
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
-        let (key, Range { start: at, end: len }) = (key.to_string(), range);
-        let opened = self.bounded(LIMIT, move |dir| {
-            let opened = dir.open(&key)?.filter(|(_, meta)| at < len && len <= meta.len());
-            let read = |(file, meta): Opened| Ok((read_block(&file, at, len)?, file, age(&meta, SystemTime::now())));
-            opened.map(read).transpose()
-        })?;
-        let Some((block, file, age)) = opened else { return Ok(None) };
-        let body = Box::new(Blocks { dir: self.clone(), file: Arc::new(file), len, at, block, used: 0 });
-        Ok(Some(Object::new(Some(len - at), age, body)))
+        self.read(key, None, Some(range))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {

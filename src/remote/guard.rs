@@ -540,6 +540,10 @@ impl Read for Watched {
             Ok(_) if ended && self.crawls(LATE) => Some(Err(RemoteError::Late(self.waited))),
             Ok(_) => ended.then_some(Ok(())),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
+            // one that stalls beside others that come is no sign that none do
+            Err(e) if self.kind.side() == Side::Parts && !self.crawls(LATE) => {
+                Some(Err(RemoteError::Io(io::Error::other(e.to_string()))))
+            }
             Err(e) => Some(Err(RemoteError::Io(io::Error::new(e.kind(), e.to_string())))),
         };
         if let Some(outcome) = outcome

@@ -24,7 +24,7 @@ pub fn look(shared: &BucketConfig, found: &mut Findings) {
         found.add(Mark::Ok, "credentials", sources(aws));
         proxy(aws, site.endpoint.as_ref(), found);
     }
-    found.0.extend(try_bucket(shared));
+    try_bucket(shared, found);
     // what it answers does not matter, but when
     let Ok(Some(there)) = open_bucket(shared, Arc::default(), None).map(|bucket| bucket.clock()) else { return };
     let here = SystemTime::now();

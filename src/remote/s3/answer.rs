@@ -124,7 +124,7 @@ pub fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// Text from elsewhere, fit for a log line.
 fn one_line(text: &str) -> String {
-    text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().take(120).map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
