@@ -37,26 +37,29 @@ const LEVEL: i32 = 3;
 /// Writes all that is kept to `file`.
 pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     let failed = |e: io::Error| Error::failed(format!("mod export {}: {e}", file.display()));
-    let (mut files, mut lists) = (BTreeSet::new(), BTreeMap::<_, Vec<_>>::new());
+    let mut files = BTreeSet::new();
     let walked = proxy.store().each(|kept| files.extend(ModPath::parse(&kept.name).ok().filter(|p| !p.is_mutable())));
     walked.map_err(failed)?;
-    for path in files.iter().filter(|path| path.file == ModFile::Info) {
-        lists.entry(escape(&path.module)).or_default().push(&path.version);
-    }
-    let write = |to: &mut File| -> io::Result<()> {
+    let write = |to: &mut File| -> io::Result<u64> {
+        let (mut lists, mut zips) = (BTreeMap::<_, Vec<_>>::new(), 0);
         let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);
         proxy.sums(&files, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
-        for ModPath { name, .. } in &files {
-            // one that went meanwhile is no more
-            if let Some(blob) = proxy.store().reopen(name) {
-                put(&mut out, name, blob.len, blob.file)?;
+        for ModPath { name, module, file, version } in &files {
+            // one that went meanwhile, or is damaged, is no more
+            let Some(blob) = proxy.store().reopen(name) else { continue };
+            put(&mut out, name, blob.len, blob.file)?;
+            match file {
+                ModFile::Info => lists.entry(escape(module)).or_default().push(version),
+                ModFile::Zip => zips += 1,
+                _ => {}
             }
         }
         for (module, versions) in &lists {
             let list = list(versions.iter().copied(), "");
             put(&mut out, &format!("{module}/@v/list"), list.len() as u64, list.as_bytes())?;
         }
-        out.into_inner()?.finish()?.flush()
+        out.into_inner()?.finish()?.flush()?;
+        Ok(zips)
     };
     // /dev/stdout is a link to what it is
     let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
@@ -66,10 +69,9 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
         return Ok(String::new());
     }
     let mut temp = TempFile::create(path.parent().expect("it is absolute")).map_err(failed)?;
-    write(temp.file()).map_err(failed)?;
+    let zips = write(temp.file()).map_err(failed)?;
     let len = temp.file().metadata().map_err(failed)?.len();
     temp.persist(&path).map_err(failed)?;
-    let zips = files.iter().filter(|path| path.file == ModFile::Zip).count() as u64;
     Ok(format!("{}: {}, {}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::env::{Output, Plugin, Running, TempDir, may_mount, mount, poll, serve_http};
 use crate::support::origin::Origin;
-use crate::support::script::noise;
+use crate::support::script::{files, noise};
 use crate::support::upstream::{Fault, SumDb, Tree, Upstream};
 
 /// `serve` with a module proxy.
@@ -704,6 +704,29 @@ fn modules_travel_to_machines_without_a_network() {
         let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
         assert!(out.stderr.contains("unpack to ") && out.stderr.lines().count() == 1, "{}", out.describe());
     }
+}
+
+#[test]
+fn an_export_says_what_is_in_it_and_lists_no_more() {
+    let (dir, home, other) = (TempDir::new(), TempDir::new(), TempDir::new());
+    let upstream = format!("--upstream=file://{}", tree(&dir).root.display());
+    let module = |version: &str| format!("example.com/Upper/m@{version}");
+    let off = "--mod-verify=off";
+    command(&home, &["fetch", off, &upstream, &module("v1.0.0"), &module("v1.1.0")]).ok();
+    // nobody has noticed yet that one is damaged
+    let damaged = files(&home.join("cache/module")).into_iter().filter(|file| {
+        let sum = fs::read_to_string(file.with_extension("sum")).unwrap_or_default();
+        file.extension().is_none() && ["info", "zip"].iter().any(|kind| sum.contains(&format!("v1.1.0.{kind}\n")))
+    });
+    for file in damaged {
+        fs::write(file, "damaged").unwrap();
+    }
+    let file = dir.join("modules.tar.zst").display().to_string();
+    let out = command(&home, &["export", &file]).ok();
+    assert!(out.stdout.contains(": 1 module,"), "{}{}", out.stdout, out.stderr);
+    command(&other, &["import", off, &file]).ok();
+    let server = Server::start(&other, &["--modproxy", off, "--offline"]);
+    assert_eq!(server.get("example.com/!upper/m/@v/list"), (200, "v1.0.0\n".into()));
 }
 
 #[test]
