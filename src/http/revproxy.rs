@@ -19,7 +19,6 @@ mod memory;
 mod reply;
 mod rules;
 mod stored;
-mod tee;
 mod tunnel;
 mod upgrade;
 

@@ -269,6 +269,8 @@ fn an_upstream_that_nobody_vouches_for_is_an_error() {
 
 #[test]
 fn answers_that_break_off_are_not_kept() {
+    // more than what the system holds between us and a client
+    const LARGE: usize = 16 << 20;
     let dir = TempDir::new();
     let origin = Origin::http(|request| match request.split(' ').nth(1).unwrap() {
         "/short" => {
@@ -276,6 +278,10 @@ fn answers_that_break_off_are_not_kept() {
                 .to_vec()
         }
         "/malformed" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\npart\r\n0\r\n\r\n".to_vec(),
+        "/large" => {
+            let head = format!("HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nContent-Length: {LARGE}\r\n\r\n");
+            [head.as_bytes(), &vec![b'x'; LARGE]].concat()
+        }
         "/nothing" => b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n".to_vec(),
         "/chunks" => {
             b"HTTP/1.1 200 OK\r\nCache-Control: immutable\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n".to_vec()
@@ -290,13 +296,20 @@ fn answers_that_break_off_are_not_kept() {
             assert_eq!(origin.count(path), n, "{path}");
         }
     }
+    // nor is what its client did not want to the end
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    write!(client, "GET http://{0}/large HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.host()).unwrap();
+    client.read_exact(&mut [0; 1000]).unwrap();
+    drop(client);
+    let got = proxy.curl(&dir, &[&format!("http://{}/large", origin.host())]);
+    assert_eq!((got.cache("fetch, cached").body.len(), origin.count("/large")), (LARGE, 2));
     // nothing was sent yet that says otherwise
     for path in ["/malformed", "/nothing"] {
         assert_eq!(proxy.curl(&dir, &[&format!("http://{}{path}", origin.host())]).status(), "502", "{path}");
     }
     let got = proxy.curl(&dir, &[&format!("http://{}/close", origin.host())]);
     assert_eq!(got.cache("fetch, uncached").body, "to the end");
-    assert_eq!(proxy.counter("revcache", "rsp_save"), 0);
+    assert_eq!(proxy.counter("revcache", "rsp_save"), 1, "the large one alone");
     proxy.stop();
 }
 

@@ -1,16 +1,16 @@
 //! Replies from what was forwarded, kept on the way where that is allowed.
 //!
-//! Invariants: trouble with keeping never reaches the client, and is warned of once, by the store; what was
+//! Invariants: trouble with keeping never reaches the client, and is warned of once, by the store; what is kept came
+//! to its end, and to the length promised where one was: of what the client left, nothing is; what was
 //! asked for before something newer was kept, or before a change, is not kept, however long it took.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::memory::{Answer, Kept};
 use super::reply::{Found, Outcome};
 use super::rules::{Rules, Terms, encoding_is_plain, variant};
-use super::tee::{Keeper, Tee};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
 use crate::http::headers::HeaderMap;
@@ -71,7 +71,7 @@ pub fn reply(
     }
     let mut reply = Reply::status(status);
     reply.proxied = Some(Box::new(headers.clone()));
-    let (body, outcome): (Box<dyn io::Read + Send>, _) = match may {
+    let (body, outcome): (Box<dyn Read + Send>, _) = match may {
         Err(why) => {
             log::debug!("{}: not kept: {why}", hosts::shown(url));
             proxy.metrics.revcache.rsp_not_cached.inc();
@@ -101,10 +101,10 @@ pub fn reply(
             let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
             match if large || place != Place::Memory { keeping.go_to_disk() } else { Ok(()) } {
                 Ok(()) => {
-                    let mut tee = Tee::new(body, len, Box::new(keeping));
+                    let mut tee = Tee { from: body, keeping: Some(keeping), left: len, ended: false };
                     if len == Some(0) {
                         // nobody reads where there is nothing
-                        let _ = io::Read::read(&mut tee, &mut [0]);
+                        let _ = tee.read(&mut [0]);
                     }
                     (Box::new(tee), outcome)
                 }
@@ -145,9 +145,8 @@ impl Keeping {
         self.writer = Some((writer, name));
         Ok(())
     }
-}
 
-impl Keeper for Keeping {
+    /// Takes the next bytes. After an error nothing more comes.
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.writer.is_none() && self.bytes.len() + bytes.len() > self.proxy.memory.max_body() {
             self.go_to_disk()?;
@@ -162,6 +161,7 @@ impl Keeper for Keeping {
         Ok(())
     }
 
+    /// Keeps what was taken: it is whole.
     fn finish(&mut self) -> io::Result<()> {
         let (proxy, url) = (&self.proxy, &self.url);
         if proxy.is_late(url, self.asked) {
@@ -192,8 +192,49 @@ impl Keeper for Keeping {
         Ok(())
     }
 
+    /// Takes note of why nothing is kept after all.
     fn lost(&self, why: &io::Error) {
         self.proxy.metrics.revcache.rsp_not_cached.inc();
         log::debug!("{}: passed on, but not kept: {why}", hosts::shown(&self.url));
+    }
+}
+
+/// A body on its way to the client, kept at the same time.
+struct Tee {
+    from: Box<dyn Read + Send>,
+    keeping: Option<Keeping>,
+    left: Option<u64>,
+    ended: bool,
+}
+
+impl Read for Tee {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buf.is_empty() {
+            return Ok(0);
+        }
+        let n = if self.left == Some(0) { 0 } else { self.from.read(buf)? };
+        if n == 0 && self.left.is_some_and(|left| left > 0) {
+            self.keeping = None;
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer ends short of its length"));
+        }
+        if let Some(keeping) = &mut self.keeping
+            && let Err(e) = keeping.take(&buf[..n])
+        {
+            keeping.lost(&e);
+            self.keeping = None;
+        }
+        self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        if n > 0 && self.left == Some(0) {
+            // who knows the length does not read on to the end: what it has read is kept now,
+            // and the connection can be used again
+            let _ = self.from.read(&mut [0]);
+        }
+        self.ended = n == 0 || self.left == Some(0);
+        if let Some(mut keeping) = self.keeping.take_if(|_| self.ended)
+            && let Err(e) = keeping.finish()
+        {
+            keeping.lost(&e);
+        }
+        Ok(n)
     }
 }
