@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 
 /// Objects whose age is remembered at most; of others nothing is known.
 const KNOWN: usize = 1 << 18;
+/// Bodies longer than this are not sent to be refused.
+const LONG: u64 = 64 << 10;
 /// After so long at most it is looked at again how old an object is of which no answer tells.
 const LOOK_AGAIN: Duration = Duration::from_secs(7 * 86_400);
 
@@ -146,6 +148,10 @@ impl Bucket {
     }
 
     fn send(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
+        // who refuses a long body for its condition may hang up before that can be read, and is asked first
+        if if_match == Some("") && body.len() > LONG && self.head(key)?.is_some() {
+            return Err(RemoteError::Precondition);
+        }
         let key = join(self.config.target(), key);
         // what is under a condition is no probe: it could undo what another has written
         let kind = if if_match.is_none() { Kind::Put(body, beside) } else { Kind::PutIf };

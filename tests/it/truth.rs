@@ -437,6 +437,22 @@ fn what_is_put_again_while_it_is_sent_is_sent_again() {
 }
 
 #[test]
+fn a_long_value_that_was_overtaken_is_not_owed_for_good() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let proxy = owed(&dir, &server, &[noise(1, 8_000_000)]);
+    // put again here, for no bucket, and there by another
+    for (dir, vars) in [(&dir, vec![]), (&TempDir::new(), server.env())] {
+        let mut s = Session::start(Plugin::new(dir).envs(&vars));
+        s.client.put(&action(0), b"later");
+        s.end().quiet();
+    }
+    heal(&dir, &server.env_through(&proxy.endpoint), &[]).quiet();
+    let mut s = Session::start(Plugin::new(&TempDir::new()).envs(&server.env()).arg("--no-readahead"));
+    holds(&s.client.get(&action(0)).unwrap(), b"later");
+    s.end().quiet();
+}
+
+#[test]
 fn no_write_follows_a_symbolic_link() {
     let dir = TempDir::new();
     let precious = dir.write("precious", "precious");
