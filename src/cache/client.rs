@@ -172,8 +172,9 @@ impl Client {
     pub fn close(&self, deadline: Instant) {
         let open = self.open.lock().expect("no holder panics").take();
         let Some(readahead) = self.readahead.get().filter(|_| open.is_some()) else { return };
+        let told = readahead.is_told(deadline);
         let left = readahead.close();
-        if !readahead.begun() {
+        if !told {
             return;
         }
         let mut usage = self.usage.lock().expect("no holder panics");

@@ -70,6 +70,8 @@ const FLEET: &str = "";
 const EARLY: usize = 16;
 /// How long a get waits for another's fetch of its frame.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a close waits to hear what is listed; else it lists nothing anew.
+const LOADING: Duration = Duration::from_secs(2);
 
 /// What is known of an action that the bucket should have.
 #[derive(Debug)]
@@ -257,9 +259,15 @@ impl Readahead {
         state.left(&self.key, state.closing)
     }
 
-    /// Whether the bucket was turned to at all.
-    pub fn begun(&self) -> bool {
-        !matches!(self.shared.lock().phase, Phase::Idle)
+    /// Whether it is known what the bucket lists, once that was waited for: what could not be read must not be
+    /// replaced, and who was kept waiting for it once is not to be so again.
+    pub fn is_told(&self, deadline: Instant) -> bool {
+        let until = deadline.min(Instant::now() + LOADING);
+        let mut state = self.shared.lock();
+        while let (Phase::Loading, Some(left)) = (&state.phase, until.checked_duration_since(Instant::now())) {
+            state = self.shared.landed(0).wait_timeout(state, left).expect("no holder panics").0;
+        }
+        matches!(state.phase, Phase::Loaded(_) | Phase::Without(None))
     }
 }
 

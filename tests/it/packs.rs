@@ -353,6 +353,24 @@ fn parts_that_never_come_are_waited_for_once() {
 }
 
 #[test]
+fn a_list_that_never_comes_costs_a_close_little() {
+    let server = S3Server::in_process();
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.only("/manifest/");
+    proxy.set(Fault::BlackHole);
+    let dir = TempDir::new();
+    for n in 0..2 {
+        let mut s = Session::start(Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).arg(SCOPE));
+        assert!(s.client.get(&action(n)).is_none());
+        s.client.put(&action(n), b"made");
+        let begin = Instant::now();
+        s.end().quiet();
+        assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", begin.elapsed());
+    }
+    assert_eq!(server.keys().len(), 2, "{:?}", server.keys());
+}
+
+#[test]
 fn kills_while_packs_are_written_leave_a_working_bucket() {
     let store = Store::outside();
     let rounds = std::env::var("KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
