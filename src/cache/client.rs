@@ -172,7 +172,8 @@ impl Client {
     pub fn close(&self, deadline: Instant) {
         let open = self.open.lock().expect("no holder panics").take();
         let Some(readahead) = self.readahead.get().filter(|_| open.is_some()) else { return };
-        let told = readahead.is_told(deadline);
+        let writes = self.cache.tier.as_ref().is_some_and(|tier| tier.fetcher.bucket.writable());
+        let told = writes && readahead.is_told(deadline);
         let left = readahead.close();
         if !told {
             return;

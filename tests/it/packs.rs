@@ -368,6 +368,13 @@ fn a_list_that_never_comes_costs_a_close_little() {
         assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", begin.elapsed());
     }
     assert_eq!(server.keys().len(), 2, "{:?}", server.keys());
+    // who writes none does not wait for it
+    let flags = [SCOPE, "--read-only"];
+    let mut s = Session::start(Plugin::new(&TempDir::new()).envs(&server.env_through(&proxy.endpoint)).args(flags));
+    assert!(s.client.get(&action(7)).is_none());
+    let begin = Instant::now();
+    s.end().quiet();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 }
 
 #[test]

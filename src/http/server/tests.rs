@@ -417,6 +417,7 @@ fn heads_and_bodies_that_drip_are_ended() {
         let begun = Instant::now();
         let mut socket = connect(&server);
         socket.write_all(text.as_bytes()).unwrap();
+        until("the connection to be taken", || server.open.state().open == 1);
         // each byte comes long before a pause would be too long
         until("the connection's end", || {
             std::thread::sleep(brief / 20);
