@@ -654,8 +654,8 @@ fn push_brings_what_is_only_local_and_replaces_nothing() {
             clear_log(&store);
             push();
             let (heads, puts) = renewals(&store);
-            // two to see whether conditions are kept
-            assert!(heads == 0 && puts <= store.keys().len() + 2, "{heads} {puts}");
+            // two to see whether conditions are kept; what is long is not sent to be refused
+            assert!(heads <= 2 && puts <= store.keys().len() + 2, "{heads} {puts}");
             let mut s = Machine::new().session(&store, &[layout]);
             holds(&s.client.get(&action(1)).expect("a hit"), b"the bucket's own");
             for n in [0, 2, 3, 4, 5] {
@@ -700,7 +700,8 @@ fn push_asks_first_where_conditions_are_not_kept() {
         s.end();
         assert!(out.stdout.contains(": sent 5 objects"), "{fault:?} {}", out.stdout);
         let heads = server(&store).count("HEAD");
-        assert_eq!(heads > 0, fault == Fault::Unconditional, "{fault:?}: {heads}");
+        // what is long is looked for in any case
+        assert_eq!(heads > 1, fault == Fault::Unconditional, "{fault:?}: {heads}");
     }
 }
 
