@@ -3,10 +3,10 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::{fs, thread};
+use std::os::unix::fs::symlink;
+use std::thread;
 
-use crate::support::env::{Output, Plugin, TempDir, binary, free_port};
+use crate::support::env::{Output, Plugin, TempDir, binary, free_port, program};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::go;
 use crate::support::s3::S3Server;
@@ -154,8 +154,7 @@ impl Machine {
 
     /// Puts a program there.
     fn program(&self, name: &str, script: &str) {
-        let file = self.dir.write(&format!("bin/{name}"), &format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+        program(&self.dir.join(&format!("bin/{name}")), script);
     }
 
     /// What `go env -w` sets.

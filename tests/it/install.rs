@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::env::{Output, Running, TempDir, binary, copy, once_per_build, poll, run, scrubbed};
+use crate::support::env::{Output, Running, TempDir, binary, copy, once_per_build, poll, program, run, scrubbed};
 use crate::support::upstream::{Fault, Upstream};
 
 const NAME: &str = "go-cache-plugin-x86_64-unknown-linux-musl";
@@ -201,20 +201,12 @@ fn broken_downloads_install_nothing() {
     assert_eq!(std::fs::read(release.dir.join("home/.local/bin/go-cache-plugin")).unwrap(), b"an old one");
 }
 
-/// A program of a shell's in the directory `bin`.
-fn fake(bin: &Path, name: &str, script: &str) {
-    let path = bin.join(name);
-    let _ = std::fs::remove_file(&path);
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
-}
-
 #[test]
 fn each_machine_gets_its_own_build() {
     let release = Release::new();
     let bin = only(&release.dir, &[&TOOLS[..], &["curl"]].concat());
-    fake(&bin, "uname", "[ $1 = -s ] && echo $SYSTEM || echo $MACHINE");
-    fake(&bin, "sysctl", "echo ${TRANSLATED:-0}");
+    program(&bin.join("uname"), "[ $1 = -s ] && echo $SYSTEM || echo $MACHINE");
+    program(&bin.join("sysctl"), "echo ${TRANSLATED:-0}");
     let on = |system: &str, machine: &str, more: &str, what: &str| {
         release.refuses(what, |c| {
             let c = c.env("SYSTEM", system).env("MACHINE", machine).env("TRANSLATED", more).env("PATH", &bin);
@@ -244,11 +236,14 @@ fn each_machine_gets_its_own_build() {
     };
     install(&bin);
     let real = bin.join("sha256sum").canonicalize().unwrap();
-    fake(&bin, "openssl", &format!("[ \"$1 $2 $3\" = \"dgst -sha256 -r\" ] && exec {} -b \"$4\"", real.display()));
+    program(
+        &bin.join("openssl"),
+        &format!("[ \"$1 $2 $3\" = \"dgst -sha256 -r\" ] && exec {} -b \"$4\"", real.display()),
+    );
     std::fs::remove_file(bin.join("sha256sum")).unwrap();
     install(&bin);
-    fake(&bin, "openssl", "exit 1");
-    fake(&bin, "shasum", &format!("[ \"$1 $2\" = \"-a 256\" ] && exec {} \"$3\"", real.display()));
+    program(&bin.join("openssl"), "exit 1");
+    program(&bin.join("shasum"), &format!("[ \"$1 $2\" = \"-a 256\" ] && exec {} \"$3\"", real.display()));
     install(&bin);
     for name in ["openssl", "shasum"] {
         std::fs::remove_file(bin.join(name)).unwrap();

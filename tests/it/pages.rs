@@ -4,10 +4,10 @@
 //! module, with `go`, the program and a bucket called some-bucket, or is one of [`NOT_RUN`].
 
 use std::fmt::Write as _;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::{env, fs};
 
-use crate::support::env::{Plugin, binary, free_port, run, scrubbed};
+use crate::support::env::{Plugin, binary, free_port, program, run, scrubbed};
 use crate::support::go::{self, Work};
 use crate::support::s3::S3Server;
 use crate::support::upstream::{Tree, Upstream};
@@ -42,8 +42,7 @@ impl World {
         let upstream = Upstream::start(&tree.root);
         symlink(binary(), work.dir.dir("bin").join("go-cache-plugin")).unwrap();
         // any command that starts go
-        let make = work.dir.write("bin/make", "#!/bin/sh\nexec go build ./...\n");
-        fs::set_permissions(make, fs::Permissions::from_mode(0o755)).unwrap();
+        program(&work.dir.join("bin/make"), "exec go build ./...");
         World { work, server, upstream, shells: 0 }
     }
 

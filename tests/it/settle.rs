@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
-use crate::support::env::{Output, Plugin, TempDir, binary, run, scrubbed};
+use crate::support::env::{Output, Plugin, TempDir, binary, program, run, scrubbed};
 use crate::support::go::{self, Work};
 
 /// A time: seconds and nanoseconds.
@@ -353,9 +353,8 @@ fn modes_are_those_of_git_only_if_asked_for() {
 /// `settle` of `what` in `dir`, where git does something else when it is to refresh its index.
 fn settle_with(home: &TempDir, dir: &Path, what: &str, instead: &str) {
     let bin = home.dir("bin");
-    let script =
-        format!("#!/bin/sh\nPATH=${{PATH#*:}}\ncase \"$*\" in *--refresh*) {instead};; esac\nexec git \"$@\"\n");
-    fs::set_permissions(write(bin.join("git"), script), PermissionsExt::from_mode(0o755)).expect("mode");
+    let script = format!("PATH=${{PATH#*:}}\ncase \"$*\" in *--refresh*) {instead};; esac\nexec git \"$@\"");
+    program(&bin.join("git"), &script);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).expect("joins");
     Plugin::new(home).env("PATH", path).current_dir(dir).args(["settle", what]).output().ok().quiet();

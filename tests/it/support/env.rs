@@ -63,6 +63,15 @@ impl TempDir {
     }
 }
 
+/// Writes a program of a shell's, in place of what is there. Another process writes it: one that is forked from this one
+/// at that moment would hold it open, and what is open for writing cannot be started.
+pub fn program(path: &Path, script: &str) {
+    const WRITE: &str = "rm -f \"$1\" && printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 755 \"$1\"";
+    fs::create_dir_all(path.parent().expect("a joined path has a parent")).expect("directory for a program");
+    let written = Command::new("sh").args(["-c", WRITE, "sh"]).arg(path).arg(script).status();
+    assert!(written.expect("sh").success(), "{}", path.display());
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
         if std::thread::panicking() {
