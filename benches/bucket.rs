@@ -191,6 +191,18 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// Builds from nothing, unmeasured, which fills the native cache, our local cache, and the bucket.
+    fn fill(&mut self) -> Result<()> {
+        self.at.go.scratch.fresh("native")?;
+        self.at.native()?;
+        turns::each(0, || {
+            self.at.s3.clear()?;
+            let dir = self.at.go.scratch.fresh(turns::own("local"))?;
+            self.at.ours(&dir, 0, &[SCOPE], Watch::Plain)?;
+            self.at.s3.save()
+        })
+    }
+
     fn beside_tarball(
         &mut self,
         verb: &'static str,
@@ -199,14 +211,7 @@ impl<'a> Bench<'a> {
         runs: usize,
     ) -> Result<()> {
         (self.at.go.verb, self.at.go.dir, self.at.build) = (verb, dir, words);
-        self.at.go.scratch.fresh("native")?;
-        self.at.native()?;
-        turns::each(0, || {
-            self.at.s3.clear()?;
-            let dir = self.at.go.scratch.fresh(turns::own("local"))?;
-            self.at.ours(&dir, 0, &[SCOPE], Watch::Plain)?;
-            self.at.s3.save()
-        })?;
+        self.fill()?;
         let url = tarball::pack(&mut self.at)?;
         let what = format!("go {verb} {}", self.at.build.join(" "));
         let mut warm = Samples::default();
@@ -239,14 +244,7 @@ impl<'a> Bench<'a> {
     fn rewritten(&mut self) -> Result<()> {
         const BUILDS: usize = 20;
         section(&format!("bucket: bytes that {BUILDS} builds in a row send, each with 5 % of the packages changed"));
-        self.at.go.scratch.fresh("native")?;
-        self.at.native()?;
-        turns::each(0, || {
-            self.at.s3.clear()?;
-            let dir = self.at.go.scratch.fresh(turns::own("local"))?;
-            self.at.ours(&dir, 0, &[SCOPE], Watch::Plain)?;
-            self.at.s3.save()
-        })?;
+        self.fill()?;
         let change = Change::plan(&self.at.go, &self.at.native, &self.at.build, 0.05)?;
         let [mut all, mut entries] = [const { Turns(vec![], vec![]) }; 2];
         turns::each(0, || {

@@ -134,24 +134,21 @@ impl Bucket {
         if !self.writable() {
             return Err(RemoteError::ReadOnly);
         }
-        if if_match.is_none() && self.config.replace_nothing {
-            // where it is not known to keep the condition, one look before
-            let there = !self.keeps_conditions()? && self.head(key)?.is_some();
-            let sent = if there { Err(RemoteError::Precondition) } else { self.send(key, body, Some(""), beside) };
-            if let Err(RemoteError::Precondition) = sent {
-                self.guard.metrics.bucket.present.inc();
-                return Ok(());
-            }
-            return sent;
+        let only_new = if_match.is_none() && self.config.replace_nothing;
+        let if_match = if only_new { Some("") } else { if_match };
+        // who is not known to keep the condition is asked before; so is who would refuse a long body for it, and may
+        // hang up before that can be read
+        let look = only_new && !self.keeps_conditions()? || if_match == Some("") && body.len() > LONG;
+        let there = look && self.head(key)?.is_some();
+        let sent = if there { Err(RemoteError::Precondition) } else { self.send(key, body, if_match, beside) };
+        if only_new && matches!(sent, Err(RemoteError::Precondition)) {
+            self.guard.metrics.bucket.present.inc();
+            return Ok(());
         }
-        self.send(key, body, if_match, beside)
+        sent
     }
 
     fn send(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
-        // who refuses a long body for its condition may hang up before that can be read, and is asked first
-        if if_match == Some("") && body.len() > LONG && self.head(key)?.is_some() {
-            return Err(RemoteError::Precondition);
-        }
         let key = join(self.config.target(), key);
         // what is under a condition is no probe: it could undo what another has written
         let kind = if if_match.is_none() { Kind::Put(body, beside) } else { Kind::PutIf };
