@@ -39,7 +39,8 @@ impl Received {
         let len = match status {
             204 => Some(0),
             _ if method == "HEAD" => told,
-            _ => body.content_length(),
+            // of a body that is empty ureq tells no length
+            _ => body.content_length().or(told.filter(|len| *len == 0 && codings.is_empty())),
         };
         headers::drop_hop_by_hop(&mut headers);
         let body = body.into_with_config().limit(u64::MAX).reader();

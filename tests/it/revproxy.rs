@@ -87,6 +87,25 @@ impl Got {
 }
 
 #[test]
+fn an_answer_without_a_body_is_kept_and_says_so() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| {
+        let status = request.split(['/', ' ']).nth(2).unwrap();
+        let head = "Location: /elsewhere\r\nCache-Control: max-age=7200\r\nContent-Length: 0\r\nConnection: close";
+        format!("HTTP/1.1 {status} x\r\n{head}\r\n\r\n").into_bytes()
+    });
+    let proxy = Proxy::start(&dir, &origin.host(), |p| p);
+    for status in ["200", "302", "404"] {
+        for want in ["fetch, cached", "hit, local"] {
+            let got = proxy.curl(&dir, &[&format!("http://{}/{status}", origin.host())]);
+            got.cache(want);
+            assert_eq!((got.status(), got.header("Content-Length"), got.body.as_str()), (status, Some("0"), ""));
+        }
+    }
+    proxy.stop();
+}
+
+#[test]
 fn answers_are_kept_where_their_servers_let_us() {
     let dir = TempDir::new();
     let origin = Origin::http(|request| {
