@@ -90,7 +90,9 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
     let files = File::open(file).and_then(|file| unpack(file, &dir.path)).map_err(failed)?;
     let files = Vec::from_iter(files);
     let folder = UpstreamEntry { url: UpstreamUrl::Dir(dir.path.clone()), on_any_error: false, private: true };
-    let upstream = UpstreamList { entries: vec![folder], end: ListEnd::List };
+    // offline, a sum database whose answers are not in it is not asked either
+    let end = if config.offline { ListEnd::Off } else { ListEnd::List };
+    let upstream = UpstreamList { entries: vec![folder], end };
     let proxy = web::modules(&ModProxyConfig { upstream, netrc: None, offline: false, ..config.clone() }, stack)?;
     if files.is_empty() {
         return Err(Error::failed(format!("mod import {}: no module in it: is it of mod export?", file.display())));

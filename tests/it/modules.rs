@@ -724,6 +724,19 @@ fn an_export_says_what_is_in_it_and_lists_no_more() {
     let file = dir.join("modules.tar.zst").display().to_string();
     let out = command(&home, &["export", &file]).ok();
     assert!(out.stdout.contains(": 1 module,"), "{}{}", out.stdout, out.stderr);
+    // offline, whom nobody may ask is not asked
+    let database = Origin::http(|_| answer(500, "", b""));
+    let sumdb = format!(
+        "--sumdb=sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8=http://{}",
+        database.host()
+    );
+    let out = command(&TempDir::new(), &["import", "--offline", &sumdb, &file]).ok();
+    assert!(
+        out.stdout.contains("; 3 files unverified") || out.stdout.contains("; 2 files unverified"),
+        "{}",
+        out.describe()
+    );
+    assert_eq!(database.seen().len(), 0);
     command(&other, &["import", off, &file]).ok();
     let server = Server::start(&other, &["--modproxy", off, "--offline"]);
     assert_eq!(server.get("example.com/!upper/m/@v/list"), (200, "v1.0.0\n".into()));

@@ -298,6 +298,32 @@ fn a_tree_that_forks_or_shrinks_is_refused() {
 }
 
 #[test]
+fn two_processes_on_one_cache_are_shown_one_tree() {
+    let mut scene = Scene::new();
+    let mut elsewhere = Tree::new(scene.dir.dir("elsewhere"));
+    for n in 0..4 {
+        elsewhere.add(&format!("example.com/m{n}"), "v1.0.0", &[("m.go", b"package m\n")]);
+    }
+    let fork = scene.database.fork(&elsewhere.root);
+    elsewhere.add("example.com/later0", "v1.0.0", &[("m.go", b"package m // for you alone\n")]);
+    for n in 0..4 {
+        ureq::get(format!("{}/lookup/example.com/m{n}@v1.0.0", fork.url)).call().unwrap();
+    }
+    let home = TempDir::new();
+    let sumdb = format!("--sumdb={}={}", fork.key, fork.url);
+    let cache = format!("--cache-dir={}", home.join("cache").display());
+    let (one, other) = (scene.serve(&home, &[]), scene.serve(&TempDir::new(), &[&sumdb, &cache]));
+    // so far these are the same tree
+    assert_eq!((one.status(&file(0, "zip")), other.status(&file(1, "zip"))), (200, 200), "{}", other.stderr());
+    scene.grow("later", 3);
+    assert_eq!(one.status("example.com/later1/@v/v1.0.0.zip"), 200, "{}", one.stderr());
+    let zip = "example.com/later0/@v/v1.0.0.zip";
+    fs::copy(elsewhere.root.join(zip), scene.tree.root.join(zip)).unwrap();
+    let (status, text) = other.get(zip);
+    assert!(status == 502 && text.contains("contradicts"), "{status} {text}");
+}
+
+#[test]
 fn an_answer_that_was_right_is_checked_again_when_it_comes_from_the_bucket() {
     let scene = Scene::new();
     let bucket = scene.dir.dir("bucket");
@@ -389,6 +415,30 @@ fn what_the_database_does_not_know_is_refused_unless_it_is_private() {
         }
         assert_eq!(scene.between.origin.seen().len(), before, "the database was asked for private modules");
     }
+}
+
+#[test]
+fn offline_nothing_is_held_against_what_cannot_be_checked() {
+    let scene = Scene::new();
+    let home = TempDir::new();
+    let lookup = format!("sumdb/{}/lookup/example.com/m0@v1.0.0", SumDb::NAME);
+    let server = scene.serve(&home, &[]);
+    assert_eq!((server.status(&file(0, "zip")), server.status(&lookup)), (200, 200));
+    drop(server);
+    // as pruning may leave it: what vouches for the answer was used before it
+    let tile = files(&home.join("cache/module")).into_iter().find(|file| {
+        fs::read_to_string(file.with_extension("sum")).is_ok_and(|sum| sum.contains("/tile/8/0/"))
+            && file.extension().is_none()
+    });
+    let (tile, aside) = (tile.unwrap(), home.join("tile"));
+    fs::rename(&tile, &aside).unwrap();
+    let server = scene.serve(&home, &["--offline"]);
+    let (status, text) = server.get(&lookup);
+    assert!(status == 404 && text.contains("is not in the cache, and this is --offline"), "{status} {text}");
+    assert_eq!(server.status(&file(0, "zip")), 200);
+    drop(server);
+    fs::rename(&aside, &tile).unwrap();
+    assert_eq!(scene.serve(&home, &["--offline"]).status(&lookup), 200, "the answer is there still");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! Invariants: nothing is kept or served that is not part of a tree whose head the database has signed:
 //! a record is the leaf that its number says, a tile is what its parent says, the last ones are what the
 //! head says; every head that is met agrees with the largest that was ever seen, which is kept. What is
-//! read from disk is checked once a process, like what is fetched.
+//! read from disk is checked like what is fetched.
 
 mod note;
 mod tree;
@@ -29,7 +29,6 @@ use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
 use crate::http::exchange::{Body, Reply};
-use crate::id::OutputId;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -37,8 +36,6 @@ const MAX_NOTE: u64 = 1 << 20;
 const ROUTE_TTL: Duration = Duration::from_secs(600);
 /// Whole tiles that are remembered as right, 8 KiB each.
 const TILES: usize = 1024;
-/// Lookups that are.
-const RECORDS: usize = 16 << 10;
 
 /// The databases that are proxied.
 pub(super) struct SumDb {
@@ -57,8 +54,6 @@ pub(super) struct Database {
     seen: Mutex<Option<(Arc<Head>, Option<Instant>)>>,
     /// Whole tiles that were found right.
     tiles: Bounded<Place, Tile>,
-    /// Lookups that were: the hashes of their paths and answers.
-    records: Bounded<OutputId>,
     flights: Arc<Flights<Place, Result<Tile, FetchError>>>,
     lookups: Arc<Flights<String, Result<String, FetchError>>>,
 }
@@ -97,7 +92,6 @@ impl SumDb {
             route: Mutex::default(),
             seen: Mutex::default(),
             tiles: Bounded::new(TILES),
-            records: Bounded::new(RECORDS),
             flights: Arc::default(),
             lookups: Arc::default(),
         };
@@ -161,12 +155,7 @@ impl Database {
             }
             let right = self.right(&path, MAX_NOTE, |bytes| {
                 let answer = String::from_utf8(bytes).map_err(|_| self.wrong("an answer that is not text"))?;
-                let known = OutputId::of(format!("{path}\n{answer}").as_bytes());
-                if self.records.get(&known).is_none() {
-                    self.check(&answer, module, version)?;
-                    self.records.insert(known, ());
-                }
-                Ok(answer)
+                self.check(&answer, module, version).map(|()| answer)
             });
             right.map_err(|e| match e {
                 FetchError::Absent(..) if !self.depot.offline => self.depot.remember_absent(&name, e),
@@ -231,6 +220,11 @@ impl Database {
             if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, larger)) {
                 return Ok(larger.clone());
             }
+            // what another process has seen meanwhile is no other tree, nor is a larger one written over
+            let known = [Some(&new), current.as_ref()];
+            if let Some(kept) = self.kept_head(|tree| known.iter().flatten().all(|head| head.tree != *tree)) {
+                self.meet(&kept.note)?;
+            }
             let mut seen = self.seen();
             let now = seen.as_ref().map(|(head, _)| head);
             if now.map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
@@ -253,11 +247,15 @@ impl Database {
         if let Some((head, _)) = &*self.seen() {
             return Some(head.clone());
         }
-        let note = String::from_utf8(self.depot.kept(&self.named("latest"))?).ok()?;
-        let head = self.head(note).ok()?;
-        // one that does not hold together says nothing of others
-        self.frontier(&head).ok()?;
+        let head = self.kept_head(|_| true)?;
         Some(self.seen().get_or_insert((head, None)).0.clone())
+    }
+
+    /// The tree whose head is kept, by whatever process, if it is `wanted`. One that does not hold together says
+    /// nothing of others.
+    fn kept_head(&self, wanted: impl Fn(&TreeHead) -> bool) -> Option<Arc<Head>> {
+        let note = String::from_utf8(self.depot.kept(&self.named("latest"))?).ok()?;
+        self.head(note).ok().filter(|head| wanted(&head.tree) && self.frontier(head).is_ok())
     }
 
     /// The largest tree, as new as it can be had.
@@ -425,10 +423,10 @@ impl Database {
         }
     }
 
-    /// Who signs a tree has its tiles and heads.
+    /// Who signs a tree has its tiles and heads; offline, nobody was asked.
     fn lacking(&self, path: &str, e: FetchError) -> FetchError {
         match e {
-            FetchError::Absent(status, _) => self.wrong(&format!("it has no {path} ({status})")),
+            FetchError::Absent(status, _) if !self.depot.offline => self.wrong(&format!("it has no {path} ({status})")),
             e => e,
         }
     }
