@@ -9,11 +9,11 @@
 //!   Proxy-Authorization, for its Authorization is its target's. The role of the token decides.
 //! - Tokens are kept and compared as hashes, each with all, in constant time.
 
-use std::hint::black_box;
 use std::net::IpAddr;
 use std::path::Path;
 
 use base64_simd::STANDARD;
+use subtle::ConstantTimeEq;
 
 use super::exchange::{Reply, Request, Target};
 use super::headers::first;
@@ -112,7 +112,8 @@ impl Guard {
         };
         let nobody = Access { wants_token: true, ..Access::default() };
         let Some(hash) = token(request, proxied).map(|token| OutputId::of(token.as_bytes())) else { return Ok(nobody) };
-        Ok(tokens.get().iter().fold(nobody, |found, token| if same(&token.hash, &hash) { token.access } else { found }))
+        let is_it = |token: &Token| bool::from(token.hash.0.ct_eq(&hash.0));
+        Ok(tokens.get().iter().fold(nobody, |found, token| if is_it(token) { token.access } else { found }))
     }
 
     /// Whether a Host header names this server: an address, a name that always means this machine, or
@@ -142,11 +143,6 @@ fn token(request: &Request<'_>, proxied: bool) -> Option<String> {
     }
     let pair = STANDARD.decode_to_vec(value.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
     Some(String::from_utf8(pair).ok()?.split_once(':')?.1.to_string())
-}
-
-/// Whether two hashes are the same, in a time that does not tell where they differ.
-fn same(a: &OutputId, b: &OutputId) -> bool {
-    a.0.iter().zip(&b.0).fold(0, |differ, (a, b)| black_box(differ | (a ^ b))) == 0
 }
 
 /// Reads a file of tokens. The error names the line, and never shows what may be a token.

@@ -89,7 +89,8 @@ impl Status {
     fn json(&self) -> serde_json::Value {
         let Sources { metrics, cache_dir, bucket, .. } = &*self.sources;
         let mut samples = self.samples.look();
-        samples.push(samples::take(&self.sources));
+        let now = samples::take(&self.sources);
+        samples.push(now.map(|(_, value)| value));
         let recent = metrics.recent.list().into_iter().map(|r| {
             let ago = r.at.elapsed().unwrap_or_default().as_secs();
             json!({ "ago_seconds": ago, "kind": r.kind, "what": r.what, "outcome": r.outcome, "bytes": r.bytes,
@@ -107,7 +108,7 @@ impl Status {
         all["page"] = json!({
             "directory": cache_dir.display().to_string(),
             "bucket": bucket.as_ref().map(|b| b.target()),
-            "columns": samples::COLUMNS,
+            "columns": now.map(|(name, _)| name),
             "samples": samples,
             "upstreams": upstreams,
             "recent": recent.collect::<Vec<_>>(),

@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 
+use fast_glob::glob_match;
 use semver::Version;
 
 use crate::text::{first_of, percent_decode};
@@ -247,62 +248,12 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 }
 
 /// `module.MatchPrefixPatterns`: whether one of the comma-separated `globs` matches `path` or the
-/// elements that it begins with.
+/// elements that it begins with. A star stands for no slash, and a malformed pattern matches nothing.
 pub fn matches_prefix(globs: &str, path: &str) -> bool {
     globs.split(',').map(|g| g.trim().trim_end_matches('/')).filter(|g| !g.is_empty()).any(|glob| {
-        let depth = glob.matches('/').count();
-        let mut slashes = path.match_indices('/').map(|(at, _)| at);
-        match slashes.nth(depth) {
-            Some(end) => matches_glob(glob.as_bytes(), &path.as_bytes()[..end]) == Some(true),
-            None => path.matches('/').count() == depth && matches_glob(glob.as_bytes(), path.as_bytes()) == Some(true),
-        }
+        let mut ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        ends.nth(glob.matches('/').count()).is_some_and(|end| glob_match(glob, &path[..end]))
     })
-}
-
-/// `path.Match` for ASCII: `*` and `?` do not match a slash, `[a-z]` and `[^a-z]` are classes, a
-/// backslash quotes. A malformed pattern matches nothing. `None` where it would not match either if a star
-/// before it stood for more, which keeps a path made for it from costing time without end.
-fn matches_glob(glob: &[u8], text: &[u8]) -> Option<bool> {
-    let (fits, rest) = match glob {
-        [] => return Some(text.is_empty()),
-        [b'*', rest @ ..] => {
-            let reach = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
-            let mut tried = (0..=reach).map(|n| matches_glob(rest, &text[n..]));
-            return tried.find(|found| *found != Some(false)).flatten();
-        }
-        [b'?', rest @ ..] => (text.first().is_some_and(|b| *b != b'/'), rest),
-        [b'[', rest @ ..] => {
-            let (found, rest) = class(rest, *text.first()?)?;
-            (found && text[0] != b'/', rest)
-        }
-        [b'\\', c, rest @ ..] | [c, rest @ ..] => (text.first() == Some(c), rest),
-    };
-    if fits { matches_glob(rest, &text[1..]) } else { Some(false) }
-}
-
-/// Whether `b` is in the class that `glob` begins with (after its bracket), and what follows it.
-fn class(glob: &[u8], b: u8) -> Option<(bool, &[u8])> {
-    let (negated, mut glob) = match glob {
-        [b'^', rest @ ..] => (true, rest),
-        _ => (false, glob),
-    };
-    let mut found = false;
-    let mut first = true;
-    loop {
-        match glob {
-            [b']', rest @ ..] if !first => return Some((found != negated, rest)),
-            [lo, b'-', hi, rest @ ..] if *hi != b']' => {
-                found |= (*lo..=*hi).contains(&b);
-                glob = rest;
-            }
-            [b'-' | b']', ..] | [] => return None,
-            [c, rest @ ..] => {
-                found |= *c == b;
-                glob = rest;
-            }
-        }
-        first = false;
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@
 mod direct;
 mod list;
 mod netrc;
-mod slots;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
@@ -21,17 +21,23 @@ use ureq::Proxy;
 use url::Url;
 
 pub use self::list::Upstreams;
-use self::slots::Slots;
 use super::path;
 use crate::client::{self, Client, Reach};
 use crate::config::{ModProxyConfig, UpstreamEntry, UpstreamUrl};
 use crate::http::headers::first;
 use crate::http::resume::{Received, Resumed, Whole};
 use crate::http::socket::FLOOR;
+use crate::places::Places;
 use crate::text;
 
 /// Bytes of an upstream's error text that are passed on.
 const MAX_TEXT: u64 = 2 << 10;
+/// Fetches under way from one upstream, of modules and again of a sum database's answers,
+const EACH: usize = 32;
+/// and from all of them, so that those that hang cost no more than that.
+const ALL: usize = 128;
+/// For so long a fetch waits for its turn.
+const TURN: Duration = Duration::from_secs(30);
 /// What is told of a redirect that leads nowhere.
 const NO_HTTP: &str = "it redirects to what is neither http nor https";
 
@@ -78,6 +84,8 @@ pub struct Upstream {
     entry: UpstreamEntry,
     /// The Authorization to send.
     authorization: Option<String>,
+    /// Fetches under way of modules; of sum databases, for one that hangs behind it keeps no module waiting.
+    places: [Arc<Places>; 2],
 }
 
 impl Upstream {
@@ -96,7 +104,7 @@ impl Upstream {
         let authorization = login.map(|(user, password)| {
             format!("Basic {}", STANDARD.encode_to_string(format!("{user}:{password}").as_bytes()))
         });
-        Upstream { entry, authorization }
+        Upstream { entry, authorization, places: [Places::new(EACH), Places::new(EACH)] }
     }
 
     /// An upstream at `url`, of which netrc says nothing.
@@ -156,7 +164,7 @@ pub enum Got {
 /// Fetches, over connections that are kept.
 pub struct Fetcher {
     client: Client,
-    slots: Slots,
+    places: Arc<Places>,
 }
 
 impl Fetcher {
@@ -176,17 +184,17 @@ impl Fetcher {
             proxy,
             ..client::Options::default()
         });
-        Fetcher { client, slots: Slots::default() }
+        Fetcher { client, places: Places::new(ALL) }
     }
 
     /// GETs what is asked for, into `to`.
     pub fn get(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let Ask { upstream, path, .. } = ask;
         let absent = || FetchError::Absent(404, format!("{upstream}/{path}: no such file"));
-        // a sum database that hangs behind a proxy does not keep modules waiting
-        let kind = if path.starts_with("sumdb/") { " sumdb" } else { "" };
+        let end = Instant::now() + TURN;
         let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
-        let _slot = self.slots.enter(format!("{upstream}{kind}")).ok_or_else(busy)?;
+        let turn = |places: &Arc<Places>| places.within(end.saturating_duration_since(Instant::now())).ok_or_else(busy);
+        let _turn = (turn(&upstream.places[usize::from(path.starts_with("sumdb/"))])?, turn(&self.places)?);
         let mut file = match &upstream.entry.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, ask, to),
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,

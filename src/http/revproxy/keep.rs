@@ -101,7 +101,7 @@ pub fn reply(
             let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
             match if large || place != Place::Memory { keeping.go_to_disk() } else { Ok(()) } {
                 Ok(()) => {
-                    let mut tee = Tee { from: body, keeping: Some(keeping), left: len, ended: false };
+                    let mut tee = Tee { from: body, keeping: Some(keeping) };
                     if len == Some(0) {
                         // nobody reads where there is nothing
                         let _ = tee.read(&mut [0]);
@@ -199,41 +199,21 @@ impl Keeping {
     }
 }
 
-/// A body on its way to the client, kept at the same time.
+/// A body on its way to the client, kept at the same time: when its end is read, which is an error where it is short.
 struct Tee {
     from: Box<dyn Read + Send>,
     keeping: Option<Keeping>,
-    left: Option<u64>,
-    ended: bool,
 }
 
 impl Read for Tee {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.ended || buf.is_empty() {
-            return Ok(0);
-        }
-        let n = if self.left == Some(0) { 0 } else { self.from.read(buf)? };
-        if n == 0 && self.left.is_some_and(|left| left > 0) {
-            self.keeping = None;
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer ends short of its length"));
-        }
-        if let Some(keeping) = &mut self.keeping
-            && let Err(e) = keeping.take(&buf[..n])
-        {
-            keeping.lost(&e);
-            self.keeping = None;
-        }
-        self.left = self.left.map(|left| left.saturating_sub(n as u64));
-        if n > 0 && self.left == Some(0) {
-            // who knows the length does not read on to the end: what it has read is kept now,
-            // and the connection can be used again
-            let _ = self.from.read(&mut [0]);
-        }
-        self.ended = n == 0 || self.left == Some(0);
-        if let Some(mut keeping) = self.keeping.take_if(|_| self.ended)
-            && let Err(e) = keeping.finish()
-        {
-            keeping.lost(&e);
+        let keeping = self.keeping.take();
+        let n = self.from.read(buf)?;
+        if let Some(mut keeping) = keeping {
+            match if n == 0 { keeping.finish() } else { keeping.take(&buf[..n]) } {
+                Ok(()) => self.keeping = Some(keeping).filter(|_| n > 0),
+                Err(e) => keeping.lost(&e),
+            }
         }
         Ok(n)
     }

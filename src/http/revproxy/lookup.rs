@@ -9,7 +9,7 @@ use url::Url;
 use super::memory::Kept;
 use super::reply::{Found, Outcome, Source};
 use super::rules::{self, Terms};
-use super::stored::{self, SLOTS};
+use super::stored;
 use super::{RevProxy, hosts};
 use crate::http::headers::{self, HeaderMap};
 use crate::store::Blob;
@@ -38,12 +38,9 @@ impl RevProxy {
         if let Some(found) = shared.and_then(|blob| self.open(url, blob, terms)) {
             return Some(found);
         }
-        for n in 0..SLOTS {
-            let name = stored::slot(url, n);
-            let Some(blob) = self.store.reopen(&name) else { continue };
-            if let Some(found) = self.open(&name, blob, terms) {
-                return Some(found);
-            }
+        let kept = |name: String| self.open(&name, self.store.reopen(&name)?, terms);
+        if let Some(found) = stored::slots(url).find_map(kept) {
+            return Some(found);
         }
         // what was not to be kept last time is hardly in the bucket
         let check = |mut file: &File| stored::decode_head(url, &mut file).map(drop).map_err(|e| e.to_string());
@@ -95,10 +92,9 @@ impl RevProxy {
                 log::debug!("{}: not noted as outdated: {e}", hosts::shown(&url));
             }
             self.unkept.insert(url.clone(), ());
-            let slots = (0..SLOTS).map(|n| stored::slot(&url, n));
-            slots.chain([url.clone()]).for_each(|name| {
+            for name in stored::slots(&url).chain([url.clone()]) {
                 self.store.remove(&name);
-            });
+            }
         }
     }
 
@@ -112,8 +108,7 @@ impl RevProxy {
         if let Some(name) = old.and_then(Found::blob).filter(|name| *name != url) {
             return name.to_string();
         }
-        let ages =
-            (0..SLOTS).map(|n| stored::slot(url, n)).map(|name| (self.store.reopen(&name).map(|b| b.modified), name));
+        let ages = stored::slots(url).map(|name| (self.store.reopen(&name).map(|b| b.modified), name));
         ages.min().expect("there are some").1
     }
 }

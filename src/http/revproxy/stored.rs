@@ -25,12 +25,9 @@ const STATUS: &str = "x-go-cache-plugin-status";
 const RECEIVED: &str = "x-go-cache-plugin-received";
 const VARIED: &str = "x-go-cache-plugin-varied";
 
-/// How many answers to one URL are kept on disk beside what is immutable.
-pub const SLOTS: usize = 4;
-
-/// The name of the `n`th of them.
-pub fn slot(url: &str, n: usize) -> String {
-    format!("{url}\n{n}")
+/// The names of the answers to one URL that are kept on disk beside what is immutable.
+pub fn slots(url: &str) -> impl Iterator<Item = String> {
+    (0..4).map(move |n| format!("{url}\n{n}"))
 }
 
 /// The name of what says that the bucket's answer to `url` is outdated.

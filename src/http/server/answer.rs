@@ -78,9 +78,9 @@ fn copy(
     chunked: bool,
 ) -> io::Result<bool> {
     let chunked = chunked && length.is_none();
-    // small at first: many streams are, and the head leaves with their first bytes
-    let (mut left, first) = length.map_or((u64::MAX, 16 << 10), |n| (n, n.min(SMALL)));
-    let mut piece = vec![0; first as usize];
+    let mut left = length.unwrap_or(u64::MAX);
+    // the head leaves with the first of them
+    let mut piece = vec![0; left.min(SMALL) as usize];
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match body.read(&mut piece[..want]) {
@@ -94,6 +94,10 @@ fn copy(
             }
         };
         left -= n as u64;
+        if left == 0 {
+            // whoever keeps it sees its end before the client does, and the connection it came by can be used again
+            let _ = body.read(&mut [0]);
+        }
         if chunked {
             out.extend_from_slice(format!("{n:x}\r\n").as_bytes());
         }
@@ -103,9 +107,6 @@ fn copy(
         }
         to.write_all(&out)?;
         out.clear();
-        if left > 0 && n == piece.len() && n < 256 << 10 {
-            piece.resize(256 << 10, 0);
-        }
     }
     if chunked {
         out.extend_from_slice(b"0\r\n\r\n");

@@ -32,12 +32,8 @@ enum State {
     Length(u64),
     /// The size line of a chunk comes next.
     ChunkSize,
-    /// So many bytes of a chunk to come, at least one.
+    /// So many bytes of a chunk to come, then the end of its line.
     Chunk(u64),
-    /// The line end after a chunk.
-    ChunkEnd,
-    /// So many trailer lines were read.
-    Trailers(usize),
     /// Malformed or cut short: nothing after it can be trusted.
     Broken,
 }
@@ -95,36 +91,41 @@ impl Wire {
             match self.body {
                 State::Done => return Ok(0),
                 State::Broken => return Err(malformed("the request's body is broken")),
-                State::Length(left) | State::Chunk(left) => {
-                    let want = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                    let n = not_cut(self.from.read(&mut out[..want])?)?;
-                    self.body = match (self.body, left - n as u64) {
-                        (State::Length(_), 0) => State::Done,
-                        (State::Length(_), left) => State::Length(left),
-                        (_, 0) => State::ChunkEnd,
-                        (_, left) => State::Chunk(left),
-                    };
-                    return Ok(n);
-                }
-                State::ChunkEnd => {
+                State::Chunk(0) => {
                     if !self.line()?.is_empty() {
                         return Err(malformed("a chunk is longer than its size"));
                     }
                     self.body = State::ChunkSize;
                 }
+                State::Length(left) | State::Chunk(left) => {
+                    let want = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let n = not_cut(self.from.read(&mut out[..want])?)?;
+                    self.body = match (self.body, left - n as u64) {
+                        (State::Chunk(_), left) => State::Chunk(left),
+                        (_, 0) => State::Done,
+                        (_, left) => State::Length(left),
+                    };
+                    return Ok(n);
+                }
                 State::ChunkSize => {
                     let line = self.line()?;
                     self.body = match chunk_size(&line).ok_or_else(|| malformed("malformed chunk size"))? {
-                        0 => State::Trailers(0),
+                        0 => self.trailers()?,
                         n => State::Chunk(n),
                     };
                 }
-                State::Trailers(MAX_TRAILERS) => return Err(malformed("too many trailers")),
-                State::Trailers(n) => {
-                    self.body = if self.line()?.is_empty() { State::Done } else { State::Trailers(n + 1) };
-                }
             }
         }
+    }
+
+    /// Reads what follows the last chunk.
+    fn trailers(&mut self) -> io::Result<State> {
+        for _ in 0..=MAX_TRAILERS {
+            if self.line()?.is_empty() {
+                return Ok(State::Done);
+            }
+        }
+        Err(malformed("too many trailers"))
     }
 
     /// The next line without its end.

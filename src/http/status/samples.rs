@@ -19,38 +19,32 @@ const KEEP: usize = 361;
 /// One sample is taken in so much time.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The program at one moment: counters since its start, and gauges, under the names of [`COLUMNS`].
-pub type Sample = [u64; COLUMNS.len()];
-
-/// What a sample holds. First the milliseconds since the start; then, of the build cache, the module
-/// proxy and the reverse proxy, the requests that could be answered from the cache and those that
-/// were; bytes served from it and stored in it; nanoseconds that gets waited for the bucket; uploads
-/// waiting and under way; 1 while the bucket is left alone because it failed; the cache's size.
-pub const COLUMNS: [&str; 13] = [
-    "millis", "gets", "get_hits", "modules", "module_hits", "proxied", "proxied_hits", "served_bytes", "stored_bytes",
-    "wait_nanos", "queue", "left_alone", "cache_bytes",
-];
-
-/// A sample of this moment.
-pub fn take(sources: &Sources) -> Sample {
+/// The program at one moment: counters since its start, and gauges, by name. First the milliseconds since the
+/// start; then, of the build cache, the module proxy and the reverse proxy, the requests that could be answered
+/// from the cache and those that were; bytes served from it and stored in it; nanoseconds that gets waited for the
+/// bucket; uploads waiting and under way; 1 while the bucket is left alone because it failed; the cache's size.
+pub fn take(sources: &Sources) -> [(&'static str, u64); 13] {
     let Metrics { server, modcache: m, revcache: r, bucket, .. } = &*sources.metrics;
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     [
-        sources.started.elapsed().unwrap_or_default().as_millis() as u64,
-        server.get_requests.get(),
-        server.get_hits.get(),
-        m.get_request.get(),
-        m.get_local_hit.get() + m.get_fault_hit.get(),
-        r.req_received.get(),
-        r.req_memory_hit.get() + r.req_local_hit.get() + r.req_fault_hit.get(),
-        server.get_hit_bytes.get() + m.get_local_bytes.get() + m.get_s3_bytes.get(),
-        server.put_bytes.get() + m.put_local_bytes.get() + r.rsp_save_bytes.get(),
-        bucket.wait_nanos.get(),
-        (queue.waiting + queue.busy) as u64,
-        u64::from(sources.bucket.as_ref().is_some_and(|b| !b.available())),
-        Size::read(&sources.cache_dir),
+        ("millis", sources.started.elapsed().unwrap_or_default().as_millis() as u64),
+        ("gets", server.get_requests.get()),
+        ("get_hits", server.get_hits.get()),
+        ("modules", m.get_request.get()),
+        ("module_hits", m.get_local_hit.get() + m.get_fault_hit.get()),
+        ("proxied", r.req_received.get()),
+        ("proxied_hits", r.req_memory_hit.get() + r.req_local_hit.get() + r.req_fault_hit.get()),
+        ("served_bytes", server.get_hit_bytes.get() + m.get_local_bytes.get() + m.get_s3_bytes.get()),
+        ("stored_bytes", server.put_bytes.get() + m.put_local_bytes.get() + r.rsp_save_bytes.get()),
+        ("wait_nanos", bucket.wait_nanos.get()),
+        ("queue", (queue.waiting + queue.busy) as u64),
+        ("left_alone", u64::from(sources.bucket.as_ref().is_some_and(|b| !b.available()))),
+        ("cache_bytes", Size::read(&sources.cache_dir)),
     ]
 }
+
+/// What is kept of it.
+pub type Sample = [u64; 13];
 
 /// The samples so far.
 pub struct Samples {
@@ -73,7 +67,7 @@ impl Samples {
         let (stop, stopped) = bounded(0);
         let shared = recorded.clone();
         let record = move || loop {
-            let (outcome, sample) = (try_disk(&sources.cache_dir), take(&sources));
+            let (outcome, sample) = (try_disk(&sources.cache_dir), take(&sources).map(|(_, value)| value));
             let mut recorded = lock(&shared);
             let before = recorded.tried.replace((Instant::now(), outcome.is_ok()));
             if recorded.ring.len() == KEEP {
