@@ -9,7 +9,7 @@ mod reach;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -70,29 +70,25 @@ pub struct Options {
 /// Sends requests, of http and https.
 pub struct Client {
     options: Options,
-    plain: OnceLock<Agent>,
-    secure: OnceLock<Agent>,
-    making: Mutex<()>,
+    /// For http and https, once there is a need: threads that come together share one, and its connections.
+    agents: [Mutex<Option<Agent>>; 2],
 }
 
 impl Client {
     /// A client; nothing happens yet.
     pub fn new(options: Options) -> Self {
-        Client { options, plain: OnceLock::new(), secure: OnceLock::new(), making: Mutex::new(()) }
+        Client { options, agents: Default::default() }
     }
 
     /// The agent for `https`, or http. The error is a machine without certificates.
-    pub fn agent(&self, https: bool) -> io::Result<&Agent> {
+    pub fn agent(&self, https: bool) -> io::Result<Agent> {
         // a proxy may be an https one before an http server
         let https = https || self.options.proxy.as_ref().is_some_and(|p| p.protocol() == ProxyProtocol::Https);
-        let place = if https { &self.secure } else { &self.plain };
-        if let Some(agent) = place.get() {
-            return Ok(agent);
+        let mut agent = self.agents[usize::from(https)].lock().expect("no holder panics");
+        if agent.is_none() {
+            *agent = Some(self.make(https)?);
         }
-        // threads that come together make one, and share its connections
-        let _one = self.making.lock().expect("no holder panics");
-        let agent = place.get().map_or_else(|| self.make(https), |made| Ok(made.clone()))?;
-        Ok(place.get_or_init(|| agent))
+        Ok(agent.clone().expect("just made"))
     }
 
     /// The proxy that a request to `url` goes through.

@@ -122,9 +122,8 @@ impl Read for FileReader {
 
 /// A backend: S3 or a directory.
 pub trait Remote: Send + Sync {
-    /// Opens the object `key`; `Ok(None)` when there is none. `known_etag` makes it conditional:
-    /// [`RemoteError::NotModified`] when the object still has that tag.
-    fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError>;
+    /// Opens the object `key`; `Ok(None)` when there is none.
+    fn get(&self, key: &str) -> Result<Option<Object>, RemoteError>;
     /// Opens those bytes of the object `key`; `Ok(None)` also where it has no such bytes;
     /// [`RemoteError::Unsupported`] where the backend can only read the whole.
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError>;

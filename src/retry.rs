@@ -2,7 +2,8 @@
 //! argument.
 //!
 //! A get stands in the build's way, so it is tried again at most twice and waits a fifth of a
-//! second at most; an upload runs in the background and may wait seconds. A time-out has cost its
+//! second at most; an upload runs in the background and may wait seconds, but for a bucket that takes
+//! others meanwhile: the end of a build waits for it. A time-out has cost its
 //! time already, and who cannot connect is not helped by trying: neither is sent again, since an
 //! upload stays marked for a better time.
 
@@ -31,6 +32,8 @@ pub enum Patience {
     Get,
     /// It runs in the background.
     Upload,
+    /// It runs in the background, and others like it have just succeeded.
+    Beside,
 }
 
 /// How long to wait before sending again, after the `attempt`-th attempt (the first is 0) failed;
@@ -43,7 +46,8 @@ pub fn wait_before_retry(patience: Patience, attempt: u32, failure: Failure, jit
         (Patience::Get, Failure::ConnectionLost | Failure::Busy, 0 | 1) => 100 << attempt,
         (Patience::Get, _, _) => return None,
         (Patience::Upload, _, 0..4) => 200 << (2 * attempt).min(4),
-        (Patience::Upload, _, _) => return None,
+        (Patience::Beside, _, 0..6) => 50 << attempt.min(3),
+        (Patience::Upload | Patience::Beside, _, _) => return None,
     };
     Some(Duration::from_millis(millis).mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0)))
 }
@@ -81,8 +85,10 @@ mod tests {
     #[test]
     fn uploads_are_patient_but_not_for_ever() {
         assert_eq!(total(Patience::Upload, Failure::Busy), (4, Duration::from_millis(200 + 800 + 3200 + 3200)));
+        assert_eq!(total(Patience::Beside, Failure::Busy), (6, Duration::from_millis(50 + 100 + 200 + 3 * 400)));
         for failure in [Failure::TimedOut, Failure::Unreachable, Failure::Fatal] {
             assert_eq!(total(Patience::Upload, failure), (0, Duration::ZERO));
+            assert_eq!(total(Patience::Beside, failure), (0, Duration::ZERO));
         }
     }
 

@@ -10,6 +10,7 @@ mod budget;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -254,20 +255,20 @@ enum Part {
 
 impl Put {
     fn carry_out(self, client: &Client) -> Answer {
-        let metrics = &client.cache.metrics;
+        let (metrics, size) = (&client.cache.metrics.server, self.size);
         match self.store(client) {
             Ok(path) => {
-                metrics.server.put_bytes.add(path.1);
-                Answer::Stored(path.0)
+                metrics.put_bytes.add(size);
+                Answer::Stored(path)
             }
             Err(why) => {
-                metrics.server.put_errors.inc();
+                metrics.put_errors.inc();
                 Answer::Failed(why)
             }
         }
     }
 
-    fn store(self, client: &Client) -> Result<(std::path::PathBuf, u64), String> {
+    fn store(self, client: &Client) -> Result<PathBuf, String> {
         let disk = |e: io::Error| match e.kind() {
             io::ErrorKind::InvalidData => e.to_string(),
             _ => {
@@ -289,7 +290,7 @@ impl Put {
                 Err(_) => return Err("input ended within the body".into()),
             };
         }
-        Ok((put.commit().map_err(disk)?.path, self.size))
+        Ok(put.commit().map_err(disk)?.path)
     }
 }
 

@@ -233,7 +233,7 @@ impl BlobStore {
             if !own_prefix {
                 return None;
             }
-            found = bucket.ask(&key, b"", None, true).ok().flatten();
+            found = bucket.ask(&key, b"", true).ok().flatten();
         }
         place.tally.count(Event::BucketMiss);
         None

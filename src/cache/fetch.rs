@@ -115,7 +115,7 @@ impl Fetcher {
         match take(object) {
             Err(e @ (DecodeError::Corrupt(_) | DecodeError::Untrusted(_))) if own_prefix => {
                 self.tell(action, &e);
-                self.bucket.ask(key, begin, None, true).ok().flatten().map(take).transpose()
+                self.bucket.ask(key, begin, true).ok().flatten().map(take).transpose()
             }
             Ok(taken) => {
                 self.renew(key, old, Some((action, output(&taken))));

@@ -1,13 +1,13 @@
 //! Saving what a session used in its scope's manifest, and the small outputs in its packs.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::Tier;
 use super::id::ActionId;
 use super::manifest::{self, Manifest, Used};
 use super::packing;
-use super::readahead::{self, Left, Loading};
+use super::readahead::{self, Left, Listed, Loading};
 use super::refresh::today;
 use crate::config::Layout;
 use crate::pool;
@@ -55,18 +55,17 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
     let sent = Mutex::default();
     for _ in 0..SAVE_ATTEMPTS {
         // others may have written since we loaded it: merge with what is there now
-        let known = left.base.as_ref().map(|base| base.etag.as_str()).filter(|etag| !etag.is_empty());
-        let (manifest, etag) = match readahead::read(fetcher, key, known) {
-            Loading::Found(found) => (merged(found.manifest), Some(found.etag)),
-            Loading::Unchanged => {
-                let base = left.base.as_ref().expect("only what was loaded can be unchanged");
-                (ours.take().or_else(|| merged(base.manifest.clone())), Some(base.etag.clone()))
-            }
-            // one that cannot be used is replaced
-            Loading::Bad(_, why) if why == manifest::NEWER => return,
-            Loading::Bad(etag, _) => (merged(Manifest::default()), etag),
-            Loading::None => (merged(Manifest::default()), None),
-            Loading::Failed => return,
+        let is_there = |base: &&Arc<Listed>| matches!(bucket.head(key), Ok(Some(head)) if head.etag == base.etag);
+        let (manifest, etag) = match left.base.as_ref().filter(is_there) {
+            Some(base) => (ours.take().or_else(|| merged(base.manifest.clone())), Some(base.etag.clone())),
+            None => match readahead::read(fetcher, key) {
+                Loading::Found(found) => (merged(found.manifest), Some(found.etag)),
+                // one that cannot be used is replaced
+                Loading::Bad(_, why) if why == manifest::NEWER => return,
+                Loading::Bad(etag, _) => (merged(Manifest::default()), etag),
+                Loading::None => (merged(Manifest::default()), None),
+                Loading::Failed => return,
+            },
         };
         let Some(mut manifest) = manifest else { return };
         let before = manifest.packs.clone();

@@ -314,13 +314,13 @@ impl Shared {
     }
 
     fn load(self: &Arc<Self>, key: &str) {
-        let mut loading = read(&self.fetcher, key, None);
+        let mut loading = read(&self.fetcher, key);
         let mut key = key.to_string();
         let new_scope = matches!(loading, Loading::None);
         self.lock().new_scope = new_scope;
         if new_scope && !self.lock().whole {
             key = manifest_key(FLEET);
-            loading = read(&self.fetcher, &key, None);
+            loading = read(&self.fetcher, &key);
         }
         let without = match loading {
             Loading::Found(found) => return self.take_in(key, *found),
@@ -330,7 +330,7 @@ impl Shared {
                 None
             }
             Loading::Failed => Some(self.fetcher.bucket.target()),
-            Loading::Unchanged | Loading::None => None,
+            Loading::None => None,
         };
         let mut state = self.lock();
         state.early.clear();

@@ -130,7 +130,7 @@ pub(super) fn try_bucket(config: &BucketConfig, findings: &mut Findings) {
     let (key, body) = (format!("doctor/{}", process_token()), format!("probe {}", process_token()));
     let is_dir = matches!(config.location, BucketLocation::Dir(_));
     // some tell that there is no bucket in answers to listings alone
-    let read = match (bucket.ask(&key, b"", None, false), bucket.list(&key, &mut |_| {})) {
+    let read = match (bucket.ask(&key, b"", false), bucket.list(&key, &mut |_| {})) {
         (Err(RemoteError::Forbidden(why)), Err(RemoteError::Forbidden(_))) if !is_dir => {
             let text = format!("refused to tell, as AWS does for absent objects without s3:ListBucket ({why})");
             found(if config.read_only { Mark::Fail } else { Mark::Note }, "reading", &text)
@@ -196,7 +196,7 @@ fn part_of(bucket: &Bucket, key: &str, body: &str) -> bool {
 }
 
 fn read_back(bucket: &Bucket, key: &str, body: &str) -> Result<(), String> {
-    let object = bucket.ask(key, b"", None, false).map_err(|e| e.to_string())?;
+    let object = bucket.ask(key, b"", false).map_err(|e| e.to_string())?;
     let object = object.ok_or_else(|| format!("{key} is not there after its put"))?;
     let mut found = String::new();
     object.body.take(1024).read_to_string(&mut found).map_err(|e| e.to_string())?;

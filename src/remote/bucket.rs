@@ -1,6 +1,6 @@
 //! A bucket as the program uses it: prefixes, and what may be written, over a guarded backend.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::path::Path;
@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 const KNOWN: usize = 1 << 18;
 /// Bodies longer than this are not sent to be refused.
 const LONG: u64 = 64 << 10;
+/// Pages of a listing in a row that may be empty: of what was deleted, a server may keep a note.
+const EMPTY_PAGES: usize = 1000;
 /// After so long at most it is looked at again how old an object is of which no answer tells.
 const LOOK_AGAIN: Duration = Duration::from_secs(7 * 86_400);
 
@@ -66,7 +68,7 @@ impl Bucket {
     /// Opens `key`, which is no object of ours unless it begins with `begin`. Every failure is a miss,
     /// logged and counted below. Reading the body may still fail.
     pub fn get(&self, key: &str, begin: &'static [u8]) -> Option<Object> {
-        self.ask(key, begin, None, false).ok().flatten()
+        self.ask(key, begin, false).ok().flatten()
     }
 
     /// Opens those bytes of an object that is of the main prefix, or of where puts go. Failures are logged and
@@ -83,26 +85,18 @@ impl Bucket {
     }
 
     /// As [`Self::get`], of the `main` prefix alone where what was under one's own was no good. Says why there
-    /// is none: [`RemoteError::NotModified`] where it still has the tag `etag`; [`RemoteError::Forbidden`] is
-    /// also what those hear of an absent object who may not list the bucket.
-    pub fn ask(
-        &self,
-        key: &str,
-        begin: &'static [u8],
-        etag: Option<&str>,
-        main: bool,
-    ) -> Result<Option<Object>, RemoteError> {
+    /// is none: [`RemoteError::Forbidden`] is also what those hear of an absent object who may not list the bucket.
+    pub fn ask(&self, key: &str, begin: &'static [u8], main: bool) -> Result<Option<Object>, RemoteError> {
         let BucketConfig { prefix: main_prefix, write_prefix, .. } = &self.config;
         let mut outcome = Ok(None);
         for prefix in write_prefix.iter().filter(|_| !main).chain([main_prefix]) {
             let fallback = write_prefix.is_some() && std::ptr::eq(prefix, main_prefix);
             let key = join(prefix.as_str(), key);
-            // the tag is that of the object that puts replace
-            let etag = etag.filter(|_| !fallback);
-            match self.guard.attempt(Kind::Get(begin), &key, |remote| remote.get(&key, etag), Option::as_mut) {
+            match self.guard.attempt(Kind::Get(begin), &key, |remote| remote.get(&key), Option::as_mut) {
                 Ok(Some(mut object)) => {
                     object.own_prefix = write_prefix.is_some() && !fallback;
                     if fallback {
+                        // the tag is that of the object that puts replace
                         object.etag = None;
                     } else if let Some(age) = object.age {
                         object.old = self.is_first_sight(&key, age);
@@ -182,7 +176,7 @@ impl Bucket {
     }
 
     /// What is known of the object `key` where puts go.
-    fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
+    pub fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
         let key = join(self.config.target(), key);
         self.guard.attempt(Kind::Look, &key, |remote| remote.head(&key), |_| None)
     }
@@ -256,18 +250,25 @@ impl Bucket {
         let target = self.config.target();
         let skip = if target.is_empty() { 0 } else { target.len() + 1 };
         let full = join(target, prefix);
-        let mut below = |mut object: ObjectInfo| {
-            if object.key.starts_with(&full) {
-                object.key.drain(..skip);
-                each(object);
-            }
-        };
-        let mut from = None;
+        let (mut from, mut begun, mut empty) = (None, HashSet::new(), 0);
         loop {
+            let mut first = None;
+            let mut below = |mut object: ObjectInfo| {
+                first.get_or_insert_with(|| begun.hasher().hash_one(&object.key));
+                if object.key.starts_with(&full) {
+                    object.key.drain(..skip);
+                    each(object);
+                }
+            };
             let page = |remote: &dyn Remote| remote.list(&full, from.as_deref(), &mut below);
             from = self.guard.attempt(Kind::Look, &full, page, |_| None)?;
-            if from.is_none() {
-                return Ok(());
+            empty = if first.is_none() { empty + 1 } else { 0 };
+            match &from {
+                None => return Ok(()),
+                Some(_) if empty <= EMPTY_PAGES && first.is_none_or(|key| begun.insert(key)) => {}
+                Some(_) => {
+                    return Err(RemoteError::Status(200, "a listing that does not go on where it says so".into()));
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A directory as a bucket: a shared disk, or a test.
+//! A directory as a bucket: a shared disk, or a test. One that is not there is made by the first put, but never
+//! again: it was moved away, or is on a disk that is no longer there, and its place is below another.
 //!
 //! A key is the path below the directory; what stands beside an object (its signature) is in
 //! `<name>.sig`, which is neither a key nor listed. Invariants: objects appear whole or not at all; no key
@@ -12,6 +13,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,10 +39,12 @@ const BLOCK: u64 = 1 << 20;
 /// Operations under way, or hung, at most; then nothing more is asked of the directory.
 const STUCK: usize = 512;
 
-/// A bucket in a directory, made by the first put.
+/// A bucket in a directory.
 #[derive(Clone)]
 pub struct Dir {
     root: Arc<Path>,
+    /// Whether the directory was there at some time.
+    met: Arc<AtomicBool>,
 }
 
 /// A regular file that was opened, and what it was then.
@@ -52,7 +56,7 @@ impl Dir {
         if !root.is_absolute() {
             return Err(RemoteError::Config(format!("{}: not an absolute path; write file:///dir", root.display())));
         }
-        Ok(Dir { root: root.into() })
+        Ok(Dir { root: root.into(), met: Arc::default() })
     }
 
     /// Runs `work` where a hung mount does not hold up the caller for longer than `limit`.
@@ -73,7 +77,12 @@ impl Dir {
         if Arc::strong_count(&dir.root) > STUCK {
             return Err(self.hung());
         }
-        thread::Builder::new().name("bucket-dir".into()).spawn(move || work(&dir))?;
+        thread::Builder::new().name("bucket-dir".into()).spawn(move || {
+            if !dir.met.load(Ordering::Relaxed) && dir.root.is_dir() {
+                dir.met.store(true, Ordering::Relaxed);
+            }
+            work(&dir);
+        })?;
         Ok(())
     }
 
@@ -111,7 +120,10 @@ impl Dir {
         for segment in key.split('/') {
             path.push(segment);
             found = match fs::symlink_metadata(&path) {
-                Ok(m) if m.is_symlink() => return Err(is_link(&path)),
+                Ok(m) if m.is_symlink() => {
+                    let path = path.display();
+                    return Err(invalid(format!("{path}: is a symbolic link, which could lead out of the bucket")));
+                }
                 Ok(m) => Some(m),
                 Err(e) if absent(&e) => return Ok((self.root.join(key), None)),
                 Err(e) => return Err(self.at(&path, e)),
@@ -135,21 +147,24 @@ impl Dir {
         Ok(meta.is_file().then_some((file, meta)))
     }
 
-    /// Opens an object, or a part of it, unless it has the tag that is `known`.
-    fn read(&self, key: &str, known: Option<&str>, part: Option<Range<u64>>) -> Result<Option<Object>, RemoteError> {
-        let (key, known) = (key.to_string(), known.map(str::to_string));
+    /// Opens an object, or a part of it.
+    fn read(&self, key: &str, part: Option<Range<u64>>) -> Result<Option<Object>, RemoteError> {
+        let key = key.to_string();
         let opened = self.bounded(LIMIT, move |dir| {
             let Some((file, meta)) = dir.open(&key)? else { return Ok(None) };
             let Range { start, end } = part.clone().unwrap_or(0..meta.len());
-            let etag = tag(&meta);
-            if known.as_ref() == Some(&etag) {
-                return Err(RemoteError::NotModified);
-            }
             if part.is_some() && (start >= end || end > meta.len()) {
                 return Ok(None);
             }
             let signature = if part.is_none() { beside(&dir.root.join(&key)) } else { None };
-            Ok(Some((read_block(&file, start, end)?, file, start..end, etag, signature, age(&meta, SystemTime::now()))))
+            Ok(Some((
+                read_block(&file, start, end)?,
+                file,
+                start..end,
+                tag(&meta),
+                signature,
+                age(&meta, SystemTime::now()),
+            )))
         })?;
         let Some((block, file, Range { start: at, end: len }, etag, signature, age)) = opened else { return Ok(None) };
         // a file is replaced, never written to: what is open keeps its length
@@ -164,8 +179,23 @@ impl Dir {
             let text = format!("{copied} bytes to store instead of {}", body.len());
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
-        fs::create_dir_all(path.parent().expect("a key's file lies below the root"))?;
+        self.make(path.parent().expect("a key's file lies below the root"))?;
         temp.persist(path).map(drop)
+    }
+
+    /// Makes the folder `dir` and what it lies in, but for a root that is gone.
+    fn make(&self, dir: &Path) -> io::Result<()> {
+        if *dir == *self.root {
+            return if self.met.load(Ordering::Relaxed) { Ok(()) } else { fs::create_dir_all(dir) };
+        }
+        match fs::create_dir(dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.make(dir.parent().expect("a folder lies below the root"))?;
+                fs::create_dir(dir)
+            }
+            made => made,
+        }
+        .or_else(|e| if dir.is_dir() { Ok(()) } else { Err(e) })
     }
 
     /// The folder of temporary files, as open to others as the directory itself.
@@ -175,7 +205,7 @@ impl Dir {
             Ok(m) if m.is_dir() => {}
             Ok(_) => return Err(io::Error::new(ErrorKind::InvalidInput, format!("{TEMP_FOLDER} is no folder"))),
             Err(e) if absent(&e) => {
-                fs::create_dir_all(&folder)?;
+                self.make(&folder)?;
                 fs::set_permissions(&folder, fs::metadata(&self.root)?.permissions())?;
             }
             Err(e) => return Err(e),
@@ -189,7 +219,7 @@ impl Dir {
         if fs::symlink_metadata(&path).is_ok_and(|m| !m.is_file()) {
             return Err(invalid(format!("{}: is no plain file, and in the place of the lock", path.display())));
         }
-        fs::create_dir_all(&self.root)
+        self.make(&self.root)
             .and_then(|()| careful().create(true).append(true).open(&path))
             .and_then(|lock| lock.lock().map(|()| lock))
             .map_err(|e| self.at(&path, e))
@@ -254,12 +284,12 @@ impl Dir {
 }
 
 impl Remote for Dir {
-    fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        self.read(key, known_etag, None)
+    fn get(&self, key: &str) -> Result<Option<Object>, RemoteError> {
+        self.read(key, None)
     }
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
-        self.read(key, None, Some(range))
+        self.read(key, Some(range))
     }
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
@@ -425,10 +455,6 @@ fn invalid(text: String) -> RemoteError {
     io::Error::new(ErrorKind::InvalidInput, text).into()
 }
 
-fn is_link(path: &Path) -> RemoteError {
-    invalid(format!("{}: is a symbolic link, which could lead out of the bucket", path.display()))
-}
-
 fn tag(meta: &Metadata) -> String {
     let nanos = |t: SystemTime| t.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     format!("{:x}-{:x}", meta.modified().map_or(0, nanos), meta.len())
@@ -468,7 +494,7 @@ mod tests {
 
     fn read(dir: &Dir, key: &str) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        io::copy(&mut dir.get(key, None).unwrap()?.body, &mut out).unwrap();
+        io::copy(&mut dir.get(key).unwrap()?.body, &mut out).unwrap();
         Some(out)
     }
 
@@ -488,9 +514,9 @@ mod tests {
         }
         fs::write(dir.root.join("a/.tmp-1-2"), "half").unwrap();
         assert_eq!(read(&dir, "a/c/d").unwrap(), b"a/c/d");
-        assert_eq!(dir.get("a/b", None).unwrap().unwrap().len, Some(3));
-        assert!(dir.get("a", None).unwrap().is_none(), "a directory is no object");
-        assert!(dir.get("ab/c", None).unwrap().is_none(), "nor is what would lie below a file");
+        assert_eq!(dir.get("a/b").unwrap().unwrap().len, Some(3));
+        assert!(dir.get("a").unwrap().is_none(), "a directory is no object");
+        assert!(dir.get("ab/c").unwrap().is_none(), "nor is what would lie below a file");
         assert_eq!(keys(&dir, ""), ["a/b=3", "a/c/d=5", "ab=2"]);
         assert_eq!(keys(&dir, "a/c"), ["a/c/d=5"]);
         assert_eq!(keys(&dir, "ab"), ["ab=2"]);
@@ -504,8 +530,8 @@ mod tests {
         let dir = dir();
         dir.put("k", &bytes(b"1"), Some(""), None).unwrap();
         assert!(matches!(dir.put("k", &bytes(b"2"), Some(""), None), Err(RemoteError::Precondition)));
-        let etag = dir.get("k", None).unwrap().unwrap().etag.unwrap();
-        assert!(matches!(dir.get("k", Some(&etag)), Err(RemoteError::NotModified)));
+        let etag = dir.get("k").unwrap().unwrap().etag.unwrap();
+        assert_eq!(dir.head("k").unwrap().unwrap().etag, etag);
         dir.put("k", &bytes(b"22"), Some(&etag), None).unwrap();
         assert!(matches!(dir.put("k", &bytes(b"3"), Some(&etag), None), Err(RemoteError::Precondition)));
         assert_eq!(read(&dir, "k").unwrap(), b"22");
@@ -515,7 +541,7 @@ mod tests {
     #[test]
     fn what_stands_beside_an_object_goes_with_it() {
         let dir = dir();
-        let side = || dir.get("a/k", None).unwrap().and_then(|o| o.signature);
+        let side = || dir.get("a/k").unwrap().and_then(|o| o.signature);
         dir.put("a/k", &bytes(b"1"), None, Some("text")).unwrap();
         dir.put("a/other.sig", &bytes(b"an object"), None, None).unwrap();
         assert_eq!((side().as_deref(), keys(&dir, "")), (Some("text"), vec!["a/k=1".into(), "a/other.sig=9".into()]));
@@ -532,14 +558,14 @@ mod tests {
         outside.put("secret", &bytes(b"s"), None, None).unwrap();
         dir.put("in", &bytes(b"i"), None, None).unwrap();
         for key in ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\0b", ".tmp-lock", "a/"] {
-            assert!(dir.get(key, None).is_err(), "{key:?}");
+            assert!(dir.get(key).is_err(), "{key:?}");
             assert!(dir.put(key, &bytes(b"x"), None, None).is_err(), "{key:?}");
             assert!(dir.delete(key).is_err(), "{key:?}");
         }
         std::os::unix::fs::symlink(&outside.root, dir.root.join("link")).unwrap();
         std::os::unix::fs::symlink(outside.root.join("secret"), dir.root.join("file")).unwrap();
         for key in ["link/secret", "link/new", "file"] {
-            assert!(dir.get(key, None).is_err() && dir.put(key, &bytes(b"x"), None, None).is_err(), "{key}");
+            assert!(dir.get(key).is_err() && dir.put(key, &bytes(b"x"), None, None).is_err(), "{key}");
             assert!(dir.delete(key).is_err(), "{key}");
         }
         assert_eq!((keys(&dir, ""), keys(&outside, "")), (vec!["in=1".to_string()], vec!["secret=1".to_string()]));
@@ -563,7 +589,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, dir.root.join("fifo"), rustix::fs::Mode::RWXU).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.root.join("socket")).unwrap();
         for key in ["fifo", "socket"] {
-            assert!(read(&dir, key).is_none() && dir.get(key, None).unwrap().is_none(), "{key}");
+            assert!(read(&dir, key).is_none() && dir.get(key).unwrap().is_none(), "{key}");
             dir.put(key, &bytes(b"x"), None, None).unwrap();
             assert_eq!(read(&dir, key).unwrap(), b"x");
         }
@@ -587,7 +613,7 @@ mod tests {
         let body: Vec<u8> = (0..2 * BLOCK + 5).map(|i| (i >> 3) as u8).collect();
         dir.put("k", &bytes(&body), None, None).unwrap();
         assert!(read(&dir, "k").unwrap() == body);
-        let mut object = dir.get("k", None).unwrap().unwrap();
+        let mut object = dir.get("k").unwrap().unwrap();
         File::options().write(true).open(dir.root.join("k")).unwrap().set_len(BLOCK + 3).unwrap();
         assert!(object.body.read_to_end(&mut Vec::new()).is_err(), "shortened meanwhile");
     }

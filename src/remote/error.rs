@@ -11,8 +11,6 @@ use crate::retry::Failure;
 pub enum RemoteError {
     /// Nothing was sent: the bucket is left alone for a while; the text says why.
     Off(String),
-    /// The object still has the tag that was asked about (conditional get).
-    NotModified,
     /// The object is not, or no longer, what `if_match` asked for (conditional put).
     Precondition,
     /// The bucket may not be written: `--read-only`.
@@ -66,7 +64,6 @@ impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RemoteError::Off(why) => write!(f, "not sent, the bucket is left alone for a while: {why}"),
-            RemoteError::NotModified => f.write_str("not modified"),
             RemoteError::Precondition => f.write_str("changed by another writer"),
             RemoteError::ReadOnly => f.write_str("the bucket is used read-only"),
             RemoteError::Denied(why)

@@ -230,7 +230,7 @@ impl State {
 fn weigh(side: Side, outcome: Outcome, succeeded_meanwhile: bool, failed_meanwhile: bool) -> Option<u32> {
     let Err(error) = outcome else { return Some(0) };
     Some(match (error, error.failure()) {
-        (RemoteError::NotModified | RemoteError::Precondition, _) => 0,
+        (RemoteError::Precondition, _) => 0,
         (RemoteError::Forbidden(_), _) if side != Side::Writes => 0,
         (RemoteError::Late(took), _) if succeeded_meanwhile || failed_meanwhile && *took < SLOW => return None,
         (RemoteError::Late(took), _) => (took.as_secs() as u32).max(LIMIT / 2),
@@ -321,7 +321,7 @@ impl Guard {
                 let asked = if let Kind::Get(begin) = kind { Some((key.to_string(), begin)) } else { None };
                 let asked = asked.or_else(|| self.state().failed.clone());
                 let (key, begin) = asked.unwrap_or_else(|| (self.probe_key.clone(), b""));
-                self.probe(Kind::Get(begin), key, |remote, key| remote.get(key, None));
+                self.probe(Kind::Get(begin), key, |remote, key| remote.get(key));
             }
             (Some(Side::Parts), Kind::Part(from, to)) => {
                 self.probe(Kind::Part(from, to), key.to_string(), move |remote, key| remote.get_range(key, from..to));
@@ -373,7 +373,6 @@ impl Guard {
         body: impl Fn(&mut T) -> Option<&mut Object>,
     ) -> Result<T, RemoteError> {
         let counters = &self.metrics.bucket;
-        let patience = if kind.awaited().is_some() { Patience::Get } else { Patience::Upload };
         for attempt in 0.. {
             self.admit(kind, key).inspect_err(|_| counters.breaker_skipped.inc())?;
             match kind {
@@ -385,6 +384,11 @@ impl Guard {
             let mut outcome = send(&*self.remote);
             counters.requests.inc();
             self.metrics.latency.bucket_request.observe(from.elapsed());
+            let patience = match kind.awaited() {
+                Some(_) => Patience::Get,
+                None if self.state().of(kind.side()).success.is_some_and(|at| at.elapsed() < LATE) => Patience::Beside,
+                None => Patience::Upload,
+            };
             // where others have failed in vain, trying again would only make them wait
             let doubtful = || self.state().of(kind.side()).failures > 0;
             if let Err(e) = &outcome

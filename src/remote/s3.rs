@@ -107,7 +107,7 @@ impl S3 {
         })
     }
 
-    /// Sends a request; the answer is a success of S3's, 304, 404 or 412. A wrong region is corrected
+    /// Sends a request; the answer is a success of S3's, 404 or 412. A wrong region is corrected
     /// and an expired token renewed, once each.
     fn request(&self, op: &Op) -> Result<Answer, RemoteError> {
         let (mut moved, mut renewed) = (false, false);
@@ -115,12 +115,10 @@ impl S3 {
             let keys = self.keys()?;
             let place = self.place()?;
             let answer = self.send(op, &place, &keys)?;
-            let conditional = op.headers.contains_key(IF_NONE_MATCH);
             let genuine = if op.method == "DELETE" { !is_page(&answer) } else { op.document || is_genuine(&answer) };
             match answer.status {
                 200..300 if !genuine => {}
-                304 if !conditional => {}
-                200..300 | 304 | 404 | 412 => return Ok(answer),
+                200..300 | 404 | 412 => return Ok(answer),
                 _ => {}
             }
             let failed = Failed::read(answer);
@@ -169,47 +167,16 @@ impl S3 {
         let region = || self.credentials.profile_region().unwrap_or_else(|| FIRST_REGION.into());
         known.map_or_else(|| self.set_place(&region()), Ok)
     }
-
-    /// A page of a listing, and what time it is there.
-    fn list_page(&self, prefix: &str, token: Option<&str>) -> Result<(String, Option<Timestamp>), RemoteError> {
-        let mut query = vec![("list-type", "2"), ("prefix", prefix)];
-        query.extend(token.map(|t| ("continuation-token", t)));
-        // signatures are over sorted names, and so is the URL, for servers that compare bytes
-        query.sort();
-        let answer = self.request(&Op { query: &query, document: true, ..Op::new("GET", "") })?;
-        if answer.status != 200 {
-            return Err(Failed::read(answer).into_error());
-        }
-        let (mut text, now) = (String::new(), date(&answer.headers, "date"));
-        answer.body.take(LIST_LIMIT).read_to_string(&mut text)?;
-        // one that was cut short would hide the rest
-        if !text.contains("<ListBucketResult") || !text.trim_end().ends_with("ListBucketResult>") {
-            return Err(RemoteError::Status(200, "not a listing of S3's".into()));
-        }
-        Ok((text, now))
-    }
 }
 
 impl Remote for S3 {
-    fn get(&self, key: &str, known_etag: Option<&str>) -> Result<Option<Object>, RemoteError> {
-        let answer = self.request(&Op::new("GET", key).with(IF_NONE_MATCH, known_etag)?)?;
-        match answer.status {
-            200 => {
-                let etag = tag(&answer.headers);
-                if known_etag.is_some() && etag.as_deref() == known_etag {
-                    // a server without conditional gets
-                    Failed::read(answer);
-                    return Err(RemoteError::NotModified);
-                }
-                let (signature, age) = (header(&answer.headers, SIGNATURE.as_str()), age(&answer.headers));
-                Ok(Some(Object { etag, signature, ..Object::new(answer.len, age, answer.body) }))
-            }
-            304 => {
-                Failed::read(answer);
-                Err(RemoteError::NotModified)
-            }
-            _ => absent(answer),
+    fn get(&self, key: &str) -> Result<Option<Object>, RemoteError> {
+        let answer = self.request(&Op::new("GET", key))?;
+        if answer.status != 200 {
+            return absent(answer);
         }
+        let (etag, signature) = (tag(&answer.headers), header(&answer.headers, SIGNATURE.as_str()));
+        Ok(Some(Object { etag, signature, ..Object::new(answer.len, age(&answer.headers), answer.body) }))
     }
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Object>, RemoteError> {
@@ -306,10 +273,23 @@ impl Remote for S3 {
         from: Option<&str>,
         each: &mut dyn FnMut(ObjectInfo),
     ) -> Result<Option<String>, RemoteError> {
-        let (page, now) = self.list_page(prefix, from)?;
+        let mut query = vec![("list-type", "2"), ("prefix", prefix)];
+        query.extend(from.map(|token| ("continuation-token", token)));
+        // signatures are over sorted names, and so is the URL, for servers that compare bytes
+        query.sort();
+        let answer = self.request(&Op { query: &query, document: true, ..Op::new("GET", "") })?;
+        if answer.status != 200 {
+            return Err(Failed::read(answer).into_error());
+        }
+        let (mut page, now) = (String::new(), date(&answer.headers, "date"));
+        answer.body.take(LIST_LIMIT).read_to_string(&mut page)?;
+        // one that was cut short would hide the rest
+        if !page.contains("<ListBucketResult") || !page.trim_end().ends_with("ListBucketResult>") {
+            return Err(RemoteError::Status(200, "not a listing of S3's".into()));
+        }
         let next = xml::text(&page, "NextContinuationToken").filter(|t| !t.is_empty());
         let more = xml::text(&page, "IsTruncated").as_deref() == Some("true");
-        if more && (next.is_none() || next.as_deref() == from) {
+        if more && next.is_none() {
             return Err(RemoteError::Status(200, "a listing that does not go on where it says so".into()));
         }
         for object in xml::elements(&page, "Contents") {

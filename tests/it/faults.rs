@@ -119,6 +119,24 @@ fn a_few_failures_cost_nothing() {
 }
 
 #[test]
+fn a_bucket_that_takes_others_is_tried_again_soon() {
+    let server = S3Server::in_process();
+    let proxy = FaultProxy::start(&server.endpoint);
+    let dir = TempDir::new();
+    let mut s = Session::start(Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).arg("--no-readahead"));
+    s.client.put(&action(0), &noise(0, 3000));
+    poll("the first upload", || (server.keys().len() == 1).then_some(()));
+    proxy.only("PUT");
+    proxy.set_for(Fault::Status(503), 4);
+    let begin = Instant::now();
+    s.client.put(&action(1), &noise(1, 3000));
+    s.end().quiet();
+    // one that is down is given twice as long
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert_eq!(server.keys().len(), 2);
+}
+
+#[test]
 fn a_slow_bucket_is_used_all_the_same() {
     let server = filled();
     let proxy = FaultProxy::start(&server.endpoint);

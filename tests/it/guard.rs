@@ -381,6 +381,27 @@ fn a_directory_buckets_lock_and_temporary_files_follow_no_link() {
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
 }
 
+#[test]
+fn a_directory_bucket_that_was_moved_away_is_not_made_again() {
+    let dir = TempDir::new();
+    let (bucket, away) = (dir.join("disk/bucket"), dir.join("away"));
+    let mut s = Session::start(Plugin::new(&dir).args([&format!("--bucket=file://{}", bucket.display()), "-v"]));
+    s.put_all(&bodies(2));
+    poll("the first put makes it", || (0..2).all(|n| bucket.join(single(n)).exists()).then_some(()));
+    fs::rename(dir.join("disk"), &away).unwrap();
+    for (n, body) in (10..).zip(&bodies(4)) {
+        s.client.put(&action(n), body);
+    }
+    let out = s.end();
+    assert!(!dir.join("disk").exists(), "{}", out.describe());
+    assert!(out.stderr.contains("there is no such directory"), "{}", out.describe());
+    fs::rename(&away, dir.join("disk")).unwrap();
+    forget(&dir);
+    let s = Session::start(Plugin::new(&dir).arg(format!("--bucket=file://{}", bucket.display())));
+    poll("what was owed is sent", || files(&dir.join("cache/pending")).is_empty().then_some(()));
+    s.end().quiet();
+}
+
 /// The program under a user who is not root, at home in `dir`.
 fn as_nobody(dir: &TempDir, args: &[String]) -> Command {
     // without root there is no other user to be, but then our own cannot write there either
@@ -514,16 +535,27 @@ fn who_is_told_by_the_last_that_nothing_is_taken_blames_no_time_out() {
 }
 
 #[test]
-fn a_listing_that_was_cut_short_is_none() {
+fn a_listing_that_was_cut_short_or_has_no_end_is_none() {
+    let contents = |n| format!("<Contents><Key>v1/{n}</Key><Size>1</Size></Contents>");
+    let more = |n: usize| format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{n}</NextContinuationToken>");
+    lists(|_| "<IsTruncated>false</IsTruncated><Contents><Key>v1/".into(), "not a listing of S3's");
+    // the same page for ever, two that take turns, and none, each with another token
+    lists(move |n| more(n) + &contents(1) + "</ListBucketResult>", "does not go on");
+    lists(move |n| more(n) + &contents(n % 2) + &contents(n) + "</ListBucketResult>", "does not go on");
+    lists(move |n| more(n) + "</ListBucketResult>", "does not go on");
+}
+
+/// Has a bucket listed whose n-th page is this, and expects this error.
+fn lists(page: impl Fn(usize) -> String + Send + 'static, error: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("--s3-endpoint-url=http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
-        for mut conn in listener.incoming().flatten() {
+        for (n, mut conn) in listener.incoming().flatten().enumerate() {
             let (mut head, mut byte) = (Vec::new(), [0]);
             while !head.ends_with(b"\r\n\r\n") && conn.read_exact(&mut byte).is_ok() {
                 head.push(byte[0]);
             }
-            let page = "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents><Key>v1/";
+            let page = format!("<ListBucketResult><Name>b</Name>{}", page(n));
             let len = page.len();
             let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len}\r\n");
             let _ = conn.write_all(format!("{head}Connection: close\r\n\r\n{page}").as_bytes());
@@ -535,7 +567,7 @@ fn a_listing_that_was_cut_short_is_none() {
     for command in [&["clear", "--whole-bucket", "--yes"][..], &["prune", "--expiry=1h"]] {
         let plugin = keys.iter().fold(Plugin::new(&dir).args(command).args(bucket), |p, (k, v)| p.env(k, v));
         let out = plugin.output().code(1);
-        assert!(out.stderr.contains("not a listing of S3's"), "{}", out.describe());
+        assert!(out.stderr.contains(error), "{}", out.describe());
     }
 }
 

@@ -368,13 +368,13 @@ fn only_what_was_seen_is_renewed() {
             remote.put(&key, &body("one"), None, Some("beside")).unwrap();
             let seen = remote.head(&key).unwrap().unwrap();
             assert!(remote.renew(&key, &seen).unwrap(), "{name}");
-            let object = remote.get(&key, None).unwrap().unwrap();
+            let object = remote.get(&key).unwrap().unwrap();
             assert_eq!((object.len, object.signature.as_deref()), (Some(3), Some("beside")), "{name}");
             assert!(object.age.unwrap() < Duration::from_secs(DAY));
             // another has put it meanwhile
             remote.put(&key, &body("three"), None, None).unwrap();
             assert!(remote.renew(&key, &seen).unwrap());
-            let object = remote.get(&key, None).unwrap().unwrap();
+            let object = remote.get(&key).unwrap().unwrap();
             assert_eq!((object.len, object.signature), (Some(5), None), "{name}");
             remote.delete(&key).unwrap();
             assert!(!remote.renew(&key, &seen).unwrap());

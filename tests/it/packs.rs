@@ -173,6 +173,7 @@ fn an_index_that_lies_costs_speed_and_no_memory() {
             let one = m.entries.iter().find(|e| e.size > 0).unwrap().clone();
             m.entries.iter_mut().for_each(|e| (e.size, e.known, e.place) = (one.size, one.known, one.place));
         }),
+        lie("frames without a byte", 1, |m| m.frames.iter_mut().for_each(|f| f.len = 0)),
         lie("huge frames", 1, |m| m.frames.iter_mut().for_each(|f| f.raw = u32::MAX)),
         lie("other outputs", 0, |m| m.entries.iter_mut().for_each(|e| e.known = Some((OutputId([9; 32]), 1)))),
         lie("many entries and many frames", 0, |m| {

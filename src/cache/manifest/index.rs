@@ -155,8 +155,8 @@ fn parse(at: &mut Cursor<impl Read>) -> Result<Manifest, String> {
     for _ in 0..count(at, "frames", MAX_ENTRIES)? {
         let (pack, len, raw) = (at.varint()?, at.varint()?, at.varint()?);
         let end = ends.get_mut(pack as usize).ok_or("a frame of no pack")?;
-        if raw as usize > pack::FRAME || len as usize > pack::FRAME_STORED || *end > MAX_PACK {
-            return Err("a frame larger than they may be".into());
+        if raw as usize > pack::FRAME || !(1..=pack::FRAME_STORED).contains(&(len as usize)) || *end > MAX_PACK {
+            return Err("a frame of a size that none has".into());
         }
         m.frames.push(Frame { pack, at: *end, len, raw });
         *end += len;

@@ -11,8 +11,6 @@ use crate::remote::{Object, RemoteError};
 pub enum Loading {
     /// It was found.
     Found(Box<Found>),
-    /// It still has the tag asked about.
-    Unchanged,
     /// There is one that cannot be used: its tag, and why.
     Bad(Option<String>, String),
     /// There is none.
@@ -33,12 +31,11 @@ pub struct Found {
     pub frames: Box<dyn Read + Send>,
 }
 
-/// Reads the manifest under `key`, unless it still has the tag `known`. One of our own prefix that
-/// cannot be used does not hide the main one's.
-pub fn read(fetcher: &Fetcher, key: &str, known: Option<&str>) -> Loading {
+/// Reads the manifest under `key`. One of our own prefix that cannot be used does not hide the main one's.
+pub fn read(fetcher: &Fetcher, key: &str) -> Loading {
     let begin = &manifest::MAGIC[..3];
-    match take(fetcher, key, fetcher.bucket.ask(key, begin, known, false)) {
-        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket.ask(key, begin, None, true)).0 {
+    match take(fetcher, key, fetcher.bucket.ask(key, begin, false)) {
+        (Loading::Bad(etag, why), true) => match take(fetcher, key, fetcher.bucket.ask(key, begin, true)).0 {
             // what is written replaces the bad one
             Loading::Found(found) => Loading::Found(Box::new(Found { etag: etag.unwrap_or_default(), ..*found })),
             _ => Loading::Bad(etag, why),
@@ -52,7 +49,6 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
     let mut object = match answer {
         Ok(Some(object)) => object,
         Ok(None) | Err(RemoteError::Forbidden(_)) => return (Loading::None, false),
-        Err(RemoteError::NotModified) => return (Loading::Unchanged, false),
         Err(_) => return (Loading::Failed, false),
     };
     let (etag, own_prefix, old) = (object.etag, object.own_prefix, object.old);

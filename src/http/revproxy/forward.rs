@@ -85,7 +85,7 @@ impl Forwarder {
 
     fn ask(&self, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
         let Ask { method, url, .. } = ask;
-        let agent = self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
+        let agent = &self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
         let begin = Instant::now();
         let mut call =
             self.metrics.upstreams.begin(url.split_inclusive('/').take(3).collect::<String>().trim_end_matches('/'));

@@ -179,7 +179,7 @@ impl S3Server {
         if self.local.is_some() {
             return fs::read(self.dir().join(key)).ok();
         }
-        let mut object = self.directly().get(&self.full(key), None).expect("an answer")?;
+        let mut object = self.directly().get(&self.full(key)).expect("an answer")?;
         let mut bytes = Vec::new();
         object.body.read_to_end(&mut bytes).expect("the whole body");
         Some(bytes)
