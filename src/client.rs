@@ -9,16 +9,19 @@ mod reach;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport,
+    self, Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector,
+    Transport,
 };
 use ureq::{Agent, Proxy, ProxyProtocol};
 use url::Url;
@@ -144,8 +147,7 @@ impl Client {
         }
         let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
         let connector = connector.chain(Opened(o.bucket.clone())).chain(RustlsConnector::default());
-        let resolver =
-            Remembering { inner: DefaultResolver::default(), known: Bounded::new(ADDRESSES), reach: o.reach.clone() };
+        let resolver = Remembering { known: Bounded::new(ADDRESSES), reach: o.reach.clone() };
         Ok(Agent::with_parts(config.build(), connector, resolver))
     }
 }
@@ -310,18 +312,12 @@ pub fn is_disconnect(e: &io::Error) -> bool {
 /// A resolver that remembers.
 #[derive(Debug)]
 struct Remembering {
-    inner: DefaultResolver,
     known: Bounded<String, (Instant, Vec<SocketAddr>)>,
     reach: Option<Reach>,
 }
 
 impl Resolver for Remembering {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        config: &ureq::config::Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let name = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
         let known = self.known.get(&name);
         if let Some((at, addresses)) = known
@@ -331,7 +327,7 @@ impl Resolver for Remembering {
             addresses.into_iter().for_each(|a| found.push(a));
             return Ok(found);
         }
-        let mut found = self.inner.resolve(uri, config, timeout)?;
+        let mut found = ask_system(uri, config, timeout)?;
         if let Some(reach) = &self.reach {
             let (host, mut why, mut fine) = (uri.host().unwrap_or_default().to_ascii_lowercase(), None, self.empty());
             for addr in found.iter() {
@@ -347,6 +343,19 @@ impl Resolver for Remembering {
         }
         self.known.insert(name, (Instant::now(), found.to_vec()));
         Ok(found)
+    }
+}
+
+/// The addresses that the system has for a name, which it looks up on a thread of its own. Where there is none to be
+/// had, at which ureq would panic, the caller's has to wait for as long as it takes.
+fn ask_system(uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    let mut whenever = timeout;
+    whenever.after = transport::time::Duration::NotHappening;
+    let ask = move |uri: &Uri, config: &Config| DefaultResolver::default().resolve(uri, config, whenever);
+    let ((tell, told), asked) = (mpsc::channel(), (uri.clone(), config.clone()));
+    match thread::Builder::new().name("resolve".into()).spawn(move || drop(tell.send(ask(&asked.0, &asked.1)))) {
+        Ok(_) => told.recv_timeout(*timeout.after).unwrap_or(Err(ureq::Error::Timeout(timeout.reason))),
+        Err(_) => ask(uri, config),
     }
 }
 

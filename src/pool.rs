@@ -88,17 +88,25 @@ impl Pool {
     }
 }
 
-/// Does `work` for each of `items`, on the caller's thread and up to `limit` - 1 more, called `name`.
-pub fn each<T: Send>(name: &str, limit: usize, items: Vec<T>, work: impl Fn(T) + Sync) {
-    let threads = limit.min(items.len());
-    let items = Mutex::new(items.into_iter());
+/// Does `work` for each of `items`, on the caller's thread and up to `limit` - 1 more, called `name`: the outcomes, in
+/// their order.
+pub fn each<T: Send, R: Send>(name: &str, limit: usize, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let (threads, done) = (limit.min(items.len()), Mutex::new(Vec::with_capacity(items.len())));
+    let items = Mutex::new(items.into_iter().enumerate());
     let next = || items.lock().expect("no holder panics").next();
-    let run = || std::iter::from_fn(next).for_each(&work);
+    let one = |(at, item)| {
+        let outcome = work(item);
+        done.lock().expect("no holder panics").push((at, outcome));
+    };
+    let run = || std::iter::from_fn(next).for_each(one);
     thread::scope(|scope| {
         // where there are none to be had, the caller does it all
         (1..threads).for_each(|_| drop(thread::Builder::new().name(name.into()).spawn_scoped(scope, run)));
         run();
     });
+    let mut done = done.into_inner().expect("no holder panics");
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 impl Queue {

@@ -1,7 +1,8 @@
 //! `mod`: the modules that are kept, and how they get to machines without a network.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -156,16 +157,12 @@ impl Failures {
 
 /// Does `work` for each of `items`, several at a time, and says on a terminal how far it is.
 fn each<T: Sync, R: Send>(items: &[T], what: &'static str, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let (progress, done) = (Progress::new(what), Mutex::new(Vec::with_capacity(items.len())));
-    pool::each("mod", AT_A_TIME, items.iter().enumerate().collect(), |(at, item)| {
+    let (progress, done) = (Progress::new(what), AtomicUsize::new(0));
+    pool::each("mod", AT_A_TIME, items.iter().collect(), |item| {
         let outcome = work(item);
-        let mut done = done.lock().expect("no holder panics");
-        done.push((at, outcome));
-        progress.tell(done.len(), items.len());
-    });
-    let mut done = done.into_inner().expect("no holder panics");
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, outcome)| outcome).collect()
+        progress.tell(done.fetch_add(1, Ordering::Relaxed) + 1, items.len());
+        outcome
+    })
 }
 
 fn list(proxy: &ModProxy) -> Result<String, Error> {

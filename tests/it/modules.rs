@@ -57,6 +57,21 @@ impl Server {
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/mod", self.port)
     }
+
+    /// From now on, once it has all threads that it begins with, it has but so many bytes of address space more.
+    #[cfg(target_os = "linux")]
+    pub(super) fn limit_memory(&self, more: u64) {
+        poll("its start", || self.stderr().contains("listening").then_some(()));
+        let pid = self.child.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let size = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmSize:")?.split_whitespace().next()?.parse::<u64>().ok());
+        let most = Some(size.unwrap() * 1024 + more);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+        let limit = rustix::process::Rlimit { current: most, maximum: most };
+        rustix::process::prlimit(pid, rustix::process::Resource::As, limit).unwrap();
+    }
 }
 
 fn agent() -> ureq::Agent {

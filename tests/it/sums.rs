@@ -98,9 +98,13 @@ impl Scene {
     }
 
     fn serve(&self, home: &TempDir, more: &[&str]) -> Server {
+        self.serve_with(home, more, &[])
+    }
+
+    fn serve_with(&self, home: &TempDir, more: &[&str], vars: &[(&str, &str)]) -> Server {
         let upstream = format!("--upstream={}", self.upstream.url());
         let sumdb = format!("--sumdb={}={}", self.database.key, self.between.url());
-        Server::start(home, &[&["--modproxy", "--mod-ttl=0", &upstream, &sumdb], more].concat())
+        Server::with(home, &[&["--modproxy", "--mod-ttl=0", &upstream, &sumdb], more].concat(), vars)
     }
 }
 
@@ -439,6 +443,19 @@ fn offline_nothing_is_held_against_what_cannot_be_checked() {
     drop(server);
     fs::rename(&aside, &tile).unwrap();
     assert_eq!(scene.serve(&home, &["--offline"]).status(&lookup), 200, "the answer is there still");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_machine_without_threads_to_spare_verifies_all_the_same() {
+    let scene = Scene::new();
+    let home = TempDir::new();
+    let server = scene.serve_with(&home, &[], &[("RUST_MIN_STACK", "67108864"), ("MALLOC_ARENA_MAX", "1")]);
+    // enough for all but threads of that size
+    server.limit_memory(24 << 20);
+    assert_eq!(server.status(&file(0, "zip")), 200, "{}", server.stderr());
+    assert!(kept_files(&home).iter().any(|name| name.contains("/lookup/")), "{:?}", kept_files(&home));
+    assert!(!home_list(&home).contains("unverified"));
 }
 
 #[test]

@@ -29,6 +29,7 @@ use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
 use crate::http::exchange::{Body, Reply};
+use crate::pool;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
@@ -320,11 +321,8 @@ impl Database {
             return Ok(tiles.clone());
         }
         for may_be_kept in [true, false] {
-            let fetched: Vec<_> = std::thread::scope(|s| {
-                let fetch = |(level, n, width)| s.spawn(move || self.part(level, n, width, may_be_kept));
-                let fetching: Vec<_> = tree::frontier(head.tree.size).map(fetch).collect();
-                fetching.into_iter().map(|t| t.join().expect("it does not panic")).collect()
-            });
+            let fetch = |(level, n, width)| self.part(level, n, width, may_be_kept);
+            let fetched = pool::each("tile", 8, tree::frontier(head.tree.size).collect(), fetch);
             let fetched = fetched.into_iter().collect::<Result<Vec<_>, _>>()?;
             if tree::root(fetched.iter().map(|(bytes, _)| &bytes[..])) == head.tree.hash {
                 for ((level, n, width), (bytes, is_kept)) in tree::frontier(head.tree.size).zip(&fetched) {
