@@ -248,12 +248,17 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 }
 
 /// `module.MatchPrefixPatterns`: whether one of the comma-separated `globs` matches `path` or the
-/// elements that it begins with. A star stands for no slash, and a malformed pattern matches nothing.
+/// elements that it begins with. A star stands for no slash, and a malformed pattern matches nothing; nor does one
+/// with an exclamation mark before it, which would be turned around.
 pub fn matches_prefix(globs: &str, path: &str) -> bool {
-    globs.split(',').map(|g| g.trim().trim_end_matches('/')).filter(|g| !g.is_empty()).any(|glob| {
-        let mut ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        ends.nth(glob.matches('/').count()).is_some_and(|end| glob_match(glob, &path[..end]))
-    })
+    globs
+        .split(',')
+        .map(|g| g.trim().trim_end_matches('/'))
+        .filter(|g| !matches!(g.chars().next(), None | Some('!')))
+        .any(|glob| {
+            let mut ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+            ends.nth(glob.matches('/').count()).is_some_and(|end| glob_match(glob, &path[..end]))
+        })
 }
 
 #[cfg(test)]
@@ -389,7 +394,9 @@ mod tests {
             assert!(!matches_prefix(globs, outside), "{outside}");
         }
         assert!(matches_prefix("a.b/[x-z]?", "a.b/yy/z") && !matches_prefix("a.b/[^x-z]", "a.b/y"));
-        assert!(!matches_prefix("", "a.b/c") && !matches_prefix("a.b/[", "a.b/["));
+        assert!(
+            !matches_prefix("", "a.b/c") && !matches_prefix("a.b/[", "a.b/[") && !matches_prefix("!a.b/c", "a.b/d")
+        );
         // a path that is made for it costs no time to speak of
         let long = format!("{}x", "a.".repeat(4000));
         assert!(!matches_prefix("*a*a*a*a*a*a*b", &long) && matches_prefix("*a*a*a*a*[x]", &long));

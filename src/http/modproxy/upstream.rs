@@ -195,17 +195,17 @@ impl Fetcher {
         let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
         let turn = |places: &Arc<Places>| places.within(end.saturating_duration_since(Instant::now())).ok_or_else(busy);
         let _turn = (turn(&upstream.places[usize::from(path.starts_with("sumdb/"))])?, turn(&self.places)?);
-        let mut file = match &upstream.entry.url {
+        let mut file: Box<dyn Read> = match &upstream.entry.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, ask, to),
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,
             UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {
-                Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => file,
+                Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => Box::new(file),
                 Ok(_) => return Err(absent()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent()),
                 Err(e) => return Err(ask.failed(502, e)),
             },
         };
-        copy(&mut file, ask, to).map(|len| Got::Body(len, String::new()))
+        copy(&mut *file, ask, to).map(|len| Got::Body(len, String::new()))
     }
 
     /// As [`Self::get`], of a server, where what broke off goes on.

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ struct Said {
 }
 
 /// The file at `path`, as a proxy would have it; the others of that version go to `beside`.
-pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, FetchError> {
+pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<Box<dyn Read>, FetchError> {
     let ended = |(status, why): (u16, String)| FetchError::Failed(status, format!("direct/{path}: {why}"));
     let failed = |why: String| ended((502, why));
     let wanted = ModPath::parse(path).map_err(|(_, why)| failed(why))?;
@@ -58,10 +58,8 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
     let open = |file: &Path| File::open(file).map_err(|e| failed(format!("{}: {e}", file.display())));
     let file = match wanted.file {
         ModFile::List => {
-            let list = folder.path.join("list");
             let lines: String = said.versions.iter().map(|v| format!("{v}\n")).collect();
-            File::create(&list).and_then(|mut f| f.write_all(lines.as_bytes())).map_err(|e| failed(e.to_string()))?;
-            return open(&list);
+            return Ok(Box::new(Cursor::new(lines)));
         }
         ModFile::Latest | ModFile::Info => open(&said.info)?,
         ModFile::Mod => open(&said.go_mod)?,
@@ -73,7 +71,7 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<File, Fet
             beside(&name, open(made)?);
         }
     }
-    Ok(file)
+    Ok(Box::new(file))
 }
 
 /// Runs `go` on `what` in `dir`: its stdout and stderr. The error is a status, and why.
