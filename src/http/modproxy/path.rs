@@ -251,14 +251,11 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 /// elements that it begins with. A star stands for no slash, and a malformed pattern matches nothing; nor does one
 /// with an exclamation mark before it, which would be turned around.
 pub fn matches_prefix(globs: &str, path: &str) -> bool {
-    globs
-        .split(',')
-        .map(|g| g.trim().trim_end_matches('/'))
-        .filter(|g| !matches!(g.chars().next(), None | Some('!')))
-        .any(|glob| {
-            let mut ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-            ends.nth(glob.matches('/').count()).is_some_and(|end| glob_match(glob, &path[..end]))
-        })
+    let globs = globs.split(',').map(|glob| glob.trim().trim_end_matches('/'));
+    globs.filter(|glob| !glob.is_empty() && !glob.starts_with('!')).any(|glob| {
+        let mut ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        ends.nth(glob.matches('/').count()).is_some_and(|end| glob_match(glob, &path[..end]))
+    })
 }
 
 #[cfg(test)]

@@ -207,6 +207,9 @@ struct Tee {
 
 impl Read for Tee {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0); // which is no end
+        }
         let keeping = self.keeping.take();
         let n = self.from.read(buf)?;
         if let Some(mut keeping) = keeping {
