@@ -222,8 +222,9 @@ impl Database {
                 return Ok(larger.clone());
             }
             // what another process has seen meanwhile is no other tree, nor is a larger one written over
-            let known = [Some(&new), current.as_ref()];
-            if let Some(kept) = self.kept_head(|tree| known.iter().flatten().all(|head| head.tree != *tree)) {
+            if let Some(current) = &current
+                && let Some(kept) = self.kept_head(|tree| *tree != new.tree && *tree != current.tree)
+            {
                 self.meet(&kept.note)?;
             }
             let mut seen = self.seen();
