@@ -117,10 +117,16 @@ fn latest(proxy: &Arc<ModProxy>, escaped: &str) -> Result<String, String> {
 pub(super) fn obtain(proxy: &Arc<ModProxy>, files: &[ModPath], failures: &mut Failures) -> String {
     let mut unverified = 0;
     for (path, outcome) in files.iter().zip(each(files, "file", |path| proxy.get(path))) {
-        match outcome {
-            Ok(blob) => unverified += u64::from(blob.note == UNVERIFIED),
-            Err(e) => failures.note(&(path.module.clone(), path.version.clone()), e.to_string()),
-        }
+        let why = match outcome {
+            // a disk that takes nothing is no trouble for who is served, but there is nothing to be had of it later
+            Ok(_) if proxy.store().reopen(&path.name).is_none() => "it came, but could not be kept".to_string(),
+            Ok(blob) => {
+                unverified += u64::from(blob.note == UNVERIFIED);
+                continue;
+            }
+            Err(e) => e.to_string(),
+        };
+        failures.note(&(path.module.clone(), path.version.clone()), why);
     }
     match unverified {
         0 => String::new(),

@@ -440,6 +440,9 @@ fn a_full_or_read_only_disk_costs_nothing_but_the_keeping() {
     let home = TempDir::new();
     mount("tmpfs", "size=1m", &home.dir("cache"));
     check(&home, &Server::start(&home, &arguments));
+    // what is not kept was not fetched for later
+    let out = command(&home, &["fetch", arguments[3], &sumdb, "example.com/m@v1.0.0"]).code(1);
+    assert!(out.stderr.contains("example.com/m@v1.0.0: it came, but could not be kept\n"), "{}", out.describe());
     // from its start it takes nothing at all
     let home = TempDir::new();
     mount("tmpfs", "size=1m", &home.dir("cache"));
