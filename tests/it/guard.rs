@@ -530,6 +530,9 @@ fn who_is_told_by_the_last_that_nothing_is_taken_blames_no_time_out() {
     one_line(&s.end(), &["takes no writes", "status 503", "marked for the next start"]);
     proxy.set(Fault::BlackHole);
     let mut s = session(&dir, &server, &proxy, &[]);
+    let ours = format!("pending/{}-", s.child.pid());
+    let are_ours = || files(&dir.join("cache/pending")).iter().all(|f| f.to_string_lossy().contains(&ours));
+    poll("those of before to be taken over", || are_ours().then_some(()));
     s.put_all(&bodies(1));
     one_line(&s.end(), &["took no writes less than a minute before", "7 uploads stay marked", &proxy.endpoint]);
 }
