@@ -21,6 +21,7 @@ use crate::config::{Layout, PushConfig};
 use crate::error::{Error, ExitCode};
 use crate::folder::{ACTION, Held, MODULE, REVPROXY, each_file, sum_of};
 use crate::id::sharded;
+use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::store::{BlobStore, Kind};
 use crate::text::{bytes, count, things};
@@ -36,6 +37,8 @@ pub(super) fn execute(config: &PushConfig) -> Result<ExitCode, Error> {
     let local = |e: &dyn Display| Error::failed(format!("{}: {e}", dir.display()));
     let bucket = open_bucket(shared, metrics.clone(), None)?;
     let disk = Arc::new(DiskCache::open(dir, Duration::MAX).map_err(|e| local(&e))?);
+    // tells whose the temporary files are that it leaves if it is killed
+    let lease = Lease::take(dir, Duration::ZERO);
     let (layout, codec) = (shared.layout, Codec::new(cache.compression_level, shared.signer.clone()));
     let actions: Arc<dyn Source> =
         Arc::new(ActionSource { disk: disk.clone(), layout, codec, metrics: metrics.clone() });
@@ -89,6 +92,7 @@ pub(super) fn execute(config: &PushConfig) -> Result<ExitCode, Error> {
         walked.map_err(|e| local(&e))?;
     }
     bulk.finish()?;
+    lease.give_back();
     super::print(&format!(
         "{}: sent {}, {}; {} were there, {} left out as too old or too small\n",
         bucket.target(),

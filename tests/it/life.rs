@@ -730,6 +730,32 @@ fn push_leaves_out_what_is_old_small_or_broken_and_goes_on_after_a_failure() {
 }
 
 #[test]
+fn what_a_killed_push_leaves_in_a_directory_is_swept_by_the_next_build() {
+    let (store, machine) = (Store::dir(), warm(&bodies()));
+    let Store::Dir(bucket) = &store else { panic!("a directory") };
+    let lock = File::create(bucket.join(".tmp-lock")).unwrap();
+    // what is put where nothing is waits for this
+    lock.lock().unwrap();
+    let mut push = Plugin::new(&machine.0).envs(&store.vars()).arg("push").spawn();
+    let start = format!("{}-", push.pid());
+    let lease = poll("its lease", || {
+        let found = files(&machine.0.join("cache/lease"));
+        found.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with(&start))
+    });
+    push.signal(rustix::process::Signal::KILL);
+    push.wait();
+    let token = lease.file_name().unwrap().to_str().unwrap();
+    let temp = bucket.join(&format!(".tmp-files/.tmp-{token}-0"));
+    fs::create_dir_all(temp.parent().unwrap()).unwrap();
+    fs::write(&temp, "half").unwrap();
+    drop(lock);
+    Session::start(Plugin::new(&machine.0).envs(&store.vars())).end().quiet();
+    assert!(!temp.exists() && !lease.exists());
+    on(&store, &machine.0, &["push"]).ok().quiet();
+    assert!(files(&machine.0.join("cache/lease")).iter().all(|path| path.ends_with("prune")), "it is given back");
+}
+
+#[test]
 fn push_signs_only_if_it_is_told_to() {
     for store in stores() {
         for layout in LAYOUTS {
