@@ -259,9 +259,10 @@ mod tests {
             assert!(said.contains(why), "{said}");
         };
         refused(&|m| m.frames[1].pack = 2, "no pack");
-        refused(&|m| m.frames[0].raw = pack::FRAME as u32 + 1, "larger");
-        refused(&|m| m.frames[0].len = u32::MAX, "larger");
-        refused(&|m| m.frames = vec![Frame { pack: 1, at: 0, len: pack::FRAME_STORED as u32, raw: 1 }; 1100], "larger");
+        refused(&|m| m.frames[0].raw = pack::FRAME as u32 + 1, "size");
+        refused(&|m| m.frames[0].len = u32::MAX, "size");
+        refused(&|m| m.frames[1].len = 0, "size");
+        refused(&|m| m.frames = vec![Frame { pack: 1, at: 0, len: pack::FRAME_STORED as u32, raw: 1 }; 1100], "size");
         refused(&|m| m.entries[0].place = Some(Place { frame: 2, at: 0 }), "no frame");
         refused(&|m| m.entries[0].known = None, "cannot hold");
         refused(&|m| m.entries = vec![m.entries[0].clone(); 400], "cannot hold");
