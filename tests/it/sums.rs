@@ -422,6 +422,20 @@ fn what_the_database_does_not_know_is_refused_unless_it_is_private() {
 }
 
 #[test]
+fn a_folder_says_nothing_of_what_is_not_in_it() {
+    let scene = Scene::new();
+    let sumdb = scene.tree.root.join("sumdb").join(SumDb::NAME);
+    fs::create_dir_all(&sumdb).unwrap();
+    fs::write(sumdb.join("supported"), "").unwrap();
+    for (end, sure) in [("", true), (",off", false)] {
+        let (home, folder) = (TempDir::new(), format!("--upstream=file://{}{end}", scene.tree.root.display()));
+        let server = scene.serve(&home, &[&folder]);
+        assert_eq!(server.status(&file(0, "zip")), 200, "{}", server.stderr());
+        assert!(home_list(&home).contains("unverified") != sure, "{end}");
+    }
+}
+
+#[test]
 fn offline_nothing_is_held_against_what_cannot_be_checked() {
     let scene = Scene::new();
     let home = TempDir::new();

@@ -414,9 +414,13 @@ impl Database {
             return Err(FetchError::absent(format_args!("{name} is not in the cache, and this is --offline")));
         }
         let route = self.route()?;
+        let (alone, folder) = (route.prefix.is_empty() || self.depot.upstreams.ends_with_off(), route.to.is_folder());
         match self.depot.ask(&route.to, &format!("{}{path}", route.prefix), limit) {
-            Err(FetchError::Failed(..)) if !route.prefix.is_empty() && !self.depot.upstreams.ends_with_off() => {
-                self.depot.ask(&self.direct, path, limit)
+            Err(FetchError::Failed(..)) if !alone => self.depot.ask(&self.direct, path, limit),
+            // nobody has put it there, which says nothing of the database
+            Err(FetchError::Absent(..)) if folder && !alone => self.depot.ask(&self.direct, path, limit),
+            Err(FetchError::Absent(_, why)) if folder && path.starts_with("lookup/") => {
+                Err(FetchError::Failed(502, why))
             }
             asked => asked,
         }

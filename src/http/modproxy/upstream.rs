@@ -113,6 +113,11 @@ impl Upstream {
         Self::new(entry, &netrc::Logins::default())
     }
 
+    /// Whether it has what somebody has put there, and no more.
+    pub fn is_folder(&self) -> bool {
+        matches!(self.entry.url, UpstreamUrl::Dir(_))
+    }
+
     /// Whether it is asked for private modules, or for others.
     fn is_for(&self, private: bool) -> bool {
         if private { self.entry.private } else { self.entry.url != UpstreamUrl::Direct }
