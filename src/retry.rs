@@ -46,7 +46,7 @@ pub fn wait_before_retry(patience: Patience, attempt: u32, failure: Failure, jit
         (Patience::Get, Failure::ConnectionLost | Failure::Busy, 0 | 1) => 100 << attempt,
         (Patience::Get, _, _) => return None,
         (Patience::Upload, _, 0..4) => 200 << (2 * attempt).min(4),
-        (Patience::Beside, _, 0..6) => 50 << attempt.min(3),
+        (Patience::Beside, _, 0..7) => 50 << attempt,
         (Patience::Upload | Patience::Beside, _, _) => return None,
     };
     Some(Duration::from_millis(millis).mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0)))
@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn uploads_are_patient_but_not_for_ever() {
         assert_eq!(total(Patience::Upload, Failure::Busy), (4, Duration::from_millis(200 + 800 + 3200 + 3200)));
-        assert_eq!(total(Patience::Beside, Failure::Busy), (6, Duration::from_millis(50 + 100 + 200 + 3 * 400)));
+        assert_eq!(
+            total(Patience::Beside, Failure::Busy),
+            (7, Duration::from_millis(50 + 100 + 200 + 400 + 800 + 1600 + 3200))
+        );
         for failure in [Failure::TimedOut, Failure::Unreachable, Failure::Fatal] {
             assert_eq!(total(Patience::Upload, failure), (0, Duration::ZERO));
             assert_eq!(total(Patience::Beside, failure), (0, Duration::ZERO));

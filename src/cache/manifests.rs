@@ -55,7 +55,9 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
     let sent = Mutex::default();
     for _ in 0..SAVE_ATTEMPTS {
         // others may have written since we loaded it: merge with what is there now
-        let is_there = |base: &&Arc<Listed>| matches!(bucket.head(key), Ok(Some(head)) if head.etag == base.etag);
+        let is_there = |base: &&Arc<Listed>| {
+            !base.etag.is_empty() && matches!(bucket.head(key), Ok(Some(head)) if head.etag == base.etag)
+        };
         let (manifest, etag) = match left.base.as_ref().filter(is_there) {
             Some(base) => (ours.take().or_else(|| merged(base.manifest.clone())), Some(base.etag.clone())),
             None => match readahead::read(fetcher, key) {

@@ -91,8 +91,9 @@ pub(super) fn execute(config: &PushConfig) -> Result<ExitCode, Error> {
         });
         walked.map_err(|e| local(&e))?;
     }
-    bulk.finish()?;
+    let done = bulk.finish();
     lease.give_back();
+    done?;
     super::print(&format!(
         "{}: sent {}, {}; {} were there, {} left out as too old or too small\n",
         bucket.target(),

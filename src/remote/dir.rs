@@ -1,5 +1,5 @@
-//! A directory as a bucket: a shared disk, or a test. One that is not there is made by the first put, but never
-//! again: it was moved away, or is on a disk that is no longer there, and its place is below another.
+//! A directory as a bucket: a shared disk, or a test. One that is not there is made by the first put, but not
+//! again by that process: it was moved away, or is on a disk that is no longer there, and its place is below another.
 //!
 //! A key is the path below the directory; what stands beside an object (its signature) is in
 //! `<name>.sig`, which is neither a key nor listed. Invariants: objects appear whole or not at all; no key
@@ -86,6 +86,11 @@ impl Dir {
         Ok(())
     }
 
+    /// Whether it was there, and is no longer.
+    fn is_gone(&self) -> bool {
+        self.met.load(Ordering::Relaxed) && !self.root.is_dir()
+    }
+
     fn hung(&self) -> RemoteError {
         io::Error::new(ErrorKind::TimedOut, format!("{}: no answer in time", self.root.display())).into()
     }
@@ -125,6 +130,7 @@ impl Dir {
                     return Err(invalid(format!("{path}: is a symbolic link, which could lead out of the bucket")));
                 }
                 Ok(m) => Some(m),
+                Err(e) if absent(&e) && self.is_gone() => return Err(self.at(&path, e)),
                 Err(e) if absent(&e) => return Ok((self.root.join(key), None)),
                 Err(e) => return Err(self.at(&path, e)),
             };

@@ -289,7 +289,7 @@ impl Remote for S3 {
         }
         let next = xml::text(&page, "NextContinuationToken").filter(|t| !t.is_empty());
         let more = xml::text(&page, "IsTruncated").as_deref() == Some("true");
-        if more && next.is_none() {
+        if more && (next.is_none() || next.as_deref() == from) {
             return Err(RemoteError::Status(200, "a listing that does not go on where it says so".into()));
         }
         for object in xml::elements(&page, "Contents") {

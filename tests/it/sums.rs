@@ -436,6 +436,26 @@ fn a_folder_says_nothing_of_what_is_not_in_it() {
 }
 
 #[test]
+fn an_archive_that_lacks_what_joins_its_tree_to_an_older_one_is_taken_all_the_same() {
+    let mut scene = Scene::new();
+    let dir = TempDir::new();
+    let importer = TempDir::new();
+    for (n, module) in ["m0", "late299"].into_iter().enumerate() {
+        if n > 0 {
+            scene.grow("late", 300);
+        }
+        let (exporter, file) = (TempDir::new(), dir.join(&format!("{n}.tar.zst")).display().to_string());
+        let upstream = format!("--upstream={}", scene.upstream.url());
+        let sumdb = format!("--sumdb={}={}", scene.database.key, scene.between.url());
+        let module = format!("example.com/{module}@v1.0.0");
+        super::modules::command(&exporter, &["fetch", &upstream, &sumdb, &module]).ok();
+        super::modules::command(&exporter, &["export", &sumdb, &file]).ok();
+        let out = super::modules::command(&importer, &["import", "--offline", &sumdb, &file]).ok();
+        assert_eq!(out.stdout.contains("unverified"), n > 0, "{}", out.describe());
+    }
+}
+
+#[test]
 fn offline_nothing_is_held_against_what_cannot_be_checked() {
     let scene = Scene::new();
     let home = TempDir::new();

@@ -221,7 +221,7 @@ impl Database {
             if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, larger)) {
                 return Ok(larger.clone());
             }
-            // what another process has seen meanwhile is no other tree, nor is a larger one written over
+            // what another process has seen meanwhile is no other tree, and a larger one is hardly written over
             if let Some(current) = &current
                 && let Some(kept) = self.kept_head(|tree| *tree != new.tree && *tree != current.tree)
             {
@@ -419,9 +419,7 @@ impl Database {
             Err(FetchError::Failed(..)) if !alone => self.depot.ask(&self.direct, path, limit),
             // nobody has put it there, which says nothing of the database
             Err(FetchError::Absent(..)) if folder && !alone => self.depot.ask(&self.direct, path, limit),
-            Err(FetchError::Absent(_, why)) if folder && path.starts_with("lookup/") => {
-                Err(FetchError::Failed(502, why))
-            }
+            Err(FetchError::Absent(_, why)) if folder && !path.contains(".p/") => Err(FetchError::Failed(502, why)),
             asked => asked,
         }
     }

@@ -210,9 +210,12 @@ impl Read for Tee {
         if buf.is_empty() {
             return Ok(0); // which is no end
         }
-        let keeping = self.keeping.take();
-        let n = self.from.read(buf)?;
-        if let Some(mut keeping) = keeping {
+        let n = self.from.read(buf).inspect_err(|e| {
+            if e.kind() != io::ErrorKind::Interrupted {
+                self.keeping = None;
+            }
+        })?;
+        if let Some(mut keeping) = self.keeping.take() {
             match if n == 0 { keeping.finish() } else { keeping.take(&buf[..n]) } {
                 Ok(()) => self.keeping = Some(keeping).filter(|_| n > 0),
                 Err(e) => keeping.lost(&e),

@@ -80,7 +80,7 @@ fn copy(
     let chunked = chunked && length.is_none();
     let mut left = length.unwrap_or(u64::MAX);
     // the head leaves with the first of them
-    let mut piece = vec![0; left.min(SMALL) as usize];
+    let mut piece = vec![0; length.map_or(16 << 10, |n| n.min(SMALL)) as usize];
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match body.read(&mut piece[..want]) {
