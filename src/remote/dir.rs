@@ -192,7 +192,8 @@ impl Dir {
     /// Makes the folder `dir` and what it lies in, but for a root that is gone.
     fn make(&self, dir: &Path) -> io::Result<()> {
         if *dir == *self.root {
-            return if self.met.load(Ordering::Relaxed) { Ok(()) } else { fs::create_dir_all(dir) };
+            let made = || fs::create_dir_all(dir).inspect(|()| self.met.store(true, Ordering::Relaxed));
+            return if self.met.load(Ordering::Relaxed) { Ok(()) } else { made() };
         }
         match fs::create_dir(dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
