@@ -384,17 +384,8 @@ impl Guard {
             let mut outcome = send(&*self.remote);
             counters.requests.inc();
             self.metrics.latency.bucket_request.observe(from.elapsed());
-            let patience = match kind.awaited() {
-                Some(_) => Patience::Get,
-                None if self.state().of(kind.side()).success.is_some_and(|at| at.elapsed() < LATE) => Patience::Beside,
-                None => Patience::Upload,
-            };
-            // where others have failed in vain, trying again would only make them wait
-            let doubtful = || self.state().of(kind.side()).failures > 0;
             if let Err(e) = &outcome
-                && from.elapsed() < if patience == Patience::Get { LATE } else { SLOW }
-                && !(attempt > 0 && doubtful())
-                && let Some(wait) = wait_before_retry(patience, attempt, e.failure(), jitter())
+                && let Some(wait) = self.wait(kind, attempt, from, e)
             {
                 counters.retries.inc();
                 log::debug!("{}: {key}: {e}; trying again", self.name);
@@ -405,6 +396,23 @@ impl Guard {
             return outcome;
         }
         unreachable!("every patience ends")
+    }
+
+    /// How long to wait before a request is sent again that was sent at `from` and failed; `None` where it is not.
+    fn wait(&self, kind: Kind, attempt: u32, from: Instant, e: &RemoteError) -> Option<Duration> {
+        let (failures, success) = {
+            let mut state = self.state();
+            let tally = state.of(kind.side());
+            (tally.failures, tally.success)
+        };
+        let (patience, late) = match kind.awaited() {
+            Some(_) => (Patience::Get, LATE),
+            None if success.is_some_and(|at| at.elapsed() < LATE) => (Patience::Beside, SLOW),
+            None => (Patience::Upload, SLOW),
+        };
+        // where others have failed in vain, trying again would only make them wait
+        let in_vain = attempt > 0 && failures > 0;
+        (from.elapsed() < late && !in_vain).then(|| wait_before_retry(patience, attempt, e.failure(), jitter()))?
     }
 
     /// Counts what came of a request, or has it counted when the body was read.

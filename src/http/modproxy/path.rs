@@ -248,16 +248,13 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 }
 
 /// `module.MatchPrefixPatterns`: whether one of the comma-separated `globs` matches `path` or the
-/// elements that it begins with. A star stands for no slash, and a malformed pattern matches nothing; nor does one
-/// with an exclamation mark before it, which would be turned around.
+/// elements that it begins with. A star stands for no slash, and a malformed pattern matches nothing.
 pub fn matches_prefix(globs: &str, path: &str) -> bool {
-    let globs = globs.split(',').map(|glob| glob.trim().trim_end_matches('/'));
-    globs.filter(|glob| !glob.is_empty() && !glob.starts_with('!')).any(|glob| {
+    globs.split(',').map(|glob| glob.trim().trim_end_matches('/')).filter(|glob| !glob.is_empty()).any(|glob| {
         let mut ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        let end = ends.nth(glob.matches('/').count());
-        // what only the library takes for more than itself
-        let plain = glob.replace("[!", "[\\!").replace('{', "\\{");
-        end.is_some_and(|end| glob_match(plain, &path[..end]))
+        // what means more to the library alone stands for itself
+        let plain = || glob.replace('!', "\\!").replace('{', "\\{");
+        ends.nth(glob.matches('/').count()).is_some_and(|end| glob_match(plain(), &path[..end]))
     })
 }
 

@@ -79,7 +79,7 @@ fn copy(
 ) -> io::Result<bool> {
     let chunked = chunked && length.is_none();
     let mut left = length.unwrap_or(u64::MAX);
-    // the head leaves with the first of them
+    // the head leaves with the first of its bytes
     let mut piece = vec![0; length.map_or(16 << 10, |n| n.min(SMALL)) as usize];
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));

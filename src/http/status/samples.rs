@@ -19,11 +19,14 @@ const KEEP: usize = 361;
 /// One sample is taken in so much time.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// What a sample holds.
+const COLUMNS: usize = 13;
+
 /// The program at one moment: counters since its start, and gauges, by name. First the milliseconds since the
 /// start; then, of the build cache, the module proxy and the reverse proxy, the requests that could be answered
 /// from the cache and those that were; bytes served from it and stored in it; nanoseconds that gets waited for the
 /// bucket; uploads waiting and under way; 1 while the bucket is left alone because it failed; the cache's size.
-pub fn take(sources: &Sources) -> [(&'static str, u64); 13] {
+pub fn take(sources: &Sources) -> [(&'static str, u64); COLUMNS] {
     let Metrics { server, modcache: m, revcache: r, bucket, .. } = &*sources.metrics;
     let queue = sources.uploader.as_ref().map(|u| u.state()).unwrap_or_default();
     [
@@ -44,7 +47,7 @@ pub fn take(sources: &Sources) -> [(&'static str, u64); 13] {
 }
 
 /// What is kept of it.
-pub type Sample = [u64; 13];
+pub type Sample = [u64; COLUMNS];
 
 /// The samples so far.
 pub struct Samples {
