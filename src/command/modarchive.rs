@@ -40,13 +40,15 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     let mut files = BTreeSet::new();
     let walked = proxy.store().each(|kept| files.extend(ModPath::parse(&kept.name).ok().filter(|p| !p.is_mutable())));
     walked.map_err(failed)?;
-    let write = |to: &mut File| -> io::Result<u64> {
-        let (mut lists, mut zips) = (BTreeMap::<_, Vec<_>>::new(), 0);
+    let write = |to: &mut File| -> io::Result<(u64, u64)> {
+        let (mut lists, mut zips, mut gone) = (BTreeMap::<_, Vec<_>>::new(), 0, 0);
         let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);
         proxy.sums(&files, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
         for ModPath { name, module, file, version } in &files {
-            // one that went meanwhile, or is damaged, is no more
-            let Some(blob) = proxy.store().reopen(name) else { continue };
+            let Some(blob) = proxy.store().reopen(name) else {
+                gone += 1;
+                continue;
+            };
             put(&mut out, name, blob.len, blob.file)?;
             match file {
                 ModFile::Info => lists.entry(escape(module)).or_default().push(version),
@@ -59,7 +61,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
             put(&mut out, &format!("{module}/@v/list"), list.len() as u64, list.as_bytes())?;
         }
         out.into_inner()?.finish()?.flush()?;
-        Ok(zips)
+        Ok((zips, gone))
     };
     // /dev/stdout is a link to what it is
     let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
@@ -69,10 +71,14 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
         return Ok(String::new());
     }
     let mut temp = TempFile::create(path.parent().expect("it is absolute")).map_err(failed)?;
-    let zips = write(temp.file()).map_err(failed)?;
+    let (zips, gone) = write(temp.file()).map_err(failed)?;
     let len = temp.file().metadata().map_err(failed)?.len();
     temp.persist(&path).map_err(failed)?;
-    Ok(format!("{}: {}, {}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
+    let lacks = match gone {
+        0 => String::new(),
+        n => format!("; it lacks {}, removed meanwhile or damaged: fetch them again", text::things(n, "file")),
+    };
+    Ok(format!("{}: {}, {}{lacks}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
 }
 
 /// Writes one file.

@@ -19,7 +19,7 @@ pub(super) struct Wants {
     pub(super) mods: BTreeSet<Module>,
     /// Versions yet to be found out: branches, or `latest`.
     pub(super) queries: Vec<Module>,
-    /// What stands for what; an empty version is any, and an empty path is a directory.
+    /// What stands for what; an empty version is any, and an empty path is a directory, or nothing.
     replaced: BTreeMap<Module, Module>,
 }
 
@@ -33,6 +33,8 @@ impl Wants {
                 Some("mod") => {
                     let text = read()?;
                     wants.replaced.extend(replaced(&text));
+                    // what is excluded is as if nobody required it
+                    wants.replaced.extend(listed(&text, "exclude").map(|module| (module, Module::default())));
                     let required: Vec<_> = required(&text).into_iter().filter_map(|m| wants.stand_in(m)).collect();
                     wants.whole.extend(required);
                 }
@@ -90,8 +92,12 @@ pub(super) fn split(word: &str) -> Result<Module, String> {
 
 /// What a go.mod requires.
 pub(super) fn required(text: &str) -> Vec<Module> {
-    let of = |words: Vec<String>| Some((words.first()?.clone(), words.get(1)?.clone()));
-    directives(text, "require").into_iter().filter_map(of).filter(|(_, version)| is_canonical(version)).collect()
+    listed(text, "require").filter(|(_, version)| is_canonical(version)).collect()
+}
+
+/// The modules that each `name` directive is of.
+fn listed(text: &str, name: &str) -> impl Iterator<Item = Module> {
+    directives(text, name).into_iter().filter_map(|words| Some((words.first()?.clone(), words.get(1)?.clone())))
 }
 
 fn replaced(text: &str) -> Vec<(Module, Module)> {

@@ -741,7 +741,8 @@ fn an_export_says_what_is_in_it_and_lists_no_more() {
     }
     let file = dir.join("modules.tar.zst").display().to_string();
     let out = command(&home, &["export", &file]).ok();
-    assert!(out.stdout.contains(": 1 module,"), "{}{}", out.stdout, out.stderr);
+    let said = out.stdout.contains(": 1 module,") && out.stdout.contains("; it lacks 2 files, removed meanwhile");
+    assert!(said, "{}", out.describe());
     // offline, whom nobody may ask is not asked
     let database = Origin::http(|_| answer(500, "", b""));
     let sumdb = format!(
@@ -758,6 +759,24 @@ fn an_export_says_what_is_in_it_and_lists_no_more() {
     command(&other, &["import", off, &file]).ok();
     let server = Server::start(&other, &["--modproxy", off, "--offline"]);
     assert_eq!(server.get("example.com/!upper/m/@v/list"), (200, "v1.0.0\n".into()));
+}
+
+#[test]
+fn what_a_go_mod_excludes_is_as_if_nobody_required_it() {
+    let (dir, home) = (TempDir::new(), TempDir::new());
+    let mut tree = Tree::new(dir.dir("tree"));
+    // the excluded one is gone
+    for (module, requires) in
+        [("dep", ""), ("old", "require example.com/dep v1.0.0"), ("new", "require example.com/dep v1.1.0")]
+    {
+        let text = format!("module example.com/{module}\n\ngo 1.16\n\n{requires}\n");
+        tree.add(&format!("example.com/{module}"), "v1.0.0", &[("go.mod", text.as_bytes()), ("m.go", b"package m\n")]);
+    }
+    let require = "require (\n\texample.com/old v1.0.0\n\texample.com/new v1.0.0\n)\n";
+    let work = home.write("app/go.mod", &format!("module app\n\n{require}\nexclude example.com/dep v1.1.0\n"));
+    let upstream = format!("--upstream=file://{}", tree.root.display());
+    command(&home, &["fetch", "-r", "--mod-verify=off", &upstream, work.to_str().unwrap()]).ok();
+    assert!(kept_files(&home).contains(&"example.com/dep/@v/v1.0.0.zip".to_string()));
 }
 
 #[test]
