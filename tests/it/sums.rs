@@ -575,3 +575,22 @@ fn a_database_that_nobody_has_is_not_supported() {
         assert_eq!(server.status("sumdb/sumdb.test/lookup/example.com/m0@v1.0.0"), 200, "{more:?}");
     }
 }
+
+#[test]
+fn a_database_that_is_not_there_costs_neither_who_asks_nor_the_upstream() {
+    let scene = Scene::new();
+    let home = TempDir::new();
+    scene.between.silence();
+    let server = scene.serve(&home, &[]);
+    let all = || (0..4).flat_map(|n| ["mod", "zip"].map(|kind| file(n, kind)));
+    for file in all() {
+        assert_eq!(server.status(&file), 200);
+    }
+    let (seen, asked) = (scene.upstream.seen().len(), scene.between.origin.seen().len());
+    for _ in 0..5 {
+        all().for_each(|file| assert_eq!(server.status(&file), 200));
+    }
+    // by whoever tries meanwhile whether it is back, and that is one of them at a time
+    let (seen, asked) = (scene.upstream.seen().len() - seen, scene.between.origin.seen().len() - asked);
+    assert!(seen <= 12 && asked <= 12, "{seen} requests to the upstream, {asked} to the database");
+}

@@ -118,8 +118,7 @@ impl ModProxy {
     /// The answer, from the bucket.
     fn take_shared(&self, wanted: &ModPath) -> Option<Blob> {
         let note = Cell::new("");
-        let check =
-            |file: &File| self.check(wanted, file, false).map(|noted| note.set(noted)).map_err(|e| e.to_string());
+        let check = |file: &File| self.check(wanted, file).map(|noted| note.set(noted)).map_err(|e| e.to_string());
         let mut blob = self.depot.store.from_bucket(&wanted.name, wanted.is_mutable(), &check)?;
         if !note.get().is_empty() {
             self.depot.store.set_note(&wanted.name, note.get());
@@ -155,7 +154,7 @@ impl ModProxy {
         let checked = if len == 0 && !wanted.is_mutable() {
             Err(FetchError::refused("it is empty"))
         } else {
-            writer.written().map_err(ours).and_then(|file| self.check(wanted, file, false))
+            writer.written().map_err(ours).and_then(|file| self.check(wanted, file))
         };
         let note = checked.map_err(|e| match e {
             FetchError::Refused(status, why) => {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use self::note::{Record, TreeHead};
-use self::tree::{HASH, Hash, WIDTH, number};
+use self::tree::{HASH, Hash, WIDTH};
 use super::Put;
 use super::depot::Depot;
 use super::path::{check_path, escape, is_canonical, unescape};
@@ -33,7 +33,7 @@ use crate::pool;
 
 /// Bytes of a signed tree head or a record.
 const MAX_NOTE: u64 = 1 << 20;
-/// How long it is taken for granted that no upstream proxies a database.
+/// How long it is taken for granted who is asked for a database.
 const ROUTE_TTL: Duration = Duration::from_secs(600);
 /// Whole tiles that are remembered as right, 8 KiB each.
 const TILES: usize = 1024;
@@ -50,7 +50,8 @@ pub(super) struct Database {
     depot: Arc<Depot>,
     /// The database itself.
     direct: Upstream,
-    route: Mutex<Option<Arc<Route>>>,
+    /// The upstream that is asked in its place, if there is one, and until when.
+    route: Mutex<Option<(Option<Upstream>, Instant)>>,
     /// The largest tree, and when the database was asked for one.
     seen: Mutex<Option<(Arc<Head>, Option<Instant>)>>,
     /// Whole tiles that were found right.
@@ -72,14 +73,6 @@ struct Head {
     tree: TreeHead,
     /// Its tiles that are not whole, once they are known to make it up.
     frontier: Mutex<Option<Arc<[Tile]>>>,
-}
-
-/// Where a database is asked.
-struct Route {
-    to: Upstream,
-    /// What the paths begin with there.
-    prefix: String,
-    until: Option<Instant>,
 }
 
 impl SumDb {
@@ -117,19 +110,20 @@ impl SumDb {
                 Err(why) => refusal(404, format!("not found: {why}\n")),
             };
         }
-        let Some(asked) = Asked::parse(what) else {
-            database.depot.metrics.modcache.path_error.inc();
-            return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
-        };
-        let ttl = (asked == Asked::Latest).then_some(database.depot.ttl);
-        let text = "text/plain; charset=utf-8";
-        let (content_type, outcome) = match asked {
-            Asked::Lookup(module, _) if is_private(&module) => {
+        let (text, mut ttl) = ("text/plain; charset=utf-8", None);
+        let (content_type, outcome) = if what == "latest" {
+            ttl = Some(database.depot.ttl);
+            (text, database.latest().map(|head| head.note.clone().into_bytes()))
+        } else if let Some((module, version)) = module_of(what) {
+            if is_private(&module) {
                 return refusal(404, "not found: a private module, which no public sum database is asked for\n");
             }
-            Asked::Latest => (text, database.latest().map(|head| head.note.clone().into_bytes())),
-            Asked::Lookup(module, version) => (text, database.lookup(&module, &version).map(String::into_bytes)),
-            Asked::Tile(level, n, width) => ("application/octet-stream", database.prefix(level, n, width)),
+            (text, database.lookup(&module, &version).map(String::into_bytes))
+        } else if let Some((level, n, width)) = tree::place(what) {
+            ("application/octet-stream", database.prefix(level, n, width))
+        } else {
+            database.depot.metrics.modcache.path_error.inc();
+            return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
         };
         reply(outcome.map(Body::Bytes), content_type, false, ttl)
     }
@@ -231,7 +225,7 @@ impl Database {
             let now = seen.as_ref().map(|(head, _)| head);
             if now.map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
                 *seen = Some((new.clone(), Some(Instant::now())));
-                drop(seen);
+                // in one go, lest one that is met at the same time be kept over a larger one
                 self.depot.keep(&self.named("latest"), new.note.as_bytes());
                 return Ok(new);
             }
@@ -414,8 +408,9 @@ impl Database {
             return Err(FetchError::absent(format_args!("{name} is not in the cache, and this is --offline")));
         }
         let route = self.route()?;
-        let (alone, folder) = (route.prefix.is_empty() || self.depot.upstreams.ends_with_off(), route.to.is_folder());
-        match self.depot.ask(&route.to, &format!("{}{path}", route.prefix), limit) {
+        let (to, name) = route.as_ref().map_or((&self.direct, path.to_string()), |to| (to, self.named(path)));
+        let (alone, folder) = (route.is_none() || self.depot.upstreams.ends_with_off(), to.is_folder());
+        match self.depot.ask(to, &name, limit) {
             Err(FetchError::Failed(..)) if !alone => self.depot.ask(&self.direct, path, limit),
             // nobody has put it there, which says nothing of the database
             Err(FetchError::Absent(..)) if folder && !alone => self.depot.ask(&self.direct, path, limit),
@@ -442,39 +437,34 @@ impl Database {
         found.or_else(|e| self.current().map(|_| ()).ok_or(e))
     }
 
-    /// Where the database is asked; where that is not known, asks the upstreams, one after the other, whether
+    /// The upstream that the database is asked through; where that is not known, asks one after the other whether
     /// they proxy it, and then the database itself whether it is there.
-    fn route(&self) -> Result<Arc<Route>, FetchError> {
+    pub(super) fn route(&self) -> Result<Option<Upstream>, FetchError> {
         let known = self.route.lock().expect("no holder panics").clone();
-        if let Some(route) = known.filter(|route| route.until.is_none_or(|until| Instant::now() < until)) {
+        if let Some((route, _)) = known.filter(|(_, until)| Instant::now() < *until) {
             return Ok(route);
         }
-        let prefix = format!("sumdb/{}/", self.name);
         let asked = self.depot.upstreams.ask(false, |upstream| {
-            self.depot.ask(upstream, &format!("{prefix}supported"), MAX_NOTE)?;
-            Ok(Route { to: upstream.clone(), prefix: prefix.clone(), until: None })
+            self.depot.ask(upstream, &self.named("supported"), MAX_NOTE).map(|_| upstream.clone())
         });
         let route = match asked {
-            Ok(route) => route,
+            Ok(upstream) => Some(upstream),
             Err(e) if !self.depot.upstreams.ends_with_off() => {
                 let note = self.depot.ask(&self.direct, "latest", MAX_NOTE).map_err(|e| match e {
                     // it is none, or another's
                     FetchError::Absent(_, why) => FetchError::Failed(502, why),
                     failed => failed,
                 })?;
-                let is_one = String::from_utf8(note).is_ok_and(|note| note::open(&note, &self.name, &self.key).is_ok());
-                if !is_one {
+                if !String::from_utf8(note).is_ok_and(|note| self.head(note).is_ok()) {
                     let why = format!("{}: no tree head of {} ({e})", self.direct, self.name);
                     return Err(FetchError::Refused(502, why));
                 }
-                let until = Some(Instant::now() + ROUTE_TTL);
-                Route { to: self.direct.clone(), prefix: String::new(), until }
+                None
             }
             // this says nothing of a module
             Err(e) => return Err(FetchError::Failed(502, e.to_string())),
         };
-        let route = Arc::new(route);
-        *self.route.lock().expect("no holder panics") = Some(route.clone());
+        *self.route.lock().expect("no holder panics") = Some((route.clone(), Instant::now() + ROUTE_TTL));
         Ok(route)
     }
 
@@ -497,39 +487,12 @@ fn hash_at(tile: &[u8], n: u64) -> Hash {
     tile[at..at + HASH].try_into().expect("a hash's length")
 }
 
-/// What is asked of a database.
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    /// The signed tree head.
-    Latest,
-    /// The record of a module's version.
-    Lookup(String, String),
-    /// A tile of hashes: level, place, width.
-    Tile(u8, u64, u64),
-}
-
-impl Asked {
-    fn parse(what: &str) -> Option<Self> {
-        if what == "latest" {
-            return Some(Asked::Latest);
-        }
-        if let Some(lookup) = what.strip_prefix("lookup/") {
-            let (module, version) = lookup.split_once('@')?;
-            let (module, version) = (unescape(module)?, unescape(version)?);
-            check_path(&module).ok()?;
-            return is_canonical(&version).then_some(Asked::Lookup(module, version));
-        }
-        // tile/8/L/K[.p/W], K in groups of three digits, x before all but the last
-        let (level, place) = what.strip_prefix("tile/8/")?.split_once('/')?;
-        let (place, width) = match place.split_once(".p/") {
-            Some((place, width)) => (place, number(width, WIDTH - 1).filter(|w| *w > 0)?),
-            None => (place, WIDTH),
-        };
-        let digits: String = place.split('/').map(|group| group.trim_start_matches('x')).collect();
-        let n = digits.parse::<u64>().ok().filter(|n| *n < 1 << 48)?;
-        let level = number(level, 7)? as u8;
-        (tree::path(level, n, width) == what).then_some(Asked::Tile(level, n, width))
-    }
+/// The module and version that a path asks for.
+fn module_of(what: &str) -> Option<(String, String)> {
+    let (module, version) = what.strip_prefix("lookup/")?.split_once('@')?;
+    let (module, version) = (unescape(module)?, unescape(version)?);
+    check_path(&module).ok()?;
+    is_canonical(&version).then_some((module, version))
 }
 
 #[cfg(test)]
@@ -538,21 +501,10 @@ mod tests {
 
     #[test]
     fn paths() {
-        assert_eq!(Asked::parse("latest"), Some(Asked::Latest));
-        assert_eq!(
-            Asked::parse("lookup/github.com/!burnt!sushi/toml@v0.3.1"),
-            Some(Asked::Lookup("github.com/BurntSushi/toml".into(), "v0.3.1".into()))
-        );
-        assert_eq!(Asked::parse("tile/8/0/x001/x234/067"), Some(Asked::Tile(0, 1_234_067, 256)));
-        assert_eq!(Asked::parse("tile/8/1/005.p/7"), Some(Asked::Tile(1, 5, 7)));
-        for bad in [
-            "", "supported/x", "latest/", "lookup/", "lookup/a.b/c", "lookup/a.b/c@master", "lookup/a.b/C@v1.0.0",
-            "lookup/../x@v1.0.0", "tile/8/0", "tile/0/0/000", "tile/31/0/000", "tile/8/64/000", "tile/8/0/0000",
-            "tile/8/0/x00/000", "tile/8/0/x000", "tile/8/0/000/x", "tile/8/0/000.p", "tile/8/0/000.p/0",
-            "tile/8/0/000.p/256", "tile/08/0/000", "tile/8/0/..", "tile/8/0/x000/001", "tile/8/0/-01", "tile/4/0/000",
-            "tile/8/data/000",
-        ] {
-            assert_eq!(Asked::parse(bad), None, "{bad}");
+        let module = module_of("lookup/github.com/!burnt!sushi/toml@v0.3.1");
+        assert_eq!(module, Some(("github.com/BurntSushi/toml".into(), "v0.3.1".into())));
+        for bad in ["lookup/", "lookup/a.b/c", "lookup/a.b/c@master", "lookup/a.b/C@v1.0.0", "lookup/../x@v1.0.0"] {
+            assert_eq!(module_of(bad), None, "{bad}");
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::store::Blob;
 pub(crate) const UNVERIFIED: &str = "unverified";
 /// For so long a database that gave no answer is not asked by those who wait for it,
 const DOWN: Duration = Duration::from_secs(60);
-/// unless it took no longer than this to give none: that may be so of one module alone.
+/// unless it took no longer than this to give none, and is there: that may be so of one module alone.
 const QUICK: Duration = Duration::from_secs(5);
 /// It is tried again after this, then after twice as long, and so on to the second.
 const TRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
@@ -96,9 +96,9 @@ impl ModProxy {
         let _ = thread::Builder::new().name("lookup".into()).spawn(look);
     }
 
-    /// Whether `file` is fit to be kept as `wanted`, and what is to be noted of it. Only who is `patient`
-    /// waits for a database that gave no answer lately.
-    pub(super) fn check(&self, wanted: &ModPath, file: &File, patient: bool) -> Result<&'static str, FetchError> {
+    /// Whether `file` is fit to be kept as `wanted`, and what is to be noted of it. A database that gave no
+    /// answer lately is not waited for.
+    pub(super) fn check(&self, wanted: &ModPath, file: &File) -> Result<&'static str, FetchError> {
         let ModPath { module, version, .. } = wanted;
         let hash = match wanted.file {
             ModFile::List => check_list(file),
@@ -113,18 +113,27 @@ impl ModProxy {
             let unverified = wanted.summed().is_some() && !self.is_exempt(module);
             return Ok(if unverified { UNVERIFIED } else { "" });
         };
-        if !patient && self.verifier.is_down() {
+        if self.verifier.is_down() {
             return Ok(UNVERIFIED);
         }
-        let (name, begun) = (&database.name, Instant::now());
+        match self.verdict(wanted, database, what)? {
+            None => Ok(UNVERIFIED),
+            Some(right) if right == hash => Ok(""),
+            Some(right) => {
+                let name = &database.name;
+                let why = format!("{module}@{version}{what} is {hash}, and the sum database {name} has {right}");
+                Err(FetchError::refused(why))
+            }
+        }
+    }
+
+    /// The hash that the database has of `wanted`; `None` where it gives no answer.
+    fn verdict(&self, wanted: &ModPath, database: &Database, what: &str) -> Result<Option<String>, FetchError> {
+        let (ModPath { module, version, .. }, name, begun) = (wanted, &database.name, Instant::now());
         match database.hash(module, version, what) {
             Ok(right) => {
                 self.verifier.set_down(false);
-                if right == hash {
-                    return Ok("");
-                }
-                let why = format!("{module}@{version}{what} is {hash}, and the sum database {name} has {right}");
-                Err(FetchError::refused(why))
+                Ok(Some(right))
             }
             Err(FetchError::Absent(status, why)) if !self.depot.offline => Err(FetchError::Refused(
                 403,
@@ -133,14 +142,14 @@ impl ModProxy {
                      if it is private, name it in --mod-private"
                 ),
             )),
-            Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.offline => Ok(UNVERIFIED),
+            Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.offline => Ok(None),
             Err(FetchError::Absent(_, why) | FetchError::Failed(_, why)) => {
-                self.verifier.set_down(begun.elapsed() > QUICK);
+                self.verifier.set_down(begun.elapsed() > QUICK || database.route().is_err());
                 let silent = &self.verifier.silent;
                 silent.tell(format_args!(
                     "the sum database {name} gives no answer ({why}): modules are kept unverified until it does"
                 ));
-                Ok(UNVERIFIED)
+                Ok(None)
             }
             Err(refused) => Err(refused),
         }
@@ -151,17 +160,22 @@ impl ModProxy {
         if found.note != UNVERIFIED || self.judge(wanted).is_none() || self.depot.offline {
             return Ok(found);
         }
-        if self.verifier.is_down() || !self.compare(wanted, false)? {
+        if self.verifier.is_down() || !self.compare(wanted)? {
             self.postpone(wanted);
         }
         Ok(found)
     }
 
     /// Compares what is kept: `false` where there is no answer. What is wrong goes.
-    fn compare(&self, wanted: &ModPath, patient: bool) -> Result<bool, FetchError> {
+    fn compare(&self, wanted: &ModPath) -> Result<bool, FetchError> {
         // what could not be kept has passed once, and that is all
         let Some(blob) = self.depot.store.reopen(&wanted.name) else { return Ok(true) };
-        match self.check(wanted, &blob.file, patient) {
+        // asked first: a zip is read through only where there is something to compare it with
+        let verdict = self.judge(wanted).map(|(database, what)| self.verdict(wanted, database, what));
+        if matches!(verdict, Some(Ok(None))) {
+            return Ok(false);
+        }
+        match self.check(wanted, &blob.file) {
             Ok(UNVERIFIED) => Ok(false),
             Ok(note) => {
                 self.depot.store.set_note(&wanted.name, note);
@@ -194,7 +208,7 @@ impl ModProxy {
             wait = (wait * 2).min(TRY.1);
             let all = self.verifier.pending.lock().expect("no holder panics").clone();
             for wanted in all {
-                match self.compare(&wanted, true) {
+                match self.compare(&wanted) {
                     Ok(false) if self.verifier.is_down() => break,
                     // of this one, no answer came
                     Ok(false) => continue,

@@ -62,6 +62,20 @@ pub(super) fn path(level: u8, n: u64, width: u64) -> String {
     format!("tile/8/{level}/{place}{part}")
 }
 
+/// What such a path is of: level, place, width.
+pub(super) fn place(tile: &str) -> Option<(u8, u64, u64)> {
+    // tile/8/L/K[.p/W], K in groups of three digits, x before all but the last
+    let (level, place) = tile.strip_prefix("tile/8/")?.split_once('/')?;
+    let (place, width) = match place.split_once(".p/") {
+        Some((place, width)) => (place, number(width, WIDTH - 1).filter(|w| *w > 0)?),
+        None => (place, WIDTH),
+    };
+    let digits: String = place.split('/').map(|group| group.trim_start_matches('x')).collect();
+    let n = digits.parse::<u64>().ok().filter(|n| *n < 1 << 48)?;
+    let level = number(level, 7)? as u8;
+    (path(level, n, width) == tile).then_some((level, n, width))
+}
+
 /// A decimal number without leading zeros, at most `most`.
 pub(super) fn number(digits: &str, most: u64) -> Option<u64> {
     let plain =
@@ -105,5 +119,17 @@ mod tests {
     fn places() {
         assert_eq!(path(0, 1_234_067, 256), "tile/8/0/x001/x234/067");
         assert_eq!(path(1, 5, 7), "tile/8/1/005.p/7");
+        assert_eq!(
+            (place("tile/8/0/x001/x234/067"), place("tile/8/1/005.p/7")),
+            (Some((0, 1_234_067, 256)), Some((1, 5, 7)))
+        );
+        for bad in [
+            "", "latest", "tile/8/0", "tile/0/0/000", "tile/31/0/000", "tile/8/64/000", "tile/8/0/0000",
+            "tile/8/0/x00/000", "tile/8/0/x000", "tile/8/0/000/x", "tile/8/0/000.p", "tile/8/0/000.p/0",
+            "tile/8/0/000.p/256", "tile/08/0/000", "tile/8/0/..", "tile/8/0/x000/001", "tile/8/0/-01", "tile/4/0/000",
+            "tile/8/data/000",
+        ] {
+            assert_eq!(place(bad), None, "{bad}");
+        }
     }
 }
