@@ -1,4 +1,4 @@
-//! A bounded pool of named worker threads.
+//! A bounded pool of named worker threads; threads that each talk with one client.
 //!
 //! Invariants: a job waits only while `limit` others run; threads are started as jobs need them,
 //! so that a quiet session has few; the queue is bounded, and a full one makes the submitter wait.
@@ -8,6 +8,7 @@
 //! spin before they sleep, which costs a warm build as much processor time as all of its gets.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -131,6 +132,39 @@ impl Queue {
             }
         }
     }
+}
+
+/// Those that talk with clients.
+pub type Threads = Vec<JoinHandle<()>>;
+
+/// Has `accept` begin a thread for each client until it has `stopped`; these threads. Where that fails, which is
+/// warned of once, `wait` sees to it that it may go better.
+pub fn accept_all(
+    what: &str,
+    stopped: impl Fn() -> bool,
+    accept: impl Fn() -> io::Result<JoinHandle<()>>,
+    wait: impl Fn(),
+) -> Threads {
+    let (mut threads, mut troubled) = (Threads::new(), false);
+    while !stopped() {
+        match accept() {
+            Ok(thread) => {
+                troubled = false;
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            // the client gave up before we came
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(_) if stopped() => {}
+            Err(e) => {
+                if !std::mem::replace(&mut troubled, true) {
+                    log::warn!("cannot accept {what}, trying again: {e}");
+                }
+                wait();
+            }
+        }
+    }
+    threads
 }
 
 #[cfg(test)]

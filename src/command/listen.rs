@@ -19,6 +19,7 @@ use crate::config::PluginAddr;
 use crate::error::Error;
 use crate::http::server::{Open, ServerLimits};
 use crate::platform::{self, UnixListener};
+use crate::pool::{Threads, accept_all};
 use crate::session::{self, Options};
 
 /// How long sessions whose input was ended may take to end: their manifests are written meanwhile.
@@ -56,8 +57,6 @@ pub struct Listener {
     acceptor: Mutex<Option<JoinHandle<Threads>>>,
 }
 
-type Threads = Vec<JoinHandle<()>>;
-
 impl Listener {
     /// Binds `addr` and starts to accept clients of `stack`. `default_scope` is that of clients
     /// which name none.
@@ -85,7 +84,7 @@ impl Listener {
 
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
-        self.open.state().open
+        self.open.state().0
     }
 
     /// Stops accepting, waits for the sessions to end until `deadline`, then ends their input and
@@ -115,22 +114,10 @@ impl Listener {
 
     /// Accepts until the listener stops; the threads of the sessions.
     fn accept(&self, stack: &Arc<Stack>, default_scope: Option<&str>) -> Threads {
-        let mut threads = Threads::new();
-        loop {
-            let accepted = self.socket.accept(|| self.stopping.load(Ordering::SeqCst));
-            if self.stopping.load(Ordering::SeqCst) {
-                return threads;
-            }
-            threads.retain(|thread| !thread.is_finished());
-            match accepted.and_then(|conn| self.begin(conn, stack, default_scope)) {
-                Ok(thread) => threads.push(thread),
-                // out of descriptors or threads: some end soon, perhaps
-                Err(e) => {
-                    log::warn!("a plugin client was turned away: {e}");
-                    thread::sleep(Duration::from_millis(200));
-                }
-            }
-        }
+        let stopped = || self.stopping.load(Ordering::SeqCst);
+        let begin = || self.begin(self.socket.accept(stopped)?, stack, default_scope);
+        // out of descriptors or threads: some end soon, perhaps
+        accept_all("a plugin client", stopped, begin, || thread::sleep(Duration::from_millis(200)))
     }
 
     fn begin(&self, conn: TcpStream, stack: &Arc<Stack>, default_scope: Option<&str>) -> io::Result<JoinHandle<()>> {

@@ -104,7 +104,7 @@ pub struct Reply {
     pub status: u16,
     /// Headers, without those that frame the body (Content-Length, Transfer-Encoding, Connection).
     pub headers: Vec<Header>,
-    /// The headers of an answer that another server made, in their place; without those for one hop.
+    /// Those of an answer that another server made, without those for one hop: what a server says of itself is not added.
     pub proxied: Option<Box<HeaderMap>>,
     /// The body; dropped unsent for HEAD, 204 and 304, its length told all the same.
     pub body: Body,
@@ -143,6 +143,7 @@ pub(super) fn head_of(reply: &Reply, last: &str) -> Vec<u8> {
     if let Some(headers) = &reply.proxied {
         // tiny_http's values are ASCII, and it adds a Date
         head.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", status.0, status.default_reason_phrase()).as_bytes());
+        reply.headers.iter().for_each(|header| head.extend_from_slice(format!("{header}\r\n").as_bytes()));
         for (name, value) in &**headers {
             head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }

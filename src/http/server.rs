@@ -25,6 +25,7 @@ use super::exchange::Handler;
 use super::reloaded::Reloaded;
 use super::socket::Stream;
 use crate::platform;
+use crate::pool::{Threads, accept_all};
 
 pub use self::conn::serve;
 pub use self::head::Context;
@@ -33,8 +34,6 @@ pub use super::socket::{Open, ServerLimits};
 /// Stack of a connection's thread: TLS to an upstream is the deepest that happens on one. Untouched
 /// pages cost nothing.
 const STACK: usize = 256 << 10;
-
-type Threads = Vec<JoinHandle<()>>;
 
 /// Answers the requests of one connection, to its end.
 type Converse = dyn Fn(Stream, SocketAddr) + Send + Sync;
@@ -96,7 +95,7 @@ impl Server {
         let threads = join(acceptor).unwrap_or_default();
         let grace = self.open.limits.grace;
         if !self.open.wait_closed(grace) {
-            log::warn!("{} HTTP connections were cut off: not done within {grace:?}", self.open.state().open);
+            log::warn!("{} HTTP connections were cut off: not done within {grace:?}", self.open.state().0);
             self.open.cut_off();
         }
         if self.open.wait_closed(Duration::from_secs(2)) {
@@ -118,8 +117,9 @@ impl Drop for Server {
 /// Accepts until the server stops, each connection as soon as there is room, and has threads of their own
 /// `converse` with them; these threads.
 fn accept(open: &Arc<Open>, listener: &TcpListener, converse: &Arc<Converse>) -> Threads {
-    let (mut threads, mut troubled) = (Threads::new(), false);
-    let admit = |(tcp, peer)| {
+    let admit = || {
+        let client = platform::await_client(listener, || open.is_stopping()).and_then(|()| listener.accept());
+        let (tcp, peer) = client?;
         let (entry, converse) = (open.admit(tcp)?, converse.clone());
         spawn(format!("http-{}", entry.id), move || {
             // an error says that the client is gone already
@@ -128,26 +128,7 @@ fn accept(open: &Arc<Open>, listener: &TcpListener, converse: &Arc<Converse>) ->
             }
         })
     };
-    while !open.is_stopping() {
-        let client = platform::await_client(listener, || open.is_stopping()).and_then(|()| listener.accept());
-        match client.and_then(admit) {
-            Ok(thread) => {
-                troubled = false;
-                threads.retain(|thread| !thread.is_finished());
-                threads.push(thread);
-            }
-            // the client gave up before we came
-            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
-            Err(_) if open.is_stopping() => {}
-            Err(e) => {
-                if !std::mem::replace(&mut troubled, true) {
-                    log::warn!("cannot accept an HTTP connection, trying again: {e}");
-                }
-                open.make_room();
-            }
-        }
-    }
-    threads
+    accept_all("an HTTP connection", || open.is_stopping(), admit, || open.make_room())
 }
 
 fn spawn<T: Send + 'static>(name: String, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {

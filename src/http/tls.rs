@@ -41,13 +41,12 @@ use crate::bounded::Bounded;
 use crate::config::AuthorityConfig;
 use crate::platform::{DirBuilderExt, make_private, mode};
 
-const DAY: Duration = Duration::from_secs(86_400);
 /// How long the authority's certificate is valid.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * 86_400);
 /// It is renewed when less than this is left of it.
 const AUTHORITY_RENEW: Duration = Duration::from_secs(60 * 86_400);
 /// How long a host's certificate is valid.
-const HOST_LIFE: Duration = DAY;
+const HOST_LIFE: Duration = Duration::from_secs(86_400);
 /// Certificates are valid from this long before they are made, for clients whose clock is behind.
 const SLACK: Duration = Duration::from_secs(3600);
 /// What comes before the end of the authority's certificate, in the first line of its file.

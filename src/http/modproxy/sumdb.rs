@@ -429,12 +429,11 @@ impl Database {
 
     /// Whether clients are answered: where somebody is there to be asked, or something was kept.
     fn is_supported(&self) -> Result<(), FetchError> {
-        let found = if self.depot.offline {
-            Err(FetchError::Absent(404, "nothing of this database is kept".into()))
-        } else {
-            self.route().map(|_| ())
-        };
-        found.or_else(|e| self.current().map(|_| ()).ok_or(e))
+        match self.current() {
+            Some(_) => Ok(()),
+            None if self.depot.offline => Err(FetchError::Absent(404, "nothing of this database is kept".into())),
+            None => self.route().map(|_| ()),
+        }
     }
 
     /// The upstream that the database is asked through; where that is not known, asks one after the other whether

@@ -45,10 +45,7 @@ impl Outcome {
 
 /// A line of text of ours.
 pub fn text(status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
-    let mut reply = Reply::status(status).body(Body::Bytes(format!("{text}\n").into_bytes()));
-    let plain = ("content-type".parse().expect("it is a name"), value("text/plain; charset=utf-8"));
-    reply.proxied = Some(Box::new(HeaderMap::from_iter([plain])));
-    (reply, Outcome::Uncached)
+    (Reply::text(status, format!("{text}\n")), Outcome::Uncached)
 }
 
 /// A kept body, open.

@@ -263,7 +263,7 @@ fn clients_that_say_nothing_or_little_do_not_hold_up_others() {
     }
     assert!(exchange(&server, &format!("GET /in-between HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/in-between "));
     // dribblers are cut off, those that say nothing may stay
-    until("250 connections left", || server.open.state().open == 250);
+    until("250 connections left", || server.open.state().0 == 250);
     others[0].write_all(format!("GET /late HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).unwrap();
     let mut got = String::new();
     others[0].read_to_string(&mut got).unwrap();
@@ -298,9 +298,9 @@ fn at_the_cap_the_longest_idle_makes_room() {
     let limits = ServerLimits { max_connections: 16, ..ServerLimits::default() };
     let server = serve_with(limits, echo);
     let mut first = connect(&server);
-    until("the first is in", || server.open.state().waiting == 1);
+    until("the first is in", || server.open.state().1 == 1);
     let others: Vec<_> = (0..15).map(|_| connect(&server)).collect();
-    until("all are in", || server.open.state().waiting == 16);
+    until("all are in", || server.open.state().1 == 16);
     assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
     assert_eq!(first.read(&mut [0]).unwrap(), 0, "the oldest was closed");
     drop(others);
@@ -343,7 +343,7 @@ fn stop_lets_answers_finish_and_frees_the_port() {
         assert!(got.contains("Connection: close\r\n") && got.ends_with("GET /slow "), "{got}");
     });
     assert!(TcpStream::connect(addr).is_err());
-    assert_eq!(server.open.state().open, 0);
+    assert_eq!(server.open.state().0, 0);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn stop_is_bounded() {
     socket.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     read_until(&mut socket, "xxx");
     server.stop();
-    assert_eq!(server.open.state().open, 0);
+    assert_eq!(server.open.state().0, 0);
 }
 
 #[test]
@@ -417,12 +417,12 @@ fn heads_and_bodies_that_drip_are_ended() {
         let begun = Instant::now();
         let mut socket = connect(&server);
         socket.write_all(text.as_bytes()).unwrap();
-        until("the connection to be taken", || server.open.state().open == 1);
+        until("the connection to be taken", || server.open.state().0 == 1);
         // each byte comes long before a pause would be too long
         until("the connection's end", || {
             std::thread::sleep(brief / 20);
             let _ = socket.write_all(b"x"); // refused once the server has closed
-            server.open.state().open == 0
+            server.open.state().0 == 0
         });
         assert!(begun.elapsed() >= brief, "{text:?}: ended after {:?}", begun.elapsed());
     }
@@ -456,7 +456,7 @@ fn readers_that_stop_are_cut_off_and_fair_ones_are_not() {
             std::thread::sleep(Duration::from_millis(4));
         }
         assert!(got >= LEN, "{path}: {got} bytes");
-        until("the cut", || server.open.state().open == 0);
+        until("the cut", || server.open.state().0 == 0);
         let mut rest = Vec::new();
         let end = stopped.read_to_end(&mut rest);
         assert!(end.is_err() || rest.len() < LEN, "{path}: it came all the same");
@@ -485,7 +485,7 @@ fn an_answer_under_way_is_never_cut_to_make_room() {
     }
     let crowd: Vec<_> = (0..50).map(|_| connect(&server)).collect();
     assert!(exchange(&server, &format!("GET /new HTTP/1.1\r\n{CLOSE}\r\n")).ends_with("/new "));
-    assert!(server.open.state().open <= 18, "{:?}", server.open.state());
+    assert!(server.open.state().0 <= 18, "{:?}", server.open.state());
     // with all places taken by answers the next one waits for an end
     let mut last = connect(&server);
     last.write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();

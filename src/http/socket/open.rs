@@ -50,15 +50,6 @@ impl Default for ServerLimits {
     }
 }
 
-/// How the server is doing, for the status page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerState {
-    /// Connections open.
-    pub open: usize,
-    /// Those without a whole request at present.
-    pub waiting: usize,
-}
-
 /// Tunnels and upgraded connections at a time; half as many as may wait for upstreams, where that is less.
 const MAX_TUNNELS: usize = 128;
 /// How long who waits for room sleeps before it looks again.
@@ -161,11 +152,11 @@ impl Open {
             .bound(MAX_TUNNELS.min(self.limits.max_waiting / 2), dismiss(|state| matches!(state, State::TakenOver(_))));
     }
 
-    /// How it is doing.
-    pub fn state(&self) -> ServerState {
+    /// How many are open, and how many of them are without a whole request at present.
+    pub fn state(&self) -> (usize, usize) {
         let table = self.lock();
         let waiting = table.slots.values().filter(|slot| matches!(slot.state, State::Waiting(_))).count();
-        ServerState { open: table.slots.len(), waiting }
+        (table.slots.len(), waiting)
     }
 
     /// From now on nobody is admitted, and connections leave as soon as no answer is under way.

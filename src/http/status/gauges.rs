@@ -11,15 +11,9 @@ use crate::cache::size::Size;
 use crate::platform;
 use crate::text;
 
-/// A value that is not counted: it may fall, or comes from elsewhere.
-pub struct Gauge {
-    /// The name for Prometheus; one that ends in `_total` is a counter.
-    pub name: &'static str,
-    /// One line for people.
-    pub help: &'static str,
-    /// A number, a truth, or null where there is nothing to say.
-    pub value: Value,
-}
+/// A value that is not counted, for it may fall or comes from elsewhere: the name for Prometheus, where one that
+/// ends in `_total` is a counter; one line for people; a number, a truth, or null where there is nothing to say.
+pub type Gauge = (&'static str, &'static str, Value);
 
 /// All gauges.
 pub fn list(sources: &Sources) -> Vec<Gauge> {
@@ -35,16 +29,16 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
     let cpu = platform::processor_time().map(|time| time.as_secs_f64());
     let files = fs::read_dir("/proc/self/fd").ok().map(|d| d.count());
     let (waiting, waiting_most) = sources.metrics.waiting.state();
-    let (http, http_most) = (sources.open.state(), sources.open.limits.max_connections);
+    let ((open, idle), open_most) = (sources.open.state(), sources.open.limits.max_connections);
     let help_available = "1 while requests are sent to the bucket, 0 while it is left alone.";
     [
         ("gocache_sessions", "Plugin clients connected.", json!((sources.sessions)())),
         ("gocache_upload_waiting", "Uploads waiting in memory.", json!(queue.waiting)),
         ("gocache_upload_busy", "Uploads under way.", json!(queue.busy)),
         ("gocache_cache_bytes", "Size of the cache directory, about.", json!(Size::read(&sources.cache_dir))),
-        ("gocache_http_connections", "HTTP connections open.", json!(http.open)),
-        ("gocache_http_connections_max", "HTTP connections that may be open.", json!(http_most)),
-        ("gocache_http_idle", "HTTP connections without a whole request.", json!(http.waiting)),
+        ("gocache_http_connections", "HTTP connections open.", json!(open)),
+        ("gocache_http_connections_max", "HTTP connections that may be open.", json!(open_most)),
+        ("gocache_http_idle", "HTTP connections without a whole request.", json!(idle)),
         ("gocache_http_waiting", "HTTP requests that wait for upstreams.", json!(waiting)),
         ("gocache_http_waiting_max", "HTTP requests that may wait for upstreams.", json!(waiting_most)),
         ("gocache_disk_bytes", "Size of the cache directory's disk.", json!(disk.map(|d| d.1))),
@@ -58,15 +52,14 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
         ("process_max_fds", "Files that may be open.", json!(platform::max_files())),
         ("process_threads", "Threads.", json!(field("Threads:"))),
     ]
-    .map(|(name, help, value)| Gauge { name, help, value })
     .into()
 }
 
 /// `/debug/vars`: the counters under the reference program's names, what Go programs publish, and
 /// the gauges as `status`.
 pub fn expvar(sources: &Sources) -> Value {
-    let name = |gauge: &Gauge| gauge.name.strip_prefix("gocache_").unwrap_or(gauge.name).to_string();
-    let mut status: Map<_, _> = list(sources).into_iter().map(|g| (name(&g), g.value)).collect();
+    let name = |name: &str| name.strip_prefix("gocache_").unwrap_or(name).to_string();
+    let mut status: Map<_, _> = list(sources).into_iter().map(|gauge| (name(gauge.0), gauge.2)).collect();
     status.insert("version".to_string(), env!("CARGO_PKG_VERSION").into());
     status.insert("uptime_seconds".to_string(), sources.started.elapsed().unwrap_or_default().as_secs_f64().into());
     let mut vars = sources.metrics.to_json();

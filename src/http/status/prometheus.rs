@@ -41,7 +41,7 @@ pub fn render(metrics: &Metrics, gauges: &[Gauge]) -> String {
     }
     header(&mut out, "gocache_build_info", "The program's version.", "gauge");
     let _ = writeln!(out, "gocache_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
-    for Gauge { name, help, value } in gauges {
+    for (name, help, value) in gauges {
         let truth = value.as_bool().map(|b| f64::from(u8::from(b)));
         let Some(value) = value.as_f64().or(truth) else { continue };
         header(&mut out, name, help, if name.ends_with("_total") { "counter" } else { "gauge" });
@@ -78,7 +78,7 @@ mod tests {
         m.modcache.get_request.add(u64::MAX);
         m.bucket.wait_nanos.add(1_500_000_000);
         m.latency.get.observe(Duration::from_millis(2));
-        let gauge = |name, value| Gauge { name, help: "Help.", value };
+        let gauge = |name, value| (name, "Help.", value);
         let text = render(&m, &[gauge("on", true.into()), gauge("n_total", 2.5.into()), gauge("none", Value::Null)]);
         assert!(!text.contains("none"));
         for want in [

@@ -82,7 +82,7 @@ fn the_key_is_private_and_kept() {
     let key = dir.0.join("ca-key.pem");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     let (key_text, cert) = (fs::read(&key).unwrap(), fs::read(first.cert_path()).unwrap());
-    let again = open(&dir, now + DAY).unwrap();
+    let again = open(&dir, now + HOST_LIFE).unwrap();
     assert_eq!(fs::read(&key).unwrap(), key_text);
     assert_eq!(fs::read(again.cert_path()).unwrap(), cert);
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2, "no temporary file stays");
@@ -99,7 +99,7 @@ fn the_key_is_private_and_kept() {
 #[test]
 fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
     let dir = Dir::new("renew");
-    let long_ago = SystemTime::now() - (AUTHORITY_LIFE - AUTHORITY_RENEW + DAY);
+    let long_ago = SystemTime::now() - (AUTHORITY_LIFE - AUTHORITY_RENEW + HOST_LIFE);
     let old = open(&dir, long_ago).unwrap();
     let old_ca = fs::read(old.cert_path()).unwrap();
     // a running server renews when it next signs
@@ -119,7 +119,7 @@ fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
     let (line, rest) = whole.split_once('\n').unwrap();
     assert!(line.starts_with(ENDS) && rest.starts_with("# for example.com, 127.0.0.1, ::1\n-----BEGIN"), "{whole}");
     let pem = rest.split_once('\n').unwrap().1;
-    let soon = Timestamp::try_from(now + AUTHORITY_RENEW - DAY).unwrap();
+    let soon = Timestamp::try_from(now + AUTHORITY_RENEW - HOST_LIFE).unwrap();
     for bad in [
         pem.to_string(),
         format!("{ENDS}{soon}\n{rest}"),
