@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Work under way, by key. `T` is what the others are told of its outcome.
 pub struct Flights<K, T = ()> {
@@ -54,20 +54,12 @@ impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
                 }
             }
         };
-        let deadline = patience.map(|p| Instant::now() + p);
-        let mut state = lock(&flight.state);
-        loop {
-            if let State::Landed(outcome) = &*state {
-                return Role::Landed(outcome.clone());
-            }
-            state = match deadline {
-                None => flight.landed.wait(state).expect("no holder panics"),
-                Some(at) => match at.checked_duration_since(Instant::now()) {
-                    None => return Role::Late,
-                    Some(left) => flight.landed.wait_timeout(state, left).expect("no holder panics").0,
-                },
-            }
-        }
+        let (state, flying) = (lock(&flight.state), |state: &mut State<T>| matches!(state, State::Flying));
+        let state = match patience {
+            None => flight.landed.wait_while(state, flying).expect("no holder panics"),
+            Some(time) => flight.landed.wait_timeout_while(state, time, flying).expect("no holder panics").0,
+        };
+        if let State::Landed(outcome) = &*state { Role::Landed(outcome.clone()) } else { Role::Late }
     }
 
     /// Does `work` for `key`, unless someone is at it: then waits for them and returns what they

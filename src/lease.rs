@@ -132,10 +132,13 @@ pub fn prune_turn(root: &Path, wait: bool) -> io::Result<Option<File>> {
     let dir = root.join(LEASE);
     make_real_dir(&dir)?;
     let lock = open(&dir.join(PRUNE), true)?;
-    if wait {
-        lock.lock()?;
-    } else if let Err(e) = lock.try_lock() {
-        return if matches!(e, TryLockError::WouldBlock) { Ok(None) } else { Err(e.into()) };
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) if wait => {
+            log::warn!("{}: another process prunes it, and is waited for", root.display());
+            lock.lock()?;
+        }
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        other => other?,
     }
     Ok(Some(lock))
 }

@@ -46,10 +46,8 @@ impl Pool {
 
     /// Queues a job; waits while the queue is full.
     pub fn submit(&mut self, job: impl FnOnce() + Send + 'static) {
-        let mut state = self.queue.lock();
-        while state.jobs.len() >= self.bound {
-            state = self.queue.emptied.wait(state).expect("no holder panics");
-        }
+        let full = |state: &mut State| state.jobs.len() >= self.bound;
+        let mut state = self.queue.emptied.wait_while(self.queue.lock(), full).expect("no holder panics");
         state.jobs.push_back(Box::new(job));
         let wanted = state.jobs.len() + state.running;
         drop(state);

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{direct, scope};
+use super::{direct, scope, signals};
 use crate::cli::PROGRAM;
 use crate::config::{ConnectAddr, ConnectConfig};
 use crate::error::{Error, ExitCode};
-use crate::platform;
+use crate::platform::{self, SIGINT, SIGQUIT};
 
 /// How long a server may take to let us in, and then to greet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +40,8 @@ pub fn execute(config: &ConnectConfig) -> Result<ExitCode, Error> {
             return direct::execute(config);
         }
     };
+    // ^C and ^\ are for go, as in direct mode; who insists has it
+    let _ = signals::first_then_exit(&signals::heard(&[SIGINT, SIGQUIT]), |_| false, || ());
     // unbuffered, so that an answer never waits for the next one
     let mut stdout = platform::stdout().map_err(|e| stdout_failed(&e))?;
     if let Some(plain) = without_scope(&greeting) {

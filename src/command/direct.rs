@@ -1,7 +1,11 @@
 //! Direct mode: `go` starts us and speaks the protocol on stdin and stdout.
+//!
+//! ^C and ^\ reach us as well as `go`, which may go on for long, with a server that `go run` started say: it would
+//! end at once if we did. We end when it has, or has closed the session.
 
 use std::env;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::thread;
 
@@ -10,7 +14,7 @@ use super::{scope, signals, summary};
 use crate::cache::Client;
 use crate::config::Config;
 use crate::error::{Error, ExitCode};
-use crate::platform;
+use crate::platform::{self, Caught, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use crate::session;
 use crate::text;
 
@@ -24,14 +28,14 @@ pub fn execute(config: &Config) -> Result<ExitCode, Error> {
     stack.cache.disk.recall(&scope);
     log::info!("{} scope={}", stack.describe(), text::word(&scope));
     let client = Arc::new(Client::new(stack.cache.clone(), Some(&scope)));
+    let ending = Arc::new(AtomicBool::new(false));
     let end = {
-        let (stack, client) = (stack.clone(), client.clone());
+        let (stack, client, ending) = (stack.clone(), client.clone(), ending.clone());
         // the session's end and a signal may come together: the second waits for the first
         let once = Once::new();
         Arc::new(move || {
-            let mut first = false;
+            let first = !ending.swap(true, Ordering::Relaxed);
             once.call_once(|| {
-                first = true;
                 let deadline = stack.close_deadline();
                 stack.drain(deadline);
                 client.close(deadline);
@@ -52,8 +56,9 @@ pub fn execute(config: &Config) -> Result<ExitCode, Error> {
             }
             // else the session was first, and answers the close that it was asked for
         };
-        let handlers = signals::first_then_exit(stop_now, None);
-        if let Err(e) = handlers {
+        let gos = move |caught: Caught| matches!(caught.signal, SIGINT | SIGQUIT) && !ending.load(Ordering::Relaxed);
+        let of = signals::heard(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP]);
+        if let Err(e) = signals::first_then_exit(&of, gos, stop_now) {
             log::warn!("{e}");
         }
         if stack.uploader.is_some() {

@@ -89,8 +89,7 @@ pub fn execute(config: &RunConfig) -> Result<ExitCode, Error> {
 /// they end this process: what is not uploaded stays marked. What this process was started to ignore, as
 /// `nohup` has it, the command ignores too.
 fn pass_signals_on(child: Arc<Mutex<Option<u32>>>, dir: PathBuf) -> Result<(), Error> {
-    let of = PASSED_ON.iter().copied().filter(|signal| !platform::is_ignored(*signal));
-    signals::each(&of.collect::<Vec<_>>(), move |caught| {
+    signals::each(&signals::heard(PASSED_ON), move |caught| {
         // held while the command starts, so that no signal can come in between
         let child = child.lock().expect("no holder panics");
         let Some(pid) = *child else {

@@ -15,7 +15,7 @@ use super::{signals, summary};
 use crate::cli::PROGRAM;
 use crate::config::ServeConfig;
 use crate::error::{Error, ExitCode};
-use crate::platform;
+use crate::platform::{self, Caught, SIGHUP, SIGINT, SIGTERM};
 use crate::text;
 
 /// How often unfinished uploads are looked for, and pruning is considered.
@@ -27,8 +27,15 @@ pub fn execute(config: &ServeConfig) -> Result<ExitCode, Error> {
     let (sender, stop) = bounded::<()>(1);
     let gate = config.http.as_ref().map(|http| Gate::open(&http.access)).transpose()?;
     let reload = gate.clone().filter(Gate::has_files);
-    let reload = reload.map(|gate| Box::new(move || gate.reload()) as Box<dyn Fn() + Send>);
-    signals::first_then_exit(move || drop(sender), reload)?;
+    let of = [SIGINT, SIGTERM, SIGHUP];
+    let heard = signals::heard(&of);
+    let spares = move |caught: Caught| {
+        let hangup = caught.signal == SIGHUP;
+        let reload = reload.as_ref().filter(|_| hangup && !caught.from_terminal);
+        reload.inspect(|gate| gate.reload()).is_some()
+            || !heard.contains(&caught.signal) && (hangup || caught.from_terminal)
+    };
+    signals::first_then_exit(&of, spares, move || drop(sender))?;
     let stack = Arc::new(Stack::open(&config.cache)?);
     let listener = stack.begin(Listener::start(&config.plugin, &stack, config.cache.scope.clone()))?;
     let sessions = listener.clone();

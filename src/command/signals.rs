@@ -1,11 +1,12 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once. A SIGHUP
-//! that somebody sends, rather than a terminal that goes away, may mean something else. `run` hears more.
+//! that somebody sends, rather than a terminal that goes away, may mean something else, and ^C may be for `go`. `run`
+//! hears more.
 
 use std::io;
 use std::thread;
 
 use crate::error::Error;
-use crate::platform::{self, Caught, SIGHUP, SIGINT, SIGTERM};
+use crate::platform::{self, Caught};
 
 /// Calls `each` for every one of these signals, on a thread of its own.
 pub fn each(of: &[i32], mut each: impl FnMut(Caught) + Send + 'static) -> Result<(), Error> {
@@ -15,24 +16,27 @@ pub fn each(of: &[i32], mut each: impl FnMut(Caught) + Send + 'static) -> Result
     Ok(())
 }
 
-/// Calls `first` at the first signal; the second ends the process with the code that a shell gives
-/// to one that a signal ended. A SIGHUP that was sent calls `reload` instead, where there is one.
+/// Those of these signals that this process was not started to ignore, as `nohup` has it.
+pub fn heard(of: &[i32]) -> Vec<i32> {
+    of.iter().copied().filter(|signal| !platform::is_ignored(*signal)).collect()
+}
+
+/// Calls `first` at the first of these signals that `spares` does not take; the one after it ends the process with
+/// the code that a shell gives to one that a signal ended.
 pub fn first_then_exit(
+    of: &[i32],
+    spares: impl Fn(Caught) -> bool + Send + 'static,
     first: impl FnOnce() + Send + 'static,
-    reload: Option<Box<dyn Fn() + Send>>,
 ) -> Result<(), Error> {
     let mut first = Some(first);
-    each(&[SIGINT, SIGTERM, SIGHUP], move |caught| match (first.take(), &reload) {
-        (Some(kept), Some(reload)) if caught.signal == SIGHUP && !caught.from_terminal => {
-            reload();
-            first = Some(kept);
+    each(of, move |caught| {
+        if first.is_some() && spares(caught) {
+            return;
         }
-        (Some(first), _) => {
-            // the end may take a while, and the second signal must be heard meanwhile
-            if let Err(e) = thread::Builder::new().name("stop".into()).spawn(first) {
-                log::error!("cannot start the stop thread: {e}");
-            }
+        let Some(first) = first.take() else { std::process::exit(128 + caught.signal) };
+        // the end may take a while, and the second signal must be heard meanwhile
+        if let Err(e) = thread::Builder::new().name("stop".into()).spawn(first) {
+            log::error!("cannot start the stop thread: {e}");
         }
-        (None, _) => std::process::exit(128 + caught.signal),
     })
 }

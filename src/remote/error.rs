@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::client::is_disconnect;
 use crate::retry::Failure;
 
 /// A failed request to a bucket.
@@ -43,12 +44,8 @@ impl RemoteError {
     pub fn failure(&self) -> Failure {
         use io::ErrorKind as Kind;
         match self {
+            RemoteError::Io(e) if is_disconnect(e) => Failure::ConnectionLost,
             RemoteError::Io(e) => match e.kind() {
-                Kind::ConnectionReset
-                | Kind::ConnectionAborted
-                | Kind::BrokenPipe
-                | Kind::NotConnected
-                | Kind::UnexpectedEof => Failure::ConnectionLost,
                 // of our own making: a key, a local file
                 Kind::InvalidInput => Failure::Fatal,
                 Kind::TimedOut | Kind::WouldBlock => Failure::TimedOut,

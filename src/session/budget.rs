@@ -50,10 +50,8 @@ impl Budget {
     /// The bytes as a piece, once the budget allows for them.
     pub fn charge(self: &Arc<Self>, bytes: Vec<u8>) -> Piece {
         let charged = bytes.len();
-        let mut state = self.lock();
-        while state.used > 0 && state.used.saturating_add(charged) > self.limit {
-            state = self.freed.wait(state).expect("no holder panics");
-        }
+        let over = |state: &mut State| state.used > 0 && state.used.saturating_add(charged) > self.limit;
+        let mut state = self.freed.wait_while(self.lock(), over).expect("no holder panics");
         state.used += charged;
         Piece { bytes, charged, budget: self.clone() }
     }

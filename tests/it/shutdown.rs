@@ -4,13 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::bucket::single;
 use crate::support::client::Client;
-use crate::support::env::{Plugin, Running, TempDir, free_port, poll};
+use crate::support::env::{Plugin, Running, TempDir, binary, free_port, poll, scrubbed};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, holds, noise};
@@ -50,13 +51,56 @@ fn sigterm_twice_ends_at_once() {
     s.client.put(&action(1), b"body");
     poll("the upload to hang", || (proxy.requests() > 0).then_some(()));
     let start = Instant::now();
-    s.child.signal(Signal::TERM);
-    // two of one kind may merge into one
-    s.child.signal(Signal::INT);
-    let out = s.child.wait();
-    // whichever of the two was taken second
-    assert!(matches!(out.status.code(), Some(143 | 130)), "{:?}{}", out.status, out.describe());
+    // two of them may merge into one
+    poll("the end", || {
+        s.child.signal(Signal::TERM);
+        s.child.has_ended().then_some(())
+    });
+    s.child.wait().code(143);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn what_a_terminal_sends_is_for_go_to_answer() {
+    // `go run` of a server and `go test` go on for as long as what they have started, and would end at once without us
+    let goes_on = |s: &mut Session, signals: &[Signal]| {
+        for n in 0..300 {
+            s.client.put(&action(n), b"body");
+            if let Some(signal) = signals.get(n as usize / 100).filter(|_| n % 100 == 0) {
+                s.child.signal(*signal);
+            }
+        }
+    };
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let proxy = FaultProxy::start(&server.endpoint);
+    let plugin = Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).arg("--close-timeout=60s");
+    let mut s = Session::start(plugin);
+    goes_on(&mut s, &[Signal::INT, Signal::QUIT, Signal::INT]);
+    proxy.set(Fault::BlackHole);
+    s.client.put(&action(1000), b"late");
+    // go waits for nothing but our end now, and who insists has it
+    s.client.send_close();
+    poll("the end", || {
+        s.child.signal(Signal::INT);
+        s.child.has_ended().then_some(())
+    });
+    s.child.wait().code(130);
+    let (dir, other) = (TempDir::new(), TempDir::new());
+    let socket = dir.join("plugin.sock");
+    let mut shell = scrubbed("sh", dir.path());
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", binary(), "serve", "--plugin"]).arg(&socket);
+    let mut server = Running::start(shell, Stdio::null());
+    poll("the server", || socket.exists().then_some(()));
+    let mut s = Session::start(Plugin::new(&other).arg("connect").arg(&socket).arg("--strict"));
+    // as nohup has it
+    server.signal(Signal::HUP);
+    goes_on(&mut s, &[Signal::INT]);
+    s.end().quiet();
+    let mut s = Session::start(Plugin::new(&other).arg("connect").arg(&socket).arg("--strict"));
+    goes_on(&mut s, &[Signal::QUIT]);
+    s.end().quiet();
+    server.signal(Signal::TERM);
+    server.wait().ok();
 }
 
 #[test]

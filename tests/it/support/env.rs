@@ -319,6 +319,11 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap_or_else(|e| panic!("signal to {}: {e}", self.shown));
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_some()
+    }
+
     /// Waits for its end, at most [`PATIENCE`].
     pub fn wait(&mut self) -> Output {
         self.wait_for(PATIENCE)
