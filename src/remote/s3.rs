@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use base64_simd::STANDARD;
 use jiff::Timestamp;
 use s3::signing::uri_encode;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
@@ -36,7 +37,7 @@ use super::guard::LATE;
 use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
 use crate::client::proxy_for;
 use crate::config::{AwsEnv, BucketName};
-use crate::id::Hashing;
+use crate::id::{Hashing, unhex};
 use crate::metrics::Metrics;
 
 /// Longest page of a listing: a thousand keys of a kilobyte each, all of them escaped.
@@ -196,12 +197,18 @@ impl Remote for S3 {
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let sha = sha256(body).map_err(|e| invalid(e.to_string()))?;
+        let sum = STANDARD.encode_to_string(unhex::<32>(&sha).unwrap_or_default());
         let op = Op { body: Some((body, sha)), ..Op::new("PUT", key) }.with(SIGNATURE, beside)?;
         let (condition, tag) = if if_match == Some("") { (IF_NONE_MATCH, Some("*")) } else { (IF_MATCH, if_match) };
         let mut op = op.with(condition.clone(), tag)?;
         let answer = match self.request(&op) {
             // a server without conditional writes
             Err(RemoteError::Status(501, _)) if op.headers.remove(condition).is_some() => self.request(&op),
+            // a bucket that locks its objects: that they came whole is to be in a header, which others may not know
+            Err(RemoteError::Status(400, why)) if why.contains("Content-MD5") => {
+                op = op.with(CHECKSUM, Some(&sum))?;
+                self.request(&op)
+            }
             Err(RemoteError::Status(409, _)) if if_match.is_some() => return Err(RemoteError::Precondition),
             other => other,
         }?;
@@ -321,6 +328,7 @@ impl Remote for S3 {
 }
 
 const IF_MATCH: HeaderName = HeaderName::from_static("if-match");
+const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-sha256");
 const RANGE: HeaderName = HeaderName::from_static("range");
 const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
 const COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");

@@ -244,6 +244,20 @@ fn uploads_survive_an_outage_and_a_refusal() {
 }
 
 #[test]
+fn a_bucket_that_locks_its_objects_is_told_their_checksums() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let proxy = FaultProxy::start(&server.endpoint);
+    proxy.set(Fault::Locks);
+    let mut s = session(&dir, &server, &proxy, &[]);
+    let bodies = bodies(20);
+    s.put_all(&bodies);
+    assert!(said(&s.end()).is_empty());
+    let mut s = session(&TempDir::new(), &server, &proxy, &[]);
+    assert_eq!(s.get_all(&bodies), 20);
+    s.end();
+}
+
+#[test]
 fn a_bucket_that_may_only_be_read_is_read() {
     let (server, proxy) = filled();
     proxy.only("PUT");

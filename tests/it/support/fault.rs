@@ -48,6 +48,8 @@ pub enum Fault {
     Unconditional,
     /// It is passed on, and the answer's entity tag is made a weak one, as by who compresses on the way.
     Weaken,
+    /// It is passed on, but what is put without its checksum is refused, as by a bucket that locks its objects.
+    Locks,
     /// It is passed on without what it says of a range, as to a server that knows none.
     NoRanges,
 }
@@ -219,6 +221,13 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
                 client.write_all(refusal(s3_code).as_bytes())?;
                 continue;
             }
+            Fault::Locks if head.starts_with(b"PUT ") && !head.windows(22).any(|w| w == b"x-amz-checksum-sha256:") => {
+                io::copy(&mut client.take(body_len), &mut io::sink())?;
+                let why =
+                    "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock";
+                client.write_all(error("400 Bad Request", "InvalidRequest", why).as_bytes())?;
+                continue;
+            }
             Fault::Delay(time) => std::thread::sleep(time),
             _ => {}
         }
@@ -290,9 +299,14 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
 
 /// A 403 as S3 words it.
 fn refusal(code: &str) -> String {
-    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message></Error>");
+    error("403 Forbidden", code, "no")
+}
+
+/// An answer of S3's that carries no object.
+fn error(status: &str, code: &str, why: &str) -> String {
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{why}</Message></Error>");
     let kind = format!("Content-Type: application/xml\r\nContent-Length: {}", body.len());
-    format!("HTTP/1.1 403 Forbidden\r\n{kind}\r\n\r\n{body}")
+    format!("HTTP/1.1 {status}\r\n{kind}\r\n\r\n{body}")
 }
 
 /// Closes with a reset rather than in good order.
