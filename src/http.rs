@@ -29,11 +29,11 @@ pub struct Router {
     /// Says what a request may do.
     pub guard: Arc<Guard>,
     /// /mod/
-    pub modproxy: Option<Arc<dyn Handler>>,
+    pub modproxy: Option<Arc<Handler>>,
     /// Requests to a proxy: absolute URLs and CONNECT.
-    pub revproxy: Option<Arc<dyn Handler>>,
+    pub revproxy: Option<Arc<Handler>>,
     /// /debug/, /metrics, /healthz and /readyz
-    pub status: Option<Arc<dyn Handler>>,
+    pub status: Option<Arc<Handler>>,
     /// Log begin and end of each request to /mod/.
     pub debug_modproxy: bool,
     /// Where requests are counted. The status' own are not.
@@ -75,12 +75,11 @@ impl Router {
             }
             handler
         };
-        handler.handle(request)
+        handler(request)
     }
-}
 
-impl Handler for Router {
-    fn handle(&self, request: Request<'_>) -> Reply {
+    /// The answer to `request`.
+    pub fn handle(&self, request: Request<'_>) -> Reply {
         let module = request.target == Target::Origin && request.path.starts_with("/mod/");
         // the reverse proxy tells of its own, those inside a CONNECT included
         let Some(metrics) = self.metrics.as_ref().filter(|_| module) else { return self.route(request) };
@@ -128,7 +127,7 @@ mod tests {
     use crate::http::exchange::Body;
 
     fn router() -> Router {
-        let named = |name: &'static str| -> Option<Arc<dyn Handler>> {
+        let named = |name: &'static str| -> Option<Arc<Handler>> {
             Some(Arc::new(move |r: Request<'_>| Reply::text(200, format!("{name} {}", r.path))))
         };
         Router {

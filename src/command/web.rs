@@ -14,7 +14,7 @@ use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig};
 use crate::error::Error;
 use crate::http::Router;
 use crate::http::auth::Guard;
-use crate::http::exchange::Handler;
+use crate::http::exchange::Request;
 use crate::http::modproxy::ModProxy;
 use crate::http::reloaded::Reloaded;
 use crate::http::revproxy::RevProxy;
@@ -108,19 +108,22 @@ impl Web {
         });
         let status = status.map_err(|e| Error::failed(format!("starting the status page: {e}")))?;
         let mut router = Router {
-            status: Some(Arc::new(status)),
+            status: Some(Arc::new(move |request: Request<'_>| status.handle(request))),
             guard: gate.guard.clone(),
             debug_modproxy: stack.config().debug.mod_proxy(),
             metrics: Some(stack.metrics.clone()),
             ..Router::default()
         };
         if let Some(modproxy) = &config.mod_proxy {
-            router.modproxy = Some(Arc::new(modules(modproxy, stack)?));
+            let proxy = modules(modproxy, stack)?;
+            router.modproxy = Some(Arc::new(move |request: Request<'_>| proxy.handle(request)));
         }
         if let Some(authority) = &config.authority {
-            router.revproxy = Some(reverse_proxy(config, authority, &gate, tunnels, stack)?);
+            let proxy = reverse_proxy(config, authority, &gate, tunnels, stack)?;
+            router.revproxy = Some(Arc::new(move |request: Request<'_>| proxy.handle(request)));
         }
-        let server = Server::start(config.addr, open, gate.identity, Arc::new(router))
+        let answer = Arc::new(move |request: Request<'_>| router.handle(request));
+        let server = Server::start(config.addr, open, gate.identity, answer)
             .map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
         Ok(Web { server, stopping })
     }
@@ -161,7 +164,7 @@ fn reverse_proxy(
     gate: &Gate,
     tunnels: Arc<Places>,
     stack: &Stack,
-) -> Result<Arc<dyn Handler>, Error> {
+) -> Result<Arc<RevProxy>, Error> {
     let failed = |e| Error::failed(format!("reverse proxy: {e}"));
     let cache_dir = &stack.config().cache_dir;
     let replaced = Authority::leave_cache(&ca.dir, cache_dir).map_err(failed)?;
@@ -185,5 +188,5 @@ fn reverse_proxy(
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());
     let metrics = stack.metrics.clone();
-    Ok(Arc::new(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, tunnels, metrics, debug)))
+    Ok(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, tunnels, metrics, debug))
 }

@@ -1,4 +1,4 @@
-//! One request and its reply, without sockets: handlers are `fn handle(&self, Request) -> Reply`.
+//! One request and its reply, without sockets.
 //!
 //! The only file that names tiny_http. The server parses heads (httparse) into [`Request`] and
 //! writes the head of a [`Reply`] with tiny_http's `Response::raw_print`. Bodies are the server's:
@@ -21,16 +21,7 @@ use crate::config::HostPort;
 use crate::places::Place;
 
 /// Answers requests. Called from many threads at once.
-pub trait Handler: Send + Sync {
-    /// The answer to `request`.
-    fn handle(&self, request: Request<'_>) -> Reply;
-}
-
-impl<F: Fn(Request<'_>) -> Reply + Send + Sync> Handler for F {
-    fn handle(&self, request: Request<'_>) -> Reply {
-        self(request)
-    }
-}
+pub type Handler = dyn Fn(Request<'_>) -> Reply + Send + Sync;
 
 /// What a request line asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -33,7 +33,7 @@ use self::upstream::FetchError;
 pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
 use super::auth::Access;
-use super::exchange::{Body, Handler, Reply, Request};
+use super::exchange::{Body, Reply, Request};
 use crate::config::ModProxyConfig;
 use crate::flight::Flights;
 use crate::id::OutputId;
@@ -161,10 +161,9 @@ impl ModProxy {
         let best = path::latest(all.get(&wanted.module)?.iter().map(String::as_str))?;
         ModPath::parse(&format!("{}/@v/{}.info", path::escape(&wanted.module), path::escape(best))).ok()
     }
-}
 
-impl Handler for Arc<ModProxy> {
-    fn handle(&self, request: Request<'_>) -> Reply {
+    /// The answer to `request`.
+    pub fn handle(self: &Arc<Self>, request: Request<'_>) -> Reply {
         self.answer(request.path.strip_prefix("/mod/").unwrap_or_default(), request.access)
     }
 }

@@ -30,7 +30,7 @@ use self::forward::{Ask, Failed, Forwarder, RequestBody};
 use self::memory::{Answer, Memory};
 use self::reply::{Found, Outcome};
 use self::rules::{Rules, Terms};
-use super::exchange::{Body, Handler, Method, Reply, Request, Target};
+use super::exchange::{Body, Method, Reply, Request, Target};
 use super::headers::{self, HeaderMap, value};
 use super::tls::Authority;
 use super::told;
@@ -108,10 +108,9 @@ impl RevProxy {
             debug,
         })
     }
-}
 
-impl Handler for Arc<RevProxy> {
-    fn handle(&self, request: Request<'_>) -> Reply {
+    /// The answer to `request`.
+    pub fn handle(self: &Arc<Self>, request: Request<'_>) -> Reply {
         match &request.target {
             Target::Authority(host) => self.connect(host),
             Target::Absolute(scheme, host) => {
@@ -121,9 +120,7 @@ impl Handler for Arc<RevProxy> {
             Target::Origin => Reply::text(400, "a proxy wants an absolute URL\n"),
         }
     }
-}
 
-impl RevProxy {
     fn proxy(self: &Arc<Self>, request: Request<'_>, scheme: &str, host: &HostPort) -> Reply {
         self.metrics.revcache.req_received.inc();
         if !hosts::listed(&self.hosts, scheme, host) {

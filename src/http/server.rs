@@ -53,7 +53,7 @@ impl Server {
         addr: SocketAddr,
         open: Arc<Open>,
         identity: Option<Arc<Reloaded<ServerConfig>>>,
-        handler: Arc<dyn Handler>,
+        handler: Arc<Handler>,
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(addr).map_err(|e| {
             let hint = match e.kind() {

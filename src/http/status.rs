@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use serde_json::json;
 
 use self::samples::Samples;
-use super::exchange::{Body, Handler, Reply, Request};
+use super::exchange::{Body, Reply, Request};
 use super::socket::Open;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
@@ -142,10 +142,9 @@ impl Status {
         );
         Reply::text(if fine { 200 } else { 503 }, text)
     }
-}
 
-impl Handler for Status {
-    fn handle(&self, request: Request<'_>) -> Reply {
+    /// The answer to `request`.
+    pub fn handle(&self, request: Request<'_>) -> Reply {
         let reply = match request.path.as_str() {
             "/healthz" if self.sources.stopping.load(Ordering::Relaxed) => Reply::text(503, "stopping\n"),
             "/healthz" => Reply::text(200, "ok\n"),

@@ -26,7 +26,7 @@ enum Next {
 }
 
 /// Serves the requests of one connection on the caller's thread, until either side closes it.
-pub fn serve(stream: Stream, handler: &dyn Handler, context: &Context) {
+pub fn serve(stream: Stream, handler: &Handler, context: &Context) {
     let mut wire = Wire::new(stream);
     loop {
         match turn(&mut wire, handler, context) {
@@ -39,7 +39,7 @@ pub fn serve(stream: Stream, handler: &dyn Handler, context: &Context) {
 }
 
 /// One request and its answer. An error says that the answer broke off.
-fn turn(wire: &mut Wire, handler: &dyn Handler, context: &Context) -> io::Result<Next> {
+fn turn(wire: &mut Wire, handler: &Handler, context: &Context) -> io::Result<Next> {
     let head = read_head(wire, context).transpose();
     let Some(head) = head.filter(|_| wire.stream().socket().begin_answer(false)) else { return Ok(Next::Close) };
     let Head { request, mut framed, expect_continue } = match head {
@@ -50,7 +50,7 @@ fn turn(wire: &mut Wire, handler: &dyn Handler, context: &Context) -> io::Result
         }
     };
     wire.begin(request.body_len, expect_continue);
-    let reply = handler.handle(Request { body: Box::new(&mut *wire), ..request });
+    let reply = handler(Request { body: Box::new(&mut *wire), ..request });
     framed.keep &= wire.finish() && !wire.stream().socket().is_stopping();
     wire.stream().socket().begin_answer(reply.held.is_some());
     if matches!(reply.body, Body::Takeover(_)) {

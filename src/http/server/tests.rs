@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::http::exchange::{Body, Method, Reply, Request, Target};
 
-fn serve_with(limits: ServerLimits, handler: impl Handler + 'static) -> Server {
+fn serve_with(limits: ServerLimits, handler: impl Fn(Request<'_>) -> Reply + Send + Sync + 'static) -> Server {
     Server::start((Ipv4Addr::LOCALHOST, 0).into(), Open::new(limits), None, Arc::new(handler)).unwrap()
 }
 
