@@ -40,6 +40,9 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     let mut files = BTreeSet::new();
     let walked = proxy.store().each(|kept| files.extend(ModPath::parse(&kept.name).ok().filter(|p| !p.is_mutable())));
     walked.map_err(failed)?;
+    if files.is_empty() {
+        return Err(failed(io::Error::other("no module is kept here: is it the --cache-dir that was filled?")));
+    }
     let write = |to: &mut File| -> io::Result<(u64, u64)> {
         let (mut lists, mut zips, mut gone) = (BTreeMap::<_, Vec<_>>::new(), 0, 0);
         let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);

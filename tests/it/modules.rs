@@ -815,6 +815,8 @@ fn the_command_says_how_it_is_used() {
     }
     let out = command(&dir, &["fetch", "nonsense"]).code(2);
     assert!(out.stderr.contains("write MODULE@VERSION"), "{}", out.describe());
+    let out = command(&dir, &["export", "empty.tar.zst"]).code(1);
+    assert!(out.stderr.contains("no module is kept") && !dir.join("empty.tar.zst").exists(), "{}", out.describe());
     let out = command(&dir, &["import", "nothing.tar.zst"]).code(1);
     assert!(out.stderr.contains("nothing.tar.zst"), "{}", out.describe());
 }
