@@ -95,9 +95,9 @@ mod tests {
 
     fn error(args: &[&str], env: &[(&str, &str)]) -> String {
         match with(args, env) {
-            Err(Error::Usage(text)) => {
-                assert!(!text.contains('\n'), "one line: {text:?}");
-                text
+            Err(e) if e.exit() == crate::error::ExitCode::from(2) => {
+                assert!(!e.to_string().contains('\n'), "one line: {e:?}");
+                e.to_string()
             }
             other => panic!("{args:?}: {other:?}"),
         }
@@ -201,7 +201,7 @@ mod tests {
         let config = direct(&[], &[("XDG_CACHE_HOME", "x")]);
         assert_eq!(config.cache_dir, PathBuf::from("/home/u/.cache/go-cache-plugin"));
         let homeless = parse(&[], &Environment::new(), Path::new("/"));
-        assert!(matches!(homeless, Err(Error::Usage(text)) if text.contains("give --cache-dir")));
+        assert!(homeless.is_err_and(|e| e.to_string().contains("give --cache-dir")));
     }
 
     #[test]

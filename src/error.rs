@@ -6,36 +6,29 @@ pub use std::process::ExitCode;
 
 /// Why a command could not be done; its text is one line: what, where, what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// The command line or a variable is wrong.
-    Usage(String),
-    /// Anything else that ends a command.
-    Failed(String),
+pub struct Error {
+    text: String,
+    code: u8,
 }
 
 impl Error {
-    /// A wrong command line.
+    /// The command line or a variable is wrong.
     pub fn usage(text: impl Into<String>) -> Self {
-        Error::Usage(text.into())
+        Error { text: text.into(), code: 2 }
     }
-    /// A command that failed.
+    /// Anything else that ends a command.
     pub fn failed(text: impl Into<String>) -> Self {
-        Error::Failed(text.into())
+        Error { text: text.into(), code: 1 }
     }
-    /// The exit code that goes with it: 2 for what is wrong with the command line, else 1.
+    /// The exit code that goes with it.
     pub fn exit(&self) -> ExitCode {
-        match self {
-            Error::Usage(_) => ExitCode::from(2),
-            Error::Failed(_) => ExitCode::FAILURE,
-        }
+        self.code.into()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Usage(text) | Error::Failed(text) => f.write_str(text),
-        }
+        f.write_str(&self.text)
     }
 }
 

@@ -1,5 +1,7 @@
 //! How counts, bytes and shares are written for people, wherever they are.
 
+use percent_encoding::percent_decode_str;
+
 /// `1,234,567`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -81,17 +83,11 @@ pub fn first_of(reasons: &[(bool, &'static str)]) -> Result<(), &'static str> {
 
 /// Undoes `%xx`; `None` for malformed escapes and what is not text.
 pub fn percent_decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        if b == b'%' {
-            let mut digit = || bytes.next().and_then(|b| (b as char).to_digit(16));
-            out.push((digit()? * 16 + digit()?) as u8);
-        } else {
-            out.push(b);
-        }
-    }
-    String::from_utf8(out).ok().filter(|s| !s.contains('\0'))
+    let digits = |at: usize| text.as_bytes().get(at + 1..at + 3);
+    let mut escapes = text.match_indices('%');
+    let sound = escapes.all(|(at, _)| digits(at).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit)));
+    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|decoded| sound && !decoded.contains('\0'))?;
+    Some(decoded.into_owned())
 }
 
 /// A text with the user, the password and the query of every URL in it left out.
@@ -157,7 +153,7 @@ mod tests {
     #[test]
     fn escapes_are_undone_once() {
         assert_eq!(percent_decode("a%20b%2525").as_deref(), Some("a b%25"));
-        for wrong in ["%", "%2", "%zz", "%00", "%ff"] {
+        for wrong in ["%", "%2", "%zz", "%00", "%ff", "%%41", "%+1", "a%2é"] {
             assert_eq!(percent_decode(wrong), None, "{wrong}");
         }
     }

@@ -16,7 +16,9 @@ fn find(dir: &Path) -> Option<String> {
     let mut module = None;
     for dir in dir.ancestors() {
         if let Ok(work) = fs::read_to_string(dir.join("go.work")) {
-            return module_of(dir).or_else(|| uses(&work).find_map(|used| module_of(&dir.join(used)))).or(module);
+            return module_of(dir)
+                .or_else(|| directive(&work, "use").find_map(|used| module_of(&dir.join(used))))
+                .or(module);
         }
         // a workspace further up owns this module, if there is one
         module = module.or_else(|| module_of(dir));
@@ -26,10 +28,6 @@ fn find(dir: &Path) -> Option<String> {
 
 fn module_of(dir: &Path) -> Option<String> {
     directive(&fs::read_to_string(dir.join("go.mod")).ok()?, "module").next()
-}
-
-fn uses(work: &str) -> impl Iterator<Item = String> {
-    directive(work, "use")
 }
 
 /// The arguments of a directive, alone or in a block of parentheses.
