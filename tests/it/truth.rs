@@ -467,8 +467,12 @@ fn no_write_follows_a_symbolic_link() {
     let flags = ["--expiry=1h", "--max-cache-size=1"];
     let mut s = Session::start(Plugin::new(&dir).args(flags));
     s.client.put(&action(2), b"y");
-    s.end();
-    Plugin::new(&dir).arg("prune").args(flags).output();
+    let told = |out: Output, name: &str| {
+        assert_eq!(out.stderr.matches(&format!("{name}: ")).count(), 1, "{}", out.describe());
+        assert!(out.stderr.ends_with("; remove the link in its place\n"), "{}", out.describe());
+    };
+    told(s.end(), "cache/size");
+    told(Plugin::new(&dir).arg("prune").args(flags).output().code(1), "cache/lease/prune");
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
     // nor does a folder of ours that is a link
     let outside = dir.dir("outside");
