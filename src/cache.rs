@@ -20,6 +20,7 @@ pub mod prune;
 pub mod readahead;
 pub mod refresh;
 pub mod size;
+mod spare;
 
 mod usage;
 

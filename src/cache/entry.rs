@@ -26,13 +26,14 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::{DiskCache, Hit};
 use super::id::{ActionId, Hashing, OutputId, sharded};
+use super::spare;
 use crate::atomic::TempFile;
 use crate::platform::{careful, is_at};
 use crate::remote::{Object, PutBody};
@@ -134,10 +135,10 @@ impl Codec {
         if hit.size > IN_MEMORY {
             return self.encode_large(action, hit, file, temp_dir);
         }
-        let mut raw = Vec::with_capacity(hit.size as usize);
-        copy_whole(hit, &mut file, &mut raw)?;
+        let mut raw = spare::buffer(hit.size as usize);
+        copy_whole(hit, &mut file, &mut *raw)?;
         let packed = compress(&raw, self.level)?;
-        let (flags, body) = if packed.len() < raw.len() { (FLAG_ZSTD, &packed) } else { (0, &raw) };
+        let (flags, body) = if packed.len() < raw.len() { (FLAG_ZSTD, &packed) } else { (0, &*raw) };
         let mut object = self.header(action, hit, flags);
         object.extend_from_slice(body);
         Ok(PutBody::Bytes(object.into()))
@@ -227,7 +228,7 @@ impl Codec {
             return Err(corrupt("shorter than its output"));
         }
         if size <= IN_MEMORY {
-            let mut raw = Vec::with_capacity(size as usize);
+            let mut raw = spare::buffer(held.map_or(size, |held| held.min(size)) as usize);
             body.take(size + 1).read_to_end(&mut raw).map_err(|e| corrupt(e.to_string()))?;
             if packed {
                 raw = decompress(&raw, size as usize).map_err(|e| corrupt(format!("zstd: {e}")))?;
@@ -242,15 +243,15 @@ impl Codec {
                 return Err(corrupt(format!("it claims {size} bytes, far more than it can hold")));
             }
             let mut sink = Hashing::new(io::sink());
-            let copied = copy(&mut unpack(&spool[..])?.take(size + 1), &mut sink, size)?;
+            let copied = copy(&mut unpack(&spool[..])?.take(size + 1), &mut sink)?;
             if copied != size || sink.hash() != output {
                 return Err(corrupt(format!("its body is not the {size} bytes with SHA-256 {output} that it claims")));
             }
             store(action, &claim, &mut unpack(&spool[..])?, disk)
         } else if packed {
-            store(action, &claim, &mut unpack(BufReader::with_capacity(64 * 1024, body))?, disk)
+            store(action, &claim, &mut unpack(in_pieces(body))?, disk)
         } else {
-            store(action, &claim, body, disk)
+            store(action, &claim, &mut in_pieces(body), disk)
         }
     }
 
@@ -314,19 +315,23 @@ fn copy_whole(hit: &Hit, file: &mut File, to: &mut impl Write) -> io::Result<u64
 pub(super) fn store(
     action: &ActionId,
     claim: &Claim,
-    from: &mut impl Read,
+    from: &mut impl BufRead,
     disk: &DiskCache,
 ) -> Result<Hit, DecodeError> {
     let mut writer = disk.write_output(claim.hash, claim.size).map_err(DecodeError::Disk)?;
-    copy(from, &mut writer, claim.size)?;
+    copy(from, &mut writer)?;
     let written = writer.commit().map_err(write_error)?;
     disk.fill(action, &written, from_nanos(claim.time)).map_err(DecodeError::Disk)
 }
 
-fn unpack<R: io::BufRead>(from: R) -> Result<zstd::Decoder<'static, R>, DecodeError> {
+fn unpack(from: impl BufRead) -> Result<impl BufRead, DecodeError> {
     let mut decoder = zstd::Decoder::with_buffer(from).map_err(|e| corrupt(e.to_string()))?;
     decoder.window_log_max(MAX_WINDOW_LOG).map_err(|e| corrupt(e.to_string()))?;
-    Ok(decoder)
+    Ok(in_pieces(decoder))
+}
+
+fn in_pieces<R: Read>(from: R) -> BufReader<R> {
+    BufReader::with_capacity(64 << 10, from)
 }
 
 /// Takes a classic output into the disk cache. Also returns how many bytes were moved.
@@ -343,7 +348,7 @@ pub fn decode_classic_output(
         return Err(corrupt("an output of another length than its action's"));
     }
     let mut body = Wire::new(object.body);
-    let result = store(action, &Claim { hash: output, size, time: nanos(time) }, &mut body, disk);
+    let result = store(action, &Claim { hash: output, size, time: nanos(time) }, &mut in_pieces(&mut body), disk);
     body.outcome(result)
 }
 
@@ -386,16 +391,18 @@ impl Read for Wire {
     }
 }
 
-/// Copies to the end, of `size` bytes if all is well, and says how many bytes that were; read errors
-/// are corruption (or the transfer's, which the caller knows).
-fn copy(from: &mut impl Read, to: &mut impl Write, size: u64) -> Result<u64, DecodeError> {
-    let (mut buf, mut copied) = (vec![0; size.clamp(1, 64 << 10) as usize], 0);
+/// Copies to the end, and says how many bytes that were; read errors are corruption (or the transfer's,
+/// which the caller knows).
+fn copy(from: &mut impl BufRead, to: &mut impl Write) -> Result<u64, DecodeError> {
+    let mut copied = 0;
     loop {
-        match from.read(&mut buf) {
-            Ok(0) => return Ok(copied),
-            Ok(n) => {
-                to.write_all(&buf[..n]).map_err(write_error)?;
-                copied += n as u64;
+        match from.fill_buf() {
+            Ok([]) => return Ok(copied),
+            Ok(piece) => {
+                to.write_all(piece).map_err(write_error)?;
+                let len = piece.len();
+                from.consume(len);
+                copied += len as u64;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(corrupt(e.to_string())),
@@ -423,12 +430,15 @@ pub(super) fn compress(raw: &[u8], level: i32) -> io::Result<Vec<u8>> {
     })
 }
 
-pub(super) fn decompress(packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
+/// What is packed in `packed`, of `size` bytes if all is well: it may be a little longer too.
+pub(super) fn decompress(packed: &[u8], size: usize) -> io::Result<spare::Lent> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Some(zstd::bulk::Decompressor::new()?);
         }
-        slot.as_mut().expect("just set").decompress(packed, size)
+        let mut raw = spare::buffer(size);
+        slot.as_mut().expect("just set").decompress_to_buffer(packed, &mut *raw)?;
+        Ok(raw)
     })
 }
 

@@ -11,6 +11,7 @@
 
 use super::entry;
 use super::id::OutputId;
+use super::spare::Lent;
 
 /// Larger outputs are in no pack. Of Go's outputs 8 in 10 are smaller, but only 7 % of the bytes: so little is
 /// written twice, and few are asked for one by one.
@@ -28,7 +29,7 @@ pub fn key(manifest: &str, id: &OutputId) -> String {
 }
 
 /// The bodies of a frame, of `raw` bytes in all. The error is what is wrong with it.
-pub fn unpack(frame: &[u8], raw: u32) -> Result<Vec<u8>, String> {
+pub fn unpack(frame: &[u8], raw: u32) -> Result<Lent, String> {
     let bodies = entry::decompress(frame, raw as usize).map_err(|e| format!("zstd: {e}"))?;
     if bodies.len() == raw as usize { Ok(bodies) } else { Err(format!("{} bytes instead of {raw}", bodies.len())) }
 }

@@ -9,6 +9,7 @@ use crate::cache::entry::{self, DecodeError};
 use crate::cache::id::ActionId;
 use crate::cache::manifest::{Frame, Manifest};
 use crate::cache::pack;
+use crate::cache::spare;
 use crate::remote::RemoteError;
 use crate::sign::Claim as Said;
 
@@ -139,7 +140,8 @@ impl Shared {
     ) {
         for &piece in pieces {
             let frame = self.frame(listed, piece);
-            let mut bytes = vec![0; if body.is_some() { frame.len as usize } else { 0 }];
+            let mut bytes = spare::buffer(0);
+            bytes.resize(if body.is_some() { frame.len as usize } else { 0 }, 0);
             if let Some(Err(e)) = body.as_mut().map(|body| body.read_exact(&mut bytes)) {
                 log::debug!("reading a pack: {e}");
                 body = None;
@@ -162,8 +164,9 @@ impl Shared {
         if let Some(Err(why)) = &bodies {
             log::debug!("a frame is not used: {why}");
         }
-        let bodies = bodies.and_then(Result::ok).unwrap_or_default();
-        self.members(piece).iter().for_each(|i| self.store(listed, *i as usize, &bodies));
+        let bodies = bodies.and_then(Result::ok);
+        let bodies = bodies.as_deref().map_or(&[][..], Vec::as_slice);
+        self.members(piece).iter().for_each(|i| self.store(listed, *i as usize, bodies));
         self.done(piece, bytes.map(|bytes| bytes.len() as u64));
     }
 
