@@ -336,7 +336,7 @@ mod tests {
             (vec![verify(&key)], "a private key"),
             (vec![verify(&first), verify(&old)], "keygen"),
             (vec![format!("--signing-key-file={old}")], "keygen"),
-            (vec![verify("/nonexistent")], "No such file"),
+            (vec![verify(&format!("{first}.none"))], "No such file"),
             (vec![verify("")], "names no file"),
             (vec!["--signing-key-file=".into()], "names no file"),
             (vec![signs.clone(), "--trust-write-prefix".into()], "cannot be combined"),

@@ -318,7 +318,7 @@ fn wrong_files_are_one_line_at_the_start() {
     for (args, want) in [
         (vec![format!("--http-auth-file={tokens}")], "tokens:1: not a name, a role"),
         (vec![format!("--http-auth-file={of_nothing}")], "of-nothing:1: the hash is no SHA-256 of a token"),
-        (vec!["--http-auth-file=/nonexistent".into()], "No such file"),
+        (vec![format!("--http-auth-file={tokens}.none")], "No such file"),
         (vec![format!("--http-tls-cert={cert}"), format!("--http-tls-key={cert}")], "cert.pem"),
         (vec![format!("--http-tls-cert={cert}")], "need each other"),
         (vec!["--http-host=a:80".into()], "without a port"),
