@@ -40,12 +40,14 @@ use crate::config::{
 };
 use crate::error::{Error, ExitCode};
 use crate::metrics::Metrics;
+use crate::platform;
 use crate::remote::Bucket;
 use crate::text;
 
 /// Does what the command line asks for.
 pub fn execute(invocation: Invocation) -> Result<ExitCode, Error> {
     use Invocation::*;
+    platform::outlive_file_size_limit();
     match &invocation {
         Direct(cache)
         | Serve(ServeConfig { cache, .. })

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,7 +21,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
 
 pub use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::consts::{SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGXFSZ};
 pub use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 pub use std::os::unix::net::UnixListener;
 
@@ -177,6 +178,14 @@ pub fn raise_max_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(e) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         log::debug!("the limit of open files stays at {:?}: {e}", limit.current);
+    }
+}
+
+/// Has a write fail that would make a file larger than files may be, instead of ending the process. Whom we start it
+/// ends as before: a handler, unlike a signal that is ignored, is not handed down.
+pub fn outlive_file_size_limit() {
+    if getrlimit(Resource::Fsize).current.is_some() && !super::is_ignored(SIGXFSZ) {
+        let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     }
 }
 
