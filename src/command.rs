@@ -125,6 +125,12 @@ impl Drop for Progress {
     }
 }
 
+/// What came of the cache directory `dir`.
+fn of_cache_dir<T>(dir: &Path, outcome: io::Result<T>) -> Result<T, Error> {
+    let failed = |e| Error::failed(format!("cache directory {}: {e}; choose another with --cache-dir", dir.display()));
+    outcome.map_err(failed)
+}
+
 /// The bucket that `config` describes, see [`Bucket::open`].
 fn open_bucket(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Path>) -> Result<Arc<Bucket>, Error> {
     let opened = Bucket::open(config, metrics, memory);

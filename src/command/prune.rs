@@ -19,6 +19,7 @@ use crate::text::{self, count, things};
 /// Prunes, and says what went and what was spared.
 pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let dir = &config.cache_dir;
+    super::of_cache_dir(dir, dir.metadata())?;
     let prune = || {
         let _turn = prune_turn(dir, true)?;
         let report = prune::prune(config, None, &Census::take(dir)?)?;

@@ -34,6 +34,7 @@ pub(super) fn execute(config: &PushConfig) -> Result<ExitCode, Error> {
         log::warn!("what is pushed is not signed, for there is no --sign: who verifies will not take it");
     }
     let (dir, metrics) = (&cache.cache_dir, Arc::new(Metrics::default()));
+    super::of_cache_dir(dir, dir.metadata())?;
     let local = |e: &dyn Display| Error::failed(format!("{}: {e}", dir.display()));
     let bucket = open_bucket(shared, metrics.clone(), None)?;
     let disk = Arc::new(DiskCache::open(dir, Duration::MAX).map_err(|e| local(&e))?);

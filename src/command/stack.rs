@@ -58,14 +58,12 @@ impl Stack {
     /// Opens the cache. Nothing is asked of the bucket yet.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let dir = &config.cache_dir;
-        let failed =
-            |e| Error::failed(format!("cache directory {}: {e}; choose another with --cache-dir", dir.display()));
         if dir.to_str().is_none() {
             return Err(Error::failed(format!("cache directory {}: its name is not UTF-8", dir.display())));
         }
-        fs::create_dir_all(dir).map_err(failed)?;
+        super::of_cache_dir(dir, fs::create_dir_all(dir))?;
         let granularity = config.granularity();
-        let disk = Arc::new(DiskCache::open(dir, granularity).map_err(failed)?);
+        let disk = Arc::new(super::of_cache_dir(dir, DiskCache::open(dir, granularity))?);
         if let Err(e) = prune::stamp(dir) {
             log::debug!("{}: {e}", dir.display());
         }

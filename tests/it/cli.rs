@@ -126,6 +126,15 @@ fn status_counts_what_is_there() {
 #[test]
 fn prune_applies_the_limits_now() {
     let dir = TempDir::new();
+    // a name that is mistyped is told of, and nothing is made there
+    let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
+    for command in [&["prune"][..], &["push", &bucket]] {
+        let out = Plugin::new(&dir).args(command).output().code(1);
+        let want = format!("go-cache-plugin: cache directory {}: No such file", dir.join("cache").display());
+        assert!(out.stderr.starts_with(&want) && out.stderr.ends_with("with --cache-dir\n"), "{}", out.describe());
+    }
+    assert!(Plugin::new(&dir).arg("status").output().ok().quiet().stdout.contains("0 files"));
+    assert!(!dir.join("cache").exists());
     fill(&dir);
     let out = Plugin::new(&dir).args(["prune", "--max-cache-size=10k"]).output().ok().quiet();
     assert_eq!(out.stdout, "removed 0 files (0 B) and 0 actions; 3 files (5.9 KiB) are left\n");
