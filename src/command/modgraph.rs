@@ -10,7 +10,7 @@ use crate::http::modproxy::path::{compare, is_canonical};
 /// A module path and a version.
 pub(super) type Module = (String, String);
 
-/// What is to be fetched.
+/// What is to be fetched for one main module: what a go.mod replaces and excludes is of no matter to another's.
 #[derive(Debug, Default)]
 pub(super) struct Wants {
     /// All of these.
@@ -24,12 +24,15 @@ pub(super) struct Wants {
 }
 
 impl Wants {
-    /// What these words say, which are names of files or `MODULE@VERSION`.
-    pub(super) fn of(words: &[String]) -> Result<Self, String> {
-        let mut wants = Wants::default();
+    /// What these words say, which are names of files or `MODULE@VERSION`: for each go.mod, with the go.sum of its
+    /// name, and for all names of modules together.
+    pub(super) fn of(words: &[String]) -> Result<Vec<Self>, String> {
+        let mut all = BTreeMap::<_, Wants>::new();
         for word in words {
             let read = || fs::read_to_string(word).map_err(|e| format!("{word}: {e}"));
-            match Path::new(word).extension().and_then(|e| e.to_str()).filter(|_| !word.contains('@')) {
+            let kind = Path::new(word).extension().and_then(|e| e.to_str()).filter(|_| !word.contains('@'));
+            let wants = all.entry(kind.map(|_| Path::new(word).with_extension(""))).or_default();
+            match kind {
                 Some("mod") => {
                     let text = read()?;
                     wants.replaced.extend(replaced(&text));
@@ -58,7 +61,7 @@ impl Wants {
                 }
             }
         }
-        Ok(wants)
+        Ok(all.into_values().collect())
     }
 
     /// What is used for a module; `None` where that is a directory.

@@ -48,8 +48,30 @@ fn name((module, version): &Module, kind: &str) -> String {
 }
 
 fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<String, Error> {
-    let mut wants = Wants::of(words).map_err(|why| Error::usage(format!("mod fetch: {why}")))?;
     let mut failures = Failures::default();
+    let (mut mods, mut whole) = (BTreeSet::new(), BTreeSet::new());
+    for mut wants in Wants::of(words).map_err(|why| Error::usage(format!("mod fetch: {why}")))? {
+        complete(proxy, &mut wants, recursive, &mut failures)?;
+        mods.append(&mut wants.mods);
+        whole.append(&mut wants.whole);
+    }
+    mods.extend(whole.iter().cloned());
+    let small = mods.iter().flat_map(|m| ["info", "mod"].map(|kind| (m, kind)));
+    let mut files = Vec::new();
+    for (module, kind) in small.chain(whole.iter().map(|m| (m, "zip"))) {
+        match ModPath::parse(&name(module, kind)) {
+            Ok(path) => files.push(path),
+            Err((_, why)) => failures.note(module, why),
+        }
+    }
+    let unsure = obtain(proxy, &files, &mut failures);
+    let [mods, whole] = [&mods, &whole].map(|all| all.iter().filter(|m| !failures.0.contains_key(*m)).count());
+    let many = text::things(whole as u64, "module");
+    failures.sum_up(format!("{many} and {} more go.mod are kept{unsure}\n", mods - whole))
+}
+
+/// Adds the versions that `wants` queries, and with `recursive` what all those require.
+fn complete(proxy: &Arc<ModProxy>, wants: &mut Wants, recursive: bool, failures: &mut Failures) -> Result<(), Error> {
     for query in std::mem::take(&mut wants.queries) {
         let version = match query.1.as_str() {
             "latest" => latest(proxy, &escape(&query.0)),
@@ -88,20 +110,7 @@ fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<Str
         wants.whole.append(&mut modgraph::selected(&all));
         wants.mods.append(&mut all);
     }
-    wants.mods.extend(wants.whole.iter().cloned());
-    let small = wants.mods.iter().flat_map(|m| ["info", "mod"].map(|kind| (m, kind)));
-    let mut files = Vec::new();
-    for (module, kind) in small.chain(wants.whole.iter().map(|m| (m, "zip"))) {
-        match ModPath::parse(&name(module, kind)) {
-            Ok(path) => files.push(path),
-            Err((_, why)) => failures.note(module, why),
-        }
-    }
-    let unsure = obtain(proxy, &files, &mut failures);
-    let [mods, whole] =
-        [&wants.mods, &wants.whole].map(|all| all.iter().filter(|m| !failures.0.contains_key(*m)).count());
-    let many = text::things(whole as u64, "module");
-    failures.sum_up(format!("{many} and {} more go.mod are kept{unsure}\n", mods - whole))
+    Ok(())
 }
 
 /// The version that a module's upstream calls the latest, or else the largest in its list.

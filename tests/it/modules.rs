@@ -775,8 +775,14 @@ fn what_a_go_mod_excludes_is_as_if_nobody_required_it() {
     let require = "require (\n\texample.com/old v1.0.0\n\texample.com/new v1.0.0\n)\n";
     let work = home.write("app/go.mod", &format!("module app\n\n{require}\nexclude example.com/dep v1.1.0\n"));
     let upstream = format!("--upstream=file://{}", tree.root.display());
-    command(&home, &["fetch", "-r", "--mod-verify=off", &upstream, work.to_str().unwrap()]).ok();
-    assert!(kept_files(&home).contains(&"example.com/dep/@v/v1.0.0.zip".to_string()));
+    // and is of no matter to another's go.mod
+    tree.add("example.com/fork", "v1.0.0", &[("m.go", b"package m\n")]);
+    let forks = "replace example.com/dep => example.com/fork v1.0.0";
+    let other = home.write("other/go.mod", &format!("module other\n\nrequire example.com/new v1.0.0\n{forks}\n"));
+    let [work, other] = [work, other].map(|file| file.display().to_string());
+    command(&home, &["fetch", "-r", "--mod-verify=off", &upstream, &work, &other]).ok();
+    let kept = |module: &str| kept_files(&home).contains(&format!("example.com/{module}/@v/v1.0.0.zip"));
+    assert!(kept("dep") && kept("fork"), "{:?}", kept_files(&home));
 }
 
 #[test]
