@@ -125,7 +125,7 @@ pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
             IsADirectory | NotADirectory | NotSeekable => "; remove what is in its place",
             PermissionDenied | ReadOnlyFilesystem => "; give this user access",
             StorageFull | QuotaExceeded => "; make room",
-            _ if path.is_symlink() => "; remove the link in its place",
+            _ if e.raw_os_error().is_some() && path.is_symlink() => "; remove the link in its place",
             _ => "",
         };
         io::Error::new(e.kind(), format!("{}: {e}{advice}", path.display()))

@@ -50,6 +50,7 @@ impl Repeat {
     /// Says how often it happened, where that is more than the first line tells. Starts anew.
     pub fn end(&self) {
         let count = self.count.swap(0, Ordering::Relaxed);
+        *self.told.lock().expect("no holder panics") = None;
         if count > 1 {
             log::warn!("{count} {}", self.what);
         }

@@ -430,7 +430,7 @@ pub(super) fn compress(raw: &[u8], level: i32) -> io::Result<Vec<u8>> {
     })
 }
 
-/// What is packed in `packed`, of `size` bytes if all is well: it may be a little longer too.
+/// What is packed in `packed`, of `size` bytes if all is well: it may be longer, by as much as a spare buffer holds.
 pub(super) fn decompress(packed: &[u8], size: usize) -> io::Result<spare::Lent> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {

@@ -7,7 +7,7 @@
 //!
 //! Invariants: a pack is a hint, and can go at any time: what is in it is an entry object too. Nothing
 //! of it reaches the disk cache but through the check against the output id that the index gives; no
-//! more is unpacked than [`FRAME`] bytes, whatever a frame holds.
+//! more is unpacked than a buffer of a few MiB holds, whatever a frame holds.
 
 use super::entry;
 use super::id::OutputId;

@@ -4,13 +4,15 @@
 //! page of each output a page fault, for which all threads wait: without this, a fresh directory costs our process of
 //! the static binary a fifth more processor time (the row "CPU of our process" of the bucket bench).
 //!
-//! Invariants: what is lent is empty; at most [`KEPT`] are kept.
+//! Invariants: what is lent is empty; at most [`KEPT`] are kept, none larger than [`LARGEST`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
 /// More are seldom in use at once: what outputs wait for is not memory.
 const KEPT: usize = 8;
+/// A buffer of more bytes is not kept.
+const LARGEST: usize = 4 << 20;
 
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
@@ -40,7 +42,7 @@ impl DerefMut for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut spare = SPARE.lock().expect("no holder panics");
-        if spare.len() < KEPT {
+        if spare.len() < KEPT && self.0.capacity() <= LARGEST {
             self.0.clear();
             spare.push(std::mem::take(&mut self.0));
         }

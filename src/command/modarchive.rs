@@ -43,7 +43,7 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
     if files.is_empty() {
         return Err(failed(io::Error::other("no module is kept here: is it the --cache-dir that was filled?")));
     }
-    let write = |to: &mut File| -> io::Result<(u64, u64)> {
+    let write = |to: &mut File| -> io::Result<u64> {
         let (mut lists, mut zips, mut gone) = (BTreeMap::<_, Vec<_>>::new(), 0, 0);
         let mut out = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL)?);
         proxy.sums(&files, &mut |name, bytes| put(&mut out, name, bytes.len() as u64, bytes))?;
@@ -64,7 +64,11 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
             put(&mut out, &format!("{module}/@v/list"), list.len() as u64, list.as_bytes())?;
         }
         out.into_inner()?.finish()?.flush()?;
-        Ok((zips, gone))
+        if gone > 0 {
+            let files = text::things(gone, "file");
+            log::warn!("mod export: it lacks {files}, removed meanwhile or damaged: fetch them again");
+        }
+        Ok(zips)
     };
     // /dev/stdout is a link to what it is
     let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
@@ -74,14 +78,10 @@ pub(super) fn export(proxy: &ModProxy, file: &Path) -> Result<String, Error> {
         return Ok(String::new());
     }
     let mut temp = TempFile::create(path.parent().expect("it is absolute")).map_err(failed)?;
-    let (zips, gone) = write(temp.file()).map_err(failed)?;
+    let zips = write(temp.file()).map_err(failed)?;
     let len = temp.file().metadata().map_err(failed)?.len();
     temp.persist(&path).map_err(failed)?;
-    let lacks = match gone {
-        0 => String::new(),
-        n => format!("; it lacks {}, removed meanwhile or damaged: fetch them again", text::things(n, "file")),
-    };
-    Ok(format!("{}: {}, {}{lacks}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
+    Ok(format!("{}: {}, {}\n", file.display(), text::things(zips, "module"), text::bytes(len)))
 }
 
 /// Writes one file.

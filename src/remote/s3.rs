@@ -18,6 +18,7 @@ mod xml;
 
 use std::io::{BufReader, ErrorKind, Read};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +55,8 @@ pub struct S3 {
     credentials: Credentials,
     transport: Transport,
     place: Mutex<Option<Arc<Place>>>,
+    /// It has asked for checksums.
+    locks: AtomicBool,
 }
 
 /// One request, before it is addressed and signed.
@@ -105,6 +108,7 @@ impl S3 {
             credentials: Credentials::new(env.clone()),
             transport: Transport::new(Limits::BUCKET, proxy, providers::ca_file(env), Some(metrics)),
             place: Mutex::new(place.map(Arc::new)),
+            locks: AtomicBool::new(false),
         })
     }
 
@@ -201,17 +205,25 @@ impl Remote for S3 {
         let op = Op { body: Some((body, sha)), ..Op::new("PUT", key) }.with(SIGNATURE, beside)?;
         let (condition, tag) = if if_match == Some("") { (IF_NONE_MATCH, Some("*")) } else { (IF_MATCH, if_match) };
         let mut op = op.with(condition.clone(), tag)?;
-        let answer = match self.request(&op) {
-            // a server without conditional writes
-            Err(RemoteError::Status(501, _)) if op.headers.remove(condition).is_some() => self.request(&op),
-            // a bucket that locks its objects: that they came whole is to be in a header, which others may not know
-            Err(RemoteError::Status(400, why)) if why.contains("Content-MD5") => {
-                op = op.with(CHECKSUM, Some(&sum))?;
-                self.request(&op)
-            }
+        if self.locks.load(Ordering::Relaxed) {
+            op = op.with(CHECKSUM, Some(&sum))?;
+        }
+        let mut answer = self.request(&op);
+        // a bucket that locks its objects: that they came whole is to be in a header, which others may not know
+        let asks = |why: &str| why.to_ascii_lowercase().contains("content-md5");
+        if matches!(&answer, Err(RemoteError::Status(400, why)) if asks(why)) && !op.headers.contains_key(CHECKSUM) {
+            self.locks.store(true, Ordering::Relaxed);
+            op = op.with(CHECKSUM, Some(&sum))?;
+            answer = self.request(&op);
+        }
+        // a server without conditional writes
+        if matches!(answer, Err(RemoteError::Status(501, _))) && op.headers.remove(condition).is_some() {
+            answer = self.request(&op);
+        }
+        let answer = match answer {
             Err(RemoteError::Status(409, _)) if if_match.is_some() => return Err(RemoteError::Precondition),
-            other => other,
-        }?;
+            answer => answer?,
+        };
         match answer.status {
             // nothing is said beside that, and who says it slowly is not waited for
             200..300 => Ok(()),

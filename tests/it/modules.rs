@@ -741,7 +741,7 @@ fn an_export_says_what_is_in_it_and_lists_no_more() {
     }
     let file = dir.join("modules.tar.zst").display().to_string();
     let out = command(&home, &["export", &file]).ok();
-    let said = out.stdout.contains(": 1 module,") && out.stdout.contains("; it lacks 2 files, removed meanwhile");
+    let said = out.stdout.contains(": 1 module,") && out.stderr.contains("it lacks 2 files, removed meanwhile");
     assert!(said, "{}", out.describe());
     // offline, whom nobody may ask is not asked
     let database = Origin::http(|_| answer(500, "", b""));

@@ -419,6 +419,12 @@ fn what_the_database_does_not_know_is_refused_unless_it_is_private() {
         }
         assert_eq!(scene.between.origin.seen().len(), before, "the database was asked for private modules");
     }
+    // nor is it served on where the database could not say so at first
+    scene.between.silence();
+    let server = scene.serve(&TempDir::new(), &[]);
+    assert_eq!(server.status(&file(0, "zip")), 200);
+    scene.between.set(unknown(404));
+    poll("what is not known to go", || (server.status(&file(0, "zip")) == 403).then_some(()));
 }
 
 #[test]

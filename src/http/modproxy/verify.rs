@@ -171,11 +171,12 @@ impl ModProxy {
         // what could not be kept has passed once, and that is all
         let Some(blob) = self.depot.store.reopen(&wanted.name) else { return Ok(true) };
         // asked first: a zip is read through only where there is something to compare it with
-        let verdict = self.judge(wanted).map(|(database, what)| self.verdict(wanted, database, what));
-        if matches!(verdict, Some(Ok(None))) {
-            return Ok(false);
-        }
-        match self.check(wanted, &blob.file) {
+        let checked = match self.judge(wanted).map(|(database, what)| self.verdict(wanted, database, what)) {
+            Some(Ok(None)) => return Ok(false),
+            Some(Err(refused)) => Err(refused),
+            Some(Ok(_)) | None => self.check(wanted, &blob.file),
+        };
+        match checked {
             Ok(UNVERIFIED) => Ok(false),
             Ok(note) => {
                 self.depot.store.set_note(&wanted.name, note);
