@@ -135,13 +135,14 @@ impl ModProxy {
                 self.verifier.set_down(false);
                 Ok(Some(right))
             }
-            Err(FetchError::Absent(status, why)) if !self.depot.offline => Err(FetchError::Refused(
-                403,
-                format!(
+            Err(FetchError::Absent(status, why)) if !self.depot.offline => {
+                self.verifier.set_down(false);
+                let why = format!(
                     "refused: the sum database {name} does not know {module}@{version} ({status}: {why}): \
                      if it is private, name it in --mod-private"
-                ),
-            )),
+                );
+                Err(FetchError::Refused(403, why))
+            }
             Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.offline => Ok(None),
             Err(FetchError::Absent(_, why) | FetchError::Failed(_, why)) => {
                 self.verifier.set_down(begun.elapsed() > QUICK || database.route().is_err());
