@@ -6,7 +6,7 @@
 //! Where no server greets, nothing was said to `go` yet: the build goes on in direct mode.
 
 use std::env;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::Duration;
@@ -40,8 +40,10 @@ pub fn execute(config: &ConnectConfig) -> Result<ExitCode, Error> {
             return direct::execute(config);
         }
     };
-    // ^C and ^\ are for go, as in direct mode; who insists has it
-    let _ = signals::first_then_exit(&signals::heard(&[SIGINT, SIGQUIT]), |_| false, || ());
+    // ^C and ^\ are for go, as in direct mode
+    if !io::stdin().is_terminal() {
+        let _ = signals::each(&signals::heard(&[SIGINT, SIGQUIT]), drop);
+    }
     // unbuffered, so that an answer never waits for the next one
     let mut stdout = platform::stdout().map_err(|e| stdout_failed(&e))?;
     if let Some(plain) = without_scope(&greeting) {

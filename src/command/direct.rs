@@ -4,7 +4,7 @@
 //! end at once if we did. We end when it has, or has closed the session.
 
 use std::env;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::thread;
@@ -56,7 +56,11 @@ pub fn execute(config: &Config) -> Result<ExitCode, Error> {
             }
             // else the session was first, and answers the close that it was asked for
         };
-        let gos = move |caught: Caught| matches!(caught.signal, SIGINT | SIGQUIT) && !ending.load(Ordering::Relaxed);
+        // nor is it for go where somebody types what go would say
+        let typed = io::stdin().is_terminal();
+        let gos = move |caught: Caught| {
+            matches!(caught.signal, SIGINT | SIGQUIT) && !typed && !ending.load(Ordering::Relaxed)
+        };
         let of = signals::heard(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP]);
         if let Err(e) = signals::first_then_exit(&of, gos, stop_now) {
             log::warn!("{e}");

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once. A SIGHUP
+//! SIGINT, SIGQUIT, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once. A SIGHUP
 //! that somebody sends, rather than a terminal that goes away, may mean something else, and ^C may be for `go`. `run`
 //! hears more.
 
@@ -30,7 +30,7 @@ pub fn first_then_exit(
 ) -> Result<(), Error> {
     let mut first = Some(first);
     each(of, move |caught| {
-        if first.is_some() && spares(caught) {
+        if spares(caught) {
             return;
         }
         let Some(first) = first.take() else { std::process::exit(128 + caught.signal) };

@@ -94,7 +94,7 @@ fn what_a_terminal_sends_is_for_go_to_answer() {
     let mut s = Session::start(Plugin::new(&other).arg("connect").arg(&socket).arg("--strict"));
     // as nohup has it
     server.signal(Signal::HUP);
-    goes_on(&mut s, &[Signal::INT]);
+    goes_on(&mut s, &[Signal::INT, Signal::INT]);
     s.end().quiet();
     let mut s = Session::start(Plugin::new(&other).arg("connect").arg(&socket).arg("--strict"));
     goes_on(&mut s, &[Signal::QUIT]);
