@@ -20,7 +20,6 @@ pub mod prune;
 pub mod readahead;
 pub mod refresh;
 pub mod size;
-mod spare;
 
 mod usage;
 

@@ -55,10 +55,8 @@ impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
             }
         };
         let (state, flying) = (lock(&flight.state), |state: &mut State<T>| matches!(state, State::Flying));
-        let state = match patience {
-            None => flight.landed.wait_while(state, flying).expect("no holder panics"),
-            Some(time) => flight.landed.wait_timeout_while(state, time, flying).expect("no holder panics").0,
-        };
+        let patience = patience.unwrap_or(Duration::MAX);
+        let (state, _) = flight.landed.wait_timeout_while(state, patience, flying).expect("no holder panics");
         if let State::Landed(outcome) = &*state { Role::Landed(outcome.clone()) } else { Role::Late }
     }
 

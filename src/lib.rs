@@ -18,7 +18,7 @@
 //! [`remote`] (the bucket and the policy around it, and how old what lies there grows), [`http`] and
 //! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe,
 //! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], `bounded`, [`flight`],
-//! [`id`], [`places`], [`pool`], `private_dir`, [`repeat`] and [`retry`] are tools of one idea each.
+//! [`id`], [`places`], [`pool`], `private_dir`, [`repeat`], [`retry`] and `spare` are tools of one idea each.
 //!
 //! # The cache directory
 //!
@@ -78,6 +78,7 @@ pub mod retry;
 pub mod session;
 pub mod settle;
 pub mod sign;
+mod spare;
 pub mod store;
 mod text;
 pub mod upload;

@@ -22,6 +22,7 @@ use crate::cache::id::{ActionId, OutputId};
 use crate::metrics::{Histogram, Recent};
 use crate::pool::Pool;
 use crate::protocol::{Answer, Command, PIECE, ProtocolError, PutBody, Reader, Writer};
+use crate::spare;
 use crate::text;
 pub use budget::Budget;
 use budget::Piece;
@@ -31,6 +32,8 @@ const QUEUE: usize = 64;
 /// Pieces of one body waiting for its worker: enough to go on to the next body while a large one is
 /// hashed and written.
 const PIECES: usize = 32;
+/// A decoder may write a group of three past the end of a piece.
+const GROUP: usize = 3;
 
 /// Bytes at the end of an output in which the last line of a test's result is looked for.
 const RESULT: u64 = 1024;
@@ -148,7 +151,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         self.flush();
         self.client.comes(&action);
         let budget = &self.options.budget;
-        let mut bytes = budget.buffer(size.min(PIECE as u64) as usize);
+        let mut bytes = spare::buffer(size.min(PIECE as u64) as usize + GROUP);
         let mut more = body.piece(&mut bytes)?;
         let (sender, pieces) = bounded(PIECES);
         let put = Put { id, action, output, size, first: budget.charge(bytes), pieces };
@@ -160,7 +163,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         self.submit_put(put);
         // a worker that gives up drops its receiver; the rest of the body is read all the same
         while more {
-            let mut bytes = budget.buffer(PIECE);
+            let mut bytes = spare::buffer(PIECE + GROUP);
             more = body.piece(&mut bytes)?;
             let _ = sender.send(Part::Piece(budget.charge(bytes)));
         }

@@ -33,11 +33,11 @@ use std::time::SystemTime;
 
 use super::disk::{DiskCache, Hit};
 use super::id::{ActionId, Hashing, OutputId, sharded};
-use super::spare;
 use crate::atomic::TempFile;
 use crate::platform::{careful, is_at};
 use crate::remote::{Object, PutBody};
 use crate::sign::{Claim, SIGNATURE, Signer, from_nanos, nanos};
+use crate::spare;
 
 /// Outputs up to this many bytes are encoded and decoded in memory, larger ones in a stream.
 pub const IN_MEMORY: u64 = 1 << 20;

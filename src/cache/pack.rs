@@ -11,7 +11,7 @@
 
 use super::entry;
 use super::id::OutputId;
-use super::spare::Lent;
+use crate::spare::Lent;
 
 /// Larger outputs are in no pack. Of Go's outputs 8 in 10 are smaller, but only 7 % of the bytes: so little is
 /// written twice, and few are asked for one by one.

@@ -73,7 +73,7 @@ fn what_a_terminal_sends_is_for_go_to_answer() {
     };
     let (server, dir) = (S3Server::in_process(), TempDir::new());
     let proxy = FaultProxy::start(&server.endpoint);
-    let plugin = Plugin::new(&dir).envs(&server.env_through(&proxy.endpoint)).arg("--close-timeout=60s");
+    let plugin = Plugin::from_terminal(&dir).envs(&server.env_through(&proxy.endpoint)).arg("--close-timeout=60s");
     let mut s = Session::start(plugin);
     goes_on(&mut s, &[Signal::INT, Signal::QUIT, Signal::INT]);
     proxy.set(Fault::BlackHole);
@@ -91,12 +91,12 @@ fn what_a_terminal_sends_is_for_go_to_answer() {
     shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", binary(), "serve", "--plugin"]).arg(&socket);
     let mut server = Running::start(shell, Stdio::null());
     poll("the server", || socket.exists().then_some(()));
-    let mut s = Session::start(Plugin::new(&other).arg("connect").arg(&socket).arg("--strict"));
+    let mut s = Session::start(Plugin::from_terminal(&other).arg("connect").arg(&socket).arg("--strict"));
     // as nohup has it
     server.signal(Signal::HUP);
     goes_on(&mut s, &[Signal::INT, Signal::INT]);
     s.end().quiet();
-    let mut s = Session::start(Plugin::new(&other).arg("connect").arg(&socket).arg("--strict"));
+    let mut s = Session::start(Plugin::from_terminal(&other).arg("connect").arg(&socket).arg("--strict"));
     goes_on(&mut s, &[Signal::QUIT]);
     s.end().quiet();
     server.signal(Signal::TERM);

@@ -185,6 +185,7 @@ fn a_stderr_that_nobody_reads_stalls_no_build() {
 #[test]
 fn a_reader_that_leaves_is_no_failure_and_a_full_stdout_is_one() {
     let dir = TempDir::new();
+    dir.dir("cache");
     for args in [&["status"][..], &["prune", "--max-cache-size=1"], &["clear", "--local"], &["help"], &["version"]] {
         assert_eq!(code_of(plugin(&dir, 1, Some(Wrong::Closed), args)), Some(0), "{args:?}");
         assert_eq!(code_of(plugin(&dir, 1, Some(Wrong::Full), args)), Some(1), "{args:?}");

@@ -9,9 +9,9 @@ use crate::cache::entry::{self, DecodeError};
 use crate::cache::id::ActionId;
 use crate::cache::manifest::{Frame, Manifest};
 use crate::cache::pack;
-use crate::cache::spare;
 use crate::remote::RemoteError;
 use crate::sign::Claim as Said;
+use crate::spare;
 
 /// Bytes that are asked for at a time.
 const RUN: u64 = 512 << 10;
@@ -140,7 +140,7 @@ impl Shared {
     ) {
         for &piece in pieces {
             let frame = self.frame(listed, piece);
-            let mut bytes = spare::buffer(0);
+            let mut bytes = spare::buffer(frame.len as usize);
             bytes.resize(if body.is_some() { frame.len as usize } else { 0 }, 0);
             if let Some(Err(e)) = body.as_mut().map(|body| body.read_exact(&mut bytes)) {
                 log::debug!("reading a pack: {e}");

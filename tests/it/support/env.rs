@@ -209,6 +209,14 @@ impl Plugin {
         Plugin(command, dir.clone())
     }
 
+    /// As [`Self::new`], as a terminal starts it: a job in the background, as the tests may be, ignores ^C.
+    pub fn from_terminal(dir: &TempDir) -> Self {
+        let mut command = scrubbed("env", dir.path());
+        command.args(["--default-signal=INT,QUIT", binary()]);
+        command.env("GOCACHE_DIR", dir.join("cache"));
+        Plugin(command, dir.clone())
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.0.arg(arg);
