@@ -55,7 +55,7 @@ pub struct S3 {
     credentials: Credentials,
     transport: Transport,
     place: Mutex<Option<Arc<Place>>>,
-    /// It has asked for checksums.
+    /// It has asked for checksums of objects.
     locks: AtomicBool,
 }
 
@@ -152,7 +152,13 @@ impl S3 {
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
         let region = place.region.to_string();
         let scope = Scope { region: &region, service: "s3" };
-        let headers = sign(op.method, &url, scope, keys, payload, op.headers.clone(), SystemTime::now());
+        let mut headers = op.headers.clone();
+        // a bucket that locks its objects: that they came whole is to be in a header, which others may not know
+        if op.body.is_some() && !op.document && self.locks.load(Ordering::Relaxed) {
+            let sum = STANDARD.encode_to_string(unhex::<32>(payload).unwrap_or_default());
+            headers.insert(CHECKSUM, HeaderValue::from_str(&sum).expect("base64 is ASCII"));
+        }
+        let headers = sign(op.method, &url, scope, keys, payload, headers, SystemTime::now());
         let headers = headers.map_err(RemoteError::Denied)?;
         let body = op.body.as_ref().map(|(body, _)| (body.len(), body.reader()));
         Ok(self.transport.send(op.method, url.as_str(), headers, body, op.within)?)
@@ -201,19 +207,14 @@ impl Remote for S3 {
 
     fn put(&self, key: &str, body: &PutBody, if_match: Option<&str>, beside: Option<&str>) -> Result<(), RemoteError> {
         let sha = sha256(body).map_err(|e| invalid(e.to_string()))?;
-        let sum = STANDARD.encode_to_string(unhex::<32>(&sha).unwrap_or_default());
         let op = Op { body: Some((body, sha)), ..Op::new("PUT", key) }.with(SIGNATURE, beside)?;
         let (condition, tag) = if if_match == Some("") { (IF_NONE_MATCH, Some("*")) } else { (IF_MATCH, if_match) };
         let mut op = op.with(condition.clone(), tag)?;
-        if self.locks.load(Ordering::Relaxed) {
-            op = op.with(CHECKSUM, Some(&sum))?;
-        }
+        let told = self.locks.load(Ordering::Relaxed);
         let mut answer = self.request(&op);
-        // a bucket that locks its objects: that they came whole is to be in a header, which others may not know
         let asks = |why: &str| why.to_ascii_lowercase().contains("content-md5");
-        if matches!(&answer, Err(RemoteError::Status(400, why)) if asks(why)) && !op.headers.contains_key(CHECKSUM) {
+        if !told && matches!(&answer, Err(RemoteError::Status(400, why)) if asks(why)) {
             self.locks.store(true, Ordering::Relaxed);
-            op = op.with(CHECKSUM, Some(&sum))?;
             answer = self.request(&op);
         }
         // a server without conditional writes
