@@ -29,11 +29,12 @@ pub fn execute(config: &ServeConfig) -> Result<ExitCode, Error> {
     let reload = gate.clone().filter(Gate::has_files);
     let of = [SIGINT, SIGTERM, SIGHUP];
     let heard = signals::heard(&of);
-    let spares = move |caught: Caught| {
-        let hangup = caught.signal == SIGHUP;
-        let reload = reload.as_ref().filter(|_| hangup && !caught.from_terminal);
-        reload.inspect(|gate| gate.reload()).is_some()
-            || !heard.contains(&caught.signal) && (hangup || caught.from_terminal)
+    let spares = move |caught: Caught| match &reload {
+        Some(gate) if caught.signal == SIGHUP && !caught.from_terminal => {
+            gate.reload();
+            true
+        }
+        _ => !heard.contains(&caught.signal) && (caught.signal == SIGHUP || caught.from_terminal),
     };
     signals::first_then_exit(&of, spares, move || drop(sender))?;
     let stack = Arc::new(Stack::open(&config.cache)?);

@@ -19,7 +19,7 @@ pub fn each(of: &[i32], mut each: impl FnMut(Caught) + Send + 'static) -> Result
 /// Those of these signals that this process was not started to ignore, as `nohup` has it.
 pub fn heard(of: &[i32]) -> Vec<i32> {
     let ignored = platform::ignored();
-    of.iter().copied().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect()
+    of.iter().copied().filter(|signal| !ignored(*signal)).collect()
 }
 
 /// Calls `first` at the first of these signals that `spares` does not take; the one after it ends the process with

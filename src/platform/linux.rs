@@ -61,11 +61,11 @@ pub fn widen_stdin(bytes: usize) {
     let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), bytes);
 }
 
-/// The signals that this process was started to ignore, as `nohup` has it: bit n - 1 is signal n.
-pub fn ignored() -> u64 {
+/// Whether this process was started to ignore a signal, as `nohup` has it.
+pub fn ignored() -> impl Fn(i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mut mask = status.lines().filter_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    mask.next().unwrap_or_default()
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    move |signal| mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Sends at most `most` bytes of `file` from `at` on.

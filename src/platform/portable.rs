@@ -52,9 +52,9 @@ pub fn make_room(_: &File, _: usize) -> bool {
 /// Asks for a pipe of that many bytes, which only Linux grants.
 pub fn widen_stdin(_: usize) {}
 
-/// The signals that this process was started to ignore: none, as far as we know.
-pub fn ignored() -> u64 {
-    0
+/// Whether this process was started to ignore a signal: no, as far as we know.
+pub fn ignored() -> impl Fn(i32) -> bool {
+    |_| false
 }
 
 /// Sends at most `most` bytes of `file` from `at` on.

@@ -184,7 +184,7 @@ pub fn raise_max_files() {
 /// Has a write fail that would make a file larger than files may be, instead of ending the process. Whom we start it
 /// ends as before: a handler, unlike a signal that is ignored, is not handed down.
 pub fn outlive_file_size_limit() {
-    if getrlimit(Resource::Fsize).current.is_some() && super::ignored() >> (SIGXFSZ - 1) & 1 == 0 {
+    if getrlimit(Resource::Fsize).current.is_some() && !super::ignored()(SIGXFSZ) {
         let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     }
 }
