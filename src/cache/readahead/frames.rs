@@ -1,6 +1,6 @@
 //! Frames of packs on their way into the disk cache.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::window::{Claim, Window};
@@ -11,7 +11,7 @@ use crate::cache::manifest::{Frame, Manifest};
 use crate::cache::pack;
 use crate::remote::RemoteError;
 use crate::sign::Claim as Said;
-use crate::spare;
+use crate::spare::{self, Lent};
 
 /// Bytes that are asked for at a time.
 const RUN: u64 = 512 << 10;
@@ -140,16 +140,13 @@ impl Shared {
     ) {
         for &piece in pieces {
             let frame = self.frame(listed, piece);
-            let mut bytes = spare::buffer(frame.len as usize);
-            bytes.resize(if body.is_some() { frame.len as usize } else { 0 }, 0);
-            if let Some(Err(e)) = body.as_mut().map(|body| body.read_exact(&mut bytes)) {
-                log::debug!("reading a pack: {e}");
+            let read = body.as_mut().map(|body| read(body, frame.len));
+            let bytes = read.and_then(|read| read.inspect_err(|e| log::debug!("reading a pack: {e}")).ok());
+            let Some(bytes) = bytes else {
                 body = None;
-            }
-            if body.is_none() {
                 self.unpack(listed, piece, frame.raw, None);
                 continue;
-            }
+            };
             // reading goes on meanwhile
             let (shared, listed) = (self.clone(), listed.clone());
             let unpack = move || shared.unpack(&listed, piece, frame.raw, Some(&bytes));
@@ -192,4 +189,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// The next `len` bytes.
+fn read(from: &mut dyn Read, len: u32) -> io::Result<Lent> {
+    let mut bytes = spare::buffer(len as usize);
+    from.take(len.into()).read_to_end(&mut bytes)?;
+    if bytes.len() == len as usize { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

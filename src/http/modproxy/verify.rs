@@ -99,24 +99,20 @@ impl ModProxy {
     /// Whether `file` is fit to be kept as `wanted`, and what is to be noted of it. A database that gave no
     /// answer lately is not waited for.
     pub(super) fn check(&self, wanted: &ModPath, file: &File) -> Result<&'static str, FetchError> {
+        let hash = read_through(wanted, file)?;
+        let right = if self.verifier.is_down() { None } else { self.verdict(wanted)? };
+        self.judged(wanted, &hash, right)
+    }
+
+    /// What is to be noted of `wanted`, which has that hash, where the database has `right`, or gave no answer.
+    fn judged(&self, wanted: &ModPath, hash: &str, right: Option<String>) -> Result<&'static str, FetchError> {
         let ModPath { module, version, .. } = wanted;
-        let hash = match wanted.file {
-            ModFile::List => check_list(file),
-            ModFile::Latest => check_info(file, None),
-            ModFile::Info => check_info(file, (!wanted.is_mutable()).then_some(version)),
-            ModFile::Mod => check_mod(file),
-            ModFile::Zip => zip::check(file, module, version),
-        };
-        let hash = hash.map_err(FetchError::refused)?;
         let Some((database, what)) = self.judge(wanted) else {
             // who verifies again one day has to know
             let unverified = wanted.summed().is_some() && !self.is_exempt(module);
             return Ok(if unverified { UNVERIFIED } else { "" });
         };
-        if self.verifier.is_down() {
-            return Ok(UNVERIFIED);
-        }
-        match self.verdict(wanted, database, what)? {
+        match right {
             None => Ok(UNVERIFIED),
             Some(right) if right == hash => Ok(""),
             Some(right) => {
@@ -127,8 +123,9 @@ impl ModProxy {
         }
     }
 
-    /// The hash that the database has of `wanted`; `None` where it gives no answer.
-    fn verdict(&self, wanted: &ModPath, database: &Database, what: &str) -> Result<Option<String>, FetchError> {
+    /// The hash that the database has of `wanted`; `None` where it gives no answer, or is not asked.
+    fn verdict(&self, wanted: &ModPath) -> Result<Option<String>, FetchError> {
+        let Some((database, what)) = self.judge(wanted) else { return Ok(None) };
         let (ModPath { module, version, .. }, name, begun) = (wanted, &database.name, Instant::now());
         match database.hash(module, version, what) {
             Ok(right) => {
@@ -171,12 +168,11 @@ impl ModProxy {
     fn compare(&self, wanted: &ModPath) -> Result<bool, FetchError> {
         // what could not be kept has passed once, and that is all
         let Some(blob) = self.depot.store.reopen(&wanted.name) else { return Ok(true) };
-        // asked first: a zip is read through only where there is something to compare it with
-        let checked = match self.judge(wanted).map(|(database, what)| self.verdict(wanted, database, what)) {
-            Some(Ok(None)) => return Ok(false),
-            Some(Err(refused)) => Err(refused),
-            Some(Ok(_)) | None => self.check(wanted, &blob.file),
-        };
+        let checked = self.verdict(wanted).and_then(|right| match right {
+            // a zip is read through only where there is something to compare it with
+            None => Ok(UNVERIFIED),
+            right => self.judged(wanted, &read_through(wanted, &blob.file)?, right),
+        });
         match checked {
             Ok(UNVERIFIED) => Ok(false),
             Ok(note) => {
@@ -225,4 +221,17 @@ impl ModProxy {
             }
         }
     }
+}
+
+/// The hash of a file that is fit to be `wanted`, as go.sum has it; empty where it has none.
+fn read_through(wanted: &ModPath, file: &File) -> Result<String, FetchError> {
+    let ModPath { module, version, .. } = wanted;
+    let hash = match wanted.file {
+        ModFile::List => check_list(file),
+        ModFile::Latest => check_info(file, None),
+        ModFile::Info => check_info(file, (!wanted.is_mutable()).then_some(version)),
+        ModFile::Mod => check_mod(file),
+        ModFile::Zip => zip::check(file, module, version),
+    };
+    hash.map_err(FetchError::refused)
 }
