@@ -21,7 +21,6 @@ use crate::http::revproxy::RevProxy;
 use crate::http::server::{Open, Server, ServerLimits};
 use crate::http::status::{Sources, Status};
 use crate::http::tls::{Authority, identity, system_bundle};
-use crate::places::Places;
 use crate::store::{BlobStore, Kind};
 
 /// Who may ask, and as whom the server answers: what is read from files, and may be read anew.
@@ -93,8 +92,7 @@ impl Web {
         let stopping = Arc::new(AtomicBool::new(false));
         gate.warn(config.addr);
         let open = Open::new(ServerLimits::default());
-        let tunnels = Arc::new(Places::default());
-        open.bound(&stack.metrics.waiting, &tunnels);
+        stack.metrics.waiting.bound(open.limits.max_waiting);
         let status = Status::new(Sources {
             open: open.clone(),
             metrics: stack.metrics.clone(),
@@ -119,7 +117,7 @@ impl Web {
             router.modproxy = Some(Arc::new(move |request: Request<'_>| proxy.handle(request)));
         }
         if let Some(authority) = &config.authority {
-            let proxy = reverse_proxy(config, authority, &gate, tunnels, stack)?;
+            let proxy = reverse_proxy(config, authority, &gate, stack)?;
             router.revproxy = Some(Arc::new(move |request: Request<'_>| proxy.handle(request)));
         }
         let answer = Arc::new(move |request: Request<'_>| router.handle(request));
@@ -162,7 +160,6 @@ fn reverse_proxy(
     config: &HttpConfig,
     ca: &AuthorityConfig,
     gate: &Gate,
-    tunnels: Arc<Places>,
     stack: &Stack,
 ) -> Result<Arc<RevProxy>, Error> {
     let failed = |e| Error::failed(format!("reverse proxy: {e}"));
@@ -188,5 +185,5 @@ fn reverse_proxy(
     }
     let (blobs, debug) = (blobs(Kind::RevProxy, stack), stack.config().debug.rev_proxy());
     let metrics = stack.metrics.clone();
-    Ok(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, tunnels, metrics, debug))
+    Ok(RevProxy::new(&config.rev_proxy, &config.tunnels, blobs, authority, metrics, debug))
 }

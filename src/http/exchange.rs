@@ -18,7 +18,6 @@ use ureq::http::HeaderMap;
 use super::auth::Access;
 use super::socket::Stream;
 use crate::config::HostPort;
-use crate::places::Place;
 
 /// Answers requests. Called from many threads at once.
 pub type Handler = dyn Fn(Request<'_>) -> Reply + Send + Sync;
@@ -99,14 +98,12 @@ pub struct Reply {
     pub proxied: Option<Box<HeaderMap>>,
     /// The body; dropped unsent for HEAD, 204 and 304, its length told all the same.
     pub body: Body,
-    /// What is held until it is sent.
-    pub held: Option<Place>,
 }
 
 impl Reply {
     /// A reply without a body.
     pub fn status(status: u16) -> Self {
-        Reply { status, headers: Vec::new(), proxied: None, body: Body::Bytes(Vec::new()), held: None }
+        Reply { status, headers: Vec::new(), proxied: None, body: Body::Bytes(Vec::new()) }
     }
     /// A line of plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {

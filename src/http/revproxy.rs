@@ -71,7 +71,6 @@ pub struct RevProxy {
     /// What turned out not to be kept: nobody waits for another's fetch of it, and the bucket is not asked.
     unkept: Bounded<String>,
     forwarder: Arc<Forwarder>,
-    tunnels: Arc<Places>,
     refreshing: Arc<Places>,
     /// When the latest answer to a URL that counts was asked for, or a change made: earlier ones are old.
     latest: Bounded<String, Instant>,
@@ -87,7 +86,6 @@ impl RevProxy {
         may_tunnel: &Tunnels,
         store: Arc<BlobStore>,
         authority: Authority,
-        tunnels: Arc<Places>,
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Arc<Self> {
@@ -101,7 +99,6 @@ impl RevProxy {
             flights: Arc::default(),
             unkept: Bounded::new(URLS),
             forwarder: Arc::new(Forwarder::new(Reach::Clients(hosts.to_vec()), metrics.clone())),
-            tunnels,
             refreshing: Places::new(MAX_REFRESHING),
             latest: Bounded::new(URLS),
             metrics,
@@ -158,7 +155,8 @@ impl RevProxy {
                 return reply::text(504, "not in the cache");
             }
         }
-        let Some(place) = self.metrics.waiting.take() else {
+        // until the head of the answer is there
+        let Some(_place) = self.metrics.waiting.take() else {
             return reply::text(503, "too many requests wait for their servers");
         };
         if terms.lookup && terms.store && self.unkept.get(url).is_none() {
@@ -173,9 +171,7 @@ impl RevProxy {
                 Role::Late => {}
             }
         }
-        let (mut reply, outcome) = self.fetch(method, url, &terms, body, old.filter(|_| method == "GET"), leader);
-        reply.held = Some(place).filter(|_| matches!(reply.body, Body::Stream(..)));
-        (reply, outcome)
+        self.fetch(method, url, &terms, body, old.filter(|_| method == "GET"), leader)
     }
 
     /// The answer from what was found, where that may be used: fresh, or while it is made fresh.

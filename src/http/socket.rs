@@ -75,11 +75,10 @@ impl Socket {
         self.set(State::Waiting(Instant::now()));
     }
 
-    /// A request is there and will be answered, or the answer is, which perhaps `holds` a place among those who
-    /// wait for upstreams; false when the connection has to leave instead.
-    pub fn begin_answer(&mut self, holds: bool) -> bool {
+    /// A request is there and will be answered, or the answer is; false when the connection has to leave instead.
+    pub fn begin_answer(&mut self) -> bool {
         self.pace();
-        self.set(State::Answering { holds })
+        self.set(State::Answering)
     }
 
     /// Something moves on a connection that a reply has taken over.

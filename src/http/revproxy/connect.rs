@@ -47,10 +47,6 @@ impl RevProxy {
             counted.refused.inc();
             return Reply::text(403, format!("{host} is neither in --revproxy nor in --tunnel\n"));
         }
-        let Some(place) = self.tunnels.take() else {
-            counted.refused.inc();
-            return Reply::text(503, "too many tunnels are open already\n");
-        };
         let target = match tunnel::dial(&self.may_tunnel.reach(), host, 443) {
             Ok(target) => target,
             Err(e) => {
@@ -59,7 +55,7 @@ impl RevProxy {
             }
         };
         counted.tunnelled.inc();
-        Reply::status(200).body(tunnel::takeover(place, target, format!("tunnel to {host}"), false))
+        Reply::status(200).body(tunnel::takeover(target, format!("tunnel to {host}"), false))
     }
 
     /// A request inside an intercepted connection to `host`.

@@ -14,7 +14,6 @@ use crate::client::Reach;
 use crate::config::HostPort;
 use crate::http::exchange::Body;
 use crate::http::socket::{Stream, is_pause};
-use crate::places::Place;
 
 /// A tunnel in which nothing moves is closed after this.
 const IDLE: Duration = Duration::from_secs(300);
@@ -53,11 +52,10 @@ pub fn dial(reach: &Reach, host: &HostPort, port: u16) -> io::Result<Stream> {
     Err(last)
 }
 
-/// What carries bytes between the client and `target`, and holds `place` meanwhile; `what` is called so in
-/// the log. To a target that is `deaf` nothing of what the client says is passed.
-pub fn takeover(place: Place, target: Stream, what: String, deaf: bool) -> Body {
+/// What carries bytes between the client and `target`; `what` is called so in the log. To a target that is `deaf` nothing of what the client says is passed.
+pub fn takeover(target: Stream, what: String, deaf: bool) -> Body {
     Body::Takeover(Box::new(move |mut client| {
-        let (_place, mut target) = (place, target);
+        let mut target = target;
         client.socket().tie(target.socket());
         if let Err(e) = carry_both([client, target], deaf) {
             log::debug!("{what} broke: {e}");

@@ -29,14 +29,13 @@ pub fn wanted(method: &str, headers: &HeaderMap) -> Option<HeaderValue> {
 /// The answer to a GET of `url` that wants to speak `protocol`; `sent` are its other headers.
 pub fn reply(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> (Reply, Outcome) {
     let failed = |e: io::Error| text(tunnel::status(&e), format_args!("{}: {e}", hosts::shown(url)));
-    let Some(place) = proxy.tunnels.take() else { return text(503, "too many tunnels are open already") };
     let (target, (status, headers)) = match ask(proxy, url, protocol, sent) {
         Ok(answer) => answer,
         Err(e) => return failed(e),
     };
     let mut reply = Reply::status(status);
     reply.proxied = Some(Box::new(headers));
-    reply.body = tunnel::takeover(place, target, "an upgraded connection".into(), status != 101);
+    reply.body = tunnel::takeover(target, "an upgraded connection".into(), status != 101);
     (reply, Outcome::Uncached)
 }
 

@@ -41,7 +41,7 @@ pub fn serve(stream: Stream, handler: &Handler, context: &Context) {
 /// One request and its answer. An error says that the answer broke off.
 fn turn(wire: &mut Wire, handler: &Handler, context: &Context) -> io::Result<Next> {
     let head = read_head(wire, context).transpose();
-    let Some(head) = head.filter(|_| wire.stream().socket().begin_answer(false)) else { return Ok(Next::Close) };
+    let Some(head) = head.filter(|_| wire.stream().socket().begin_answer()) else { return Ok(Next::Close) };
     let Head { request, mut framed, expect_continue } = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
@@ -52,7 +52,7 @@ fn turn(wire: &mut Wire, handler: &Handler, context: &Context) -> io::Result<Nex
     wire.begin(request.body_len, expect_continue);
     let reply = handler(Request { body: Box::new(&mut *wire), ..request });
     framed.keep &= wire.finish() && !wire.stream().socket().is_stopping();
-    wire.stream().socket().begin_answer(reply.held.is_some());
+    wire.stream().socket().begin_answer();
     if matches!(reply.body, Body::Takeover(_)) {
         wire.stream().write_all(&head_of(&reply, ""))?;
         wire.stream().flush()?;

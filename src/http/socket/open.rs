@@ -12,17 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::places::Places;
 use crate::platform;
 
 /// What the server allows its clients.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Connections at a time, a thread each, that may send a file each. Default: 1,024, or a third of the files
-    /// that the process may open.
+    /// Connections at a time, a thread each; each may need one to a server and a file beside its own. Default:
+    /// 1,024, or a quarter of the files that the process may open.
     pub max_connections: usize,
-    /// Requests that may wait for upstreams at a time; each may need two more files. Default: 512, or an
-    /// eighth of the files.
+    /// Requests that may wait for upstreams at a time. Default: 512, or an eighth of the files.
     pub max_waiting: usize,
     /// How long a connection may wait between requests. Default: 60 s.
     pub idle_timeout: Duration,
@@ -40,7 +38,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         let files = platform::max_files().map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         ServerLimits {
-            max_connections: (files / 3).clamp(16, 1024),
+            max_connections: (files / 4).clamp(16, 1024),
             max_waiting: (files / 8).clamp(4, 512),
             idle_timeout: Duration::from_secs(60),
             head_timeout: Duration::from_secs(10),
@@ -50,8 +48,6 @@ impl Default for ServerLimits {
     }
 }
 
-/// Tunnels and upgraded connections at a time; half as many as may wait for upstreams, where that is less.
-const MAX_TUNNELS: usize = 128;
 /// How long who waits for room sleeps before it looks again.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -89,8 +85,8 @@ struct Slot {
 pub(super) enum State {
     /// Without a whole request since then.
     Waiting(Instant),
-    /// A request is being answered, and perhaps the answer holds a place among those who wait for upstreams.
-    Answering { holds: bool },
+    /// A request is being answered.
+    Answering,
     /// A reply has taken it over, and nothing has moved since then.
     TakenOver(Instant),
     /// Told to leave.
@@ -118,7 +114,7 @@ impl Open {
         let (mut table, most) = (self.lock(), self.limits.max_connections);
         while table.slots.len() >= most && !table.stopping {
             // those on their way out count too, from some number on
-            if table.slots.len() < most + most / 8 && table.dismiss_one(|_| true) {
+            if table.slots.len() < most + most / 8 && table.dismiss_one() {
                 break;
             }
             table = self.changed.wait_timeout(table, TICK).expect("no holder panics").0;
@@ -136,20 +132,8 @@ impl Open {
     /// The process is out of files, or of threads: sends one connection away, and waits for a moment.
     pub fn make_room(&self) {
         let mut table = self.lock();
-        table.dismiss_one(|_| true);
+        table.dismiss_one();
         drop(self.changed.wait_timeout(table, TICK).expect("no holder panics"));
-    }
-
-    /// Bounds how many requests hold one of `waiting`, and how many tunnels one of `tunnels`: who is slow with it
-    /// makes room.
-    pub fn bound(self: &Arc<Self>, waiting: &Places, tunnels: &Places) {
-        let dismiss = |what: fn(State) -> bool| {
-            let open = self.clone();
-            move || open.lock().dismiss_one(what)
-        };
-        waiting.bound(self.limits.max_waiting, dismiss(|state| state == State::Answering { holds: true }));
-        tunnels
-            .bound(MAX_TUNNELS.min(self.limits.max_waiting / 2), dismiss(|state| matches!(state, State::TakenOver(_))));
     }
 
     /// How many are open, and how many of them are without a whole request at present.
@@ -190,17 +174,15 @@ impl Open {
 }
 
 impl Table {
-    /// Of the connections that are at `what`, sends the one away that has been longest without a whole request, or
-    /// else the slowest, if there is one.
-    fn dismiss_one(&mut self, what: impl Fn(State) -> bool) -> bool {
+    /// Sends the connection away that has been longest without a whole request, or else the slowest, if there is one.
+    fn dismiss_one(&mut self) -> bool {
         let rank = |slot: &Slot| match slot.state {
             State::Waiting(since) => Some((true, since.elapsed())),
-            State::Answering { .. } => Some((false, Duration::from_micros(slot.behind.load(Ordering::Relaxed)))),
+            State::Answering => Some((false, Duration::from_micros(slot.behind.load(Ordering::Relaxed)))),
             State::TakenOver(since) => Some((false, since.elapsed())),
             State::Leaving => None,
         };
-        let ranked =
-            self.slots.values_mut().filter(|slot| what(slot.state)).filter_map(|slot| Some((rank(slot)?, slot)));
+        let ranked = self.slots.values_mut().filter_map(|slot| Some((rank(slot)?, slot)));
         let goes = ranked.filter(|((waits, time), _)| *waits || *time > SLOW).max_by_key(|(rank, _)| *rank);
         goes.map(|(_, slot)| slot.leave()).is_some()
     }
@@ -213,7 +195,7 @@ impl Slot {
             State::Waiting(_) => self.leave(),
             // what took it over sees the client leave
             State::TakenOver(_) => drop(self.tcp.shutdown(Shutdown::Read)),
-            State::Answering { .. } | State::Leaving => {}
+            State::Answering | State::Leaving => {}
         }
     }
 
