@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::forward::{Ask, Failed, Forwarder, RequestBody};
 use self::memory::{Answer, Memory};
 use self::reply::{Found, Outcome};
-use self::rules::{Rules, Terms};
+use self::rules::Terms;
 use super::exchange::{Body, Method, Reply, Request, Target};
 use super::headers::{self, HeaderMap, value};
 use super::tls::Authority;
@@ -130,9 +130,9 @@ impl RevProxy {
             let (mut reply, outcome) = self.answer(request, &method, &url);
             // in place of what other caches said
             let headers = reply.proxied.get_or_insert_default();
-            headers.insert("x-cache", value(outcome.text()));
+            headers.insert("x-cache", value(outcome));
             headers.insert("x-cache-id", value(hosts::cache_id(&url)));
-            (reply, outcome.text())
+            (reply, outcome)
         })
     }
 
@@ -141,8 +141,8 @@ impl RevProxy {
         let body = request_body(request, &headers);
         let protocol = upgrade::wanted(method, &headers).filter(|_| body.is_none());
         headers::drop_hop_by_hop(&mut headers);
-        if let Some(protocol) = protocol {
-            return upgrade::reply(self, url, &protocol, &headers);
+        if let Some(switched) = protocol.and_then(|protocol| upgrade::reply(self, url, &protocol, &headers)) {
+            return switched;
         }
         let terms = Terms::new(method, headers, body.as_ref().is_some_and(|(_, len)| *len != Some(0)));
         let (mut old, mut leader) = (None, None);
@@ -188,9 +188,9 @@ impl RevProxy {
 
     fn hit(&self, url: &str, terms: &Terms, found: &Found) -> (Reply, Outcome) {
         match found.outcome {
-            Outcome::Memory => self.metrics.revcache.req_memory_hit.inc(),
+            reply::MEMORY => self.metrics.revcache.req_memory_hit.inc(),
             // the store counts those under the URL itself
-            Outcome::Local if found.blob() != Some(url) => self.metrics.revcache.req_local_hit.inc(),
+            reply::LOCAL if found.blob() != Some(url) => self.metrics.revcache.req_local_hit.inc(),
             _ => {}
         }
         (found.reply(terms, SystemTime::now()), found.outcome)
@@ -263,15 +263,12 @@ impl RevProxy {
 
     /// The target says that what we have is still right.
     fn confirmed(&self, url: &str, terms: &Terms, old: &Found, news: &HeaderMap, asked: Instant) -> (Reply, Outcome) {
-        let now = SystemTime::now();
         let headers = reply::merge(&old.answer.headers, news);
-        let rules = Rules::new(old.answer.status, &headers, now);
-        let variant = rules::variant(&headers, &terms.headers);
-        let answer = Answer { status: old.answer.status, headers, variant, rules, body: old.answer.body.clone() };
-        match answer.rules.storable(terms, answer.status, &answer.headers, now) {
-            Ok(()) if !self.is_late(url, asked) => drop(self.memory.put(url, &answer)),
-            Ok(()) => {}
-            Err(_) => self.forget_one(url, old),
+        let answer = Answer::new(old.answer.status, headers, terms, SystemTime::now(), old.answer.body.clone());
+        if answer.rules.storable(terms).is_err() {
+            self.forget_one(url, old);
+        } else if !self.is_late(url, asked) {
+            self.memory.put(url, &answer);
         }
         self.hit(url, terms, &Found { answer: Arc::new(answer), ..old.clone() })
     }

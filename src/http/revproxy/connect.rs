@@ -55,7 +55,7 @@ impl RevProxy {
             }
         };
         counted.tunnelled.inc();
-        Reply::status(200).body(tunnel::takeover(target, format!("tunnel to {host}"), false))
+        Reply::status(200).body(tunnel::takeover(target, format!("tunnel to {host}")))
     }
 
     /// A request inside an intercepted connection to `host`.

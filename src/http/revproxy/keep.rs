@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::memory::{Answer, Kept};
-use super::reply::{Found, Outcome};
-use super::rules::{Rules, Terms, encoding_is_plain, variant};
+use super::reply::{self, Found, Outcome};
+use super::rules::{Terms, encoding_is_plain};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
 use crate::http::exchange::{Body, Reply};
-use crate::http::headers::HeaderMap;
 use crate::http::resume::Received;
 use crate::store::BlobWriter;
 use crate::text::first_of;
@@ -31,12 +30,13 @@ enum Place {
 
 /// Where an answer that may be kept is kept: for good what is immutable and for every client, in
 /// memory what is fresh for a short time.
-fn place(rules: &Rules, status: u16, headers: &HeaderMap, varies: bool, now: SystemTime) -> Place {
+fn place(answer: &Answer, now: SystemTime) -> Place {
+    let Answer { status, headers, variant, rules, .. } = answer;
     if rules.age(now) >= rules.lifetime() || rules.lifetime() < SHORT_LIVED {
         Place::Memory
     } else if rules.for_good()
-        && status == 200
-        && !varies
+        && *status == 200
+        && variant.is_empty()
         && !headers.contains_key("set-cookie")
         && encoding_is_plain(headers)
     {
@@ -59,8 +59,8 @@ pub fn reply(
 ) -> (Reply, Outcome) {
     let now = SystemTime::now();
     let Received { status, headers, body, len, framed } = forwarded;
-    let rules = Rules::new(status, &headers, now);
-    let may = rules.storable(terms, status, &headers, now).and(first_of(&[
+    let answer = Answer::new(status, headers.clone(), terms, now, Kept::Bytes(Arc::new([])));
+    let may = answer.rules.storable(terms).and(first_of(&[
         (!framed, "its end cannot be told from a failure"),
         (len.is_some_and(|len| len > MAX_STORED), "too large"),
     ]));
@@ -69,8 +69,8 @@ pub fn reply(
     } else if terms.store {
         proxy.unkept.insert(url.to_string(), ());
     }
-    let mut reply = Reply::status(status);
-    reply.proxied = Some(Box::new(headers.clone()));
+    let mut sent = Reply::status(status);
+    sent.proxied = Some(Box::new(headers));
     let (body, outcome): (Box<dyn Read + Send>, _) = match may {
         Err(why) => {
             log::debug!("{}: not kept: {why}", hosts::shown(url));
@@ -79,13 +79,11 @@ pub fn reply(
             if let Some(old) = old.filter(|_| terms.store && (200..500).contains(&status) && status != 206) {
                 proxy.forget_one(url, &old);
             }
-            (body, Outcome::Uncached)
+            (body, reply::UNCACHED)
         }
         Ok(()) => {
-            let variant = variant(&headers, &terms.headers);
-            let place = place(&rules, status, &headers, !variant.is_empty(), now);
-            let answer = Answer { status, headers, variant, rules, body: Kept::Bytes(Arc::new([])) };
-            let outcome = if place == Place::Memory { Outcome::Volatile } else { Outcome::Cached };
+            let place = place(&answer, now);
+            let outcome = if place == Place::Memory { reply::VOLATILE } else { reply::CACHED };
             let mut keeping = Keeping {
                 proxy: proxy.clone(),
                 url: url.to_string(),
@@ -110,12 +108,12 @@ pub fn reply(
                 }
                 Err(e) => {
                     keeping.lost(&e);
-                    (body, Outcome::Uncached)
+                    (body, reply::UNCACHED)
                 }
             }
         }
     };
-    (reply.body(Body::Stream(body, len)), outcome)
+    (sent.body(Body::Stream(body, len)), outcome)
 }
 
 /// Keeps one answer: in memory, or on disk once it has gone there.
@@ -139,8 +137,7 @@ impl Keeping {
         let name = if shared { self.url.clone() } else { self.proxy.free_slot(&self.url, self.old.as_ref()) };
         let store = if shared { &self.proxy.store } else { &self.proxy.own_store };
         let mut writer = store.writer(&name)?;
-        let Answer { status, headers, variant, .. } = &self.answer;
-        writer.write_all(&stored::encode_head(*status, headers, variant, shared, self.at))?;
+        writer.write_all(&stored::encode_head(&self.answer, shared, self.at))?;
         writer.write_all(&std::mem::take(&mut self.bytes))?;
         self.writer = Some((writer, name));
         Ok(())

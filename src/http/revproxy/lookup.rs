@@ -7,7 +7,7 @@ use std::time::Instant;
 use url::Url;
 
 use super::memory::Kept;
-use super::reply::{Found, Outcome, Source};
+use super::reply::{self, Found, Source};
 use super::rules::{self, Terms};
 use super::stored;
 use super::{RevProxy, hosts};
@@ -21,7 +21,7 @@ impl RevProxy {
             match &answer.body {
                 Kept::Bytes(bytes) => {
                     let body = Source::Bytes(bytes.clone());
-                    return Some(Found { answer, body, outcome: Outcome::Memory });
+                    return Some(Found { answer, body, outcome: reply::MEMORY });
                 }
                 Kept::Blob(name, id) => {
                     let found = self.store.reopen(name).and_then(|blob| self.open(name, blob, terms));
@@ -46,7 +46,7 @@ impl RevProxy {
         let check = |mut file: &File| stored::decode_head(url, &mut file).map(drop).map_err(|e| e.to_string());
         let ask_bucket = ask_bucket && nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
         let blob = ask_bucket.then(|| self.store.from_bucket(url, false, &check)).flatten()?;
-        self.open(url, blob, terms).map(|found| Found { outcome: Outcome::Remote, ..found })
+        self.open(url, blob, terms).map(|found| Found { outcome: reply::REMOTE, ..found })
     }
 
     /// Whether what the bucket may have of `url` is from before a change.
@@ -61,7 +61,7 @@ impl RevProxy {
             .ok()?;
         let suits = rules::same_variant(&answer.variant, &terms.headers);
         let body = Source::File(blob.file, head, blob.len);
-        suits.then(|| Found { answer: Arc::new(answer), body, outcome: Outcome::Local })
+        suits.then(|| Found { answer: Arc::new(answer), body, outcome: reply::LOCAL })
     }
 
     /// Drops one answer.

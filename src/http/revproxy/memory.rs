@@ -4,8 +4,9 @@
 //! once, the latest first.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::rules::{Rules, Variant, same_variant};
+use super::rules::{Rules, Terms, Variant, same_variant, variant};
 use crate::bounded::Bounded;
 use crate::http::headers::HeaderMap;
 
@@ -39,6 +40,12 @@ pub enum Kept {
 }
 
 impl Answer {
+    /// The answer to a request on these terms that came at `at`.
+    pub fn new(status: u16, headers: HeaderMap, terms: &Terms, at: SystemTime, body: Kept) -> Self {
+        let (rules, variant) = (Rules::new(status, &headers, at), variant(&headers, &terms.headers));
+        Answer { status, headers, variant, rules, body }
+    }
+
     fn cost(&self) -> usize {
         let body = if let Kept::Bytes(bytes) = &self.body { bytes.len() } else { 0 };
         let headers: usize = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + OVERHEAD / 8).sum();
@@ -97,8 +104,6 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::http::revproxy::tests::headers;
-    use std::time::SystemTime;
-
     fn answer(bytes: usize) -> Answer {
         let rules = Rules::new(200, &HeaderMap::new(), SystemTime::now());
         let body = Kept::Bytes(vec![0; bytes].into());
@@ -111,7 +116,7 @@ mod tests {
         let (a, b) = (headers(&[("origin", "a")]), headers(&[("origin", "b")]));
         let varies = headers(&[("vary", "origin")]);
         for (request, size) in [(&a, 1), (&b, 2), (&a, 3)] {
-            m.put("k", &Answer { variant: super::super::rules::variant(&varies, request), ..answer(size) });
+            m.put("k", &Answer { variant: variant(&varies, request), ..answer(size) });
         }
         let size = |request| match &m.get("k", request)?.body {
             Kept::Bytes(bytes) => Some(bytes.len()),

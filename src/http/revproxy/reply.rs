@@ -12,40 +12,25 @@ use super::rules::{Terms, client_has_it};
 use crate::http::exchange::{Body, Reply};
 use crate::http::headers::{self, HeaderMap, value};
 
-/// What X-Cache says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// From memory.
-    Memory,
-    /// From the local directory.
-    Local,
-    /// From the bucket.
-    Remote,
-    /// Forwarded, and being stored on disk.
-    Cached,
-    /// Forwarded, and being kept in memory.
-    Volatile,
-    /// Forwarded.
-    Uncached,
-}
+/// What X-Cache says, in the reference program's words.
+pub type Outcome = &'static str;
 
-impl Outcome {
-    /// As the reference program says it.
-    pub fn text(self) -> &'static str {
-        match self {
-            Outcome::Memory => "hit, memory",
-            Outcome::Local => "hit, local",
-            Outcome::Remote => "hit, remote",
-            Outcome::Cached => "fetch, cached",
-            Outcome::Volatile => "fetch, cached, volatile",
-            Outcome::Uncached => "fetch, uncached",
-        }
-    }
-}
+/// From memory.
+pub const MEMORY: Outcome = "hit, memory";
+/// From the local directory.
+pub const LOCAL: Outcome = "hit, local";
+/// From the bucket.
+pub const REMOTE: Outcome = "hit, remote";
+/// Forwarded, and being stored on disk.
+pub const CACHED: Outcome = "fetch, cached";
+/// Forwarded, and being kept in memory.
+pub const VOLATILE: Outcome = "fetch, cached, volatile";
+/// Forwarded.
+pub const UNCACHED: Outcome = "fetch, uncached";
 
 /// A line of text of ours.
 pub fn text(status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
-    (Reply::text(status, format!("{text}\n")), Outcome::Uncached)
+    (Reply::text(status, format!("{text}\n")), UNCACHED)
 }
 
 /// A kept body, open.

@@ -128,10 +128,8 @@ impl Terms {
 pub struct Rules {
     policy: CachePolicy,
     told: Directives,
-    /// A status that may be kept where the headers say so.
-    known: bool,
-    /// Whether it says itself that caches may keep it, and how long.
-    says_how_long: bool,
+    /// Whether it may be stored, as far as that is for the answer itself to say, or why not.
+    storable: Result<(), &'static str>,
 }
 
 impl Rules {
@@ -163,35 +161,27 @@ impl Rules {
         *response.status_mut() = plain.try_into().unwrap_or_default();
         *response.headers_mut() = view;
         let options = CacheOptions { immutable_min_time_to_live: FOR_GOOD, ..CacheOptions::default() };
-        Rules {
-            policy: CachePolicy::new_options(&Request::new(()), &response, at, options),
-            told,
-            known,
-            says_how_long,
-        }
+        let policy = CachePolicy::new_options(&Request::new(()), &response, at, options);
+        let useful = !policy.is_stale(at) || ["etag", "last-modified"].iter().any(|v| headers.contains_key(*v));
+        let mut varies_by = headers::list(headers, "vary");
+        let storable = first_of(&[
+            (!known || !policy.is_storable(), "its server forbids it"),
+            (told.has("must-understand") && !UNDERSTOOD.contains(&status), "its status is not understood"),
+            (headers.contains_key("set-cookie") && !says_how_long, "it sets a cookie"),
+            (!varies_by.all(|v| v != "*" && v.parse::<HeaderName>().is_ok()), "it varies by more than the request"),
+            (!useful && !told.any(&["stale-while-revalidate", "stale-if-error"]), "it is stale on arrival"),
+        ]);
+        Rules { policy, told, storable }
     }
 
-    /// Whether an answer of this status and these headers to a request on these terms may be stored.
-    /// The error says why not.
-    pub fn storable(
-        &self,
-        terms: &Terms,
-        status: u16,
-        headers: &HeaderMap,
-        at: SystemTime,
-    ) -> Result<(), &'static str> {
+    /// Whether the answer may be stored, where it is one to a request on these terms. The error says why not.
+    pub fn storable(&self, terms: &Terms) -> Result<(), &'static str> {
         let personal = ["authorization", "cookie"].iter().any(|name| terms.headers.contains_key(*name));
-        let useful = !self.policy.is_stale(at) || ["etag", "last-modified"].iter().any(|v| headers.contains_key(*v));
-        let mut varies_by = headers::list(headers, "vary");
-        first_of(&[
+        let by_request = first_of(&[
             (!terms.store, "the request forbids it"),
-            (!self.known || !self.policy.is_storable(), "its server forbids it"),
-            (self.told.has("must-understand") && !UNDERSTOOD.contains(&status), "its status is not understood"),
             (personal && !self.for_all(), "it may be meant for who asked"),
-            (headers.contains_key("set-cookie") && !self.says_how_long, "it sets a cookie"),
-            (!varies_by.all(|v| v != "*" && v.parse::<HeaderName>().is_ok()), "it varies by more than the request"),
-            (!useful && !self.told.any(&["stale-while-revalidate", "stale-if-error"]), "it is stale on arrival"),
-        ])
+        ]);
+        by_request.and(self.storable)
     }
 
     /// Whether it is for all, even where it was made for a request with Authorization.

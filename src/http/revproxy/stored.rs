@@ -35,21 +35,21 @@ pub fn outdated(url: &str) -> String {
     format!("{url}\noutdated")
 }
 
-/// The head of a stored answer. `shared` leaves out what is true of all that the reference may find;
+/// The head of `answer` as it is stored. `shared` leaves out what is true of all that the reference may find;
 /// `now` stands in for a missing Date, and is when the answer came.
-pub fn encode_head(status: u16, answer: &HeaderMap, variant: &Variant, shared: bool, now: SystemTime) -> Vec<u8> {
+pub fn encode_head(answer: &Answer, shared: bool, now: SystemTime) -> Vec<u8> {
     let mut head = Vec::new();
     let mut line = |name: &str, value: &[u8]| head.extend_from_slice(&[name.as_bytes(), b": ", value, b"\n"].concat());
     for (name, otherwise) in
         [("Content-Type", "application/octet-stream"), ("Date", &httpdate::fmt_http_date(now)), ("Etag", "")]
     {
-        match answer.get(name) {
+        match answer.headers.get(name) {
             Some(value) if !value.is_empty() => line(name, value.as_bytes()),
             _ if otherwise.is_empty() || (name == "Content-Type" && !shared) => {}
             _ => line(name, otherwise.as_bytes()),
         }
     }
-    for (name, value) in answer {
+    for (name, value) in &answer.headers {
         if !matches!(name.as_str(), "content-type" | "date" | "etag" | "x-cache" | "x-cache-id")
             && !name.as_str().starts_with(OURS)
         {
@@ -57,9 +57,9 @@ pub fn encode_head(status: u16, answer: &HeaderMap, variant: &Variant, shared: b
         }
     }
     if !shared {
-        line(STATUS, status.to_string().as_bytes());
+        line(STATUS, answer.status.to_string().as_bytes());
         line(RECEIVED, nanos(now).to_string().as_bytes());
-        variant.iter().for_each(|(name, said)| line(VARIED, format!("{name} {said}").as_bytes()));
+        answer.variant.iter().for_each(|(name, said)| line(VARIED, format!("{name} {said}").as_bytes()));
     }
     head.push(b'\n');
     head
@@ -128,13 +128,19 @@ fn damaged(why: &str) -> io::Error {
 mod tests {
     use super::*;
     use crate::http::revproxy::tests::headers;
+    use std::sync::Arc;
 
     fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(784_111_777)
     }
 
+    fn answer(status: u16, headers: HeaderMap, variant: Variant) -> Answer {
+        let rules = Rules::new(status, &headers, now());
+        Answer { status, headers, variant, rules, body: Kept::Bytes(Arc::new([])) }
+    }
+
     fn encoded(list: &[(&str, &str)]) -> Vec<u8> {
-        encode_head(200, &headers(list), &Variant::new(), true, now())
+        encode_head(&answer(200, headers(list), Variant::new()), true, now())
     }
 
     #[test]
@@ -156,8 +162,8 @@ mod tests {
     #[test]
     fn a_head_is_read_back_whatever_the_pieces() {
         let varied = vec![("origin".to_string(), "=a, b".to_string())];
-        let answer = headers(&[("etag", "\"x\""), ("x", "1"), ("x", "2"), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")]);
-        let mut bytes = encode_head(404, &answer, &varied, false, now());
+        let told = headers(&[("etag", "\"x\""), ("x", "1"), ("x", "2"), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        let mut bytes = encode_head(&answer(404, told.clone(), varied.clone()), false, now());
         let head = bytes.len() as u64;
         bytes.extend_from_slice(b"\n\nbody: \n");
         struct Trickle<'a>(&'a [u8]);
@@ -171,7 +177,7 @@ mod tests {
         }
         for from in [&mut &bytes[..] as &mut dyn Read, &mut Trickle(&bytes)] {
             let (read, n) = decode_head("name", from).unwrap();
-            assert_eq!((read.status, read.headers, read.variant, n), (404, answer.clone(), varied.clone(), head));
+            assert_eq!((read.status, read.headers, read.variant, n), (404, told.clone(), varied.clone(), head));
             assert_eq!(read.rules.age(now() + Duration::from_secs(5)).as_secs(), 5);
         }
         // with CRLF, as other writers may end lines

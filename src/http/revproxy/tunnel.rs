@@ -52,20 +52,20 @@ pub fn dial(reach: &Reach, host: &HostPort, port: u16) -> io::Result<Stream> {
     Err(last)
 }
 
-/// What carries bytes between the client and `target`; `what` is called so in the log. To a target that is `deaf` nothing of what the client says is passed.
-pub fn takeover(target: Stream, what: String, deaf: bool) -> Body {
+/// What carries bytes between the client and `target`; `what` is called so in the log.
+pub fn takeover(target: Stream, what: String) -> Body {
     Body::Takeover(Box::new(move |mut client| {
         let mut target = target;
         client.socket().tie(target.socket());
-        if let Err(e) = carry_both([client, target], deaf) {
+        if let Err(e) = carry_both([client, target]) {
             log::debug!("{what} broke: {e}");
         }
     }))
 }
 
-fn carry_both(mut ends: [Stream; 2], deaf: bool) -> io::Result<()> {
+fn carry_both(mut ends: [Stream; 2]) -> io::Result<()> {
     ends.iter_mut().try_for_each(|end| end.socket().poll())?;
-    let mut ways = [Way { deaf, ..Way::default() }, Way::default()];
+    let mut ways = [Way::default(), Way::default()];
     loop {
         let [client, target] = &mut ends;
         let moved = ways[0].carry(client, target)? | ways[1].carry(target, client)?;
@@ -84,8 +84,6 @@ fn carry_both(mut ends: [Stream; 2], deaf: bool) -> io::Result<()> {
 #[derive(Default)]
 struct Way {
     piece: Vec<u8>,
-    /// What is read is dropped.
-    deaf: bool,
     /// What of the piece is still to be written.
     rest: Range<usize>,
     /// The receiver takes nothing at present.
@@ -106,7 +104,7 @@ impl Way {
                 Err(e) if is_pause(&e) => {}
                 read => {
                     let n = read?;
-                    self.rest = 0..if self.deaf { 0 } else { n };
+                    self.rest = 0..n;
                     (moved, self.last) = (true, n == 0);
                 }
             }

@@ -20,7 +20,7 @@ fn rules(list: &[(&str, &str)]) -> Rules {
 
 /// Why an answer with these headers may not be stored.
 fn refused(list: &[(&str, &str)]) -> Option<&'static str> {
-    rules(list).storable(&terms(&[]), 200, &h(list), now()).err()
+    rules(list).storable(&terms(&[])).err()
 }
 
 fn lifetime(cache_control: &str) -> u64 {
@@ -47,9 +47,8 @@ fn nothing_meant_for_one_person_is_kept() {
         for (cc, kept) in
             [("immutable", false), ("max-age=9", false), ("public, max-age=9", true), ("s-maxage=9", true)]
         {
-            let headers = h(&[("cache-control", cc)]);
-            let rules = Rules::new(200, &headers, now());
-            assert_eq!(rules.storable(&asked, 200, &headers, now()).is_ok(), kept, "{who}, {cc}");
+            let rules = rules(&[("cache-control", cc)]);
+            assert_eq!(rules.storable(&asked).is_ok(), kept, "{who}, {cc}");
             // without Authorization made, it may still not be for who sends it
             assert_eq!(rules.serves(&asked, now()), kept || who == "cookie", "{who}, {cc}");
         }
@@ -66,10 +65,7 @@ fn only_answers_to_plain_gets_are_kept() {
     for (name, value) in [("cache-control", "no-store"), ("if-match", "\"a\"")] {
         assert!(!terms(&[(name, value)]).store, "{name}");
     }
-    let stored = |status, cc| {
-        let headers = h(&[("cache-control", cc)]);
-        Rules::new(status, &headers, now()).storable(&terms(&[]), status, &headers, now()).is_ok()
-    };
+    let stored = |status, cc| Rules::new(status, &h(&[("cache-control", cc)]), now()).storable(&terms(&[])).is_ok();
     for status in [200, 204, 299, 301, 302, 404, 500, 599] {
         assert!(stored(status, "max-age=9"), "{status}");
     }
