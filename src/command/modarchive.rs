@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Take, Write};
 use std::path::Path;
 
-use tar::{Archive, Builder, EntryType, Header, PaxExtensions};
+use tar::{Archive, Builder, Header};
 
 use super::modules::{Failures, obtain};
 use super::stack::Stack;
@@ -24,8 +24,6 @@ use crate::text;
 
 /// What all names in the file begin with.
 const PREFIX: &str = "cache/download/";
-/// Bytes of a name.
-const MAX_NAME: u64 = 16 << 10;
 /// Bytes of a file that is unpacked: of a module zip.
 const MAX_FILE: u64 = 500 << 20;
 /// An honest archive unpacks to no more than so many times its length, and so much beside: zips are compressed already.
@@ -118,25 +116,15 @@ fn unpack(file: File, dir: &Path) -> io::Result<BTreeSet<ModPath>> {
     let broken = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not a whole zstd tar: {why}"));
     let packed = BufReader::new(file.take(u64::MAX));
     let mut archive = Archive::new(Unpacked(zstd::Decoder::with_buffer(packed)?.take(u64::MAX)));
-    let (mut files, mut long) = (BTreeSet::new(), None);
-    // raw, or a name of any length would be read into memory
-    for entry in archive.entries()?.raw(true) {
+    let mut files = BTreeSet::new();
+    for entry in archive.entries()? {
         let mut entry = entry.map_err(|e| broken(&e.to_string()))?;
-        let (kind, len) = (entry.header().entry_type(), entry.size());
-        if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
-            let mut bytes = Vec::new();
-            if (&mut entry).take(MAX_NAME).read_to_end(&mut bytes)? as u64 != len {
-                return Err(broken("a name without end"));
-            }
-            long = long_name(kind, &bytes).or(long);
-            continue;
-        }
-        let name = long.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-        let name = String::from_utf8_lossy(&name);
+        let (is_file, len) = (entry.header().entry_type().is_file(), entry.size());
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let name = name.strip_prefix("./").unwrap_or(&name);
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let parsed = ModPath::parse(name).ok().filter(|path| !path.is_mutable());
-        if kind.is_file() && len <= MAX_FILE && (parsed.is_some() || is_sum(name)) {
+        if is_file && len <= MAX_FILE && (parsed.is_some() || is_sum(name)) {
             let path = dir.join(name);
             let made = fs::create_dir_all(path.parent().expect("it is joined")).and_then(|()| File::create(&path));
             if io::copy(&mut entry, &mut made.map_err(at(Path::new(name)))?)? != len {
@@ -162,15 +150,6 @@ impl Read for Unpacked {
         }
         Ok(n)
     }
-}
-
-/// The name in a GNU or POSIX header that holds one.
-fn long_name(kind: EntryType, bytes: &[u8]) -> Option<Vec<u8>> {
-    if kind.is_gnu_longname() {
-        return Some(bytes.strip_suffix(b"\0").unwrap_or(bytes).to_vec());
-    }
-    let path = PaxExtensions::new(bytes).flatten().find(|extension| extension.key_bytes() == b"path");
-    path.map(|path| path.value_bytes().to_vec())
 }
 
 /// Whether it may be the name of a sum database's answer, which no other directory can hide in.

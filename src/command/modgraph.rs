@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use crate::http::modproxy::directives;
 use crate::http::modproxy::path::{compare, is_canonical};
 
 /// A module path and a version.
@@ -115,25 +116,6 @@ fn replaced(text: &str) -> Vec<(Module, Module)> {
         Some(((words.first()?.clone(), version(1)), new))
     };
     directives(text, "replace").into_iter().filter_map(of).collect()
-}
-
-/// The words of each `name` directive, alone or in a block.
-fn directives(text: &str, name: &str) -> Vec<Vec<String>> {
-    let (mut found, mut inside) = (Vec::new(), false);
-    for line in text.lines() {
-        let line = line.split("//").next().unwrap_or_default().trim_end();
-        // it may follow the name at once
-        let (line, opens) = line.strip_suffix('(').map_or((line, false), |line| (line, true));
-        let words: Vec<String> = line.split_whitespace().map(|w| w.trim_matches(['"', '`']).to_string()).collect();
-        match words.first().map(String::as_str) {
-            Some(")") => inside = false,
-            Some(first) if first == name && opens => inside = true,
-            Some(first) if first == name => found.push(words[1..].to_vec()),
-            Some(_) if inside => found.push(words),
-            _ => {}
-        }
-    }
-    found
 }
 
 #[cfg(test)]

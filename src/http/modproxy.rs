@@ -21,14 +21,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use self::depot::Depot;
 use self::path::{ModFile, ModPath, is_pseudo};
 pub use self::probe::probe;
 pub(crate) use self::reply::text;
 use self::reply::{refusal, reply};
-use self::sumdb::SumDb;
+use self::sumdb::Database;
 use self::upstream::FetchError;
 pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
@@ -47,7 +47,8 @@ const RENEWALS: usize = 16;
 /// Answers what is asked below /mod/.
 pub struct ModProxy {
     depot: Arc<Depot>,
-    sumdb: SumDb,
+    /// The sum databases that are proxied; the first says what modules must be.
+    databases: Vec<Database>,
     verifier: Verifier,
     private: String,
     /// How long lists and `@latest` are served stale while they are renewed.
@@ -65,7 +66,7 @@ impl ModProxy {
     pub fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Arc<Self>, String> {
         let depot = Arc::new(Depot::new(config, store, metrics)?);
         Ok(Arc::new(ModProxy {
-            sumdb: SumDb::new(&config.sumdb, &depot),
+            databases: config.sumdb.iter().map(|database| Database::new(database, &depot)).collect(),
             depot,
             verifier: Verifier::new(config.verify, &config.nosum),
             private: config.private.clone(),
@@ -90,7 +91,7 @@ impl ModProxy {
     pub fn sums(&self, files: &BTreeSet<ModPath>, put: Put<'_>) -> io::Result<()> {
         let summed = files.iter().filter(|path| self.judge(path).is_some());
         let modules = summed.map(|path| (path.module.clone(), path.version.clone())).collect();
-        self.sumdb.first().map_or(Ok(()), |database| database.export(&modules, put))
+        self.databases.first().map_or(Ok(()), |database| database.export(&modules, put))
     }
 
     /// Answers for a path below /mod/, as it was sent.
@@ -100,7 +101,7 @@ impl ModProxy {
             return refusal(400, "bad request: malformed escapes or bytes that no module path has\n");
         };
         if let Some(rest) = path.strip_prefix("sumdb/") {
-            return self.sumdb.answer(rest, &|module| self.is_private(module));
+            return sumdb::answer(&self.databases, rest, &|module| self.is_private(module));
         }
         match ModPath::parse(&path) {
             Ok(wanted) => self.module(&wanted, access),
@@ -177,17 +178,11 @@ pub fn list<'a>(here: impl Iterator<Item = &'a String>, other: &'a str) -> Strin
     versions.iter().map(|version| format!("{version}\n")).collect()
 }
 
-/// What of a `.info` is looked at.
-#[derive(Deserialize)]
-struct Info {
-    #[serde(rename = "Version")]
-    version: String,
-}
-
 /// The canonical version in a `.info`.
 pub(crate) fn version_in(info: &str) -> Result<String, String> {
-    let info: Info = serde_json::from_str(info).map_err(|e| format!("not the JSON that go expects: {e}"))?;
-    if path::is_canonical(&info.version) { Ok(info.version) } else { Err(format!("{:?} is no version", info.version)) }
+    let info: Value = serde_json::from_str(info).map_err(|e| format!("not the JSON that go expects: {e}"))?;
+    let version = info["Version"].as_str().unwrap_or_default();
+    if path::is_canonical(version) { Ok(version.to_string()) } else { Err(format!("{version:?} is no version")) }
 }
 
 /// A `.info` of the version asked for, if one was. go.sum has no hash of it.
@@ -204,15 +199,30 @@ fn check_info(file: &File, asked: Option<&String>) -> Result<String, String> {
 /// The hash is go.sum's.
 fn check_mod(file: &File) -> Result<String, String> {
     let text = text(file)?;
-    let names_module = |line: &str| {
-        let line = line.split("//").next().unwrap_or_default().trim();
-        line.strip_prefix("module")
-            .is_some_and(|rest| rest.starts_with([' ', '\t', '"', '`', '(']) && !rest.trim().is_empty())
-    };
-    if !text.lines().any(names_module) {
+    if directives(&text, "module").iter().all(Vec::is_empty) {
         return Err("a go.mod without a module directive".into());
     }
     Ok(zip::hash(vec![("go.mod".into(), OutputId::of(text.as_bytes()))]))
+}
+
+/// The words of each `name` directive of a go.mod, alone or in a block.
+pub(crate) fn directives(text: &str, name: &str) -> Vec<Vec<String>> {
+    let (mut found, mut inside) = (Vec::new(), false);
+    for line in text.lines() {
+        let line = line.split("//").next().unwrap_or_default().trim_end();
+        // it may follow the name at once
+        let (line, opens) = line.strip_suffix('(').map_or((line, false), |line| (line, true));
+        let words = line.split(|c: char| c.is_whitespace() || matches!(c, '"' | '`'));
+        let words: Vec<String> = words.filter(|word| !word.is_empty()).map(str::to_string).collect();
+        match words.first().map(String::as_str) {
+            Some(")") => inside = false,
+            Some(first) if first == name && opens => inside = true,
+            Some(first) if first == name => found.push(words[1..].to_vec()),
+            Some(_) if inside => found.push(words),
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Lines that begin with a version, or nothing. go.sum has no hash of it.

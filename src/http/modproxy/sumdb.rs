@@ -38,11 +38,6 @@ const ROUTE_TTL: Duration = Duration::from_secs(600);
 /// Whole tiles that are remembered as right, 8 KiB each.
 const TILES: usize = 1024;
 
-/// The databases that are proxied.
-pub(super) struct SumDb {
-    databases: Vec<Database>,
-}
-
 /// One database.
 pub(super) struct Database {
     pub(super) name: String,
@@ -71,65 +66,57 @@ struct Head {
     /// The signed note.
     note: String,
     tree: TreeHead,
-    /// Its tiles that are not whole, once they are known to make it up.
-    frontier: Mutex<Option<Arc<[Tile]>>>,
+    /// Its tiles that are not whole, which make it up.
+    frontier: Vec<Tile>,
 }
 
-impl SumDb {
-    /// Answers for `databases`.
-    pub(super) fn new(databases: &[SumDatabase], depot: &Arc<Depot>) -> Self {
-        let database = |db: &SumDatabase| Database {
-            name: db.name.clone(),
-            key: db.key,
+/// Answers for `rest`, which follows `sumdb/`, with what is known of `databases`.
+pub(super) fn answer(databases: &[Database], rest: &str, is_private: &dyn Fn(&str) -> bool) -> Reply {
+    let known = databases.iter().find_map(|db| Some((db, rest.strip_prefix(&db.name)?.strip_prefix('/')?)));
+    let Some((database, what)) = known else {
+        return refusal(404, "not found: this sum database is not proxied here; see --sumdb\n");
+    };
+    if what == "supported" {
+        return match database.is_supported() {
+            Ok(()) => Reply::status(200),
+            // go asks the database itself then
+            Err(why) => refusal(404, format!("not found: {why}\n")),
+        };
+    }
+    let (text, mut ttl) = ("text/plain; charset=utf-8", None);
+    let (content_type, outcome) = if what == "latest" {
+        ttl = Some(database.depot.ttl);
+        (text, database.latest().map(|head| head.note.clone().into_bytes()))
+    } else if let Some((module, version)) = module_of(what) {
+        if is_private(&module) {
+            return refusal(404, "not found: a private module, which no public sum database is asked for\n");
+        }
+        (text, database.lookup(&module, &version).map(String::into_bytes))
+    } else if let Some((level, n, width)) = tree::place(what) {
+        ("application/octet-stream", database.prefix(level, n, width))
+    } else {
+        database.depot.metrics.modcache.path_error.inc();
+        return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
+    };
+    reply(outcome.map(Body::Bytes), content_type, false, ttl)
+}
+
+impl Database {
+    /// The one that `config` names.
+    pub(super) fn new(config: &SumDatabase, depot: &Arc<Depot>) -> Self {
+        Database {
+            name: config.name.clone(),
+            key: config.key,
             depot: depot.clone(),
-            direct: Upstream::at(&db.url),
+            direct: Upstream::at(&config.url),
             route: Mutex::default(),
             seen: Mutex::default(),
             tiles: Bounded::new(TILES),
             flights: Arc::default(),
             lookups: Arc::default(),
-        };
-        SumDb { databases: databases.iter().map(database).collect() }
-    }
-
-    /// The one that says what modules must be.
-    pub(super) fn first(&self) -> Option<&Database> {
-        self.databases.first()
-    }
-
-    /// Answers for `rest`, which follows `sumdb/`.
-    pub(super) fn answer(&self, rest: &str, is_private: &dyn Fn(&str) -> bool) -> Reply {
-        let known = self.databases.iter().find_map(|db| Some((db, rest.strip_prefix(&db.name)?.strip_prefix('/')?)));
-        let Some((database, what)) = known else {
-            return refusal(404, "not found: this sum database is not proxied here; see --sumdb\n");
-        };
-        if what == "supported" {
-            return match database.is_supported() {
-                Ok(()) => Reply::status(200),
-                // go asks the database itself then
-                Err(why) => refusal(404, format!("not found: {why}\n")),
-            };
         }
-        let (text, mut ttl) = ("text/plain; charset=utf-8", None);
-        let (content_type, outcome) = if what == "latest" {
-            ttl = Some(database.depot.ttl);
-            (text, database.latest().map(|head| head.note.clone().into_bytes()))
-        } else if let Some((module, version)) = module_of(what) {
-            if is_private(&module) {
-                return refusal(404, "not found: a private module, which no public sum database is asked for\n");
-            }
-            (text, database.lookup(&module, &version).map(String::into_bytes))
-        } else if let Some((level, n, width)) = tree::place(what) {
-            ("application/octet-stream", database.prefix(level, n, width))
-        } else {
-            database.depot.metrics.modcache.path_error.inc();
-            return refusal(404, "not found: a sum database has latest, lookup and tile/8\n");
-        };
-        reply(outcome.map(Body::Bytes), content_type, false, ttl)
     }
-}
 
-impl Database {
     /// What go.sum has to say of a module's version: the hash of its zip, or of its go.mod where `what`
     /// is `/go.mod`.
     pub(super) fn hash(&self, module: &str, version: &str, what: &str) -> Result<String, FetchError> {
@@ -195,31 +182,21 @@ impl Database {
         Ok(())
     }
 
-    /// The largest tree that is known, after `note` has been compared with it.
+    /// The largest tree that is known, after that of `note` has been compared with it.
     fn meet(&self, note: &str) -> Result<Arc<Head>, FetchError> {
-        let new = self.head(note.to_string()).map_err(|why| self.wrong(&why))?;
+        let tree = note::open(note, &self.name, &self.key).map_err(|why| self.wrong(&why))?;
         loop {
             let current = self.current();
-            let (larger, smaller) = match &current {
-                Some(current) if current.tree.size >= new.tree.size => (current, &new),
-                Some(current) => (&new, current),
-                None => (&new, &new),
-            };
-            if self.root_of(larger, smaller.tree.size)? != smaller.tree.hash {
-                return Err(self.wrong(&format!(
-                    "its tree of {} records contradicts the one of {} that was seen before: \
-                     one of the two is not what others are shown",
-                    larger.tree.size, smaller.tree.size
-                )));
+            if let Some(current) = current.as_ref().filter(|current| current.tree.size >= tree.size) {
+                return self.agree(current, &tree).map(|()| current.clone());
             }
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, larger)) {
-                return Ok(larger.clone());
-            }
-            // what another process has seen meanwhile is no other tree, and a larger one is hardly written over
-            if let Some(current) = &current
-                && let Some(kept) = self.kept_head(|tree| *tree != new.tree && *tree != current.tree)
-            {
-                self.meet(&kept.note)?;
+            let new = self.head(note, tree.clone())?;
+            if let Some(current) = &current {
+                self.agree(&new, &current.tree)?;
+                // what another process has seen meanwhile is no other tree, and a larger one is hardly written over
+                if let Some(kept) = self.kept_head(|kept| *kept != tree && *kept != current.tree) {
+                    self.meet(&kept.note)?;
+                }
             }
             let mut seen = self.seen();
             let now = seen.as_ref().map(|(head, _)| head);
@@ -232,10 +209,19 @@ impl Database {
         }
     }
 
-    /// The tree head in `note`, which the database must have signed. The error says what it is instead.
-    fn head(&self, note: String) -> Result<Arc<Head>, String> {
-        let tree = note::open(&note, &self.name, &self.key)?;
-        Ok(Arc::new(Head { note, tree, frontier: Mutex::default() }))
+    /// Whether a smaller tree is the beginning of `larger`.
+    fn agree(&self, larger: &Head, smaller: &TreeHead) -> Result<(), FetchError> {
+        let tiles = tree::frontier(smaller.size)
+            .map(|(level, n, width)| self.tile(larger, level, n).map(|tile| tile[..width as usize * HASH].to_vec()));
+        let tiles = tiles.collect::<Result<Vec<_>, _>>()?;
+        if tree::root(tiles.iter().map(Vec::as_slice)) == smaller.hash {
+            return Ok(());
+        }
+        Err(self.wrong(&format!(
+            "its tree of {} records contradicts the one of {} that was seen before: \
+             one of the two is not what others are shown",
+            larger.tree.size, smaller.size
+        )))
     }
 
     /// The largest tree that was seen, by an earlier process perhaps.
@@ -249,9 +235,10 @@ impl Database {
 
     /// The tree whose head is kept, by whatever process, if it is `wanted`. One that does not hold together says
     /// nothing of others.
-    fn kept_head(&self, wanted: impl Fn(&TreeHead) -> bool) -> Option<Arc<Head>> {
+    fn kept_head(&self, wanted: impl FnOnce(&TreeHead) -> bool) -> Option<Arc<Head>> {
         let note = String::from_utf8(self.depot.kept(&self.named("latest"))?).ok()?;
-        self.head(note).ok().filter(|head| wanted(&head.tree) && self.frontier(head).is_ok())
+        let tree = note::open(&note, &self.name, &self.key).ok().filter(wanted)?;
+        self.head(&note, tree).ok()
     }
 
     /// The largest tree, as new as it can be had.
@@ -276,18 +263,10 @@ impl Database {
         met.or_else(|e| current.filter(|_| e.passes() && !matches!(e, FetchError::Refused(..))).ok_or(e))
     }
 
-    /// The hash of the first `size` records of a tree.
-    fn root_of(&self, head: &Arc<Head>, size: u64) -> Result<Hash, FetchError> {
-        let tiles = tree::frontier(size)
-            .map(|(level, n, width)| self.tile(head, level, n).map(|tile| tile[..width as usize * HASH].to_vec()));
-        let tiles = tiles.collect::<Result<Vec<_>, _>>()?;
-        Ok(tree::root(tiles.iter().map(Vec::as_slice)))
-    }
-
     /// A tile of a tree, as wide as it is there.
-    fn tile(&self, head: &Arc<Head>, level: u8, n: u64) -> Result<Tile, FetchError> {
+    fn tile(&self, head: &Head, level: u8, n: u64) -> Result<Tile, FetchError> {
         if let Some(at) = tree::frontier(head.tree.size).position(|(l, m, _)| (l, m) == (level, n)) {
-            return Ok(self.frontier(head)?[at].clone());
+            return Ok(head.frontier[at].clone());
         }
         if n >= head.tree.size >> (8 * level) >> 8 {
             return Err(FetchError::absent(format_args!("the tree of {} has no such tile", self.name)));
@@ -309,29 +288,26 @@ impl Database {
         })
     }
 
-    /// The tiles of a tree that are not whole: together they make up its head.
-    fn frontier(&self, head: &Head) -> Result<Arc<[Tile]>, FetchError> {
-        let mut known = head.frontier.lock().expect("no holder panics");
-        if let Some(tiles) = &*known {
-            return Ok(tiles.clone());
-        }
+    /// The tree in a signed note, with its tiles that are not whole: together they have to make up its hash.
+    fn head(&self, note: &str, tree: TreeHead) -> Result<Arc<Head>, FetchError> {
         for may_be_kept in [true, false] {
             let fetch = |(level, n, width)| self.part(level, n, width, may_be_kept);
-            let fetched = pool::each("tile", 8, tree::frontier(head.tree.size).collect(), fetch);
+            let fetched = pool::each("tile", 8, tree::frontier(tree.size).collect(), fetch);
             let fetched = fetched.into_iter().collect::<Result<Vec<_>, _>>()?;
-            if tree::root(fetched.iter().map(|(bytes, _)| &bytes[..])) == head.tree.hash {
-                for ((level, n, width), (bytes, is_kept)) in tree::frontier(head.tree.size).zip(&fetched) {
+            if tree::root(fetched.iter().map(|(bytes, _)| &bytes[..])) == tree.hash {
+                for ((level, n, width), (bytes, is_kept)) in tree::frontier(tree.size).zip(&fetched) {
                     if !is_kept {
                         self.depot.keep(&self.named(&tree::path(level, n, width)), &bytes[..]);
                     }
                 }
-                return Ok(known.insert(fetched.into_iter().map(|(bytes, _)| Arc::new(bytes)).collect()).clone());
+                let frontier = fetched.into_iter().map(|(bytes, _)| Arc::new(bytes)).collect();
+                return Ok(Arc::new(Head { note: note.to_string(), tree, frontier }));
             }
             if fetched.iter().all(|(_, is_kept)| !is_kept) {
                 break;
             }
         }
-        Err(self.wrong(&format!("the tiles of its tree of {} records do not make up the head", head.tree.size)))
+        Err(self.wrong(&format!("the tiles of its tree of {} records do not make up the head", tree.size)))
     }
 
     /// A tile of `width` hashes as it is kept, which is told, or fetched; not yet known to be right.
@@ -454,7 +430,7 @@ impl Database {
                     FetchError::Absent(_, why) => FetchError::Failed(502, why),
                     failed => failed,
                 })?;
-                if !String::from_utf8(note).is_ok_and(|note| self.head(note).is_ok()) {
+                if !String::from_utf8(note).is_ok_and(|note| note::open(&note, &self.name, &self.key).is_ok()) {
                     let why = format!("{}: no tree head of {} ({e})", self.direct, self.name);
                     return Err(FetchError::Refused(502, why));
                 }

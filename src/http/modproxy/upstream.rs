@@ -4,7 +4,7 @@
 //! along with a redirect; an upstream reached by HTTPS does not redirect us to HTTP, and none to where a
 //! cloud keeps credentials; an answer that
 //! ends short of its promised length, or exceeds the caller's limit, is an error; no credentials and
-//! no query of a redirect are in any message; fetches are bounded, for each upstream and in all.
+//! no query of a redirect are in any message; fetches are bounded, for each upstream.
 
 mod direct;
 mod list;
@@ -32,10 +32,8 @@ use crate::text;
 
 /// Bytes of an upstream's error text that are passed on.
 const MAX_TEXT: u64 = 2 << 10;
-/// Fetches under way from one upstream, of modules and again of a sum database's answers,
+/// Fetches under way from one upstream, of modules and again of a sum database's answers.
 const EACH: usize = 32;
-/// and from all of them, so that those that hang cost no more than that.
-const ALL: usize = 128;
 /// For so long a fetch waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
 /// What is told of a redirect that leads nowhere.
@@ -169,7 +167,6 @@ pub enum Got {
 /// Fetches, over connections that are kept.
 pub struct Fetcher {
     client: Client,
-    places: Arc<Places>,
 }
 
 impl Fetcher {
@@ -189,17 +186,16 @@ impl Fetcher {
             proxy,
             ..client::Options::default()
         });
-        Fetcher { client, places: Places::new(ALL) }
+        Fetcher { client }
     }
 
     /// GETs what is asked for, into `to`.
     pub fn get(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let Ask { upstream, path, .. } = ask;
         let absent = || FetchError::Absent(404, format!("{upstream}/{path}: no such file"));
-        let end = Instant::now() + TURN;
         let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
-        let turn = |places: &Arc<Places>| places.within(end.saturating_duration_since(Instant::now())).ok_or_else(busy);
-        let _turn = (turn(&upstream.places[usize::from(path.starts_with("sumdb/"))])?, turn(&self.places)?);
+        let places = &upstream.places[usize::from(path.starts_with("sumdb/"))];
+        let _turn = places.within(TURN).ok_or_else(busy)?;
         let mut file: Box<dyn Read> = match &upstream.entry.url {
             UpstreamUrl::Web { url, .. } => return self.web(url, ask, to),
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,

@@ -77,7 +77,7 @@ impl Verifier {
 impl ModProxy {
     /// The database that says what a file must be, and what follows the version there, where one does.
     pub(super) fn judge(&self, wanted: &ModPath) -> Option<(&Database, &'static str)> {
-        let database = self.sumdb.first().filter(|_| self.verifier.on && !self.is_exempt(&wanted.module))?;
+        let database = self.databases.first().filter(|_| self.verifier.on && !self.is_exempt(&wanted.module))?;
         Some((database, wanted.summed()?))
     }
 

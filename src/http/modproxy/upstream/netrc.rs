@@ -16,36 +16,28 @@ pub(super) fn read(path: &Path) -> Result<Logins, String> {
     }
 }
 
-/// Macros are skipped, and so is `default`: credentials for just any host are given to none. The
-/// first entry of a machine counts.
+/// Read as `go` does: a word and what it names are on one line, macros are skipped, and so is all from `default` on:
+/// credentials for just any host are given to none. The first whole entry of a machine counts.
 fn parse(text: &str) -> Logins {
-    let (mut entries, mut in_macro) = (Vec::new(), false);
+    let (mut logins, mut entry, mut in_macro) = (Logins::new(), [""; 3], false);
     for line in text.lines() {
-        if in_macro {
-            in_macro = !line.trim().is_empty();
+        if in_macro || line.trim_start().starts_with('#') {
+            in_macro &= !line.trim().is_empty();
             continue;
         }
-        let mut words = line.split_whitespace();
-        while let Some(word) = words.next().filter(|word| !word.starts_with('#')) {
-            match (word, entries.last_mut()) {
-                ("machine", _) => entries.push((words.next(), None, None)),
-                ("default", _) => entries.push((None, None, None)),
-                ("login", Some((_, login, _))) => *login = words.next(),
-                ("password", Some((_, _, password))) => *password = words.next(),
-                ("login" | "password" | "account", _) => drop(words.next()),
-                ("macdef", _) => {
-                    in_macro = true;
-                    break;
-                }
+        for pair in line.split_whitespace().collect::<Vec<_>>().chunks(2) {
+            match *pair {
+                ["machine", name] => entry = [name, "", ""],
+                ["login", name] => entry[1] = name,
+                ["password", word] => entry[2] = word,
+                ["macdef", ..] => in_macro = true,
+                ["default", ..] => return logins,
                 _ => {}
             }
-        }
-    }
-    let mut logins = Logins::new();
-    for (machine, login, password) in entries {
-        if let (Some(machine), Some(login)) = (machine, login) {
-            let login = (login.to_string(), password.unwrap_or_default().to_string());
-            logins.entry(machine.to_ascii_lowercase()).or_insert(login);
+            let [machine, login, password] = entry;
+            if !entry.contains(&"") {
+                logins.entry(machine.to_ascii_lowercase()).or_insert((login.into(), password.into()));
+            }
         }
     }
     logins
