@@ -26,6 +26,11 @@ const DEEPEST: usize = 500;
 
 /// Does what is asked for.
 pub(super) fn execute(config: &ModConfig) -> Result<ExitCode, Error> {
+    let dir = &config.cache.cache_dir;
+    // what is asked of a directory whose name is mistyped is not to make it
+    if !matches!(config.action, ModAction::Fetch(..) | ModAction::Import(_)) {
+        super::of_cache_dir(dir, dir.metadata())?;
+    }
     let stack = Stack::open(&config.cache)?;
     let proxy = web::modules(&config.proxy, &stack)?;
     let done = match &config.action {

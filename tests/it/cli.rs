@@ -128,7 +128,9 @@ fn prune_applies_the_limits_now() {
     let dir = TempDir::new();
     // a name that is mistyped is told of, and nothing is made there
     let bucket = format!("--bucket=file://{}", dir.dir("bucket").display());
-    for command in [&["prune"][..], &["push", &bucket]] {
+    let of_modules =
+        [&["mod", "list"][..], &["mod", "rm", "a.example/m@v1.0.0"], &["mod", "export", "modules.tar.zst"]];
+    for command in [&["prune"][..], &["push", &bucket]].into_iter().chain(of_modules) {
         let out = Plugin::new(&dir).args(command).output().code(1);
         let want = format!("go-cache-plugin: cache directory {}: No such file", dir.join("cache").display());
         assert!(out.stderr.starts_with(&want) && out.stderr.ends_with("with --cache-dir\n"), "{}", out.describe());
