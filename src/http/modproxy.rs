@@ -43,6 +43,8 @@ use crate::store::{Blob, BlobStore};
 
 /// Answers that are renewed at a time while they are served.
 const RENEWALS: usize = 16;
+/// Records of the sum database that are asked for at a time before there is a module to compare.
+const LOOK_AHEADS: usize = 32;
 
 /// Answers what is asked below /mod/.
 pub struct ModProxy {
@@ -55,6 +57,7 @@ pub struct ModProxy {
     stale: Duration,
     flights: Arc<Flights<String, Result<Blob, FetchError>>>,
     renewing: Arc<Places>,
+    looking: Arc<Places>,
 }
 
 /// Names of files and what is in them, on their way out.
@@ -73,6 +76,7 @@ impl ModProxy {
             stale: config.stale,
             flights: Arc::default(),
             renewing: Places::new(RENEWALS),
+            looking: Places::new(LOOK_AHEADS),
         }))
     }
 

@@ -58,6 +58,11 @@ impl Server {
         format!("http://127.0.0.1:{}/mod", self.port)
     }
 
+    #[cfg(target_os = "linux")]
+    pub(super) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.pid())).unwrap().count()
+    }
+
     /// From now on, once it has all threads that it begins with, it has but so many bytes of address space more.
     #[cfg(target_os = "linux")]
     pub(super) fn limit_memory(&self, more: u64) {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use super::modules::{Server, answer, go, kept_files};
 use crate::support::env::{TempDir, poll};
@@ -599,4 +599,25 @@ fn a_database_that_is_not_there_costs_neither_who_asks_nor_the_upstream() {
     // by whoever tries meanwhile whether it is back, and that is one of them at a time
     let (seen, asked) = (scene.upstream.seen().len() - seen, scene.between.origin.seen().len() - asked);
     assert!(seen <= 12 && asked <= 12, "{seen} requests to the upstream, {asked} to the database");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_database_that_hangs_costs_few_threads_however_much_is_asked_for() {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let database = Origin::http(move |_| {
+        let _ = held.lock().unwrap().recv();
+        Vec::new()
+    });
+    let upstream = Origin::http(|_| answer(404, "", b""));
+    let home = TempDir::new();
+    let key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
+    let [from, sumdb] =
+        [format!("--upstream=http://{}", upstream.host()), format!("--sumdb={key}=http://{}", database.host())];
+    let server = Server::start(&home, &["--modproxy", &from, &sumdb]);
+    (0..200).for_each(|n| assert_eq!(server.status(&file(n, "mod")), 404));
+    let threads = server.threads();
+    assert!(threads < 100, "{threads}");
+    drop(hold);
 }

@@ -90,9 +90,14 @@ impl ModProxy {
         if self.judge(wanted).is_none() || self.verifier.is_down() {
             return;
         }
+        // where the database hangs, so do these
+        let Some(place) = self.looking.take() else { return };
         let (this, wanted) = (self.clone(), wanted.clone());
-        // what comes of it is asked for again
-        let look = move || this.judge(&wanted).map(|(database, _)| database.lookup(&wanted.module, &wanted.version));
+        let look = move || {
+            let _place = place;
+            // what comes of it is asked for again
+            this.judge(&wanted).map(|(database, _)| database.lookup(&wanted.module, &wanted.version))
+        };
         let _ = thread::Builder::new().name("lookup".into()).spawn(look);
     }
 
