@@ -131,7 +131,8 @@ impl Authority {
     /// without a port), with a certificate made or renewed at `now`.
     pub fn server_config(&self, host: &str, now: SystemTime) -> io::Result<Arc<ServerConfig>> {
         let _one = self.signing.lock().expect("no holder panics");
-        if let Some((config, _)) = self.hosts.get(host).filter(|(_, renew_at)| now < *renew_at) {
+        let fits = |renew_at| now < renew_at && renew_at < now + HOST_LIFE;
+        if let Some((config, _)) = self.hosts.get(host).filter(|(_, renew_at)| fits(*renew_at)) {
             return Ok(config);
         }
         self.renew_if_due(now)?;
@@ -140,7 +141,8 @@ impl Authority {
         Ok(config)
     }
 
-    /// Writes a new certificate when the present one is missing, damaged, of another key or ends soon.
+    /// Writes a new certificate when the present one is missing, damaged, of another key, ends soon, or is of a time
+    /// that has yet to come: the clock was set back.
     fn renew_if_due(&self, now: SystemTime) -> io::Result<()> {
         let present = fs::read_to_string(&self.cert_path).unwrap_or_default();
         let said = |what: &str| present.lines().find_map(|line| line.strip_prefix(what));
@@ -148,7 +150,7 @@ impl Authority {
         let domains = self.domains.join(", ");
         let key = self.key.public_key_raw();
         let ours = |der: CertificateDer| der.windows(key.len()).any(|w| w == key);
-        if ends.is_some_and(|end| end >= now + AUTHORITY_RENEW)
+        if ends.is_some_and(|end| (now + AUTHORITY_RENEW..=now + AUTHORITY_LIFE + SLACK).contains(&end))
             && said(DOMAINS) == Some(&domains)
             && CertificateDer::from_pem_slice(present.as_bytes()).is_ok_and(ours)
         {

@@ -640,6 +640,13 @@ fn the_authority_is_nowhere_in_the_cache_and_an_old_one_is_replaced() {
     let stderr = Server::start(&dir, &["--revproxy=b.example.com", "--ca-domains=example.com"]).stop();
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert_eq!((fs::read(state.join("ca.pem")).unwrap(), fs::read(state.join("ca-key.pem")).unwrap()), (renewed, key));
+    // one that was made while the clock was years ahead is not valid yet
+    let (ends, rest) = cert.split_once('\n').unwrap();
+    fs::write(state.join("ca.pem"), format!("# valid until 2999-01-01T00:00:00Z\n{rest}")).unwrap();
+    let stderr = Server::start(&dir, &["--revproxy=example.com,127.0.0.1:8443"]).stop();
+    assert!(stderr.contains("the authority was renewed"), "{stderr}");
+    let renewed = fs::read_to_string(state.join("ca.pem")).unwrap();
+    assert_eq!(renewed.lines().next().map(|line| &line[..18]), Some(&ends[..18]), "{renewed}");
 }
 
 #[test]

@@ -30,6 +30,9 @@ const PAST: [&str; 11] = [
 /// `immutable` answers that say nothing else are fresh for so long.
 const FOR_GOOD: Duration = Duration::from_secs(LONGEST);
 
+/// So far an origin's clock may be ahead of ours.
+const SKEW: Duration = Duration::from_secs(86_400);
+
 /// The directives of Cache-Control, in lower case.
 #[derive(Clone, Debug, Default)]
 pub struct Directives(BTreeMap<String, u64>);
@@ -130,6 +133,8 @@ pub struct Rules {
     told: Directives,
     /// Whether it may be stored, as far as that is for the answer itself to say, or why not.
     storable: Result<(), &'static str>,
+    /// When it came.
+    at: SystemTime,
 }
 
 impl Rules {
@@ -171,7 +176,7 @@ impl Rules {
             (!varies_by.all(|v| v != "*" && v.parse::<HeaderName>().is_ok()), "it varies by more than the request"),
             (!useful && !told.any(&["stale-while-revalidate", "stale-if-error"]), "it is stale on arrival"),
         ]);
-        Rules { policy, told, storable }
+        Rules { policy, told, storable, at }
     }
 
     /// Whether the answer may be stored, where it is one to a request on these terms. The error says why not.
@@ -193,6 +198,8 @@ impl Rules {
     pub fn serves(&self, terms: &Terms, now: SystemTime) -> bool {
         matches!(self.policy.before_request(&terms.view, now), BeforeRequest::Fresh(_))
             && !(self.policy.is_stale(now) && self.strict())
+            // of a clock that was set back since then, nobody knows how old it is
+            && self.at <= now + SKEW
             && (!terms.headers.contains_key("authorization") || self.for_all())
     }
 

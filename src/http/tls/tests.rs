@@ -190,6 +190,8 @@ fn host_certificates_are_reused_renewed_and_bounded() {
     let first = a.server_config("example.com", now).unwrap();
     assert!(Arc::ptr_eq(&first, &a.server_config("example.com", now + HOST_LIFE / 3).unwrap()));
     assert!(!Arc::ptr_eq(&first, &a.server_config("example.com", now + HOST_LIFE / 2).unwrap()));
+    // nor is one that is not valid yet, since the clock was set back
+    assert!(!Arc::ptr_eq(&first, &a.server_config("example.com", now - HOST_LIFE).unwrap()));
     for n in 0..MAX_HOSTS + 10 {
         a.server_config(&format!("h{n}.example.com"), now).unwrap();
     }

@@ -174,3 +174,10 @@ fn conditions_of_clients() {
     assert!(has(&[("if-modified-since", "Sunday, 06-Nov-94 08:49:37 GMT")]));
     assert!(!has(&[("if-none-match", "\"x\""), ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")]));
 }
+
+#[test]
+fn what_came_before_the_clock_was_set_back_far_is_stale() {
+    let answer = rules(&[("cache-control", "max-age=90000, stale-if-error=9")]);
+    assert!(answer.serves(&terms(&[]), now() - SECOND) && !answer.serves(&terms(&[]), now() - 2 * SKEW));
+    assert!(answer.serves_stale("stale-if-error", &terms(&[]), now() - 2 * SKEW));
+}
