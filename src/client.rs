@@ -132,6 +132,8 @@ impl Client {
             .max_idle_age(o.keep.0)
             .max_idle_connections_per_host(o.keep.1)
             .input_buffer_size(BUFFER)
+            // one that fills the buffer would look like a server that has closed
+            .max_response_header_size(BUFFER - 1)
             .output_buffer_size(BUFFER);
         if o.verbatim {
             config = config.allow_non_standard_methods(true).user_agent("").accept("").accept_encoding("");
@@ -168,6 +170,7 @@ pub fn words(e: &ureq::Error) -> String {
         Error::Timeout(which) => format!("no answer in time ({which})"),
         Error::HostNotFound => "no such host".to_string(),
         Error::ConnectionFailed => "cannot connect".to_string(),
+        Error::LargeResponseHeader(..) => "the head of its answer is longer than 32 KiB".to_string(),
         e => e.to_string(),
     }
 }
@@ -239,13 +242,9 @@ fn subnet(text: &str) -> Vec<String> {
     let Some((net, bits)) = parse() else { return Vec::new() };
     let bytes = bits.div_ceil(8);
     let part = |n: u32| {
-        let [a, b, c, d] = Ipv4Addr::from_bits(net | n << (32 - 8 * bytes)).octets();
-        match bytes {
-            1 => format!("{a}.*"),
-            2 => format!("{a}.{b}.*"),
-            3 => format!("{a}.{b}.{c}.*"),
-            _ => format!("{a}.{b}.{c}.{d}"),
-        }
+        let octets = Ipv4Addr::from_bits(net | n << (32 - 8 * bytes)).octets();
+        let known = octets[..bytes as usize].iter().map(u8::to_string).collect::<Vec<_>>().join(".");
+        if bytes < 4 { known + ".*" } else { known }
     };
     (0..1 << (8 * bytes - bits)).map(part).collect()
 }

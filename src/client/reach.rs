@@ -5,21 +5,15 @@
 //! names it itself: a name on the list may be led there by who answers for that name. Other addresses of this
 //! machine only by a name or address on the list.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::config::HostPort;
 
 /// Addresses of this kind that are not link-local: Azure, Alibaba, Oracle; AWS (twice), Google, Oracle and
 /// Scaleway by IPv6.
-const METADATA: [IpAddr; 8] = [
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+const METADATA: [&str; 8] = [
+    "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+    "fd00:c1::a9fe:a9fe", "fd00:42::42",
 ];
 
 /// Who decides where a connection goes.
@@ -40,19 +34,15 @@ impl Reach {
         }
         let ip = plain(addr.ip());
         let literal = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
-        let link_local = match ip {
-            IpAddr::V4(ip) => ip.is_link_local(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        let (link_local, loopback) = match ip {
+            IpAddr::V4(v4) => (v4.is_link_local(), v4.is_loopback() || v4.octets()[0] == 0),
+            IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_loopback() || v6.is_unspecified()),
         };
-        if link_local || METADATA.contains(&ip) {
+        if link_local || METADATA.contains(&ip.to_string().as_str()) {
             return Err(format!("{ip} is link-local or a cloud's metadata service, which is never reached"));
         }
         let Reach::Clients(list) = self else { return Ok(()) };
         let listed = |host: &str| list.iter().any(|listed| listed.is(host, addr.port()));
-        let loopback = match ip {
-            IpAddr::V4(v4) => v4.is_loopback() || v4.octets()[0] == 0,
-            IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
-        };
         let bare = host.trim_end_matches('.');
         let names_it = bare == "localhost"
             || bare.ends_with(".localhost")
@@ -103,6 +93,8 @@ mod tests {
             "64:ff9b:1::a9fe:a9fe",
             "fd00:c1::a9fe:a9fe",
             "fd00:42::42",
+            "fd20:ce::254",
+            "192.0.0.192",
             "fe80::1",
             "100.100.100.200",
             "168.63.129.16",

@@ -26,6 +26,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 use self::forward::{Ask, Failed, Forwarder, RequestBody};
 use self::memory::{Answer, Memory};
 use self::reply::{Found, Outcome};
@@ -54,6 +56,9 @@ const URLS: usize = 4096;
 const MAX_REFRESHING: usize = 16;
 /// How long a request waits for another's fetch of the same thing.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What no URL holds, and curl for one sends as it is, to servers that take it.
+const NO_URL: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`');
 
 /// Held while an answer is fetched that others wait for.
 type Fetching = Leader<String, ()>;
@@ -125,6 +130,7 @@ impl RevProxy {
         }
         let query = request.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
         let url = format!("{scheme}://{host}{}{query}", request.path);
+        let url = utf8_percent_encode(&url, NO_URL).to_string();
         let method = request.method.as_str().to_string();
         told(&self.metrics, self.debug, "proxy", &method, hosts::shown(&url), || {
             let (mut reply, outcome) = self.answer(request, &method, &url);
@@ -276,17 +282,10 @@ impl RevProxy {
 
 /// The body to send on, if there is one.
 fn request_body<'a>(request: Request<'a>, headers: &HeaderMap) -> Option<RequestBody<'a>> {
-    let chunked = headers.contains_key("transfer-encoding");
-    let told = headers.contains_key("content-length");
-    match (chunked, told) {
-        (true, _) => Some((request.body, None)),
-        (false, true) => Some((request.body, Some(request.body_len.unwrap_or(0)))),
-        // these have a body even when it is empty
-        _ if matches!(request.method, Method::Post | Method::Put | Method::Patch) => {
-            Some((Box::new(io::empty()), Some(0)))
-        }
-        _ => None,
-    }
+    let told = ["content-length", "transfer-encoding"].iter().any(|name| headers.contains_key(*name));
+    // these have a body even when it is empty
+    let has_one = told || matches!(request.method, Method::Post | Method::Put | Method::Patch);
+    has_one.then_some((request.body, request.body_len))
 }
 
 #[cfg(test)]

@@ -176,6 +176,36 @@ fn answers_are_kept_where_their_servers_let_us() {
 }
 
 #[test]
+fn a_head_that_is_too_large_is_called_so_and_not_asked_for_again() {
+    let dir = TempDir::new();
+    let origin = Origin::http(|request| {
+        let (value, times) = if request.starts_with("GET /long ") { (40_000, 1) } else { (1, 200) };
+        answer(&vec![format!("X-Some: {}", "x".repeat(value)); times].join("\n"), "x")
+    });
+    let proxy = Proxy::start(&dir, "127.0.0.1", |p| p);
+    for (path, why) in [("/long", "the head of its answer is longer than 32 KiB"), ("/many", "too many headers")] {
+        let got = proxy.curl(&dir, &[&format!("http://{}{path}", origin.host())]);
+        assert!(got.status() == "502" && got.body.contains(why) && got.body.lines().count() == 1, "{}", got.body);
+        assert_eq!(origin.count(path), 1);
+    }
+    proxy.stop();
+}
+
+#[test]
+fn an_answer_whose_head_could_not_be_read_back_is_not_kept() {
+    let dir = TempDir::new();
+    let varies: Vec<_> = (0..2000).map(|n| format!("x-{n}")).collect();
+    let head = format!("Cache-Control: max-age=99999\nVary: {}", varies.join(","));
+    let origin = Origin::http(move |_| answer(&head, "x"));
+    let proxy = Proxy::start(&dir, "127.0.0.1", |p| p);
+    for _ in 0..2 {
+        proxy.curl(&dir, &[&format!("http://{}/", origin.host())]).cache("fetch, uncached");
+    }
+    assert!(!proxy.child.stderr().contains("damaged"), "{}", proxy.child.stderr());
+    proxy.stop();
+}
+
+#[test]
 fn requests_are_forwarded_as_they_are() {
     let dir = TempDir::new();
     let origin = Origin::http(|request| match request.split(' ').nth(1).unwrap() {
@@ -210,6 +240,9 @@ fn requests_are_forwarded_as_they_are() {
     let hop = proxy.curl(&dir, &[&url("/hop")]);
     assert_eq!((hop.header("X-End"), hop.header("X-Hop"), hop.header("Keep-Alive")), (Some("2"), None, None));
     assert_eq!(hop.header("Proxy-Authenticate"), None);
+    // what should be escaped, and is not by curl, is by us
+    let odd = proxy.curl(&dir, &["-g", &url("/odd/<a>`?q=\"b\"|<c>")]);
+    assert_eq!((odd.status(), origin.count("/odd/%3Ca%3E%60?q=%22b%22|%3Cc%3E")), ("200", 1), "{}", odd.body);
     // a Host header does not decide where a request goes
     let count = origin.seen().len();
     assert_eq!(proxy.curl(&dir, &["-H", "Host: evil.example", &url("/h")]).status(), "200");

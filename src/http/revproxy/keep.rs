@@ -136,8 +136,12 @@ impl Keeping {
         let shared = self.place == Place::Shared;
         let name = if shared { self.url.clone() } else { self.proxy.free_slot(&self.url, self.old.as_ref()) };
         let store = if shared { &self.proxy.store } else { &self.proxy.own_store };
+        let head = stored::encode_head(&self.answer, shared, self.at);
+        if head.len() as u64 > stored::MAX_HEAD {
+            return Err(io::Error::other("its head is too long"));
+        }
         let mut writer = store.writer(&name)?;
-        writer.write_all(&stored::encode_head(&self.answer, shared, self.at))?;
+        writer.write_all(&head)?;
         writer.write_all(&std::mem::take(&mut self.bytes))?;
         self.writer = Some((writer, name));
         Ok(())

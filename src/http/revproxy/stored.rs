@@ -18,7 +18,7 @@ use crate::id::OutputId;
 use crate::sign::nanos;
 
 /// A head of more bytes is damaged.
-const MAX_HEAD: u64 = 64 << 10;
+pub const MAX_HEAD: u64 = 64 << 10;
 /// What the names of lines begin with that are no headers.
 const OURS: &str = "x-go-cache-plugin-";
 const STATUS: &str = "x-go-cache-plugin-status";
