@@ -23,9 +23,7 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest, Sha256};
-
-use super::id::{ActionId, OutputId, sharded_path};
+use super::id::{ActionId, Hashing, OutputId, sharded_path};
 use crate::atomic::{TempFile, at};
 use crate::folder::{ACTION, OUTPUT, RECALL, is_real_dir, make_real_dir};
 use crate::platform::{careful, is_absent, is_own, mode, set_modified};
@@ -158,7 +156,7 @@ impl DiskCache {
         } else {
             Some(self.new_output(&output)?)
         };
-        Ok(OutputWriter { disk: self, output, size, written: 0, hasher: Sha256::new(), temp })
+        Ok(OutputWriter { disk: self, output, size, sum: Hashing::new(io::sink()), temp })
     }
 
     fn new_output(&self, output: &OutputId) -> io::Result<TempFile> {
@@ -272,8 +270,7 @@ pub struct OutputWriter<'a> {
     disk: &'a DiskCache,
     output: OutputId,
     size: u64,
-    written: u64,
-    hasher: Sha256,
+    sum: Hashing<io::Sink>,
     temp: Option<TempFile>,
 }
 
@@ -281,10 +278,10 @@ impl OutputWriter<'_> {
     /// Checks what was written and gives it its name. `InvalidData` when the length or the
     /// SHA-256 is not the one promised; nothing is kept then.
     pub fn commit(self) -> io::Result<Written> {
-        if self.written != self.size {
-            return Err(invalid(format!("body has {} bytes, not the {} promised", self.written, self.size)));
+        if self.sum.len != self.size {
+            return Err(invalid(format!("body has {} bytes, not the {} promised", self.sum.len, self.size)));
         }
-        let got = OutputId(self.hasher.finalize().into());
+        let got = self.sum.hash();
         if got != self.output {
             return Err(invalid(format!("body has SHA-256 {got}, not the output id {}", self.output)));
         }
@@ -297,11 +294,10 @@ impl OutputWriter<'_> {
 
 impl Write for OutputWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.written += bytes.len() as u64;
-        if self.written > self.size {
+        self.sum.write_all(bytes)?;
+        if self.sum.len > self.size {
             return Err(invalid(format!("body is longer than the {} bytes promised", self.size)));
         }
-        self.hasher.update(bytes);
         if let Some(temp) = &mut self.temp {
             temp.file().write_all(bytes).map_err(|e| at(&self.disk.output_path(&self.output))(e))?;
         }

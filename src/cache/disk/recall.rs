@@ -19,8 +19,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest, Sha256};
-
 use crate::atomic::TempFile;
 use crate::cache::cursor::Cursor;
 use crate::cache::id::{ActionId, OutputId};
@@ -154,7 +152,7 @@ impl Recall {
         if learnt <= count / 32 {
             return Ok(()); // reading so few again costs less than writing all
         }
-        text.extend_from_slice(&Sha256::digest(&text));
+        text.extend_from_slice(&OutputId::of(&text).0);
         let dir = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
         dir.parent().map_or(Ok(()), make_real_dir)?;
         make_real_dir(dir)?;
@@ -173,7 +171,7 @@ impl Recall {
 
     fn decode(&self, text: &[u8]) -> Result<(), String> {
         let (text, digest) = text.split_last_chunk::<32>().ok_or("it is cut off")?;
-        if Sha256::digest(text).as_slice() != digest {
+        if OutputId::of(text).0 != *digest {
             return Err("its SHA-256 is wrong".into());
         }
         let mut at = Cursor(text.strip_prefix(MAGIC).ok_or("it is of another format")?);
