@@ -215,8 +215,12 @@ fn list(proxy: &ModProxy) -> Result<String, Error> {
 
 fn remove(proxy: &ModProxy, word: &str) -> Result<String, Error> {
     let module = modgraph::split(word).map_err(|why| Error::usage(format!("mod rm: {why}")))?;
-    let removed = ["info", "mod", "zip"].iter().filter(|kind| proxy.store().remove(&name(&module, kind))).count();
+    let names = ["info", "mod", "zip"].map(|kind| name(&module, kind));
+    let removed = names.iter().filter(|name| proxy.store().remove(name)).count();
     match removed as u64 {
+        _ if names.iter().any(|name| proxy.store().reopen(name).is_some()) => {
+            Err(Error::failed(format!("mod rm: {word} cannot be removed: may this user write to the cache directory?")))
+        }
         0 => Err(Error::failed(format!("mod rm: {word} is not kept here"))),
         n => Ok(format!("{word}: removed {}\n", text::things(n, "file"))),
     }

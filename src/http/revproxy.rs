@@ -163,7 +163,7 @@ impl RevProxy {
         }
         // until the head of the answer is there
         let Some(_place) = self.metrics.waiting.take() else {
-            return reply::text(503, "too many requests wait for their servers");
+            return reply::text(503, reply::BUSY);
         };
         if terms.lookup && terms.store && self.unkept.get(url).is_none() {
             match self.flights.join(&url.to_string(), Some(PATIENCE)) {

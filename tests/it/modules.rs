@@ -451,9 +451,11 @@ fn a_full_or_read_only_disk_costs_nothing_but_the_keeping() {
     // from its start it takes nothing at all
     let home = TempDir::new();
     mount("tmpfs", "size=1m", &home.dir("cache"));
-    drop(Server::start(&home, &arguments));
+    assert_eq!(Server::start(&home, &arguments).status(&names[1]), 200);
     mount("tmpfs", "remount,ro", &home.join("cache"));
-    check(&home, &Server::start(&home, &arguments));
+    check(&home, &Server::start(&home, &[&arguments[..], &["--revproxy=example.com"]].concat()));
+    let out = command(&home, &["rm", "example.com/m@v1.0.0"]).code(1);
+    assert!(out.stderr.contains("example.com/m@v1.0.0 cannot be removed"), "{}", out.describe());
 }
 
 #[test]

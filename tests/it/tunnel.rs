@@ -114,7 +114,7 @@ fn an_upgrade_is_carried_both_ways() {
         (client, far)
     };
     let (mut client, mut far) = ask("early ");
-    far.write_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nhello ").unwrap();
+    far.write_all(b"HTTP/1.1 100 Continue\n\nHTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nhello ").unwrap();
     client.write_all(b"late").unwrap();
     let mut got = [0; 10];
     far.read_exact(&mut got).unwrap();

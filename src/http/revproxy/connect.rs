@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::reply::BUSY;
 use super::{RevProxy, hosts, tunnel};
 use crate::config::HostPort;
 use crate::http::exchange::{Body, Reply, Request, Target};
@@ -47,6 +48,10 @@ impl RevProxy {
             counted.refused.inc();
             return Reply::text(403, format!("{host} is neither in --revproxy nor in --tunnel\n"));
         }
+        let Some(_place) = self.metrics.waiting.take() else {
+            counted.refused.inc();
+            return Reply::text(503, format!("{BUSY}\n"));
+        };
         let target = match tunnel::dial(&self.may_tunnel.reach(), host, 443) {
             Ok(target) => target,
             Err(e) => {

@@ -28,6 +28,9 @@ pub const VOLATILE: Outcome = "fetch, cached, volatile";
 /// Forwarded.
 pub const UNCACHED: Outcome = "fetch, uncached";
 
+/// What is told to who finds no place among those that wait for servers.
+pub const BUSY: &str = "too many requests wait for their servers";
+
 /// A line of text of ours.
 pub fn text(status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
     (Reply::text(status, format!("{text}\n")), UNCACHED)

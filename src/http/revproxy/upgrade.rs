@@ -29,6 +29,7 @@ pub fn wanted(method: &str, headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// The answer to a GET of `url` that wants to speak `protocol`, where the target does; `sent` are its other headers.
 pub fn reply(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> Option<(Reply, Outcome)> {
+    let Some(_place) = proxy.metrics.waiting.take() else { return Some(text(503, reply::BUSY)) };
     let (target, mut headers) = match ask(proxy, url, protocol, sent) {
         Ok(switched) => switched?,
         Err(e) => return Some(text(tunnel::status(&e), format_args!("{}: {e}", hosts::shown(url)))),
@@ -66,7 +67,7 @@ fn ask(
     target.write_all(&[&head, &b"\r\n\r\n"[..]].concat())?;
     loop {
         head.clear();
-        while !head.ends_with(b"\r\n\r\n") {
+        while !head.ends_with(b"\r\n\r\n") && !head.ends_with(b"\n\n") {
             // not a byte of what follows is read
             let mut byte = [0];
             if head.len() == MAX_HEAD || target.read(&mut byte)? == 0 {
