@@ -17,7 +17,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::platform::{OpenOptionsExt, careful};
+use crate::platform::careful;
 
 /// Start of every temporary file's name.
 pub const TEMP_PREFIX: &str = ".tmp-";
@@ -42,7 +42,7 @@ pub struct TempFile {
 }
 
 impl TempFile {
-    /// Creates a temporary file in `dir`, mode 0644. `NotFound` when `dir` is not there.
+    /// Creates a temporary file in `dir`, for whom the umask lets in. `NotFound` when `dir` is not there.
     pub fn create(dir: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ impl TempFile {
         drop(made);
         // from now on, dropped, it goes
         let mut temp = TempFile { file: None, path };
-        temp.file = Some(OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&temp.path)?);
+        temp.file = Some(OpenOptions::new().read(true).write(true).create_new(true).open(&temp.path)?);
         Ok(temp)
     }
 

@@ -12,14 +12,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{at, process_token};
 use crate::folder::make_real_dir;
-use crate::platform::{self, FileExt, OpenOptionsExt, careful, is_at, is_local};
+use crate::platform::{self, FileExt, careful, is_at, is_local};
 
 /// Folder of the leases.
 pub const LEASE: &str = "lease";
@@ -73,7 +73,7 @@ impl Lease {
             self.write(&open.1);
             id
         };
-        let lock = open(&self.dir.join(PRUNE), false);
+        let lock = careful().open(self.dir.join(PRUNE));
         let pruning = lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)));
         (Open(self.clone(), id), pruning)
     }
@@ -115,6 +115,8 @@ impl Drop for Open {
 
 fn lock_own(dir: &Path) -> io::Result<File> {
     make_real_dir(dir)?;
+    // while there is room: it is for who prunes because there is none
+    let _ = prune_lock(dir);
     let path = dir.join(process_token());
     loop {
         // who counts the leases holds it for a moment
@@ -131,7 +133,7 @@ fn lock_own(dir: &Path) -> io::Result<File> {
 pub fn prune_turn(root: &Path, wait: bool) -> io::Result<Option<File>> {
     let dir = root.join(LEASE);
     make_real_dir(&dir)?;
-    let lock = open(&dir.join(PRUNE), true)?;
+    let lock = prune_lock(&dir)?;
     match lock.try_lock() {
         Err(TryLockError::WouldBlock) if wait => {
             log::warn!("{}: another process prunes it, and is waited for", root.display());
@@ -175,7 +177,7 @@ impl Census {
             let own = name == process_token();
             // one that is gone by now was given back
             let path = dir.join(&name);
-            let Ok(file) = open(&path, false) else { continue };
+            let Ok(file) = careful().open(&path) else { continue };
             let modified = file.metadata()?.modified()?;
             let held = own || platform::is_held(&file, &path);
             let alive = held || !census.local && is_young(modified, now);
@@ -232,8 +234,12 @@ fn is_young(t: SystemTime, now: SystemTime) -> bool {
     now.duration_since(t).unwrap_or_else(|ahead| ahead.duration()) < FAR
 }
 
-fn open(path: &Path, create: bool) -> io::Result<File> {
-    careful().write(create).create(create).mode(0o644).open(path).map_err(at(path))
+/// What is locked to prune; another user's can be locked, too, where it may be read.
+fn prune_lock(dir: &Path) -> io::Result<File> {
+    let path = dir.join(PRUNE);
+    let made = careful().write(true).create(true).open(&path);
+    let others = |e: &io::Error| matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
+    made.or_else(|e| if others(&e) { careful().open(&path).map_err(|_| e) } else { Err(e) }).map_err(at(&path))
 }
 
 /// `<pid>-<nanoseconds in hex>`.

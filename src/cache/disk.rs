@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 use super::id::{ActionId, Hashing, OutputId, sharded_path};
 use crate::atomic::{TempFile, at};
 use crate::folder::{ACTION, OUTPUT, RECALL, is_real_dir, make_real_dir};
-use crate::platform::{careful, is_absent, is_own, mode, set_modified};
+use crate::platform::{careful, is_absent, is_own, mode, touch};
 use crate::repeat::Repeat;
 
 /// An action file is never longer than this.
@@ -240,8 +240,8 @@ impl DiskCache {
     fn touch(&self, path: &Path, meta: &fs::Metadata) -> bool {
         let stale = self.is_stale(meta);
         if stale {
-            // somebody else's file in a shared directory: then its owner's uses have to do
-            let _ = set_modified(path, SystemTime::now());
+            // somebody else's file, which we may not write: then its owner's uses have to do
+            let _ = touch(path);
         }
         stale
     }

@@ -19,18 +19,18 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{self, DirEntry, File};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::disk::{ACTION_LEN, parse_action};
 use super::id::{OutputId, sharded_path};
-use crate::atomic::{TEMP_PREFIX, process_token, read_small, token_of};
+use crate::atomic::{TEMP_PREFIX, at, process_token, read_small, token_of};
 use crate::config::Config;
 use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
-use crate::platform::set_modified;
+use crate::platform::touch;
 use crate::upload;
 
 /// Its time of change is when this program first opened the directory.
@@ -87,6 +87,8 @@ struct Rules<'a> {
     owed: HashSet<u32>,
     /// Since when we have worked without a rest, where others may be at work.
     at_work: Cell<Option<Instant>>,
+    /// The first that could not be removed, and why.
+    trouble: Cell<Option<io::Error>>,
 }
 
 /// Prunes the cache directory as `config` says: actions and outputs by age, module and proxy blobs too where that
@@ -103,6 +105,7 @@ pub fn prune(config: &Config, spare_since: Option<SystemTime>, census: &Census) 
         keep: keep.map_or(0, nanos),
         expired: None,
         owed: HashSet::new(),
+        trouble: Cell::default(),
         at_work: Cell::new((spare_since.is_some() || census.in_use_since.is_some()).then(Instant::now)),
     };
     let mut files = rules.survey(census)?;
@@ -151,8 +154,7 @@ impl Rules<'_> {
         let (mut left, mut cut) = (report.bytes, None);
         for file in &files {
             if self.stays(file) {
-                report.in_use += if file.used >= self.keep { file.size } else { 0 };
-                report.owed += if self.owed.contains(&file.tie) { file.size } else { 0 };
+                self.spare(file, &mut report);
             } else if over(left) {
                 left -= file.size;
                 cut = Some((file.used, file.tie));
@@ -181,34 +183,58 @@ impl Rules<'_> {
                 found.is_none_or(|file| doomed(&file))
             };
             let path = entry.path();
-            if useless(&path) && remove(&path, name, useless) {
+            if useless(&path) && self.known(&path, remove(&path, name, useless)) == Some(true) {
                 report.removed_actions += 1;
             }
         })?;
+        // some were used meanwhile
+        (report.in_use, report.owed) = (0, 0);
         for folder in [OUTPUT, MODULE, REVPROXY] {
             each_file(&self.root.join(folder), |entry, held| {
                 let Held::Id(name) = held else { return };
                 let path = entry.path();
-                let Some(file) = self.look(&path, folder, name).filter(|file| doomed(file)) else { return };
+                let Some(file) = self.look(&path, folder, name) else { return };
+                if !doomed(&file) {
+                    return self.spare(&file, &mut report);
+                }
                 if file.blob {
                     // first, for without its blob it would stay for good
                     let _ = fs::remove_file(sum_of(&path));
                 }
                 // whoever uses one notes that first and then looks whether it is still there
                 let used = |aside: &Path| fs::symlink_metadata(aside).and_then(|m| m.modified()).map_or(0, nanos);
-                if remove(&path, name, |aside| file.blob || used(aside) <= file.used) {
-                    report.removed_files += 1;
-                    report.removed_bytes += file.size;
-                    report.files -= 1;
-                    report.bytes -= file.size;
+                let removed = remove(&path, name, |aside| file.blob || used(aside) <= file.used);
+                match self.known(&path, removed) {
+                    Some(true) => {
+                        report.removed_files += 1;
+                        report.removed_bytes += file.size;
+                        report.files -= 1;
+                        report.bytes -= file.size;
+                    }
+                    Some(false) => report.in_use += file.size,
+                    None => {}
                 }
             })?;
+        }
+        if let Some(e) = self.trouble.take() {
+            log::warn!("what cannot be removed stays, first {e}");
         }
         Ok(report)
     }
 
+    /// Whether it was removed; the first that could not be is told at the end.
+    fn known(&self, path: &Path, removed: io::Result<bool>) -> Option<bool> {
+        removed.map_err(|e| self.trouble.set(self.trouble.take().or(Some(at(path)(e))))).ok()
+    }
+
     fn stays(&self, file: &Use) -> bool {
         file.used >= self.keep || self.owed.contains(&file.tie)
+    }
+
+    /// Counts one that stays for a reason of its own.
+    fn spare(&self, file: &Use, report: &mut Report) {
+        report.in_use += if file.used >= self.keep { file.size } else { 0 };
+        report.owed += if self.owed.contains(&file.tie) { file.size } else { 0 };
     }
 
     fn has_expired(&self, file: &Use) -> bool {
@@ -234,25 +260,31 @@ impl Rules<'_> {
         if used.duration_since(self.now).is_ok_and(|ahead| ahead > LATELY) {
             used = self.now;
             // from now on it has an age
-            let _ = set_modified(keeper, used);
+            let _ = touch(keeper);
         }
         Some(Use { used: nanos(used), tie: hash(folder, name), blob, size: meta.len() })
     }
 }
 
 /// Removes a file unless, out of everybody's reach, it turns out not to be `doomed` after all.
-fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> bool {
+fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> io::Result<bool> {
     let aside = path.with_file_name(format!("{TEMP_PREFIX}{}-{name}", process_token()));
-    if fs::rename(path, &aside).is_err() {
-        return false;
+    match fs::rename(path, &aside) {
+        // there is no room for another name, and none comes of leaving it
+        Err(e) if is_full(&e) => return if doomed(path) { fs::remove_file(path).map(|()| true) } else { Ok(false) },
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        moved => moved?,
     }
     let gone = doomed(&aside);
-    if !gone {
-        // what was put there meanwhile is as good
-        let _ = fs::hard_link(&aside, path);
+    // what was put there meanwhile is as good
+    if !gone && fs::hard_link(&aside, path).is_err_and(|e| is_full(&e)) {
+        return fs::rename(&aside, path).map(|()| false);
     }
-    let _ = fs::remove_file(&aside);
-    gone
+    fs::remove_file(&aside).map(|()| gone)
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// What the action file `path` says its output is.
@@ -287,7 +319,7 @@ pub fn opened(root: &Path) -> Option<Duration> {
 /// Notes that this program opens the directory, the first time.
 pub fn stamp(root: &Path) -> io::Result<()> {
     match File::create_new(root.join(STAMP)) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
         _ => Ok(()),
     }
 }

@@ -4,12 +4,13 @@
 //! Invariants: who writes adds what it wrote, under the file's lock; a walk sets it right. A file that
 //! cannot be read says that nothing is known. A symbolic link in its place is not followed.
 
+use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{at, read_text};
-use crate::platform::{FileExt, OpenOptionsExt, careful};
+use crate::platform::{FileExt, careful};
 
 const SIZE: &str = "size";
 
@@ -49,19 +50,36 @@ impl Size {
     }
 }
 
-fn update(root: &Path, change: impl FnOnce(&mut Size)) -> io::Result<Size> {
+fn update(root: &Path, change: impl Fn(&mut Size)) -> io::Result<Size> {
     let path = root.join(SIZE);
-    update_at(&path, change).map_err(at(&path))
+    let updated = update_at(&path, &change).or_else(|e| {
+        // another user's, who alone may give it a time: one of ours takes its place
+        let theirs = path.symlink_metadata().ok().filter(|_| e.kind() == io::ErrorKind::PermissionDenied).ok_or(e)?;
+        let known = Size { bytes: Size::read(root), walked: walked(&theirs) };
+        fs::remove_file(&path)?;
+        update_at(&path, |size| {
+            *size = known;
+            change(size);
+        })
+    });
+    updated.map_err(at(&path))
 }
 
-fn update_at(path: &Path, change: impl FnOnce(&mut Size)) -> io::Result<Size> {
-    let mut file = careful().write(true).create(true).mode(0o644).open(path)?;
+fn walked(meta: &Metadata) -> Option<SystemTime> {
+    meta.modified().ok().filter(|t| *t > UNIX_EPOCH)
+}
+
+fn update_at(path: &Path, change: impl Fn(&mut Size)) -> io::Result<Size> {
+    let mut file = careful().write(true).create(true).open(path)?;
     file.lock()?;
+    let known = file.metadata()?;
+    // what may not be given a time is left as it is
+    file.set_modified(known.modified()?)?;
     let mut text = String::new();
     // damaged, it is as good as none
     let _ = (&mut file).take(64).read_to_string(&mut text);
     let mut size = match text.trim().parse() {
-        Ok(bytes) => Size { bytes, walked: file.metadata()?.modified().ok().filter(|t| *t > UNIX_EPOCH) },
+        Ok(bytes) => Size { bytes, walked: walked(&known) },
         Err(_) => Size::default(),
     };
     change(&mut size);

@@ -10,10 +10,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit};
 use signal_hook::iterator::SignalsInfo;
@@ -63,7 +63,7 @@ pub fn is_absent(e: &io::Error) -> bool {
 
 /// Opens the file `path`, made if need be, and holds it: once nobody else does, until it is closed.
 pub fn hold(path: &Path) -> io::Result<File> {
-    let file = careful().write(true).create(true).mode(0o644).open(path)?;
+    let file = careful().write(true).create(true).open(path)?;
     file.lock()?;
     Ok(file)
 }
@@ -79,16 +79,11 @@ pub fn takes(to: &impl AsFd, patience: Duration) -> bool {
     !matches!(poll(&mut [PollFd::new(to, PollFlags::OUT)], limit.as_ref()), Ok(0))
 }
 
-/// Gives the file `path` that time of last modification.
-pub fn set_modified(path: &Path, time: SystemTime) -> io::Result<()> {
-    careful().open(path)?.set_modified(time)
-}
-
-/// Makes `file`, which is at `path`, as young as one that is written now, by its file system's own clock.
-pub fn renew(file: &File, _: &Path) -> io::Result<()> {
-    let now = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-    let times = Timestamps { last_access: now(UTIME_OMIT), last_modification: now(UTIME_NOW) };
-    Ok(rustix::fs::futimens(file, &times)?)
+/// Makes the file `path` as young as one that is written now, by its file system's own clock: who may write it
+/// can, whoever made it, as long as both of its times become now.
+pub fn touch(path: &Path) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Ok(rustix::fs::futimens(careful().open(path)?, &Timestamps { last_access: now, last_modification: now })?)
 }
 
 /// Inode and time of change (seconds, nanoseconds), which differ where a file or folder was changed in between.

@@ -139,14 +139,9 @@ pub fn takes<T>(_: &T, _: Duration) -> bool {
     true
 }
 
-/// Gives the file `path` that time of last modification.
-pub fn set_modified(path: &Path, time: SystemTime) -> io::Result<()> {
-    careful().access_mode(FILE_WRITE_ATTRIBUTES).open(path)?.set_modified(time)
-}
-
 /// Makes the file `path` as young as one that is written now.
-pub fn renew(_: &File, path: &Path) -> io::Result<()> {
-    set_modified(path, SystemTime::now())
+pub fn touch(path: &Path) -> io::Result<()> {
+    careful().access_mode(FILE_WRITE_ATTRIBUTES).open(path)?.set_modified(SystemTime::now())
 }
 
 /// What differs where a file or folder was changed in between, unless somebody has set its times.

@@ -331,9 +331,9 @@ impl Remote for Dir {
         let (key, etag) = (key.to_string(), seen.etag.clone());
         self.bounded(LIMIT, move |dir| {
             let _turn = dir.lock()?;
-            let Some((file, meta)) = dir.open(&key)? else { return Ok(false) };
+            let Some((_, meta)) = dir.open(&key)? else { return Ok(false) };
             if tag(&meta) == etag {
-                let renewed = platform::renew(&file, &dir.root.join(&key));
+                let renewed = platform::touch(&dir.root.join(&key));
                 renewed.map_err(|e| RemoteError::Unsupported(format!("{key}: {e}")))?;
             }
             Ok(true)

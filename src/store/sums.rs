@@ -200,8 +200,8 @@ fn used(path: &Path) -> bool {
     let Some(meta) = fs::symlink_metadata(path).ok().filter(|meta| meta.is_file()) else { return false };
     let now = SystemTime::now();
     if matches!(meta.modified().map(|t| now.duration_since(t)), Ok(Ok(age)) if age > USE_GRANULARITY) {
-        // somebody else's file in a shared directory: then its owner's uses have to do
-        let _ = platform::set_modified(path, now);
+        // somebody else's file, which we may not write: then its owner's uses have to do
+        let _ = platform::touch(path);
     }
     true
 }

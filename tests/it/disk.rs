@@ -1,12 +1,15 @@
 //! The cache directory in trouble: what is answered is true, and what is said names the file and what to do.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::support::env::{Plugin, TempDir};
+use crate::support::client::Client;
+use crate::support::env::{Plugin, Running, TempDir, binary, may_mount, mount, run, scrubbed};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, files, hex, holds, local, noise, output_id, said};
 
@@ -119,4 +122,116 @@ fn a_directory_that_may_only_be_read_is_read_and_said_once() {
     let [first, count] = said(&out)[..] else { panic!("{}", out.describe()) };
     assert!(first.contains(dir.path().to_str().unwrap()) && first.contains("give this user access"), "{first}");
     assert!(count.contains("3 requests failed on the cache directory"), "{count}");
+}
+
+#[test]
+fn a_disk_without_room_for_another_file_can_be_pruned() {
+    if !may_mount("disk::a_disk_without_room_for_another_file_can_be_pruned") {
+        return;
+    }
+    let dir = TempDir::new();
+    let small = dir.dir("small");
+    mount("tmpfs", "nr_inodes=100", &small);
+    let cache = || Plugin::new(&dir).env("GOCACHE_DIR", small.join("cache"));
+    let mut s = Session::start(cache());
+    s.put_all(&(0..10).map(|n| noise(n, 100)).collect::<Vec<_>>());
+    s.end().quiet();
+    while fs::write(small.join(files(&small).len().to_string()), "").is_ok() {}
+    let out = cache().args(["prune", "--max-cache-size=1"]).output().ok();
+    assert!(out.stdout.starts_with("removed 10 files"), "{}", out.describe());
+}
+
+#[test]
+fn what_is_used_while_it_is_pruned_is_told_as_in_use() {
+    let dir = TempDir::new();
+    let bodies: Vec<Vec<u8>> = (0..800).map(|n| noise(n, 1024)).collect();
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    s.end().quiet();
+    long_unused(&dir.join("cache"));
+    let mut s = Session::start(Plugin::new(&dir));
+    let mut prune = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).spawn();
+    let mut out = prune.stdout();
+    while !prune.has_ended() {
+        s.get_all(&bodies);
+    }
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    s.end().quiet();
+    // all that is left is in use
+    let left = text.split(['(', ')']).nth(3).unwrap();
+    assert!(text.contains(&format!("--max-cache-size: {left} may be in use")), "{text}");
+}
+
+#[test]
+fn what_cannot_be_pruned_is_told() {
+    let dir = TempDir::new();
+    let body = noise(1, 1000);
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(std::slice::from_ref(&body));
+    s.end().quiet();
+    let path = local(&dir.join("cache"), "output", &output_id(&body));
+    let shard = path.parent().unwrap();
+    fs::set_permissions(shard, Permissions::from_mode(0o555)).unwrap();
+    let out = Plugin::bound_by_modes(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
+    fs::set_permissions(shard, Permissions::from_mode(0o755)).unwrap();
+    let [line] = said(&out)[..] else { panic!("{}", out.describe()) };
+    assert!(line.contains(path.to_str().unwrap()) && line.contains("give this user access"), "{line}");
+}
+
+/// Lets all that was put look as if it had not been used for two days.
+fn long_unused(cache: &Path) {
+    let long_ago = SystemTime::now() - Duration::from_secs(48 * 3600);
+    files(&cache.join("output")).iter().for_each(|f| File::open(f).unwrap().set_modified(long_ago).unwrap());
+}
+
+/// The program under one of two users of one group, whose files the group may write, at home in `dir`.
+fn as_user(dir: &TempDir, user: u32, args: &[&str]) -> Command {
+    // without root there is no other user to be
+    let root = rustix::process::geteuid().is_root();
+    let mut command = scrubbed(if root { "setpriv" } else { "env" }, dir.path());
+    if root {
+        command.args([&format!("--reuid={user}"), "--regid=65534", "--clear-groups"]);
+    }
+    command.args(["sh", "-c", r#"umask 002; exec "$@""#, "sh", binary()]);
+    command.env("GOCACHE_DIR", dir.join("cache")).args(args);
+    command
+}
+
+#[test]
+fn a_directory_that_two_users_may_write_is_counted_and_pruned_by_both() {
+    let dir = TempDir::new();
+    let cache = dir.dir("cache");
+    for path in [dir.path(), &cache] {
+        fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+    }
+    let users = [65_533, 65_534];
+    let start = |user| {
+        let mut child = Running::start(as_user(&dir, user, &[]), Stdio::piped());
+        let mut client = Client::stdio(&mut child);
+        client.greeting();
+        Session { child, client }
+    };
+    let put = |user, n: u32| {
+        let mut s = start(user);
+        s.client.put(&action(n), &noise(u64::from(n), 1000));
+        s.end().quiet();
+    };
+    for n in 0..5 {
+        put(users[n as usize % 2], n);
+        let size = fs::read_to_string(cache.join("size")).unwrap();
+        assert_eq!(size.trim(), (1000 * (n + 1)).to_string());
+    }
+    // what the other has put and this one uses is not pruned meanwhile
+    long_unused(&cache);
+    let mut reader = start(users[1]);
+    let used = reader.client.get(&action(0)).unwrap();
+    run(as_user(&dir, users[0], &["prune", "--max-cache-size=1"])).ok().quiet();
+    holds(&used, &noise(0, 1000));
+    reader.end().quiet();
+    for user in users {
+        let out = run(as_user(&dir, user, &["prune", "--max-cache-size=1"])).ok().quiet();
+        assert!(out.stdout.contains("; 0 files"), "{}", out.describe());
+        put(user, 9);
+    }
 }
