@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, TlsConfig};
@@ -40,6 +40,9 @@ const BUFFER: usize = 32 * 1024;
 /// How long a host's addresses are believed: ureq asks for them before every request, also of
 /// those that take a kept connection.
 const ADDRESS_TTL: Duration = Duration::from_secs(60);
+
+/// What to do where an authority is missing.
+const NAME_ONE: &str = "name a PEM file in SSL_CERT_FILE (AWS_CA_BUNDLE, for the bucket, comes before it)";
 
 /// Of so many hosts.
 const ADDRESSES: usize = 1024;
@@ -164,7 +167,10 @@ pub fn words(e: &ureq::Error) -> String {
     };
     match e {
         _ if matches!(tls, Some(rustls::Error::InvalidMessage(_))) => {
-            "what answers there speaks no TLS: is it http://, not https://?".to_string()
+            "what answers there speaks no TLS: perhaps it is http://, not https://".to_string()
+        }
+        _ if matches!(tls, Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))) => {
+            format!("no trusted authority has signed its certificate: {NAME_ONE}")
         }
         Error::Io(e) => e.to_string(),
         Error::Timeout(which) => format!("no answer in time ({which})"),
@@ -189,7 +195,7 @@ fn roots(file: Option<&Path>) -> io::Result<Vec<CertificateDer<'static>>> {
         let from = file.map_or_else(|| "on this machine".to_string(), |f| format!("in {}", f.display()));
         let why = found.errors.first().map(|e| format!(" ({e})")).unwrap_or_default();
         return Err(io::Error::other(format!(
-            "no certificate authorities {from}{why}: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
+            "no certificate authorities {from}{why}: install ca-certificates, or {NAME_ONE}"
         )));
     }
     Ok(found.certs)

@@ -103,8 +103,8 @@ struct State {
     sides: [Tally; 3],
     /// A read was answered, with an object or by there being none.
     answered: bool,
-    /// Reads refused for want of permission.
-    refused: u64,
+    /// Reads refused for want of permission, and how the last was.
+    refused: (u64, String),
     /// What could not be read last, and must begin with this.
     failed: Option<(String, &'static [u8])>,
 }
@@ -195,9 +195,10 @@ impl State {
             weight = weight.max((now - from).as_secs() as u32);
         }
         if side != Side::Writes && weight == 0 {
-            let refused = matches!(outcome, Err(RemoteError::Forbidden(_)));
-            self.refused += u64::from(refused);
-            self.answered |= !refused;
+            match outcome {
+                Err(RemoteError::Forbidden(why)) => self.refused = (self.refused.0 + 1, why.clone()),
+                _ => self.answered = true,
+            }
         }
         let tally = self.of(side);
         if tally.off.is_some() && !probe {
@@ -302,13 +303,14 @@ impl Guard {
                 self.name
             ));
         }
-        if !state.answered && state.refused > 0 {
+        let (refused, why) = &state.refused;
+        if !state.answered && *refused > 0 {
             lines.push(format!(
-                "bucket {}: {} {} refused (status 403) and none answered, as AWS does for absent objects without \
-                 s3:ListBucket; if the bucket has what was asked for, s3:GetObject is lacking",
+                "bucket {}: {} {} refused and none answered, last: {why} (AccessDenied is what AWS says of absent \
+                 objects without s3:ListBucket, and of all without s3:GetObject)",
                 self.name,
-                things(state.refused, "read"),
-                verb(state.refused, "was", "were")
+                things(*refused, "read"),
+                verb(*refused, "was", "were")
             ));
         }
         lines
@@ -608,7 +610,7 @@ mod tests {
         let (t, mut s) = (Instant::now(), State::default());
         let refused = RemoteError::Forbidden("status 403".into());
         assert_eq!(fail(&mut s, Side::Reads, &refused, 1000, t), None, "absent objects are refused too");
-        assert_eq!((s.refused, s.answered), (1000, false));
+        assert_eq!((s.refused.0, s.answered), (1000, false));
         assert_eq!(fail(&mut s, Side::Writes, &refused, 1, t), Some(Change::Unsaid));
         assert!(s.admit(Side::Reads, t).is_ok() && s.admit(Side::Writes, t).is_err());
         assert!(!s.takes_writes(t + 9 * SECOND) && s.takes_writes(t + 10 * SECOND));

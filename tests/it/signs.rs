@@ -14,7 +14,7 @@ use crate::support::client::Client;
 use crate::support::env::{Output, Plugin, TempDir, binary, free_port, poll, run, scrubbed};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::go::{self, Work};
-use crate::support::origin::self_signed;
+use crate::support::origin::{Origin, answer, self_signed};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, holds, noise, said};
 
@@ -303,12 +303,20 @@ fn errors_say_where_and_what() {
     let pem = dir.write("ca.pem", &self_signed(&["localhost"]).1);
     let refused = format!("http://127.0.0.1:{}", free_port());
     let secure = server.endpoint.replace("http://", "https://");
+    let (stranger, _) = Origin::https(dir.path(), |_| answer("", ""));
+    let stranger = format!("https://localhost:{}", stranger.port());
+    let other = Origin::http(|_| answer("content-type: text/plain", "hello"));
+    let other = format!("http://127.0.0.1:{}", other.port());
     for (endpoint, want) in [
+        (&*stranger, format!(": {stranger}: no trusted authority has signed its certificate: name a PEM file")),
+        (&other, ": status 200: not an answer of S3's, which has an ETag: hello".into()),
         (refused.as_str(), format!(": {refused}: Connection refused")),
-        (&secure, format!(": {secure}: what answers there speaks no TLS: is it http://")),
+        (&secure, format!(": {secure}: what answers there speaks no TLS: perhaps it is http://")),
         ("http://no-such-host.invalid:9", ": http://no-such-host.invalid:9: ".into()),
     ] {
-        let plugin = Plugin::new(&dir).envs(&server.env_through(endpoint)).env("SSL_CERT_FILE", &pem);
+        let plugin = Plugin::new(&dir).envs(&server.env_through(endpoint));
+        // the stranger is to be unknown to the machine's own authorities
+        let plugin = if endpoint == stranger { plugin } else { plugin.env("SSL_CERT_FILE", &pem) };
         let out = plugin.arg("status").output().code(1);
         assert!(out.stdout.contains(&want), "{want}{}", out.describe());
     }

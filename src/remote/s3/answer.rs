@@ -56,6 +56,9 @@ impl Failed {
         let words = match xml::text(&self.text, "Message") {
             Some(message) => format!("{code}: {}", one_line(&message)),
             None if !code.is_empty() => code.clone(),
+            None if self.status < 300 && header(&self.headers, "etag").is_none() => {
+                format!("not an answer of S3's, which has an ETag: {}", one_line(self.text.trim()))
+            }
             None if self.is_foreign() => format!("not an answer of S3's: {}", one_line(self.text.trim())),
             None => one_line(self.text.trim()),
         };
