@@ -43,7 +43,7 @@ impl Bucket {
     pub fn open(config: &BucketConfig, metrics: Arc<Metrics>, memory: Option<&Path>) -> Result<Bucket, RemoteError> {
         let (remote, key_id): (Box<dyn Remote>, _) = match &config.location {
             BucketLocation::S3 { bucket, region, endpoint, path_style, aws } => {
-                let site = Site::find(endpoint.as_ref(), region.as_ref(), *path_style, aws)?;
+                let site = Site::find(bucket, endpoint.as_ref(), region.as_ref(), *path_style, aws)?;
                 let s3 = S3::new(bucket, &site, aws, metrics.clone())?;
                 (Box::new(s3), aws.var("AWS_ACCESS_KEY_ID").or(aws.var("AWS_PROFILE")).unwrap_or_default())
             }

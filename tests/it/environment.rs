@@ -171,18 +171,23 @@ fn https_goes_through_its_proxy_and_trusts_the_named_file() {
             }
         }
     });
-    let (dir, server) = (TempDir::new(), S3Server::in_process());
-    let file = dir.write("ca.pem", &pem);
-    let plugin = Plugin::new(&dir).envs(&server.env_through("https://bucket.test"));
-    // HTTP_PROXY is not for https
-    let plugin =
-        plugin.env("HTTPS_PROXY", &proxy.addr).env("HTTP_PROXY", "http://127.0.0.1:1").env("SSL_CERT_FILE", file);
-    let mut session = Session::start(plugin);
-    session.put_all(&bodies());
-    session.end().quiet();
-    assert!(proxy.seen().iter().all(|head| head.starts_with("CONNECT bucket.test:443 ")), "{:?}", proxy.seen());
-    let puts = asked.lock().unwrap().iter().filter(|l| l.starts_with("PUT /cache-bucket/pre/fix/v1/")).count();
-    assert_eq!(puts, 3, "{:?}", asked.lock().unwrap());
+    let server = S3Server::in_process();
+    // a name with dots cannot be part of the host's, for no certificate covers it
+    for (bucket, path_style) in [("cache-bucket", "1"), ("cache.bucket", ""), ("cache.bucket", "0")] {
+        let dir = TempDir::new();
+        let file = dir.write("ca.pem", &pem);
+        let plugin = Plugin::new(&dir).envs(&server.env_through("https://bucket.test"));
+        let plugin = plugin.env("GOCACHE_S3_BUCKET", bucket).env("GOCACHE_S3_PATH_STYLE", path_style);
+        // HTTP_PROXY is not for https
+        let plugin = plugin.env("HTTPS_PROXY", &proxy.addr).env("HTTP_PROXY", "http://127.0.0.1:1");
+        let mut session = Session::start(plugin.env("SSL_CERT_FILE", file));
+        session.put_all(&bodies());
+        session.end().quiet();
+        assert!(proxy.seen().iter().all(|head| head.starts_with("CONNECT bucket.test:443 ")), "{:?}", proxy.seen());
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        let puts = asked.iter().filter(|l| l.starts_with(&format!("PUT /{bucket}/pre/fix/v1/"))).count();
+        assert_eq!(puts, 3, "{asked:?}");
+    }
 }
 
 #[test]

@@ -16,9 +16,9 @@ const EXACT: Duration = Duration::from_secs(60);
 
 /// Tries it.
 pub fn look(shared: &BucketConfig, found: &mut Findings) {
-    if let BucketLocation::S3 { aws, endpoint, region, path_style, .. } = &shared.location {
+    if let BucketLocation::S3 { bucket, aws, endpoint, region, path_style } = &shared.location {
         // one that cannot be is said below
-        let site = Site::find(endpoint.as_ref(), region.as_ref(), *path_style, aws).unwrap_or_default();
+        let site = Site::find(bucket, endpoint.as_ref(), region.as_ref(), *path_style, aws).unwrap_or_default();
         let described = site.endpoint.as_ref().map(|e| config::describe(e, site.region.as_ref(), site.path_style));
         described.into_iter().for_each(|text| found.add(Mark::Ok, "endpoint", text));
         found.add(Mark::Ok, "credentials", sources(aws));

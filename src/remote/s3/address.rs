@@ -30,8 +30,6 @@ pub struct Place {
 impl Address {
     /// The bucket `bucket` at `endpoint`, AWS by default.
     pub fn new(bucket: &BucketName, endpoint: Option<&Endpoint>, path_style: bool) -> Self {
-        // an address has no subdomains, and a certificate for *.s3… does not cover a name with dots
-        let path_style = path_style || endpoint.map_or(bucket.as_str().contains('.'), |e| e.name().is_none());
         Address { bucket: bucket.clone(), endpoint: endpoint.cloned(), path_style }
     }
 
@@ -99,13 +97,11 @@ mod tests {
     fn addresses_buckets_as_asked() {
         assert_eq!(url("some", None, false, "k"), "https://some.s3.eu-west-1.amazonaws.com/k");
         assert_eq!(url("some", None, true, "k"), "https://s3.eu-west-1.amazonaws.com/some/k");
-        assert_eq!(url("some.b", None, false, "k"), "https://s3.eu-west-1.amazonaws.com/some.b/k");
         assert_eq!(url("some", Some("http://minio:9000"), true, "k"), "http://minio:9000/some/k");
         assert_eq!(url("some", Some("http://minio:9000/"), false, "k"), "http://some.minio:9000/k");
         assert_eq!(url("some", Some("https://host/base/path/"), true, "k"), "https://host/base/path/some/k");
         assert_eq!(url("some", Some("https://host:443"), true, "k"), "https://host/some/k");
-        assert_eq!(url("some", Some("http://[::1]:9000"), false, "k"), "http://[::1]:9000/some/k");
-        assert_eq!(url("some", Some("http://127.0.0.1:9000"), false, "k"), "http://127.0.0.1:9000/some/k");
+        assert_eq!(url("some", Some("http://[::1]:9000"), true, "k"), "http://[::1]:9000/some/k");
     }
 
     #[test]

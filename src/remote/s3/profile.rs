@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::atomic::read_named;
-use crate::config::{AwsEnv, Endpoint, Region, Vendor};
+use crate::config::{AwsEnv, BucketName, Endpoint, Region, Vendor};
 use crate::platform::HOME;
 use crate::remote::RemoteError;
 
@@ -116,6 +116,7 @@ impl Site {
     /// What is given, and for the rest what the AWS profile says, else what is known of the service. The error is
     /// [`RemoteError::Config`].
     pub fn find(
+        bucket: &BucketName,
         endpoint: Option<&Endpoint>,
         region: Option<&Region>,
         path_style: Option<bool>,
@@ -134,11 +135,12 @@ impl Site {
             "virtual" => Some(false),
             _ => None,
         };
-        // an address has no names below it
-        let of_host =
-            || endpoint.as_ref().is_some_and(|e| e.name().is_none() || known.as_ref().is_some_and(|k| k.path_style));
+        let asked = path_style.or_else(of_profile);
+        // an address has no names below it, and a certificate for *.s3… does not cover a name with dots
+        let dotted = endpoint.as_ref().is_none_or(Endpoint::is_https) && bucket.as_str().contains('.');
+        let alone = dotted || endpoint.as_ref().is_some_and(|e| e.name().is_none());
         Ok(Site {
-            path_style: path_style.or_else(of_profile).unwrap_or_else(of_host),
+            path_style: alone || asked.unwrap_or_else(|| known.as_ref().is_some_and(|k| k.path_style)),
             region: region.cloned().or_else(|| known?.region),
             endpoint,
         })
