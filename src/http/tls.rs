@@ -5,8 +5,7 @@
 //! and kept; the certificate is renewed under the same key and name before it ends, so that clients
 //! which trust the old one follow. It is valid for some domains alone (name constraints). When it ends,
 //! and for which domains it is, is said in lines of text above it; where these say otherwise than it
-//! should be, it is made anew. Host certificates live for a day, in memory only, and are made anew at
-//! half that time.
+//! should be, it is made anew. Host certificates live for a day, in memory only, and are made for each connection.
 //!
 //! An authority of earlier versions, in the cache directory, is removed: nobody knows where its key is.
 //!
@@ -23,7 +22,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -37,7 +36,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use self::identity::server_config;
 use crate::atomic::{self, TempFile, at};
-use crate::bounded::Bounded;
 use crate::config::AuthorityConfig;
 use crate::platform::{DirBuilderExt, make_private, mode};
 
@@ -55,17 +53,12 @@ const ENDS: &str = "# valid until ";
 const DOMAINS: &str = "# for ";
 const KEY_FILE: &str = "ca-key.pem";
 const CERT_FILE: &str = "ca.pem";
-/// Hosts whose certificates are held at most.
-const MAX_HOSTS: usize = 256;
 
-/// The authority and the host certificates it has signed.
+/// The authority.
 pub struct Authority {
     key: KeyPair,
     cert_path: PathBuf,
     domains: Vec<String>,
-    /// What hosts are shown, and when that is made anew.
-    hosts: Bounded<String, (Arc<ServerConfig>, SystemTime)>,
-    signing: Mutex<()>,
 }
 
 impl Authority {
@@ -81,14 +74,7 @@ impl Authority {
             return Err(at(dir)(io::Error::other(why)));
         }
         let key = load_or_make_key(&dir.join(KEY_FILE))?;
-        let cert_path = dir.join(CERT_FILE);
-        let authority = Authority {
-            key,
-            cert_path,
-            domains: config.domains.clone(),
-            hosts: Bounded::new(MAX_HOSTS),
-            signing: Mutex::default(),
-        };
+        let authority = Authority { key, cert_path: dir.join(CERT_FILE), domains: config.domains.clone() };
         authority.renew_if_due(now)?;
         Ok(authority)
     }
@@ -129,17 +115,12 @@ impl Authority {
     }
 
     /// The TLS configuration for clients that believe to talk to `host` (a name or an address,
-    /// without a port), with a certificate made or renewed at `now`.
+    /// without a port), with a certificate made at `now`.
     pub fn server_config(&self, host: &str, now: SystemTime) -> io::Result<Arc<ServerConfig>> {
-        let _one = self.signing.lock().expect("no holder panics");
-        let fits = |renew_at| now < renew_at && renew_at < now + HOST_LIFE;
-        if let Some((config, _)) = self.hosts.get(host).filter(|(_, renew_at)| fits(*renew_at)) {
-            return Ok(config);
-        }
         self.renew_if_due(now)?;
-        let config = Arc::new(self.make_config(host, now)?);
-        self.hosts.insert(host.to_string(), (config.clone(), now + HOST_LIFE / 2));
-        Ok(config)
+        let (cert, key) = self.sign_host(host, now).map_err(io::Error::other)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        server_config(vec![cert.der().clone()], key).map(Arc::new)
     }
 
     /// Writes a new certificate when the present one is missing, damaged, of another key, ends soon, or is of a time
@@ -167,12 +148,6 @@ impl Authority {
             log::warn!("{file}: the authority was renewed, for {domains}: install it anew within {days} days");
         }
         Ok(())
-    }
-
-    fn make_config(&self, host: &str, now: SystemTime) -> io::Result<ServerConfig> {
-        let (cert, key) = self.sign_host(host, now).map_err(io::Error::other)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        server_config(vec![cert.der().clone()], key)
     }
 
     fn sign_host(&self, host: &str, now: SystemTime) -> Result<(Certificate, KeyPair), rcgen::Error> {
