@@ -12,7 +12,7 @@ use super::stack::Stack;
 use super::{Progress, modarchive, web};
 use crate::config::{ModAction, ModConfig};
 use crate::error::{Error, ExitCode};
-use crate::http::modproxy::path::{self, ModPath, escape, is_canonical};
+use crate::http::modproxy::path::{self, ModPath, escape, is_canonical, name};
 use crate::http::modproxy::{self, ModProxy, UNVERIFIED, version_in};
 use crate::pool;
 use crate::text;
@@ -47,11 +47,6 @@ pub(super) fn execute(config: &ModConfig) -> Result<ExitCode, Error> {
     super::print(&done?)
 }
 
-/// The name of a module's file.
-fn name((module, version): &Module, kind: &str) -> String {
-    format!("{}/@v/{}.{kind}", escape(module), escape(version))
-}
-
 fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<String, Error> {
     let mut failures = Failures::default();
     let (mut mods, mut whole) = (BTreeSet::new(), BTreeSet::new());
@@ -64,7 +59,7 @@ fn fetch(proxy: &Arc<ModProxy>, words: &[String], recursive: bool) -> Result<Str
     let small = mods.iter().flat_map(|m| ["info", "mod"].map(|kind| (m, kind)));
     let mut files = Vec::new();
     for (module, kind) in small.chain(whole.iter().map(|m| (m, "zip"))) {
-        match ModPath::parse(&name(module, kind)) {
+        match ModPath::parse(&name(&module.0, &module.1, kind)) {
             Ok(path) => files.push(path),
             Err((_, why)) => failures.note(module, why),
         }
@@ -80,7 +75,7 @@ fn complete(proxy: &Arc<ModProxy>, wants: &mut Wants, recursive: bool, failures:
     for query in std::mem::take(&mut wants.queries) {
         let version = match query.1.as_str() {
             "latest" => latest(proxy, &escape(&query.0)),
-            _ => text_of(proxy, &name(&query, "info")).and_then(|info| version_in(&info)),
+            _ => text_of(proxy, &name(&query.0, &query.1, "info")).and_then(|info| version_in(&info)),
         };
         match version {
             Ok(version) => drop(wants.whole.insert((query.0, version))),
@@ -99,7 +94,7 @@ fn complete(proxy: &Arc<ModProxy>, wants: &mut Wants, recursive: bool, failures:
             }
             let mods: Vec<Module> = next.iter().cloned().collect();
             let required = each(&mods, "go.mod", |module| {
-                text_of(proxy, &name(module, "mod")).map(|text| modgraph::required(&text))
+                text_of(proxy, &name(&module.0, &module.1, "mod")).map(|text| modgraph::required(&text))
             });
             all.append(&mut next);
             for (module, required) in mods.iter().zip(required) {
@@ -215,7 +210,7 @@ fn list(proxy: &ModProxy) -> Result<String, Error> {
 
 fn remove(proxy: &ModProxy, word: &str) -> Result<String, Error> {
     let module = modgraph::split(word).map_err(|why| Error::usage(format!("mod rm: {why}")))?;
-    let names = ["info", "mod", "zip"].map(|kind| name(&module, kind));
+    let names = ["info", "mod", "zip"].map(|kind| name(&module.0, &module.1, kind));
     let removed = names.iter().filter(|name| proxy.store().remove(name)).count();
     match removed as u64 {
         _ if names.iter().any(|name| proxy.store().reopen(name).is_some()) => {

@@ -164,7 +164,7 @@ impl ModProxy {
     fn latest(&self, wanted: &ModPath) -> Option<ModPath> {
         let all = self.depot.versions();
         let best = path::latest(all.get(&wanted.module)?.iter().map(String::as_str))?;
-        ModPath::parse(&format!("{}/@v/{}.info", path::escape(&wanted.module), path::escape(best))).ok()
+        ModPath::parse(&path::name(&wanted.module, best, "info")).ok()
     }
 
     /// The answer to `request`.

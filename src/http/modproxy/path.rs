@@ -118,6 +118,11 @@ pub fn escape(name: &str) -> String {
     name.chars().map(upper).collect()
 }
 
+/// The name of the file of that kind (`info`, `mod` or `zip`) of a module's version.
+pub fn name(module: &str, version: &str, kind: &str) -> String {
+    format!("{}/@v/{}.{kind}", escape(module), escape(version))
+}
+
 /// Undoes the case escapes; `None` where the text is not what escaping makes.
 pub fn unescape(escaped: &str) -> Option<String> {
     let mut out = String::with_capacity(escaped.len());
@@ -156,14 +161,7 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
     ])
 }
 
-/// `module.CheckFilePath`.
-pub fn check_file(path: &str) -> Result<(), &'static str> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b >= 0x80 || b"!#$%&()+,-.=@[]^_{}~ ".contains(&b);
-    path.split('/').try_for_each(|element| check_element(element, allowed))?;
-    if path.chars().all(|c| c.is_ascii() || c.is_alphabetic()) { Ok(()) } else { Err("invalid character") }
-}
-
-/// What paths, files and versions want of an element between slashes.
+/// What paths and versions want of an element between slashes.
 fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'static str> {
     let short = element.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let numbered = |name| short.strip_prefix(name).is_some_and(|n| matches!(n.as_bytes(), [b'1'..=b'9']));

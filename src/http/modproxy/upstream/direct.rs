@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::FetchError;
 use crate::atomic::read_text;
-use crate::http::modproxy::path::{ModFile, ModPath, escape};
+use crate::http::modproxy::path::{ModFile, ModPath, name};
 use crate::platform;
 use crate::private_dir::PrivateDir;
 
@@ -66,7 +66,7 @@ pub(super) fn fetch(path: &str, beside: &dyn Fn(&str, File)) -> Result<Box<dyn R
         ModFile::Zip => open(&said.zip)?,
     };
     for (kind, made) in [("info", &said.info), ("mod", &said.go_mod), ("zip", &said.zip)] {
-        let name = format!("{}/@v/{}.{kind}", escape(&wanted.module), escape(&said.version));
+        let name = name(&wanted.module, &said.version, kind);
         if name != path {
             beside(&name, open(made)?);
         }
