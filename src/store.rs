@@ -76,8 +76,8 @@ pub struct Kept {
     pub note: String,
 }
 
-/// Decides whether a file from the bucket is fit to be kept; the error says what is wrong.
-pub type Check<'a> = &'a dyn Fn(&File) -> Result<(), String>;
+/// Decides whether a file from the bucket is fit to be kept, and what is noted of it; the error says what is wrong.
+pub type Check<'a> = &'a dyn Fn(&File) -> Result<&'static str, String>;
 
 /// The blobs of one kind.
 pub struct BlobStore {
@@ -344,14 +344,14 @@ impl Place {
             }
             _ => check(written(&mut bytes)?),
         };
-        sound.map_err(|why| {
+        let note = sound.map_err(|why| {
             self.metrics.bucket.corrupt.inc();
             io::Error::new(io::ErrorKind::InvalidData, why)
         })?;
         written(&mut bytes)?.set_modified(SystemTime::UNIX_EPOCH)?;
-        let label = Label::named(self.label(name));
+        let label = Label { note: note.to_string(), ..Label::named(self.label(name)) };
         let (file, _) = self.keep(bytes, |temp| self.sums.persist(&self.path(digest), temp, claim, &label))?;
-        Ok((Blob { file: file.into(), len: got, modified: SystemTime::UNIX_EPOCH, note: String::new() }, claim))
+        Ok((Blob { file: file.into(), len: got, modified: SystemTime::UNIX_EPOCH, note: label.note }, claim))
     }
 }
 

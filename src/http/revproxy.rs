@@ -144,7 +144,10 @@ impl RevProxy {
 
     fn answer(self: &Arc<Self>, mut request: Request<'_>, method: &str, url: &str) -> (Reply, Outcome) {
         let mut headers = std::mem::take(&mut request.headers);
-        let body = request_body(request, &headers);
+        // of these methods there is one even when it is empty
+        let implied = matches!(request.method, Method::Post | Method::Put | Method::Patch);
+        let has_body = implied || request.body_len != Some(0) || headers.contains_key("content-length");
+        let body = has_body.then_some((request.body, request.body_len));
         let protocol = upgrade::wanted(method, &headers).filter(|_| body.is_none());
         headers::drop_hop_by_hop(&mut headers);
         if let Some(switched) = protocol.and_then(|protocol| upgrade::reply(self, url, &protocol, &headers)) {
@@ -153,7 +156,7 @@ impl RevProxy {
         let terms = Terms::new(method, headers, body.as_ref().is_some_and(|(_, len)| *len != Some(0)));
         let (mut old, mut leader) = (None, None);
         if terms.lookup {
-            old = self.look_up(url, &terms, true);
+            old = self.look_up(url, &terms);
             if let Some(answer) = self.serve(url, &terms, old.as_ref()) {
                 return answer;
             }
@@ -169,7 +172,7 @@ impl RevProxy {
             match self.flights.join(&url.to_string(), Some(PATIENCE)) {
                 Role::Lead(role) => leader = Some(role),
                 Role::Landed(_) => {
-                    old = self.look_up(url, &terms, false);
+                    old = self.look_up(url, &terms);
                     if let Some(answer) = self.serve(url, &terms, old.as_ref()) {
                         return answer;
                     }
@@ -278,14 +281,6 @@ impl RevProxy {
         }
         self.hit(url, terms, &Found { answer: Arc::new(answer), ..old.clone() })
     }
-}
-
-/// The body to send on, if there is one.
-fn request_body<'a>(request: Request<'a>, headers: &HeaderMap) -> Option<RequestBody<'a>> {
-    let told = ["content-length", "transfer-encoding"].iter().any(|name| headers.contains_key(*name));
-    // these have a body even when it is empty
-    let has_one = told || matches!(request.method, Method::Post | Method::Put | Method::Patch);
-    has_one.then_some((request.body, request.body_len))
 }
 
 #[cfg(test)]

@@ -396,7 +396,7 @@ fn what_the_proxies_use_is_renewed_too() {
     let uploader = Arc::new(Uploader::new(bucket.clone(), target, cache.path(), 2, Arc::default()));
     let (through, signer) = (Some(uploader.clone()), Signer::default());
     let blobs = BlobStore::new(Kind::Module, cache.path(), Some(bucket), through, signer, Arc::default());
-    assert!(blobs.from_bucket("name", false, &|_| Ok(())).is_some());
+    assert!(blobs.from_bucket("name", false, &|_| Ok("")).is_some());
     let modified = || fs::metadata(root.join(&key)).unwrap().modified().unwrap();
     poll("it to be renewed", || (modified() > SystemTime::UNIX_EPOCH).then_some(()));
     uploader.stop();

@@ -66,7 +66,7 @@ impl Depot {
 
     /// What is kept under that name, here or in the bucket, and small. Nothing says that it is right.
     pub(super) fn kept(&self, name: &str) -> Option<Vec<u8>> {
-        let blob = self.store.reopen(name).or_else(|| self.store.from_bucket(name, false, &|_| Ok(())))?;
+        let blob = self.store.reopen(name).or_else(|| self.store.from_bucket(name, false, &|_| Ok("")))?;
         let mut bytes = vec![0; blob.len.min(1 << 20) as usize];
         blob.file.read_exact_at(&mut bytes, 0).ok()?;
         Some(bytes).filter(|bytes| !bytes.is_empty() && bytes.len() as u64 == blob.len)

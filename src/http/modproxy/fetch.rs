@@ -5,7 +5,6 @@
 //! served stale while that is done or where it fails. The order is: local directory, then for immutable
 //! answers the bucket, then upstream, then for mutable ones what there is.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -88,28 +87,26 @@ impl ModProxy {
         if !mutable && let Some(blob) = self.take_shared(wanted) {
             return Ok(blob);
         }
-        let stale = |local: Option<Blob>| local.or_else(|| self.take_shared(wanted));
-        if depot.offline {
-            let kept = if mutable { stale(local) } else { None };
-            return kept.ok_or_else(|| FetchError::absent("not in the cache, and --offline never asks an upstream"));
-        }
-        let timed_out = *depot.last_timeout.lock().expect("no holder panics");
-        if local.is_some() && timed_out.is_some_and(|at| at.elapsed() < LEAVE_ALONE) {
-            depot.metrics.modcache.stale_served.inc();
-            return stale(local).ok_or_else(|| FetchError::absent("removed while it was served"));
-        }
         let private = self.is_private(&wanted.module);
-        let fetched = depot.upstreams.ask(private, |upstream| self.fetch(wanted, upstream, local.as_ref()));
-        let can_ask = depot.upstreams.each(private).next().is_some();
+        let can_ask = !depot.offline && depot.upstreams.each(private).next().is_some();
+        let timed_out = *depot.last_timeout.lock().expect("no holder panics");
+        let fetched = if depot.offline {
+            Err(FetchError::absent("not in the cache, and --offline never asks an upstream"))
+        } else if local.is_some() && timed_out.is_some_and(|at| at.elapsed() < LEAVE_ALONE) {
+            Err(FetchError::Failed(504, "an upstream gave no answer in time just now".into()))
+        } else {
+            depot.upstreams.ask(private, |upstream| self.fetch(wanted, upstream, local.as_ref()))
+        };
         match fetched {
-            Err(e) if mutable && e.passes() => {
-                let blob = stale(local).ok_or_else(|| e.clone())?;
-                log::info!("{}: served from the cache: {e}", wanted.name);
-                depot.metrics.modcache.stale_served.inc();
+            // where nobody may be asked, too, what there is has to do
+            Err(e) if mutable && (!can_ask || e.passes()) => {
+                let blob = local.or_else(|| self.take_shared(wanted)).ok_or_else(|| e.clone())?;
+                if can_ask {
+                    log::info!("{}: served from the cache: {e}", wanted.name);
+                    depot.metrics.modcache.stale_served.inc();
+                }
                 Ok(blob)
             }
-            // nobody may be asked: what there is has to do
-            Err(e @ FetchError::Absent(..)) if mutable && !can_ask => stale(local).ok_or(e),
             Err(e @ FetchError::Absent(..)) if can_ask => Err(depot.remember_absent(&wanted.name, e)),
             fetched => fetched,
         }
@@ -117,14 +114,8 @@ impl ModProxy {
 
     /// The answer, from the bucket.
     fn take_shared(&self, wanted: &ModPath) -> Option<Blob> {
-        let note = Cell::new("");
-        let check = |file: &File| self.check(wanted, file).map(|noted| note.set(noted)).map_err(|e| e.to_string());
-        let mut blob = self.depot.store.from_bucket(&wanted.name, wanted.is_mutable(), &check)?;
-        if !note.get().is_empty() {
-            self.depot.store.set_note(&wanted.name, note.get());
-            blob.note = note.get().to_string();
-        }
-        Some(blob)
+        let check = |file: &File| self.check(wanted, file).map_err(|e| e.to_string());
+        self.depot.store.from_bucket(&wanted.name, wanted.is_mutable(), &check)
     }
 
     /// Fetches, checks and keeps what one upstream has; or confirms what is there.

@@ -335,10 +335,7 @@ impl Database {
     /// The first `width` hashes of a tile.
     fn prefix(&self, level: u8, n: u64, width: u64) -> Result<Vec<u8>, FetchError> {
         let has = |head: &Head| head.tree.size >> (8 * level) >= n * WIDTH + width;
-        let head = match self.current().filter(|head| has(head)) {
-            Some(head) => head,
-            None => self.latest()?,
-        };
+        let head = self.current().filter(|head| has(head)).map_or_else(|| self.latest(), Ok)?;
         if !has(&head) {
             return Err(FetchError::absent(format_args!("the tree has {} records", head.tree.size)));
         }
@@ -387,9 +384,10 @@ impl Database {
         let (to, name) = route.as_ref().map_or((&self.direct, path.to_string()), |to| (to, self.named(path)));
         let (alone, folder) = (route.is_none() || self.depot.upstreams.ends_with_off(), to.is_folder());
         match self.depot.ask(to, &name, limit) {
-            Err(FetchError::Failed(..)) if !alone => self.depot.ask(&self.direct, path, limit),
-            // nobody has put it there, which says nothing of the database
-            Err(FetchError::Absent(..)) if folder && !alone => self.depot.ask(&self.direct, path, limit),
+            // that nobody has put it into a folder says nothing of the database
+            Err(e) if !alone && (folder || matches!(e, FetchError::Failed(..))) => {
+                self.depot.ask(&self.direct, path, limit)
+            }
             Err(FetchError::Absent(_, why)) if folder && !path.contains(".p/") => Err(FetchError::Failed(502, why)),
             asked => asked,
         }

@@ -232,11 +232,8 @@ impl Fetcher {
             })?;
             Received::of("GET", answer).map_err(|why| ask.failed(502, why))
         };
-        let noted: Vec<&str> = ask.known.splitn(3, " | ").collect();
-        let known = match noted[..] {
-            [etag, modified, from] if from == upstream.to_string() => Some((etag, modified)),
-            _ => None,
-        };
+        let noted = ask.known.strip_suffix(&format!(" | {upstream}"));
+        let known = noted.and_then(|noted| noted.split_once(" | "));
         let (etag, modified) = known.unwrap_or_default();
         let answer = send([("if-none-match", etag), ("if-modified-since", modified)])?;
         let whole = Whole::of(&answer.headers, answer.len);

@@ -16,7 +16,7 @@ use crate::store::Blob;
 
 impl RevProxy {
     /// The kept answer that suits a request, fresh or stale.
-    pub(super) fn look_up(&self, url: &str, terms: &Terms, ask_bucket: bool) -> Option<Found> {
+    pub(super) fn look_up(&self, url: &str, terms: &Terms) -> Option<Found> {
         if let Some(answer) = self.memory.get(url, &terms.headers) {
             match &answer.body {
                 Kept::Bytes(bytes) => {
@@ -43,8 +43,8 @@ impl RevProxy {
             return Some(found);
         }
         // what was not to be kept last time is hardly in the bucket
-        let check = |mut file: &File| stored::decode_head(url, &mut file).map(drop).map_err(|e| e.to_string());
-        let ask_bucket = ask_bucket && nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
+        let check = |mut file: &File| stored::decode_head(url, &mut file).map(|_| "").map_err(|e| e.to_string());
+        let ask_bucket = nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
         let blob = ask_bucket.then(|| self.store.from_bucket(url, false, &check)).flatten()?;
         self.open(url, blob, terms).map(|found| Found { outcome: reply::REMOTE, ..found })
     }
