@@ -71,49 +71,42 @@ pub fn reply(
     }
     let mut sent = Reply::status(status);
     sent.proxied = Some(Box::new(headers));
-    let (body, outcome): (Box<dyn Read + Send>, _) = match may {
-        Err(why) => {
-            log::debug!("{}: not kept: {why}", hosts::shown(url));
-            proxy.metrics.revcache.rsp_not_cached.inc();
-            // what is there is of an earlier time
-            if let Some(old) = old.filter(|_| terms.store && (200..500).contains(&status) && status != 206) {
-                proxy.forget_one(url, &old);
-            }
-            (body, reply::UNCACHED)
+    if let Err(why) = may {
+        log::debug!("{}: not kept: {why}", hosts::shown(url));
+        proxy.metrics.revcache.rsp_not_cached.inc();
+        // what is there is of an earlier time
+        if let Some(old) = old.filter(|_| terms.store && (200..500).contains(&status) && status != 206) {
+            proxy.forget_one(url, &old);
         }
-        Ok(()) => {
-            let place = place(&answer, now);
-            let outcome = if place == Place::Memory { reply::VOLATILE } else { reply::CACHED };
-            let mut keeping = Keeping {
-                proxy: proxy.clone(),
-                url: url.to_string(),
-                answer,
-                place,
-                old,
-                at: now,
-                asked,
-                bytes: Vec::new(),
-                writer: None,
-                _leader: leader,
-            };
-            let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
-            match if large || place != Place::Memory { keeping.go_to_disk() } else { Ok(()) } {
-                Ok(()) => {
-                    let mut tee = Tee { from: body, keeping: Some(keeping) };
-                    if len == Some(0) {
-                        // nobody reads where there is nothing
-                        let _ = tee.read(&mut [0]);
-                    }
-                    (Box::new(tee), outcome)
-                }
-                Err(e) => {
-                    keeping.lost(&e);
-                    (body, reply::UNCACHED)
-                }
-            }
-        }
+        return (sent.body(Body::Stream(body, len)), reply::UNCACHED);
+    }
+    let place = place(&answer, now);
+    let mut keeping = Keeping {
+        proxy: proxy.clone(),
+        url: url.to_string(),
+        answer,
+        place,
+        old,
+        at: now,
+        asked,
+        bytes: Vec::new(),
+        writer: None,
+        _leader: leader,
     };
-    (sent.body(Body::Stream(body, len)), outcome)
+    let large = len.is_some_and(|len| len > proxy.memory.max_body() as u64);
+    if (large || place != Place::Memory)
+        && let Err(e) = keeping.go_to_disk()
+    {
+        keeping.lost(&e);
+        return (sent.body(Body::Stream(body, len)), reply::UNCACHED);
+    }
+    let mut tee = Tee { from: body, keeping: Some(keeping) };
+    if len == Some(0) {
+        // nobody reads where there is nothing
+        let _ = tee.read(&mut [0]);
+    }
+    let outcome = if place == Place::Memory { reply::VOLATILE } else { reply::CACHED };
+    (sent.body(Body::Stream(Box::new(tee), len)), outcome)
 }
 
 /// Keeps one answer: in memory, or on disk once it has gone there.

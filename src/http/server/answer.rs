@@ -17,10 +17,11 @@ pub(super) struct Framed {
     pub(super) keep: bool,
 }
 
-/// Sends an answer; whether the connection may be kept. After an error the connection has to end,
-/// visibly short of the answer's end.
-pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<bool> {
-    let no_body = matches!(reply.status, 100..=199 | 204 | 304);
+/// Sends an answer, or the head of one that takes the connection over; whether the connection may be kept. After an
+/// error it has to end, visibly short of the answer's end.
+pub(super) fn send(to: &mut Stream, reply: &mut Reply, framed: Framed) -> io::Result<bool> {
+    let taken = matches!(reply.body, Body::Takeover(_));
+    let no_body = taken || matches!(reply.status, 100..=199 | 204 | 304);
     let (length, chunked) = (reply.body.length(), !framed.http10);
     let (framing, ends) = match length {
         _ if no_body => (String::new(), true),
@@ -31,20 +32,21 @@ pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<
     };
     let keep = framed.keep && ends;
     let stay = match (keep, framed.http10) {
+        _ if taken => "",
         (false, _) => "Connection: close\r\n",
         (true, true) => "Connection: keep-alive\r\n",
         (true, false) => "",
     };
-    let head = head_of(&reply, &(framing + stay));
-    match reply.body {
+    let head = head_of(reply, &(framing + stay));
+    match &mut reply.body {
         _ if no_body || framed.head_only => to.write_all(&head)?,
-        Body::Takeover(_) => to.write_all(&head)?,
-        Body::Bytes(b) => to.write_all(&[head, b].concat())?,
-        Body::File(file, mut at, n) if n > SMALL => {
+        Body::Takeover(_) => {}
+        Body::Bytes(b) => to.write_all(&[&head, &b[..]].concat())?,
+        Body::File(file, at, n) if *n > SMALL => {
             to.write_all(&head)?;
-            let end = at + n;
+            let (mut at, end) = (*at, *at + *n);
             while at < end {
-                match to.send_file(&file, at, end - at)? {
+                match to.send_file(file, at, end - at)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()), // shorter than it was
                     sent => at += sent,
                 }
@@ -53,14 +55,14 @@ pub(super) fn send(to: &mut Stream, reply: Reply, framed: Framed) -> io::Result<
         Body::File(file, at, n) => {
             let mut all = head;
             let begin = all.len();
-            all.resize(begin + n as usize, 0);
-            let read = file.read_exact_at(&mut all[begin..], at);
+            all.resize(begin + *n as usize, 0);
+            let read = file.read_exact_at(&mut all[begin..], *at);
             to.write_all(if read.is_ok() { &all } else { &all[..begin] })?;
             read?;
         }
-        Body::Stream(mut stream, _) => {
-            if !copy(to, head, &mut stream, length, chunked)? {
-                return send(to, Reply::text(502, "the answer broke off before its first byte\n"), framed);
+        Body::Stream(stream, _) => {
+            if !copy(to, head, stream, length, chunked)? {
+                return send(to, &mut Reply::text(502, "the answer broke off before its first byte\n"), framed);
             }
         }
     }

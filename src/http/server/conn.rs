@@ -3,13 +3,13 @@
 //! Invariants: requests are answered in order, one at a time; after an error in framing the
 //! connection closes, and what it sends then is complete or visibly cut short.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::time::Duration;
 
 use super::answer::{self, Framed};
 use super::body::Wire;
 use super::head::{Context, Head, Refused, parse};
-use crate::http::exchange::{Body, Handler, Reply, Request, Taker, head_of};
+use crate::http::exchange::{Body, Handler, Reply, Request, Taker};
 use crate::http::socket::Stream;
 
 /// How long a closing connection lingers, so that the client can read the last answer.
@@ -45,23 +45,20 @@ fn turn(wire: &mut Wire, handler: &Handler, context: &Context) -> io::Result<Nex
     let Head { request, mut framed, expect_continue } = match head {
         Ok(head) => head,
         Err(Refused(status, why)) => {
-            answer::send(wire.stream(), Reply::text(status, format!("{why}\n")), Framed::default())?;
+            answer::send(wire.stream(), &mut Reply::text(status, format!("{why}\n")), Framed::default())?;
             return Ok(Next::Close);
         }
     };
     wire.begin(request.body_len, expect_continue);
-    let reply = handler(Request { body: Box::new(&mut *wire), ..request });
+    let mut reply = handler(Request { body: Box::new(&mut *wire), ..request });
     framed.keep &= wire.finish() && !wire.stream().socket().is_stopping();
     wire.stream().socket().begin_answer();
-    if matches!(reply.body, Body::Takeover(_)) {
-        wire.stream().write_all(&head_of(&reply, ""))?;
-        wire.stream().flush()?;
-    }
-    if let Body::Takeover(taker) = reply.body {
-        return Ok(Next::TakeOver(taker));
-    }
-    let keep = answer::send(wire.stream(), reply, framed)?;
-    Ok(if keep { Next::Request } else { Next::Close })
+    let keep = answer::send(wire.stream(), &mut reply, framed)?;
+    Ok(match reply.body {
+        Body::Takeover(taker) => Next::TakeOver(taker),
+        _ if keep => Next::Request,
+        _ => Next::Close,
+    })
 }
 
 /// The next request's head; `None` when none comes, or not in time.
