@@ -78,14 +78,10 @@ impl Wants {
 
 /// The largest version of each module.
 pub(super) fn selected(all: &BTreeSet<Module>) -> BTreeSet<Module> {
-    let mut largest: BTreeMap<&String, &String> = BTreeMap::new();
-    for (module, version) in all {
-        let known = largest.entry(module).or_insert(version);
-        if compare(known, version).is_lt() {
-            *known = version;
-        }
-    }
-    largest.into_iter().map(|(module, version)| (module.clone(), version.clone())).collect()
+    let mut sorted: Vec<Module> = all.iter().cloned().collect();
+    sorted.sort_by(|a, b| compare(&a.1, &b.1));
+    // of each, the last stays
+    sorted.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// Takes `MODULE@VERSION` apart.

@@ -41,10 +41,9 @@ use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::store::{Blob, BlobStore};
 
-/// Answers that are renewed at a time while they are served.
-const RENEWALS: usize = 16;
-/// Records of the sum database that are asked for at a time before there is a module to compare.
-const LOOK_AHEADS: usize = 32;
+/// Answers that are renewed at a time while they are served, and records of the sum database that are asked for before
+/// there is a module to compare.
+const BESIDE: usize = 32;
 
 /// Answers what is asked below /mod/.
 pub struct ModProxy {
@@ -56,8 +55,7 @@ pub struct ModProxy {
     /// How long lists and `@latest` are served stale while they are renewed.
     stale: Duration,
     flights: Arc<Flights<String, Result<Blob, FetchError>>>,
-    renewing: Arc<Places>,
-    looking: Arc<Places>,
+    beside: Arc<Places>,
 }
 
 /// Names of files and what is in them, on their way out.
@@ -75,8 +73,7 @@ impl ModProxy {
             private: config.private.clone(),
             stale: config.stale,
             flights: Arc::default(),
-            renewing: Places::new(RENEWALS),
-            looking: Places::new(LOOK_AHEADS),
+            beside: Places::new(BESIDE),
         }))
     }
 
@@ -139,10 +136,7 @@ impl ModProxy {
         let unsure = self.judge(wanted).is_some() && found.as_ref().is_ok_and(|blob| blob.note == UNVERIFIED);
         let ttl = (wanted.is_mutable() || unsure).then_some(self.depot.ttl);
         let outcome: Result<Body, _> = match (wanted.file, found) {
-            (ModFile::List, found) if self.depot.offline => {
-                let list = self.list(wanted, found.as_ref().ok().and_then(|blob| text(&blob.file).ok()));
-                list.map_or_else(|| found.map(Body::from), |list| Ok(Body::Bytes(list)))
-            }
+            (ModFile::List, found) if self.depot.offline => self.list(wanted, found),
             (ModFile::Latest, Err(e)) if self.depot.offline => {
                 self.latest(wanted).and_then(|info| self.get(&info).ok()).map(Body::from).ok_or(e)
             }
@@ -151,13 +145,15 @@ impl ModProxy {
         reply(outcome, content_type, private, ttl)
     }
 
-    /// The versions of a module, where nobody may be asked: those of the list that is kept, and what else
-    /// is there.
-    fn list(&self, wanted: &ModPath, kept: Option<String>) -> Option<Vec<u8>> {
+    /// The versions of a module, where nobody may be asked: those of the list that was `found`, and what else is here.
+    fn list(&self, wanted: &ModPath, found: Result<Blob, FetchError>) -> Result<Body, FetchError> {
         let all = self.depot.versions();
         let here = all.get(&wanted.module);
-        let known = kept.is_some() || here.is_some();
-        known.then(|| list(here.into_iter().flatten(), &kept.unwrap_or_default()).into_bytes())
+        let kept = match found {
+            Err(e) if here.is_none() => return Err(e),
+            found => found.ok().and_then(|blob| text(&blob.file).ok()).unwrap_or_default(),
+        };
+        Ok(Body::Bytes(list(here.into_iter().flatten(), &kept).into_bytes()))
     }
 
     /// The `.info` of the version that `go` would choose of those that are kept.

@@ -113,12 +113,10 @@ impl RevProxy {
 
     /// The answer to `request`.
     pub fn handle(self: &Arc<Self>, request: Request<'_>) -> Reply {
-        match &request.target {
-            Target::Authority(host) => self.connect(host),
-            Target::Absolute(scheme, host) => {
-                let (scheme, host) = (*scheme, host.clone());
-                self.proxy(request, scheme, &host)
-            }
+        match request.target.clone() {
+            Target::Authority(host) if hosts::listed(&self.hosts, "https", &host) => self.intercept(&host),
+            Target::Authority(host) => self.tunnel(&host),
+            Target::Absolute(scheme, host) => self.proxy(request, scheme, &host),
             Target::Origin => Reply::text(400, "a proxy wants an absolute URL\n"),
         }
     }

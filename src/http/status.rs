@@ -129,18 +129,17 @@ impl Status {
         };
         let upstreams = metrics.upstreams.list();
         let failing = upstreams.values().filter(|upstream| upstream.failing > 0).count();
-        let fine = !stopping && disk.is_ok();
-        let first = match disk {
-            _ if stopping => "stopping",
-            Ok(()) => "ready",
-            Err(_) => "not ready",
+        let (status, first) = match disk {
+            _ if stopping => (503, "stopping"),
+            Ok(()) => (200, "ready"),
+            Err(_) => (503, "not ready"),
         };
         let text = format!(
             "{first}\ndisk: {}\nbucket: {bucket}\nupstreams: {failing} of {} failing\n",
             disk.err().unwrap_or("writable"),
             upstreams.len()
         );
-        Reply::text(if fine { 200 } else { 503 }, text)
+        Reply::text(status, text)
     }
 
     /// The answer to `request`.

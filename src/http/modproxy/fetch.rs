@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::path::{ModFile, ModPath};
-use super::upstream::{Ask, FetchError, Got, Upstream};
+use super::upstream::{Ask, FetchError, Upstream};
 use super::{ModProxy, zip};
 use crate::flight::Role;
 use crate::store::Blob;
@@ -48,7 +48,7 @@ impl ModProxy {
 
     /// Has what is served stale renewed, unless somebody is at it.
     fn renew(self: &Arc<Self>, wanted: &ModPath) {
-        let Some(place) = self.renewing.take() else { return };
+        let Some(place) = self.beside.take() else { return };
         let (this, wanted) = (self.clone(), wanted.clone());
         // nobody waits for it, not even at the end: an upstream may take its time
         let renew = move || {
@@ -132,15 +132,12 @@ impl ModProxy {
             ModFile::Zip => zip::MAX_ZIP,
         };
         let ask = Ask { upstream, path, limit, known, patience: PATIENCE, beside: &beside };
-        let (len, validators) = match depot.fetch_timed(&ask, &mut writer)? {
-            Got::Body(len, validators) => (len, validators),
-            Got::Same => {
-                let blob = depot.store.reopen(path);
-                let blob = blob.ok_or_else(|| FetchError::Failed(500, "removed while it was served".into()))?;
-                // in a directory that is not ours it is asked for again
-                let _ = blob.file.set_modified(SystemTime::now());
-                return Ok(blob);
-            }
+        let Some((len, validators)) = depot.fetch_timed(&ask, &mut writer)? else {
+            let blob = depot.store.reopen(path);
+            let blob = blob.ok_or_else(|| FetchError::Failed(500, "removed while it was served".into()))?;
+            // in a directory that is not ours it is asked for again
+            let _ = blob.file.set_modified(SystemTime::now());
+            return Ok(blob);
         };
         let checked = if len == 0 && !wanted.is_mutable() {
             Err(FetchError::refused("it is empty"))

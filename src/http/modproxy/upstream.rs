@@ -156,18 +156,11 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// What an upstream answered.
-pub enum Got {
-    /// What we have is still right.
-    Same,
-    /// This many bytes, and what is to be noted of them.
-    Body(u64, String),
-}
+/// What an upstream answered: so many bytes, and what is to be noted of them; nothing where what we have is still right.
+pub type Got = Option<(u64, String)>;
 
 /// Fetches, over connections that are kept.
-pub struct Fetcher {
-    client: Client,
-}
+pub struct Fetcher(Client);
 
 impl Fetcher {
     /// Fetches from the servers of `config`.
@@ -176,7 +169,7 @@ impl Fetcher {
         let urls = config.upstream.entries.iter().map(|entry| &entry.url).chain(config.sumdb.iter().map(|db| &db.url));
         let hosts = urls.filter_map(|url| if let UpstreamUrl::Web { host, .. } = url { Some(&host[..]) } else { None });
         let named = hosts.chain(proxy.iter().map(Proxy::host)).map(str::to_ascii_lowercase).collect();
-        let client = Client::new(client::Options {
+        Fetcher(Client::new(client::Options {
             connect: Duration::from_secs(10),
             answer: patience,
             pause: patience,
@@ -185,8 +178,7 @@ impl Fetcher {
             reach: Some(Reach::Redirects(named)),
             proxy,
             ..client::Options::default()
-        });
-        Fetcher { client }
+        }))
     }
 
     /// GETs what is asked for, into `to`.
@@ -206,13 +198,13 @@ impl Fetcher {
                 Err(e) => return Err(ask.failed(502, e)),
             },
         };
-        copy(&mut *file, ask, to).map(|len| Got::Body(len, String::new()))
+        copy(&mut *file, ask, to).map(|len| Some((len, String::new())))
     }
 
     /// As [`Self::get`], of a server, where what broke off goes on.
     fn web(&self, base: &str, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let (upstream, https) = (ask.upstream, base.starts_with("https:"));
-        let agent = self.client.agent(https).map_err(|why| ask.failed(502, why))?;
+        let agent = self.0.agent(https).map_err(|why| ask.failed(502, why))?;
         let url = format!("{base}/{}", path::encode(ask.path));
         let send = |headers: [(&str, &str); 2]| {
             let mut request =
@@ -239,7 +231,7 @@ impl Fetcher {
         let whole = Whole::of(&answer.headers, answer.len);
         match answer.status {
             200 => {}
-            304 if known.is_some() => return Ok(Got::Same),
+            304 if known.is_some() => return Ok(None),
             301..=303 | 307 | 308 => {
                 // file: and the like are followed below our own path, over and over
                 let to = first(&answer.headers, "location").and_then(|to| Url::parse(to).ok());
@@ -260,7 +252,7 @@ impl Fetcher {
         // a zip is checked by itself; of others a part has to be known for one of the same whole
         let may = whole.len.is_some() && (!whole.validator().is_empty() || ask.path.ends_with(".zip"));
         let mut body = Resumed::new(answer.body, whole, may, again);
-        copy(&mut body, ask, to).map(|len| Got::Body(len, note))
+        copy(&mut body, ask, to).map(|len| Some((len, note)))
     }
 }
 

@@ -91,7 +91,7 @@ impl ModProxy {
             return;
         }
         // where the database hangs, so do these
-        let Some(place) = self.looking.take() else { return };
+        let Some(place) = self.beside.take() else { return };
         let (this, wanted) = (self.clone(), wanted.clone());
         let look = move || {
             let _place = place;

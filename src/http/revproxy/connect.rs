@@ -13,12 +13,8 @@ use crate::http::headers::first;
 use crate::http::server::{Context, serve};
 
 impl RevProxy {
-    /// The answer to a CONNECT.
-    pub(super) fn connect(self: &Arc<Self>, host: &HostPort) -> Reply {
-        if hosts::listed(&self.hosts, "https", host) { self.intercept(host) } else { self.tunnel(host) }
-    }
-
-    fn intercept(self: &Arc<Self>, asked: &HostPort) -> Reply {
+    /// The answer to a CONNECT to a host that is listed.
+    pub(super) fn intercept(self: &Arc<Self>, asked: &HostPort) -> Reply {
         let host = asked.clone().without_port(443);
         let config = match self.authority.server_config(host.bare(), SystemTime::now()) {
             Ok(config) => config,
@@ -42,7 +38,8 @@ impl RevProxy {
         })))
     }
 
-    fn tunnel(&self, host: &HostPort) -> Reply {
+    /// The answer to a CONNECT to another.
+    pub(super) fn tunnel(&self, host: &HostPort) -> Reply {
         let counted = &self.metrics.proxyconn;
         if !self.may_tunnel.any && !hosts::listed(&self.may_tunnel.hosts, "https", host) {
             counted.refused.inc();

@@ -130,9 +130,8 @@ impl Keeping {
         let name = if shared { self.url.clone() } else { self.proxy.free_slot(&self.url, self.old.as_ref()) };
         let store = if shared { &self.proxy.store } else { &self.proxy.own_store };
         let head = stored::encode_head(&self.answer, shared, self.at);
-        if head.len() as u64 > stored::MAX_HEAD {
-            return Err(io::Error::other("its head is too long"));
-        }
+        // one that is too long could not be read back
+        stored::decode_head(&name, &mut &head[..])?;
         let mut writer = store.writer(&name)?;
         writer.write_all(&head)?;
         writer.write_all(&std::mem::take(&mut self.bytes))?;

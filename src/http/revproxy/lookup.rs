@@ -44,14 +44,10 @@ impl RevProxy {
         }
         // what was not to be kept last time is hardly in the bucket
         let check = |mut file: &File| stored::decode_head(url, &mut file).map(|_| "").map_err(|e| e.to_string());
-        let ask_bucket = nothing && self.unkept.get(url).is_none() && !self.is_outdated(url);
+        let outdated = || self.store.reopen(&stored::outdated(url)).is_some();
+        let ask_bucket = nothing && self.unkept.get(url).is_none() && !outdated();
         let blob = ask_bucket.then(|| self.store.from_bucket(url, false, &check)).flatten()?;
         self.open(url, blob, terms).map(|found| Found { outcome: reply::REMOTE, ..found })
-    }
-
-    /// Whether what the bucket may have of `url` is from before a change.
-    fn is_outdated(&self, url: &str) -> bool {
-        self.store.is_shared() && self.own_store.reopen(&stored::outdated(url)).is_some()
     }
 
     /// The answer in a blob, if it is whole and suits.
@@ -85,11 +81,8 @@ impl RevProxy {
             self.latest.insert(url.clone(), Instant::now());
             self.memory.remove(&url, None);
             // the bucket may have it still, until it has the next one; other machines are on their own
-            let noted = || self.own_store.writer(&stored::outdated(&url)).and_then(|writer| writer.commit());
-            if self.store.is_shared()
-                && let Err(e) = noted()
-            {
-                log::debug!("{}: not noted as outdated: {e}", hosts::shown(&url));
+            if self.store.is_shared() {
+                let _ = self.own_store.writer(&stored::outdated(&url)).and_then(|writer| writer.commit());
             }
             self.unkept.insert(url.clone(), ());
             for name in stored::slots(&url).chain([url.clone()]) {

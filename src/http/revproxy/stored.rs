@@ -6,19 +6,20 @@
 //! only what is immutable, of status 200 and for every client. The rest has names of its own, and
 //! lines of its own ([`OURS`]) that say what is no header.
 //!
-//! What a stored file says is not trusted: what is no header, or not for a client, is left out.
+//! What a stored file says is not trusted: what is not for a client is left out.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::memory::{Answer, Kept};
 use super::rules::{Rules, Variant};
-use crate::http::headers::{self, HeaderMap, HeaderName, HeaderValue};
+use crate::http::headers::{self, HeaderMap, HeaderValue};
 use crate::id::OutputId;
 use crate::sign::nanos;
 
-/// A head of more bytes is damaged.
-pub const MAX_HEAD: u64 = 64 << 10;
+/// A head of more bytes, or lines, is damaged.
+const MAX_HEAD: u64 = 64 << 10;
+const MAX_LINES: usize = 256;
 /// What the names of lines begin with that are no headers.
 const OURS: &str = "x-go-cache-plugin-";
 const STATUS: &str = "x-go-cache-plugin-status";
@@ -68,26 +69,19 @@ pub fn encode_head(answer: &Answer, shared: bool, now: SystemTime) -> Vec<u8> {
 /// Reads the head from the start of the stored answer called `name`: the answer, and how many bytes its
 /// head took. `InvalidData` when there is no head.
 pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)> {
-    let head = read_head(from)?;
-    let (mut status, mut received, mut variant, mut kept) = (200, None, Variant::new(), HeaderMap::new());
-    for line in head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
-        if line.is_empty() {
-            continue;
-        }
-        let colon = line.iter().position(|b| *b == b':').ok_or_else(|| damaged("a line of its head is no header"))?;
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| damaged("a line of its head is no header"))?;
-        let Ok(value) = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()) else { continue };
-        let text = value.to_str().unwrap_or_default();
-        match name.as_str() {
-            STATUS => status = text.parse().map_err(|_| damaged("its status is no number"))?,
-            RECEIVED => received = text.parse().ok().map(Duration::from_nanos),
-            VARIED => variant.extend(text.split_once(' ').map(|(name, said)| (name.to_string(), said.to_string()))),
-            other if other.starts_with(OURS) => {}
-            _ => {
-                kept.append(name, value);
-            }
-        }
-    }
+    let (mut head, mut slots) = (Vec::new(), [httparse::EMPTY_HEADER; MAX_LINES]);
+    from.take(MAX_HEAD).read_to_end(&mut head)?;
+    let Ok(httparse::Status::Complete((len, lines))) = httparse::parse_headers(&head, &mut slots) else {
+        return Err(damaged("it does not begin with a head"));
+    };
+    let mut kept = headers::parsed(lines).ok_or_else(|| damaged("it does not begin with a head"))?;
+    let text = |name| headers::first(&kept, name);
+    let status = text(STATUS).map_or(Ok(200), str::parse).map_err(|_| damaged("its status is no number"))?;
+    let received = text(RECEIVED).and_then(|since| since.parse().ok()).map(Duration::from_nanos);
+    let varied = kept.get_all(VARIED).iter().filter_map(|line| line.to_str().ok()?.split_once(' '));
+    let variant: Variant = varied.map(|(name, said)| (name.to_string(), said.to_string())).collect();
+    let ours: Vec<_> = kept.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    ours.iter().for_each(|name| drop(kept.remove(name)));
     headers::drop_hop_by_hop(&mut kept);
     if received.is_none() {
         kept.remove("set-cookie");
@@ -102,22 +96,8 @@ pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)>
     } else {
         Rules::new(status, &kept, at)
     };
-    let body = Kept::Blob(name.to_string(), OutputId::of(&head).0);
-    Ok((Answer { status, headers: kept, variant, rules, body }, head.len() as u64))
-}
-
-/// The bytes up to the first empty line, that included.
-fn read_head(from: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let (mut head, mut from) = (Vec::new(), BufReader::with_capacity(1024, from.take(MAX_HEAD)));
-    loop {
-        let line = head.len();
-        if from.read_until(b'\n', &mut head)? == 0 {
-            return Err(damaged("its head does not end"));
-        }
-        if matches!(&head[line..], b"\n" | b"\r\n") {
-            return Ok(head);
-        }
-    }
+    let body = Kept::Blob(name.to_string(), OutputId::of(&head[..len]).0);
+    Ok((Answer { status, headers: kept, variant, rules, body }, len as u64))
 }
 
 fn damaged(why: &str) -> io::Error {
@@ -188,10 +168,20 @@ mod tests {
 
     #[test]
     fn damaged_and_hostile_heads_do_no_harm() {
-        for bad in [&b""[..], b"Content-Type: x\n", b"no header\n\n", b"A B: x\n\n", &[b'a'; 100_000]] {
+        let many = "a: b\n".repeat(MAX_LINES + 1) + "\n";
+        for bad in [
+            &b""[..],
+            b"Content-Type: x\n",
+            b"no header\n\n",
+            b"A B: x\n\n",
+            b"Etag: x\r\ry\n\n",
+            b"Content-Type: t\x00\n\n",
+            many.as_bytes(),
+            &[b'a'; 100_000],
+        ] {
             assert_eq!(decode_head("", &mut &bad[..]).unwrap_err().kind(), io::ErrorKind::InvalidData, "{bad:?}");
         }
-        let bad = b"Set-Cookie: a\nEtag: x\r\ry\nContent-Type: t\x00\nTransfer-Encoding: chunked\n\n";
+        let bad = b"Set-Cookie: a\nTransfer-Encoding: chunked\n\n";
         let (answer, _) = decode_head("", &mut &bad[..]).unwrap();
         assert!(answer.headers.is_empty(), "{:?}", answer.headers);
         assert!(decode_head("", &mut &b"\nbody"[..]).unwrap().0.headers.is_empty());

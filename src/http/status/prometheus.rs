@@ -20,19 +20,17 @@ pub fn render(metrics: &Metrics, gauges: &[Gauge]) -> String {
     for row in metrics.rows() {
         let group = row.group.strip_prefix("gocache_").unwrap_or(row.group);
         let value = row.counter.get();
-        match row.name.strip_suffix("_nanos") {
+        let (name, help, value) = match row.name.strip_suffix("_nanos") {
             Some(name) => {
-                let name = format!("gocache_{group}_{name}_seconds_total");
-                header(&mut out, &name, &row.help.replace("Nanoseconds", "Seconds"), "counter");
-                let _ = writeln!(out, "{name} {}", value as f64 / 1e9);
+                let seconds = value as f64 / 1e9;
+                (format!("{name}_seconds"), row.help.replace("Nanoseconds", "Seconds"), seconds.to_string())
             }
-            None => {
-                let name = format!("gocache_{group}_{}_total", row.name);
-                header(&mut out, &name, row.help, "counter");
-                // not by way of a float, which would round large counts
-                let _ = writeln!(out, "{name} {value}");
-            }
-        }
+            // not by way of a float, which would round large counts
+            None => (row.name.to_string(), row.help.to_string(), value.to_string()),
+        };
+        let name = format!("gocache_{group}_{name}_total");
+        header(&mut out, &name, &help, "counter");
+        let _ = writeln!(out, "{name} {value}");
     }
     for row in metrics.latency.rows() {
         let name = format!("gocache_{}_duration_seconds", row.name);
