@@ -23,7 +23,7 @@ use rustls::ServerConfig;
 
 use super::exchange::Handler;
 use super::reloaded::Reloaded;
-use super::socket::Stream;
+use super::socket::{Entry, Stream};
 use crate::platform;
 use crate::pool::{Threads, accept_all};
 
@@ -34,9 +34,6 @@ pub use super::socket::{Open, ServerLimits};
 /// Stack of a connection's thread: TLS to an upstream is the deepest that happens on one. Untouched
 /// pages cost nothing.
 const STACK: usize = 256 << 10;
-
-/// Answers the requests of one connection, to its end.
-type Converse = dyn Fn(Stream, SocketAddr) + Send + Sync;
 
 /// A listening socket and everything behind it.
 pub struct Server {
@@ -66,17 +63,16 @@ impl Server {
         })?;
         let (addr, listener) = (listener.local_addr()?, Arc::new(listener));
         let (accepting, admitting) = (listener.clone(), open.clone());
-        let converse: Arc<Converse> = Arc::new(move |stream, peer| {
-            let stream = match &identity {
-                None => Ok(stream),
-                Some(identity) => stream.secured(identity.get()),
+        let shared = Arc::new((identity, handler));
+        let acceptor = spawn("http-accept".into(), move || {
+            let admit = || {
+                platform::await_client(&*accepting, || admitting.is_stopping())?;
+                let (tcp, peer) = accepting.accept()?;
+                let (entry, shared) = (admitting.admit(tcp)?, shared.clone());
+                spawn(format!("http-{}", entry.id), move || converse(entry, peer, shared.0.as_deref(), &*shared.1))
             };
-            match stream {
-                Ok(stream) => serve(stream, &*handler, &Context { peer: Some(peer), origin: None }),
-                Err(e) => log::debug!("handshake with {peer}: {e}"),
-            }
-        });
-        let acceptor = spawn("http-accept".into(), move || accept(&admitting, &accepting, &converse))?;
+            accept_all("an HTTP connection", || admitting.is_stopping(), admit, || admitting.make_room())
+        })?;
         Ok(Server { addr, open, running: Mutex::new(Some((listener, acceptor))) })
     }
 
@@ -114,21 +110,16 @@ impl Drop for Server {
     }
 }
 
-/// Accepts until the server stops, each connection as soon as there is room, and has threads of their own
-/// `converse` with them; these threads.
-fn accept(open: &Arc<Open>, listener: &TcpListener, converse: &Arc<Converse>) -> Threads {
-    let admit = || {
-        let client = platform::await_client(listener, || open.is_stopping()).and_then(|()| listener.accept());
-        let (tcp, peer) = client?;
-        let (entry, converse) = (open.admit(tcp)?, converse.clone());
-        spawn(format!("http-{}", entry.id), move || {
-            // an error says that the client is gone already
-            if let Ok(stream) = Stream::client(entry) {
-                converse(stream, peer);
-            }
-        })
+/// Answers the requests of one connection, over TLS as `identity` where there is one, to its end.
+fn converse(entry: Entry, peer: SocketAddr, identity: Option<&Reloaded<ServerConfig>>, handler: &Handler) {
+    let secured = |stream: Stream| match identity {
+        None => Ok(stream),
+        Some(identity) => stream.secured(identity.get()),
     };
-    accept_all("an HTTP connection", || open.is_stopping(), admit, || open.make_room())
+    match Stream::client(entry).and_then(secured) {
+        Ok(stream) => serve(stream, handler, &Context { peer: Some(peer), origin: None }),
+        Err(e) => log::debug!("handshake with {peer}: {e}"),
+    }
 }
 
 fn spawn<T: Send + 'static>(name: String, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
