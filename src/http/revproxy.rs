@@ -271,7 +271,11 @@ impl RevProxy {
     /// The target says that what we have is still right.
     fn confirmed(&self, url: &str, terms: &Terms, old: &Found, news: &HeaderMap, asked: Instant) -> (Reply, Outcome) {
         let headers = reply::merge(&old.answer.headers, news);
-        let answer = Answer::new(old.answer.status, headers, terms, SystemTime::now(), old.answer.body.clone());
+        let answer = Answer {
+            body: old.answer.body.clone(),
+            blob: old.answer.blob.clone(),
+            ..Answer::new(old.answer.status, headers, terms, SystemTime::now())
+        };
         if answer.rules.storable(terms).is_err() {
             self.forget_one(url, old);
         } else if !self.is_late(url, asked) {

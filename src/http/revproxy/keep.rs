@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::memory::{Answer, Kept};
+use super::memory::Answer;
 use super::reply::{self, Found, Outcome};
 use super::rules::{Terms, encoding_is_plain};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
@@ -59,7 +59,7 @@ pub fn reply(
 ) -> (Reply, Outcome) {
     let now = SystemTime::now();
     let Received { status, headers, body, len, framed } = forwarded;
-    let answer = Answer::new(status, headers.clone(), terms, now, Kept::Bytes(Arc::new([])));
+    let answer = Answer::new(status, headers.clone(), terms, now);
     let may = answer.rules.storable(terms).and(first_of(&[
         (!framed, "its end cannot be told from a failure"),
         (len.is_some_and(|len| len > MAX_STORED), "too large"),
@@ -171,7 +171,7 @@ impl Keeping {
                 Some(name)
             }
             None => {
-                self.answer.body = Kept::Bytes(std::mem::take(&mut self.bytes).into());
+                self.answer.body = std::mem::take(&mut self.bytes).into();
                 if proxy.memory.put(url, &self.answer) {
                     proxy.metrics.revcache.rsp_save_memory.inc();
                 }

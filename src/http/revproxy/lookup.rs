@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use url::Url;
 
-use super::memory::Kept;
-use super::reply::{self, Found, Source};
+use super::reply::{self, Found};
 use super::rules::{self, Terms};
 use super::stored;
 use super::{RevProxy, hosts};
@@ -18,19 +17,14 @@ impl RevProxy {
     /// The kept answer that suits a request, fresh or stale.
     pub(super) fn look_up(&self, url: &str, terms: &Terms) -> Option<Found> {
         if let Some(answer) = self.memory.get(url, &terms.headers) {
-            match &answer.body {
-                Kept::Bytes(bytes) => {
-                    let body = Source::Bytes(bytes.clone());
-                    return Some(Found { answer, body, outcome: reply::MEMORY });
-                }
-                Kept::Blob(name, id) => {
-                    let found = self.store.reopen(name).and_then(|blob| self.open(name, blob, terms));
-                    match found.filter(|found| matches!(&found.answer.body, Kept::Blob(_, now) if now == id)) {
-                        // what lies there has older headers
-                        Some(found) => return Some(Found { answer, ..found }),
-                        None => self.memory.remove(url, Some(&answer.variant)),
-                    }
-                }
+            let Some((name, _)) = &answer.blob else {
+                return Some(Found { answer, file: None, outcome: reply::MEMORY });
+            };
+            let found = self.store.reopen(name).and_then(|blob| self.open(name, blob, terms));
+            match found.filter(|found| found.answer.blob == answer.blob) {
+                // what lies there has older headers
+                Some(found) => return Some(Found { answer, ..found }),
+                None => self.memory.remove(url, Some(&answer.variant)),
             }
         }
         let shared = self.store.local(url);
@@ -56,8 +50,8 @@ impl RevProxy {
             .inspect_err(|e| log::warn!("{}: {e}; fetching it anew", hosts::shown(name)))
             .ok()?;
         let suits = rules::same_variant(&answer.variant, &terms.headers);
-        let body = Source::File(blob.file, head, blob.len);
-        suits.then(|| Found { answer: Arc::new(answer), body, outcome: reply::LOCAL })
+        let file = Some((blob.file, head, blob.len));
+        suits.then(|| Found { answer: Arc::new(answer), file, outcome: reply::LOCAL })
     }
 
     /// Drops one answer.

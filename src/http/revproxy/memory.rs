@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::rules::{Rules, Terms, Variant, same_variant, variant};
 use crate::bounded::Bounded;
 use crate::http::headers::HeaderMap;
+use crate::id::OutputId;
 
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 512;
@@ -26,31 +27,23 @@ pub struct Answer {
     pub variant: Variant,
     /// How it may be used.
     pub rules: Rules,
-    /// The body, encoded as its headers say.
-    pub body: Kept,
-}
-
-/// Where a body is.
-#[derive(Clone, Debug)]
-pub enum Kept {
-    /// Here.
-    Bytes(Arc<[u8]>),
-    /// In the blob of that name, as long as its head is the one with that hash.
-    Blob(String, [u8; 32]),
+    /// The body, encoded as its headers say; empty where it is in a blob.
+    pub body: Arc<[u8]>,
+    /// The name of that blob, and the hash of the head that it has there.
+    pub blob: Option<(String, OutputId)>,
 }
 
 impl Answer {
-    /// The answer to a request on these terms that came at `at`.
-    pub fn new(status: u16, headers: HeaderMap, terms: &Terms, at: SystemTime, body: Kept) -> Self {
+    /// The answer to a request on these terms that came at `at`, without a body as yet.
+    pub fn new(status: u16, headers: HeaderMap, terms: &Terms, at: SystemTime) -> Self {
         let (rules, variant) = (Rules::new(status, &headers, at), variant(&headers, &terms.headers));
-        Answer { status, headers, variant, rules, body }
+        Answer { status, headers, variant, rules, body: Arc::new([]), blob: None }
     }
 
     fn cost(&self) -> usize {
-        let body = if let Kept::Bytes(bytes) = &self.body { bytes.len() } else { 0 };
         let headers: usize = self.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + OVERHEAD / 8).sum();
         // the rules hold some of them once more
-        body + 2 * headers + self.variant.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() + OVERHEAD
+        self.body.len() + 2 * headers + self.variant.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() + OVERHEAD
     }
 }
 
@@ -79,7 +72,7 @@ impl Memory {
 
     /// Keeps an answer, in place of what was there of its variant. Returns false when it is too large.
     pub fn put(&self, key: &str, answer: &Answer) -> bool {
-        let too_large = matches!(&answer.body, Kept::Bytes(bytes) if bytes.len() > self.max_body());
+        let too_large = answer.body.len() > self.max_body();
         self.change(key, Some(&answer.variant), (!too_large).then(|| Arc::new(answer.clone())));
         !too_large
     }
@@ -106,8 +99,8 @@ mod tests {
     use crate::http::revproxy::tests::headers;
     fn answer(bytes: usize) -> Answer {
         let rules = Rules::new(200, &HeaderMap::new(), SystemTime::now());
-        let body = Kept::Bytes(vec![0; bytes].into());
-        Answer { status: 200, headers: HeaderMap::new(), variant: Variant::new(), rules, body }
+        let body = vec![0; bytes].into();
+        Answer { status: 200, headers: HeaderMap::new(), variant: Variant::new(), rules, body, blob: None }
     }
 
     #[test]
@@ -118,10 +111,7 @@ mod tests {
         for (request, size) in [(&a, 1), (&b, 2), (&a, 3)] {
             m.put("k", &Answer { variant: variant(&varies, request), ..answer(size) });
         }
-        let size = |request| match &m.get("k", request)?.body {
-            Kept::Bytes(bytes) => Some(bytes.len()),
-            Kept::Blob(..) => None,
-        };
+        let size = |request| m.get("k", request).map(|answer| answer.body.len());
         assert_eq!((size(&a), size(&b), size(&HeaderMap::new())), (Some(3), Some(2), None));
     }
 

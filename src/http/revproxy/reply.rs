@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::memory::{Answer, Kept};
+use super::memory::Answer;
 use super::rules::{Terms, client_has_it};
 use crate::http::exchange::{Body, Reply};
 use crate::http::headers::{self, HeaderMap, value};
@@ -36,22 +36,13 @@ pub fn text(status: u16, text: impl fmt::Display) -> (Reply, Outcome) {
     (Reply::text(status, format!("{text}\n")), UNCACHED)
 }
 
-/// A kept body, open.
-#[derive(Clone)]
-pub enum Source {
-    /// In memory.
-    Bytes(Arc<[u8]>),
-    /// In a file: where it begins there, and the length of the file.
-    File(Arc<File>, u64, u64),
-}
-
 /// A kept answer that suits a request, fresh or stale.
 #[derive(Clone)]
 pub struct Found {
     /// It.
     pub answer: Arc<Answer>,
-    /// Its body.
-    pub body: Source,
+    /// The blob that its body is in, open, where that begins there, and the length of the whole.
+    pub file: Option<(Arc<File>, u64, u64)>,
     /// Where it was.
     pub outcome: Outcome,
 }
@@ -59,7 +50,7 @@ pub struct Found {
 impl Found {
     /// The blob it lies in.
     pub fn blob(&self) -> Option<&str> {
-        if let Kept::Blob(name, _) = &self.answer.body { Some(name) } else { None }
+        self.answer.blob.as_ref().map(|(name, _)| name.as_str())
     }
 
     /// The reply to a request on these terms: the body, a range of it, or that the client has it already.
@@ -67,10 +58,8 @@ impl Found {
         let answer = &self.answer;
         let mut headers = answer.headers.clone();
         headers.insert("age", value(answer.rules.age(now).as_secs().to_string()));
-        let len = match &self.body {
-            Source::Bytes(bytes) => bytes.len() as u64,
-            Source::File(_, begin, end) => end.saturating_sub(*begin),
-        };
+        let in_file = self.file.as_ref().map(|(_, begin, end)| end.saturating_sub(*begin));
+        let len = in_file.unwrap_or(answer.body.len() as u64);
         let mut reply = Reply::status(answer.status);
         let mut part = 0..len;
         if answer.status == 200 && client_has_it(&terms.headers, &headers) {
@@ -89,15 +78,15 @@ impl Found {
             headers.insert("content-range", value(format!("bytes {told}/{}", whole.end)));
         }
         let length = part.end - part.start;
-        reply.body = match &self.body {
+        reply.body = match &self.file {
             _ if length == 0 => Body::Bytes(Vec::new()),
-            Source::Bytes(bytes) => {
+            Some((file, begin, _)) => Body::File(file.clone(), begin + part.start, length),
+            None => {
                 // shared, not copied
-                let mut from = Cursor::new(bytes.clone());
+                let mut from = Cursor::new(answer.body.clone());
                 from.set_position(part.start);
                 Body::Stream(Box::new(io::Read::take(from, length)), Some(length))
             }
-            Source::File(file, begin, _) => Body::File(file.clone(), begin + part.start, length),
         };
         reply.proxied = Some(Box::new(headers));
         reply

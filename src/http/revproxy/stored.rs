@@ -9,11 +9,12 @@
 //! What a stored file says is not trusted: what is not for a client is left out.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::memory::{Answer, Kept};
+use super::memory::Answer;
 use super::rules::{Rules, Variant};
-use crate::http::headers::{self, HeaderMap, HeaderValue};
+use crate::http::headers::{self, HeaderValue};
 use crate::id::OutputId;
 use crate::sign::nanos;
 
@@ -96,8 +97,8 @@ pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)>
     } else {
         Rules::new(status, &kept, at)
     };
-    let body = Kept::Blob(name.to_string(), OutputId::of(&head[..len]).0);
-    Ok((Answer { status, headers: kept, variant, rules, body }, len as u64))
+    let blob = Some((name.to_string(), OutputId::of(&head[..len])));
+    Ok((Answer { status, headers: kept, variant, rules, body: Arc::new([]), blob }, len as u64))
 }
 
 fn damaged(why: &str) -> io::Error {
@@ -107,8 +108,8 @@ fn damaged(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::headers::HeaderMap;
     use crate::http::revproxy::tests::headers;
-    use std::sync::Arc;
 
     fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(784_111_777)
@@ -116,7 +117,7 @@ mod tests {
 
     fn answer(status: u16, headers: HeaderMap, variant: Variant) -> Answer {
         let rules = Rules::new(status, &headers, now());
-        Answer { status, headers, variant, rules, body: Kept::Bytes(Arc::new([])) }
+        Answer { status, headers, variant, rules, body: Arc::new([]), blob: None }
     }
 
     fn encoded(list: &[(&str, &str)]) -> Vec<u8> {
