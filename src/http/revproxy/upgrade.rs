@@ -43,13 +43,11 @@ pub fn reply(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderM
     Some((switched, reply::UNCACHED))
 }
 
-/// Asks the target: the connection, where it speaks the other protocol from now on, and the head of its answer.
-fn ask(
-    proxy: &RevProxy,
-    url: &str,
-    protocol: &HeaderValue,
-    sent: &HeaderMap,
-) -> io::Result<Option<(Stream, HeaderMap)>> {
+/// A connection on which another protocol is spoken from now on, and the head that says so.
+type Switched = (Stream, HeaderMap);
+
+/// Asks the target; nothing where it does not switch.
+fn ask(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) -> io::Result<Option<Switched>> {
     let (scheme, rest) = url.split_once("://").expect("it is absolute");
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host: HostPort = authority.parse().expect("it is of a request");

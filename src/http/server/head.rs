@@ -86,8 +86,7 @@ pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usi
         Some(_) => return Err(Refused(417, "only 100-continue can be expected")),
     };
     let says = |word: &str| list(&headers, "connection").any(|token| token.eq_ignore_ascii_case(word));
-    // what follows a request for another protocol may be of that
-    let keep = if http10 { says("keep-alive") } else { !says("close") && !says("upgrade") };
+    let keep = if http10 { says("keep-alive") } else { !says("close") };
     let framed = Framed { http10, head_only: method == Method::Head, keep: keep && !connect };
     let (peer, access, body) = (context.peer, Access::default(), Box::new(io::empty()));
     let request = Request { method, target, path, query, headers, peer, access, body, body_len };
