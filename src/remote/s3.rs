@@ -238,7 +238,11 @@ impl Remote for S3 {
     }
 
     fn head(&self, key: &str) -> Result<Option<Head>, RemoteError> {
-        let answer = self.request(&Op::new("HEAD", key))?;
+        let answer = self.request(&Op::new("HEAD", key)).map_err(|e| match e {
+            // by who lets through what builds ask for, and no more
+            RemoteError::Status(405 | 501, why) => RemoteError::Unsupported(why),
+            e => e,
+        })?;
         if answer.status != 200 {
             return absent(answer);
         }

@@ -144,6 +144,22 @@ fn what_is_used_and_old_is_renewed_in_the_background() {
     }
 }
 
+#[test]
+fn what_is_old_is_put_where_nobody_may_ask_how_old_it_is() {
+    let store = Store::S3(Box::new(S3Server::in_process()));
+    fill(&store, &[], &small());
+    age(&store, 8);
+    let proxy = FaultProxy::start(&server(&store).endpoint);
+    proxy.only("HEAD");
+    proxy.set(Fault::Status(405));
+    let vars = server(&store).env_through(&proxy.endpoint);
+    let mut s = Session::start(Plugin::new(&TempDir::new()).envs(&vars).arg("--no-readahead"));
+    assert_eq!(s.get_all(&small()), 20);
+    let entries = |keys: Vec<String>| keys.iter().filter(|key| key.contains("v1/")).count();
+    poll("the entries to be put", || (entries(old(&store)) == 0).then_some(()));
+    s.end().quiet();
+}
+
 /// Through whatever server there is, ages by its own clock.
 #[test]
 fn a_copy_onto_itself_keeps_what_stands_beside_it() {
