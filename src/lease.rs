@@ -115,8 +115,6 @@ impl Drop for Open {
 
 fn lock_own(dir: &Path) -> io::Result<File> {
     make_real_dir(dir)?;
-    // while there is room: it is for who prunes because there is none
-    let _ = prune_lock(dir);
     let path = dir.join(process_token());
     loop {
         // who counts the leases holds it for a moment

@@ -203,8 +203,7 @@ impl Rules<'_> {
                 }
                 // whoever uses one notes that first and then looks whether it is still there
                 let used = |aside: &Path| fs::symlink_metadata(aside).and_then(|m| m.modified()).map_or(0, nanos);
-                let removed = remove(&path, name, |aside| file.blob || used(aside) <= file.used);
-                match self.known(&path, removed) {
+                match self.known(&path, remove(&path, name, |aside| file.blob || used(aside) <= file.used)) {
                     Some(true) => {
                         report.removed_files += 1;
                         report.removed_bytes += file.size;
@@ -283,7 +282,8 @@ fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> io::Result
     fs::remove_file(&aside).map(|()| gone)
 }
 
-fn is_full(e: &io::Error) -> bool {
+/// Whether an error means that there is no room.
+pub fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 

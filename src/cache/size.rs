@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::atomic::{at, read_text};
 use crate::platform::{FileExt, careful};
 
-const SIZE: &str = "size";
+/// Its name.
+pub const SIZE: &str = "size";
 
 /// What is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,12 +5,13 @@
 //! bucket's own clock measures it. When it is stopped, the
 //! next one goes on with what is left.
 
+use std::fs;
 use std::sync::Arc;
 
 use super::bulk::{Bulk, Removal};
 use super::{names, open_bucket, stack};
 use crate::cache::prune;
-use crate::cache::size::Size;
+use crate::cache::size::{SIZE, Size};
 use crate::config::{Config, PruneConfig};
 use crate::error::{Error, ExitCode};
 use crate::lease::{Census, prune_turn};
@@ -21,7 +22,9 @@ pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let dir = &config.cache_dir;
     super::of_cache_dir(dir, dir.metadata())?;
     let prune = || {
-        let _turn = prune_turn(dir, true)?;
+        let turn = || prune_turn(dir, true);
+        let full = |e: &std::io::Error| prune::is_full(e) && fs::remove_file(dir.join(SIZE)).is_ok();
+        let _turn = turn().or_else(|e| if full(&e) { turn() } else { Err(e) })?;
         let report = prune::prune(config, None, &Census::take(dir)?)?;
         Size::set(dir, report.bytes).map(|_| report)
     };

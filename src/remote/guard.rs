@@ -21,7 +21,7 @@ use super::memory::Memory;
 use super::{Object, PutBody, Remote, RemoteError};
 use crate::metrics::{Counter, Metrics};
 use crate::retry::{Failure, Patience, jitter, wait_before_retry};
-use crate::text::{bytes, things, verb};
+use crate::text::{bytes, things};
 
 /// Time between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -305,12 +305,10 @@ impl Guard {
         }
         let (refused, why) = &state.refused;
         if !state.answered && *refused > 0 {
+            let (name, reads) = (&self.name, things(*refused, "read"));
             lines.push(format!(
-                "bucket {}: {} {} refused and none answered, last: {why} (AccessDenied is what AWS says of absent \
-                 objects without s3:ListBucket, and of all without s3:GetObject)",
-                self.name,
-                things(*refused, "read"),
-                verb(*refused, "was", "were")
+                "bucket {name}: {reads} refused and none answered, last: {why} (AccessDenied is what AWS says of absent \
+                 objects without s3:ListBucket, and of all without s3:GetObject)"
             ));
         }
         lines

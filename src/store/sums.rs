@@ -198,8 +198,7 @@ fn claims(text: &str) -> Vec<Claim> {
 /// Takes note of a use; `false` where there is no such plain file.
 fn used(path: &Path) -> bool {
     let Some(meta) = fs::symlink_metadata(path).ok().filter(|meta| meta.is_file()) else { return false };
-    let now = SystemTime::now();
-    if matches!(meta.modified().map(|t| now.duration_since(t)), Ok(Ok(age)) if age > USE_GRANULARITY) {
+    if matches!(meta.modified().map(|t| SystemTime::now().duration_since(t)), Ok(Ok(age)) if age > USE_GRANULARITY) {
         // somebody else's file, which we may not write: then its owner's uses have to do
         let _ = platform::touch(path);
     }

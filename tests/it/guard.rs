@@ -99,13 +99,13 @@ fn a_reader_that_may_not_list_has_its_hits_and_is_given_up_by_nobody() {
     let asked = proxy.requests();
     assert!(s.client.get(&action(1)).is_none());
     poll("it to be asked all the same", || (proxy.requests() > asked).then_some(()));
-    one_line(&s.end(), &["reads were refused", "403", "s3:GetObject", &proxy.endpoint, "cache-bucket"]);
+    one_line(&s.end(), &["reads refused", "403", "s3:GetObject", &proxy.endpoint, "cache-bucket"]);
 
     // and why
     proxy.set(Fault::Refuse("InvalidObjectState"));
     let mut s = session(&TempDir::new(), &server, &proxy, &["--read-only"]);
     assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
-    one_line(&s.end(), &["reads were refused", "last: status 403: InvalidObjectState"]);
+    one_line(&s.end(), &["reads refused", "last: status 403: InvalidObjectState"]);
 }
 
 #[test]
