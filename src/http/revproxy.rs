@@ -162,7 +162,7 @@ impl RevProxy {
                 return reply::text(504, "not in the cache");
             }
         }
-        // until the head of the answer is there
+        // until the head of the answer is there; its body does likewise
         let Some(_place) = self.metrics.waiting.take() else {
             return reply::text(503, reply::BUSY);
         };

@@ -560,6 +560,42 @@ fn requests_that_wait_leave_room_for_those_that_do_not() {
 }
 
 #[test]
+fn bodies_of_which_no_more_comes_leave_room_too() {
+    let dir = TempDir::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let begin = |mut socket: TcpStream| {
+            assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+            write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx").unwrap();
+            socket
+        };
+        listener.incoming().flatten().map(begin).collect::<Vec<_>>()
+    });
+    let port = free_port();
+    let mut sh = scrubbed("sh", dir.path());
+    sh.env("GOCACHE_DIR", dir.join("cache")).env("no_proxy", "127.0.0.1").env("HOME", dir.path());
+    // 40 connections
+    sh.arg("-c").arg("ulimit -n 160 && exec \"$0\" \"$@\"").arg(binary()).arg("serve");
+    sh.arg(format!("--plugin={}", dir.join("plugin.sock").display())).arg(format!("--http=127.0.0.1:{port}"));
+    sh.arg(format!("--revproxy={target}"));
+    let server = Server { child: Running::start(sh, Stdio::null()), port };
+    poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    // one after the other: none waits for the head of its answer any more
+    let _clients: Vec<_> = (0..100)
+        .map(|n| {
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            write!(client, "GET http://{target}/{n} HTTP/1.1\r\nHost: {target}\r\n\r\n").unwrap();
+            client.read_exact(&mut [0; 9]).unwrap_or_else(|e| panic!("request {n}: {e}"));
+            client
+        })
+        .collect();
+    server.expect(200, "/healthz", &[LOCAL]);
+    server.stop();
+}
+
+#[test]
 fn readiness_follows_the_disk() {
     let dir = TempDir::new();
     let server = Server::start(&dir, &[]);

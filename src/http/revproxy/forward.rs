@@ -9,10 +9,15 @@ use std::time::{Duration, Instant};
 use ureq::http;
 use ureq::{Agent, SendBody};
 
+use super::reply::BUSY;
 use crate::client::{self, Client, Reach, is_disconnect};
 use crate::http::headers::{HeaderMap, value};
 use crate::http::resume::{Received, Resumed, Whole};
 use crate::metrics::Metrics;
+use crate::places::Places;
+
+/// For so long the reader of a body waits for its turn where too many wait for more of theirs.
+const TURN: Duration = Duration::from_secs(1);
 
 /// A request's body, and its length where the client told it.
 pub type RequestBody<'a> = (Box<dyn Read + 'a>, Option<u64>);
@@ -60,8 +65,12 @@ impl Forwarder {
     /// Sends a request. One without a body is sent again when a connection that was kept open turns out to be
     /// closed. The body of a GET goes on where it broke off, where the target takes ranges.
     pub fn send(self: &Arc<Self>, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
-        let answer = self.ask(ask, body)?;
-        Ok(if ask.method == "GET" { self.resuming(ask, answer) } else { answer })
+        let mut answer = self.ask(ask, body)?;
+        if ask.method == "GET" {
+            answer = self.resuming(ask, answer);
+        }
+        answer.body = Box::new(Awaited { body: answer.body, waiting: self.metrics.waiting.clone() });
+        Ok(answer)
     }
 
     fn resuming(self: &Arc<Self>, ask: Ask<'_>, mut answer: Received) -> Received {
@@ -105,6 +114,19 @@ impl Forwarder {
             Err(Failed(_, why)) => call.failed(why),
         }
         answer
+    }
+}
+
+/// A body: who reads it waits for a server like others, but not while its own client does not read.
+struct Awaited {
+    body: Box<dyn Read + Send>,
+    waiting: Arc<Places>,
+}
+
+impl Read for Awaited {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let _place = self.waiting.within(TURN).ok_or_else(|| io::Error::other(BUSY))?;
+        self.body.read(buf)
     }
 }
 
