@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 
+use sha2::{Digest, Sha256};
+
 use super::modules::{Server, answer, go, kept_files};
 use crate::support::env::{TempDir, poll};
 use crate::support::origin::Origin;
@@ -146,6 +148,27 @@ fn what_a_compromised_upstream_sends_is_neither_kept_nor_served() {
         fs::write(root.join(name), bytes).unwrap();
         assert_eq!(server.get_bytes(name), (200, bytes.clone()), "nothing is held against the module");
     }
+}
+
+#[test]
+fn a_file_s_name_cannot_stand_for_another_file() {
+    let mut scene = Scene::new();
+    let module = "example.com/two";
+    let [one, two] = ["package m // one\n", "package m // two\n"];
+    scene.tree.add(module, "v1.0.0", &[("m.go", one.as_bytes()), ("n.go", two.as_bytes())]);
+    ureq::get(format!("{}/lookup/{module}@v1.0.0", scene.database.url)).call().unwrap();
+    // of this one, what is hashed is the same
+    let sum: String = Sha256::digest(two).iter().map(|b| format!("{b:02x}")).collect();
+    let name = format!("m.go\n{sum}  {module}@v1.0.0/n.go");
+    let (mut other, file) = (Tree::new(scene.dir.dir("other")), format!("{module}/@v/v1.0.0.zip"));
+    other.add(module, "v1.0.0", &[(&name, one.as_bytes())]);
+    let honest = fs::read(scene.tree.root.join(&file)).unwrap();
+    fs::copy(other.root.join(&file), scene.tree.root.join(&file)).unwrap();
+    let server = scene.serve(&scene.dir, &[]);
+    let (status, text) = server.get(&file);
+    assert!(status == 502 && text.contains("is no name of a file"), "{status} {text}");
+    fs::write(scene.tree.root.join(&file), &honest).unwrap();
+    assert_eq!(server.get_bytes(&file), (200, honest), "nothing is held against the module");
 }
 
 /// Each way to lie about a lookup or a tile, of the module with that number.
