@@ -1,21 +1,14 @@
 //! A bound on how many are at one thing at a time: requests that wait for upstreams, fetches from one.
 
-use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 /// A number of places: as many as anybody wants, until it is bounded.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Places {
     taken: Mutex<usize>,
     freed: Condvar,
     bound: OnceLock<usize>,
-}
-
-impl fmt::Debug for Places {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.state())
-    }
 }
 
 /// One of them, until it is dropped.
@@ -41,7 +34,16 @@ impl Places {
 
     /// Takes a place as soon as one is free; `None` where none is in that time.
     pub fn within(self: &Arc<Self>, time: Duration) -> Option<Place> {
+        self.one_of(self.state().1, time)
+    }
+
+    /// As [`Self::within`], for who goes on with what has begun: for these there are half as many places more.
+    pub fn again(self: &Arc<Self>, time: Duration) -> Option<Place> {
         let most = self.state().1;
+        self.one_of(most.saturating_add(most / 2), time)
+    }
+
+    fn one_of(self: &Arc<Self>, most: usize, time: Duration) -> Option<Place> {
         let full = |taken: &mut usize| *taken >= most;
         let (mut taken, _) = self.freed.wait_timeout_while(self.lock(), time, full).expect("no holder panics");
         if full(&mut taken) {
@@ -77,7 +79,9 @@ mod tests {
         let places = Places::new(2);
         let (a, b) = (places.take(), places.take());
         assert!(a.is_some() && b.is_some() && places.take().is_none());
-        drop(a);
+        let more = places.again(Duration::ZERO);
+        assert!(more.is_some() && places.again(Duration::ZERO).is_none());
+        drop((a, more));
         assert_eq!(places.state(), (1, 2));
         assert!(places.take().is_some());
     }

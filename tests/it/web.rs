@@ -523,26 +523,31 @@ fn what_need_not_wait_is_answered_beside_128_requests_that_hang() {
     beside(128);
 }
 
+/// A server that may have 160 files open: 40 connections, and 20 of their requests may wait.
+fn few_files(dir: &TempDir, args: &[&str]) -> Server {
+    let port = free_port();
+    let mut sh = scrubbed("sh", dir.path());
+    sh.env("GOCACHE_DIR", dir.join("cache")).env("no_proxy", "127.0.0.1").env("HOME", dir.path());
+    sh.arg("-c").arg("ulimit -n 160 && exec \"$0\" \"$@\"").arg(binary()).arg("serve").args(args);
+    sh.arg(format!("--plugin={}", dir.join("plugin.sock").display())).arg(format!("--http=127.0.0.1:{port}"));
+    let server = Server { child: Running::start(sh, Stdio::null()), port };
+    poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    server
+}
+
 #[test]
 fn requests_that_wait_leave_room_for_those_that_do_not() {
     let dir = TempDir::new();
     let (stuck, held) = Hung::start();
-    let port = free_port();
-    let mut sh = scrubbed("sh", dir.path());
-    sh.env("GOCACHE_DIR", dir.join("cache"));
-    sh.arg("-c").arg("ulimit -n 160 && exec \"$0\" \"$@\"").arg(binary()).args(["serve", "--modproxy"]);
-    sh.arg(format!("--plugin={}", dir.join("plugin.sock").display())).arg(format!("--http=127.0.0.1:{port}"));
-    sh.arg(format!("--upstream=http://{}", stuck.addr)).arg(format!("--revproxy={}", stuck.addr));
-    sh.env("no_proxy", "127.0.0.1").env("HOME", dir.path());
-    let server = Server { child: Running::start(sh, Stdio::null()), port };
-    poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
-    // 40 connections, and 20 of their requests may wait; the same thing asked for again and again waits too
+    let [from, hosts] = ["--upstream=http://", "--revproxy="].map(|flag| format!("{flag}{}", stuck.addr));
+    let server = few_files(&dir, &["--modproxy", &from, &hosts]);
+    // the same thing asked for again and again waits too
     let module = |n: usize| format!("/mod/hung.example/m{}/@v/v1.0.0.zip HTTP/1.1\r\nHost: localhost", n % 50);
     let switch = |_| format!("http://{}/ HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket", stuck.addr);
     for what in [&module as &dyn Fn(usize) -> String, &switch] {
         let clients: Vec<_> = (0..100)
             .map(|n| {
-                let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let mut socket = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
                 write!(socket, "GET {}\r\n\r\n", what(n)).unwrap();
                 socket
             })
@@ -572,19 +577,11 @@ fn bodies_of_which_no_more_comes_leave_room_too() {
         };
         listener.incoming().flatten().map(begin).collect::<Vec<_>>()
     });
-    let port = free_port();
-    let mut sh = scrubbed("sh", dir.path());
-    sh.env("GOCACHE_DIR", dir.join("cache")).env("no_proxy", "127.0.0.1").env("HOME", dir.path());
-    // 40 connections
-    sh.arg("-c").arg("ulimit -n 160 && exec \"$0\" \"$@\"").arg(binary()).arg("serve");
-    sh.arg(format!("--plugin={}", dir.join("plugin.sock").display())).arg(format!("--http=127.0.0.1:{port}"));
-    sh.arg(format!("--revproxy={target}"));
-    let server = Server { child: Running::start(sh, Stdio::null()), port };
-    poll("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let server = few_files(&dir, &[&format!("--revproxy={target}")]);
     // one after the other: none waits for the head of its answer any more
     let _clients: Vec<_> = (0..100)
         .map(|n| {
-            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let mut client = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
             client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             write!(client, "GET http://{target}/{n} HTTP/1.1\r\nHost: {target}\r\n\r\n").unwrap();
             client.read_exact(&mut [0; 9]).unwrap_or_else(|e| panic!("request {n}: {e}"));
@@ -592,6 +589,34 @@ fn bodies_of_which_no_more_comes_leave_room_too() {
         })
         .collect();
     server.expect(200, "/healthz", &[LOCAL]);
+    server.stop();
+}
+
+#[test]
+fn a_download_under_way_goes_on_beside_all_that_may_wait() {
+    // more than there is room for on the way
+    const LEN: usize = 128 << 20;
+    let dir = TempDir::new();
+    let (stuck, held) = Hung::start();
+    let big = Origin::http(|_| answer("Cache-Control: no-store", &"x".repeat(LEN)));
+    let hosts = format!("--revproxy={},{}", stuck.addr, big.host());
+    let server = few_files(&dir, &[&hosts]);
+    let ask = |host: &str| {
+        let mut client = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        write!(client, "GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        client
+    };
+    let mut download = ask(&big.host());
+    download.read_exact(&mut vec![0; 1 << 20]).unwrap();
+    // it stalls at some time, and holds no place then
+    let mut clients = Vec::new();
+    poll("the requests", || {
+        clients.push(ask(&stuck.addr.to_string()));
+        (held.lock().unwrap().len() == 20).then_some(())
+    });
+    let rest = std::io::copy(&mut download, &mut std::io::sink()).unwrap();
+    assert!(rest > (LEN - (1 << 20)) as u64, "{rest} bytes");
+    held.lock().unwrap().clear();
     server.stop();
 }
 

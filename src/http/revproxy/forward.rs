@@ -117,7 +117,8 @@ impl Forwarder {
     }
 }
 
-/// A body: who reads it waits for a server like others, but not while its own client does not read.
+/// A body: who reads it waits for a server like others, but not while its own client does not read. Those who have yet
+/// to begin do not keep it from going on.
 struct Awaited {
     body: Box<dyn Read + Send>,
     waiting: Arc<Places>,
@@ -125,7 +126,7 @@ struct Awaited {
 
 impl Read for Awaited {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let _place = self.waiting.within(TURN).ok_or_else(|| io::Error::other(BUSY))?;
+        let _place = self.waiting.again(TURN).ok_or_else(|| io::Error::other(BUSY))?;
         self.body.read(buf)
     }
 }

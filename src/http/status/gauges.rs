@@ -40,7 +40,7 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
         ("gocache_http_connections_max", "HTTP connections that may be open.", json!(open_most)),
         ("gocache_http_idle", "HTTP connections without a whole request.", json!(idle)),
         ("gocache_http_waiting", "HTTP requests that wait for upstreams.", json!(waiting)),
-        ("gocache_http_waiting_max", "HTTP requests that may wait for upstreams.", json!(waiting_most)),
+        ("gocache_http_waiting_max", "HTTP requests that may begin to wait for upstreams.", json!(waiting_most)),
         ("gocache_disk_bytes", "Size of the cache directory's disk.", json!(disk.map(|d| d.1))),
         ("gocache_disk_free_bytes", "Free space on the cache directory's disk.", json!(disk.map(|d| d.0))),
         ("gocache_stopping", "1 while the program stops.", json!(sources.stopping.load(Ordering::Relaxed))),
