@@ -4,6 +4,7 @@
 //! read, only names of the module proxy protocol are unpacked, and each module is checked as if it came from an
 //! upstream, which the unpacked folder is.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Take, Write};
@@ -24,6 +25,8 @@ use crate::text;
 
 /// What all names in the file begin with.
 const PREFIX: &str = "cache/download/";
+/// Bytes that tell an entry's name: these are read into memory.
+const MAX_NAME: u64 = 1 << 20;
 /// Bytes of a file that is unpacked: of a module zip.
 const MAX_FILE: u64 = 500 << 20;
 /// An honest archive unpacks to no more than so many times its length, and so much beside: zips are compressed already.
@@ -115,16 +118,17 @@ pub(super) fn import(config: &ModProxyConfig, stack: &Stack, file: &Path) -> Res
 fn unpack(file: File, dir: &Path) -> io::Result<BTreeSet<ModPath>> {
     let broken = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not a whole zstd tar: {why}"));
     let packed = BufReader::new(file.take(u64::MAX));
-    let mut archive = Archive::new(Unpacked(zstd::Decoder::with_buffer(packed)?.take(u64::MAX)));
-    let mut files = BTreeSet::new();
+    let (mut files, most) = (BTreeSet::new(), Cell::new(MAX_NAME));
+    let mut archive = Archive::new(Unpacked(zstd::Decoder::with_buffer(packed)?.take(u64::MAX), &most));
     for entry in archive.entries()? {
         let mut entry = entry.map_err(|e| broken(&e.to_string()))?;
-        let (is_file, len) = (entry.header().entry_type().is_file(), entry.size());
+        most.set(u64::MAX);
+        let (kind, len) = (entry.header().entry_type(), entry.size());
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let name = name.strip_prefix("./").unwrap_or(&name);
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let parsed = ModPath::parse(name).ok().filter(|path| !path.is_mutable());
-        if is_file && len <= MAX_FILE && (parsed.is_some() || is_sum(name)) {
+        if kind.is_file() && len <= MAX_FILE && (parsed.is_some() || is_sum(name)) {
             let path = dir.join(name);
             let made = fs::create_dir_all(path.parent().expect("it is joined")).and_then(|()| File::create(&path));
             if io::copy(&mut entry, &mut made.map_err(at(Path::new(name)))?)? != len {
@@ -132,18 +136,25 @@ fn unpack(file: File, dir: &Path) -> io::Result<BTreeSet<ModPath>> {
             }
             files.extend(parsed);
         }
+        // what is left of it is passed over, and then there are names alone
+        let here = if kind.is_gnu_sparse() { entry.header().entry_size()? } else { len };
+        most.set(entry.raw_file_position().saturating_add(here).saturating_add(MAX_NAME));
     }
     Ok(files)
 }
 
-/// What an archive unpacks to, as long as that can be modules. What may still be read tells what was.
-struct Unpacked(Take<zstd::Decoder<'static, BufReader<Take<File>>>>);
+/// What an archive unpacks to, as long as that can be modules, and so far as is told beside. What may still be read
+/// tells what was.
+struct Unpacked<'a>(Take<zstd::Decoder<'static, BufReader<Take<File>>>>, &'a Cell<u64>);
 
-impl Read for Unpacked {
+impl Read for Unpacked<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.0.read(buf)?;
         let packed = u64::MAX - self.0.get_ref().get_ref().get_ref().limit();
         let unpacked = u64::MAX - self.0.limit();
+        if unpacked > self.1.get() {
+            return Err(io::Error::other("a name without end"));
+        }
         if unpacked > BESIDE + RATIO * packed {
             let all = text::bytes(unpacked);
             return Err(io::Error::other(format!("{} unpack to {all} and more", text::bytes(packed))));

@@ -713,6 +713,20 @@ fn modules_travel_to_machines_without_a_network() {
     fs::write(&evil, &whole[..whole.len() / 2]).unwrap();
     let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
     assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
+    // a name as long as memory is none
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(20 << 20);
+    header.set_cksum();
+    let mut endless = header.as_bytes().to_vec();
+    endless.resize(512 + (20 << 20), b'n');
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(0);
+    header.set_cksum();
+    endless.extend_from_slice(header.as_bytes());
+    fs::write(&evil, zstd::encode_all(&endless[..], 3).unwrap()).unwrap();
+    let out = command(&TempDir::new(), &["import", gone, &nowhere, evil.to_str().unwrap()]).code(1);
+    assert!(out.stderr.contains("a name without end") && out.stderr.lines().count() == 1, "{}", out.describe());
     // a small one that would fill the disk does not, kept or left out
     for name in ["cache/download/example.com/m/@v/v1.0.0.zip", "other"] {
         let bomb = unpacked.join(name);
