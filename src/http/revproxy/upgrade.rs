@@ -1,5 +1,5 @@
 //! Upgrade: a request that wants another protocol goes over a connection of its own, which is then
-//! carried both ways. Whoever does not switch to it is asked again, as if nobody had wanted that.
+//! carried both ways. Whoever answers without switching to it is asked again, as if nobody had wanted that.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;

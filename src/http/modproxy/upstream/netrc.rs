@@ -16,8 +16,8 @@ pub(super) fn read(path: &Path) -> Result<Logins, String> {
     }
 }
 
-/// Read as `go` does: a word and what it names are on one line, macros are skipped, and so is all from `default` on:
-/// credentials for just any host are given to none. The first whole entry of a machine counts.
+/// Read as `go` does: a word and what it names are on one line, macros are skipped, and where `default` ends a line, so
+/// does all that is read: credentials for just any host are given to none. The first whole entry of a machine counts.
 fn parse(text: &str) -> Logins {
     let (mut logins, mut entry, mut in_macro) = (Logins::new(), [""; 3], false);
     for line in text.lines() {
@@ -31,7 +31,7 @@ fn parse(text: &str) -> Logins {
                 ["login", name] => entry[1] = name,
                 ["password", word] => entry[2] = word,
                 ["macdef", ..] => in_macro = true,
-                ["default", ..] => return logins,
+                ["default"] => return logins,
                 _ => {}
             }
             let [machine, login, password] = entry;
@@ -51,10 +51,12 @@ mod tests {
     fn machines_and_nothing_else() {
         let logins = parse(
             "# comment\nmachine A.example login u1 password p1\nmachine b.example\n  login u2\n  account x\n  password p2\n\
-             macdef init\n machine evil.example login x password y\n\ndefault login any password any\nmachine a.example login u3\n",
+             macdef init\n machine evil.example login x password y\n\ndefault login any password any\nmachine a.example login u3\n\
+             machine c.example login u4 password p4 default\nlogin any password any machine d.example\n",
         );
-        assert_eq!(logins.len(), 2);
+        assert_eq!(logins.len(), 3);
         assert_eq!(logins["a.example"], ("u1".into(), "p1".into()));
         assert_eq!(logins["b.example"], ("u2".into(), "p2".into()));
+        assert_eq!(logins["c.example"], ("u4".into(), "p4".into()));
     }
 }
