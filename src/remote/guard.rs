@@ -256,7 +256,7 @@ pub struct Guard {
     /// The key that probes ask for; no such object is ever written.
     probe_key: String,
     state: Mutex<State>,
-    /// Locked before `state`.
+    /// Locked before `state`, and until what a failure has come to is told.
     memory: Mutex<Option<Memory>>,
     /// Bytes that parts have brought.
     parts: Counter,
@@ -280,6 +280,10 @@ impl Guard {
         self.state.lock().expect("no holder panics")
     }
 
+    fn memory(&self) -> MutexGuard<'_, Option<Memory>> {
+        self.memory.lock().expect("no holder panics")
+    }
+
     /// Whether requests of that side are sent at present. Starts the probe of reads that is due.
     pub fn sends(self: &Arc<Self>, side: Side) -> bool {
         self.admit(Kind::Look, "").is_ok() && (side == Side::Reads || self.state().takes_writes(Instant::now()))
@@ -292,6 +296,8 @@ impl Guard {
 
     /// What is left to say when the program ends: conditions that only the whole of it shows.
     pub fn last_words(&self) -> Vec<String> {
+        // who found the bucket to be off a moment ago may still be about to say so
+        let _told = self.memory();
         let mut state = self.state();
         let mut lines = Vec::new();
         if let Tally { off: Some(Off { said: false, .. }), trouble: Some(why), .. } = state.of(Side::Reads) {
@@ -477,6 +483,7 @@ impl Guard {
                 self.state().failed = Some((key.to_string(), begin));
             }
         }
+        let telling = outcome.is_err().then(|| self.memory());
         let Some(change) = self.state().record(side, from, Instant::now(), outcome, probe) else { return };
         let (name, next) = (&self.name, PROBE_INTERVAL.as_secs());
         match &change {
@@ -488,7 +495,7 @@ impl Guard {
             Change::On(Side::Writes) => log::warn!("bucket {name} takes writes again"),
             Change::On(Side::Parts) | Change::Unsaid => {}
         }
-        if let Some(memory) = &*self.memory.lock().expect("no holder panics") {
+        if let Some(memory) = &*telling.unwrap_or_else(|| self.memory()) {
             let learnt = |t: &Tally| t.trouble.clone().filter(|_| t.off.is_some() && !t.refused);
             let off = self.state().sides.each_ref().map(learnt);
             memory.save(&off);
