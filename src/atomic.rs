@@ -124,12 +124,17 @@ pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
         let advice = match e.kind() {
             IsADirectory | NotADirectory | NotSeekable => "; remove what is in its place",
             PermissionDenied | ReadOnlyFilesystem => "; give this user access",
-            StorageFull | QuotaExceeded => "; make room",
+            _ if is_full(&e) => "; make room",
             _ if e.raw_os_error().is_some() && path.is_symlink() => "; remove the link in its place",
             _ => "",
         };
         io::Error::new(e.kind(), format!("{}: {e}{advice}", path.display()))
     }
+}
+
+/// Whether an error means that there is no room, on the disk or in what this user may have of it.
+pub fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What the plain file `path` holds, at most `limit` bytes of it.

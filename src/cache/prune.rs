@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::disk::{ACTION_LEN, parse_action};
 use super::id::{OutputId, sharded_path};
-use crate::atomic::{TEMP_PREFIX, at, process_token, read_small, token_of};
+use crate::atomic::{TEMP_PREFIX, at, is_full, process_token, read_small, token_of};
 use crate::config::Config;
 use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
@@ -280,11 +280,6 @@ fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> io::Result
         return fs::rename(&aside, path).map(|()| false);
     }
     fs::remove_file(&aside).map(|()| gone)
-}
-
-/// Whether an error means that there is no room.
-pub fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// What the action file `path` says its output is.

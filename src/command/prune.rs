@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::bulk::{Bulk, Removal};
 use super::{names, open_bucket, stack};
+use crate::atomic::is_full;
 use crate::cache::prune;
 use crate::cache::size::{SIZE, Size};
 use crate::config::{Config, PruneConfig};
@@ -23,7 +24,7 @@ pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     super::of_cache_dir(dir, dir.metadata())?;
     let prune = || {
         let turn = || prune_turn(dir, true);
-        let full = |e: &std::io::Error| prune::is_full(e) && fs::remove_file(dir.join(SIZE)).is_ok();
+        let full = |e: &std::io::Error| is_full(e) && fs::remove_file(dir.join(SIZE)).is_ok();
         let _turn = turn().or_else(|e| if full(&e) { turn() } else { Err(e) })?;
         let report = prune::prune(config, None, &Census::take(dir)?)?;
         Size::set(dir, report.bytes).map(|_| report)

@@ -3,7 +3,6 @@
 //! (Manifests are written by the sessions as they end.)
 
 use std::fs;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -223,7 +222,7 @@ impl Stack {
         });
         if let Err(e) = tidied {
             // who puts something has been told
-            let told = e.kind() == ErrorKind::StorageFull || !self.cache.lease.is_held();
+            let told = atomic::is_full(&e) || !self.cache.lease.is_held();
             log::log!(if told { log::Level::Debug } else { log::Level::Warn }, "pruning: {e}");
         }
     }
