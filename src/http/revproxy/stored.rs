@@ -21,6 +21,8 @@ use crate::sign::nanos;
 /// A head of more bytes, or lines, is damaged.
 const MAX_HEAD: u64 = 64 << 10;
 const MAX_LINES: usize = 256;
+/// As much as most heads take: what is read beyond is read in vain.
+const FIRST_PIECE: u64 = 2 << 10;
 /// What the names of lines begin with that are no headers.
 const OURS: &str = "x-go-cache-plugin-";
 const STATUS: &str = "x-go-cache-plugin-status";
@@ -71,7 +73,10 @@ pub fn encode_head(answer: &Answer, shared: bool, now: SystemTime) -> Vec<u8> {
 /// head took. `InvalidData` when there is no head.
 pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)> {
     let (mut head, mut slots) = (Vec::new(), [httparse::EMPTY_HEADER; MAX_LINES]);
-    from.take(MAX_HEAD).read_to_end(&mut head)?;
+    from.take(FIRST_PIECE).read_to_end(&mut head)?;
+    if memchr::memmem::find(&head, b"\n\n").is_none() {
+        from.take(MAX_HEAD - FIRST_PIECE).read_to_end(&mut head)?;
+    }
     let Ok(httparse::Status::Complete((len, lines))) = httparse::parse_headers(&head, &mut slots) else {
         return Err(damaged("it does not begin with a head"));
     };
@@ -156,6 +161,8 @@ mod tests {
                 Ok(n)
             }
         }
+        let long = [b"A: ".as_slice(), &[b'a'; 5000], b"\n\n"].concat();
+        assert_eq!(decode_head("", &mut &long[..]).unwrap().1, long.len() as u64);
         for from in [&mut &bytes[..] as &mut dyn Read, &mut Trickle(&bytes)] {
             let (read, n) = decode_head("name", from).unwrap();
             assert_eq!((read.status, read.headers, read.variant, n), (404, told.clone(), varied.clone(), head));
