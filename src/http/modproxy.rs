@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
 
 use serde_json::Value;
 
@@ -44,6 +44,8 @@ use crate::store::{Blob, BlobStore};
 /// Answers that are renewed at a time while they are served, and records of the sum database that are asked for before
 /// there is a module to compare.
 const BESIDE: usize = 32;
+/// The type of what is text.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers what is asked below /mod/.
 pub struct ModProxy {
@@ -51,9 +53,6 @@ pub struct ModProxy {
     /// The sum databases that are proxied; the first says what modules must be.
     databases: Vec<Database>,
     verifier: Verifier,
-    private: String,
-    /// How long lists and `@latest` are served stale while they are renewed.
-    stale: Duration,
     flights: Arc<Flights<String, Result<Blob, FetchError>>>,
     beside: Arc<Places>,
 }
@@ -69,9 +68,7 @@ impl ModProxy {
         Ok(Arc::new(ModProxy {
             databases: config.sumdb.iter().map(|database| Database::new(database, &depot)).collect(),
             depot,
-            verifier: Verifier::new(config.verify, &config.nosum),
-            private: config.private.clone(),
-            stale: config.stale,
+            verifier: Verifier::new(),
             flights: Arc::default(),
             beside: Places::new(BESIDE),
         }))
@@ -95,9 +92,9 @@ impl ModProxy {
         self.databases.first().map_or(Ok(()), |database| database.export(&modules, put))
     }
 
-    /// Answers for a path below /mod/, as it was sent.
-    fn answer(self: &Arc<Self>, sent: &str, access: Access) -> Reply {
-        let Some(path) = path::decode(sent) else {
+    /// The answer to `request`, which is of a path below /mod/.
+    pub fn handle(self: &Arc<Self>, request: Request<'_>) -> Reply {
+        let Some(path) = request.path.strip_prefix("/mod/").and_then(path::decode) else {
             self.depot.metrics.modcache.path_error.inc();
             return refusal(400, "bad request: malformed escapes or bytes that no module path has\n");
         };
@@ -105,7 +102,7 @@ impl ModProxy {
             return sumdb::answer(&self.databases, rest, &|module| self.is_private(module));
         }
         match ModPath::parse(&path) {
-            Ok(wanted) => self.module(&wanted, access),
+            Ok(wanted) => self.module(&wanted, request.access),
             Err((status, why)) => {
                 self.depot.metrics.modcache.path_error.inc();
                 let what = if status == 400 { "bad request" } else { "not found" };
@@ -115,7 +112,7 @@ impl ModProxy {
     }
 
     fn is_private(&self, module: &str) -> bool {
-        path::matches_prefix(&self.private, module)
+        path::matches_prefix(&self.depot.config.private, module)
     }
 
     fn module(self: &Arc<Self>, wanted: &ModPath, access: Access) -> Reply {
@@ -123,26 +120,21 @@ impl ModProxy {
         if private && !access.private_modules {
             return access.refusal(false, "a private module");
         }
-        let content_type = match wanted.file {
-            ModFile::List | ModFile::Mod => "text/plain; charset=utf-8",
-            ModFile::Latest | ModFile::Info => "application/json",
-            ModFile::Zip => "application/zip",
-        };
         let found = self.get(wanted);
         if let Err(FetchError::Refused(_, why)) = &found {
             self.verifier.tell(why);
         }
         // what the sum database has yet to vouch for is not for others to keep for good
         let unsure = self.judge(wanted).is_some() && found.as_ref().is_ok_and(|blob| blob.note == UNVERIFIED);
-        let ttl = (wanted.is_mutable() || unsure).then_some(self.depot.ttl);
+        let ttl = (wanted.is_mutable() || unsure).then_some(self.depot.config.ttl);
         let outcome: Result<Body, _> = match (wanted.file, found) {
-            (ModFile::List, found) if self.depot.offline => self.list(wanted, found),
-            (ModFile::Latest, Err(e)) if self.depot.offline => {
+            (ModFile::List, found) if self.depot.config.offline => self.list(wanted, found),
+            (ModFile::Latest, Err(e)) if self.depot.config.offline => {
                 self.latest(wanted).and_then(|info| self.get(&info).ok()).map(Body::from).ok_or(e)
             }
             (_, found) => found.map(Body::from),
         };
-        reply(outcome, content_type, private, ttl)
+        reply(outcome, form(wanted.file).1, private, ttl)
     }
 
     /// The versions of a module, where nobody may be asked: those of the list that was `found`, and what else is here.
@@ -163,9 +155,27 @@ impl ModProxy {
         ModPath::parse(&path::name(&wanted.module, best, "info")).ok()
     }
 
-    /// The answer to `request`.
-    pub fn handle(self: &Arc<Self>, request: Request<'_>) -> Reply {
-        self.answer(request.path.strip_prefix("/mod/").unwrap_or_default(), request.access)
+    /// Has `work` done for `wanted` beside what is answered, where there is room for it: what hangs takes no more. Nobody
+    /// waits for it, not even at the end, for an upstream may take its time.
+    fn aside(self: &Arc<Self>, name: &str, wanted: &ModPath, work: impl FnOnce(&Arc<Self>, &ModPath) + Send + 'static) {
+        let Some(place) = self.beside.take() else { return };
+        let (this, wanted) = (self.clone(), wanted.clone());
+        let work = move || {
+            let _place = place;
+            work(&this, &wanted);
+        };
+        let _ = thread::Builder::new().name(name.into()).spawn(work);
+    }
+}
+
+/// How many bytes such a file has at most, and what is said of its type.
+fn form(file: ModFile) -> (u64, &'static str) {
+    match file {
+        ModFile::List => (16 << 20, TEXT),
+        ModFile::Latest | ModFile::Info => (1 << 20, "application/json"),
+        // this and the next are the limits of go
+        ModFile::Mod => (16 << 20, TEXT),
+        ModFile::Zip => (zip::MAX_ZIP, "application/zip"),
     }
 }
 

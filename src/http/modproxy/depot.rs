@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::path::{ModFile, ModPath};
-use super::upstream::{Ask, FetchError, Fetcher, Got, Upstream, Upstreams};
+use super::upstream::{Ask, FetchError, Got, Upstream, Upstreams};
 use crate::bounded::Bounded;
 use crate::config::ModProxyConfig;
 use crate::metrics::Metrics;
@@ -26,14 +26,10 @@ const INDEX: Duration = Duration::from_secs(30);
 
 /// The store and the upstreams.
 pub(super) struct Depot {
+    pub(super) config: ModProxyConfig,
     pub(super) store: Arc<BlobStore>,
     pub(super) upstreams: Upstreams,
-    fetcher: Fetcher,
     pub(super) metrics: Arc<Metrics>,
-    /// Upstreams are never asked.
-    pub(super) offline: bool,
-    /// How long a mutable answer is fresh.
-    pub(super) ttl: Duration,
     absent: Bounded<String, (Instant, FetchError)>,
     pub(super) last_timeout: Mutex<Option<Instant>>,
     index: Mutex<Option<(Instant, Arc<Index>)>>,
@@ -46,12 +42,10 @@ impl Depot {
     /// Of `store` and the upstreams of `config`. The error is one line for people.
     pub(super) fn new(config: &ModProxyConfig, store: Arc<BlobStore>, metrics: Arc<Metrics>) -> Result<Self, String> {
         Ok(Depot {
+            config: config.clone(),
             store,
-            upstreams: Upstreams::new(&config.upstream, config.netrc.as_deref())?,
-            fetcher: Fetcher::new(config),
+            upstreams: Upstreams::new(config)?,
             metrics,
-            offline: config.offline,
-            ttl: config.ttl,
             absent: Bounded::new(ABSENCES),
             last_timeout: Mutex::default(),
             index: Mutex::default(),
@@ -107,7 +101,7 @@ impl Depot {
         self.metrics.modcache.upstream_requests.inc();
         let begin = Instant::now();
         let mut call = self.metrics.upstreams.begin(&ask.upstream.to_string());
-        let got = self.fetcher.get(ask, to);
+        let got = self.upstreams.get(ask, to);
         self.metrics.latency.upstream_request.observe(begin.elapsed());
         if let Err(FetchError::Failed(status, why)) = &got {
             log::debug!("{why}");

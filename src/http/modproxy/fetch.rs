@@ -8,19 +8,14 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::path::{ModFile, ModPath};
 use super::upstream::{Ask, FetchError, Upstream};
-use super::{ModProxy, zip};
+use super::{ModProxy, form};
 use crate::flight::Role;
 use crate::store::Blob;
 
-/// Bytes of a `.info` or `@latest`.
-const MAX_INFO: u64 = 1 << 20;
-/// Bytes of a list of versions.
-const MAX_LIST: u64 = 16 << 20;
 /// How long an upstream may think: one that has to fetch from the origin first takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// After a time-out, answers that may be served stale are, for so long, without asking again: a
@@ -35,8 +30,13 @@ impl ModProxy {
                 return Ok(blob);
             }
             let lags = matches!(wanted.file, ModFile::List | ModFile::Latest);
-            if lags && !self.depot.offline && self.suffices(wanted, &blob, self.stale) {
-                self.renew(wanted);
+            if lags && !self.depot.config.offline && self.suffices(wanted, &blob, self.depot.config.stale) {
+                self.aside("renew", wanted, |this, wanted| {
+                    // unless somebody is at it
+                    if let Role::Lead(leader) = this.flights.join(&wanted.name, Some(Duration::ZERO)) {
+                        let _ = leader.land(this.refresh(wanted));
+                    }
+                });
                 return Ok(blob);
             }
         }
@@ -46,20 +46,6 @@ impl ModProxy {
         self.flights.once(&wanted.name, || self.refresh(wanted))
     }
 
-    /// Has what is served stale renewed, unless somebody is at it.
-    fn renew(self: &Arc<Self>, wanted: &ModPath) {
-        let Some(place) = self.beside.take() else { return };
-        let (this, wanted) = (self.clone(), wanted.clone());
-        // nobody waits for it, not even at the end: an upstream may take its time
-        let renew = move || {
-            let _place = place;
-            if let Role::Lead(leader) = this.flights.join(&wanted.name, Some(Duration::ZERO)) {
-                let _ = leader.land(this.refresh(&wanted));
-            }
-        };
-        let _ = thread::Builder::new().name("renew".into()).spawn(renew);
-    }
-
     /// Whether `blob` is an answer, perhaps one that was fresh until `grace` ago.
     fn suffices(&self, wanted: &ModPath, blob: &Blob, grace: Duration) -> bool {
         if !wanted.is_mutable() {
@@ -67,7 +53,9 @@ impl ModProxy {
             return blob.len > 0;
         }
         // a time in the future is no sign of freshness
-        SystemTime::now().duration_since(blob.modified).is_ok_and(|age| age < self.depot.ttl.saturating_add(grace))
+        SystemTime::now()
+            .duration_since(blob.modified)
+            .is_ok_and(|age| age < self.depot.config.ttl.saturating_add(grace))
     }
 
     /// The answer, as fresh as it can be had; kept, if it can be.
@@ -81,16 +69,16 @@ impl ModProxy {
         if let Some(absent) = depot.known_absent(&wanted.name) {
             return Err(absent);
         }
-        if !depot.offline {
+        if !depot.config.offline {
             self.look_ahead(wanted);
         }
         if !mutable && let Some(blob) = self.take_shared(wanted) {
             return Ok(blob);
         }
         let private = self.is_private(&wanted.module);
-        let can_ask = !depot.offline && depot.upstreams.each(private).next().is_some();
+        let can_ask = !depot.config.offline && depot.upstreams.each(private).next().is_some();
         let timed_out = *depot.last_timeout.lock().expect("no holder panics");
-        let fetched = if depot.offline {
+        let fetched = if depot.config.offline {
             Err(FetchError::absent("not in the cache, and --offline never asks an upstream"))
         } else if local.is_some() && timed_out.is_some_and(|at| at.elapsed() < LEAVE_ALONE) {
             Err(FetchError::Failed(504, "an upstream gave no answer in time just now".into()))
@@ -125,13 +113,7 @@ impl ModProxy {
         let mut writer = depot.store.writer(path).map_err(ours)?;
         let known = local.map_or("", |blob| blob.note.as_str());
         let beside = |name: &str, file: File| depot.keep(name, file);
-        let limit = match wanted.file {
-            ModFile::List => MAX_LIST,
-            ModFile::Latest | ModFile::Info => MAX_INFO,
-            ModFile::Mod => zip::MAX_SMALL,
-            ModFile::Zip => zip::MAX_ZIP,
-        };
-        let ask = Ask { upstream, path, limit, known, patience: PATIENCE, beside: &beside };
+        let ask = Ask { upstream, path, limit: form(wanted.file).0, known, patience: PATIENCE, beside: &beside };
         let Some((len, validators)) = depot.fetch_timed(&ask, &mut writer)? else {
             let blob = depot.store.reopen(path);
             let blob = blob.ok_or_else(|| FetchError::Failed(500, "removed while it was served".into()))?;

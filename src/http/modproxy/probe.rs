@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::upstream::{Ask, FetchError, Fetcher, Upstream, Upstreams};
+use super::upstream::{Ask, FetchError, Upstream, Upstreams};
 use crate::config::ModProxyConfig;
 
 /// What any module proxy knows, or says that it has not.
@@ -19,15 +19,14 @@ pub type Asked = (String, Result<(), String>);
 
 /// Asks those of `config`. The error is a netrc file that cannot be read.
 pub fn probe(config: &ModProxyConfig) -> Result<Vec<Asked>, String> {
-    let fetcher = Fetcher::new(config);
+    let upstreams = Upstreams::new(config)?;
     let ask = |upstream: &Upstream, path: &str| {
-        match fetcher.get(&Ask::small(upstream, path, LIMIT, PATIENCE), &mut io::sink()) {
+        match upstreams.get(&Ask::small(upstream, path, LIMIT, PATIENCE), &mut io::sink()) {
             // that it has no such thing is an answer
             Ok(_) | Err(FetchError::Absent(..)) => Ok(()),
             Err(why) => Err(why.to_string()),
         }
     };
-    let upstreams = Upstreams::new(&config.upstream, config.netrc.as_deref())?;
     let mut asked: Vec<_> =
         upstreams.each(false).map(|upstream| (upstream.to_string(), ask(upstream, MODULE))).collect();
     for database in config.sumdb.iter().filter(|_| config.verify) {

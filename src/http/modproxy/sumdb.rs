@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use self::note::{Record, TreeHead};
 use self::tree::{HASH, Hash, WIDTH};
-use super::Put;
 use super::depot::Depot;
 use super::path::{check_path, escape, is_canonical, unescape};
 use super::reply::{refusal, reply};
 use super::upstream::{FetchError, Upstream};
+use super::{Put, TEXT};
 use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
@@ -77,21 +77,22 @@ pub(super) fn answer(databases: &[Database], rest: &str, is_private: &dyn Fn(&st
         return refusal(404, "not found: this sum database is not proxied here; see --sumdb\n");
     };
     if what == "supported" {
-        return match database.is_supported() {
+        // where somebody is there to be asked, or something was kept
+        return match database.current().map_or_else(|| database.route().map(drop), |_| Ok(())) {
             Ok(()) => Reply::status(200),
             // go asks the database itself then
             Err(why) => refusal(404, format!("not found: {why}\n")),
         };
     }
-    let (text, mut ttl) = ("text/plain; charset=utf-8", None);
+    let mut ttl = None;
     let (content_type, outcome) = if what == "latest" {
-        ttl = Some(database.depot.ttl);
-        (text, database.latest().map(|head| head.note.clone().into_bytes()))
+        ttl = Some(database.depot.config.ttl);
+        (TEXT, database.latest().map(|head| head.note.clone().into_bytes()))
     } else if let Some((module, version)) = module_of(what) {
         if is_private(&module) {
             return refusal(404, "not found: a private module, which no public sum database is asked for\n");
         }
-        (text, database.lookup(&module, &version).map(String::into_bytes))
+        (TEXT, database.lookup(&module, &version).map(String::into_bytes))
     } else if let Some((level, n, width)) = tree::place(what) {
         ("application/octet-stream", database.prefix(level, n, width))
     } else {
@@ -140,7 +141,7 @@ impl Database {
                 self.check(&answer, module, version).map(|()| answer)
             });
             right.map_err(|e| match e {
-                FetchError::Absent(..) if !self.depot.offline => self.depot.remember_absent(&name, e),
+                FetchError::Absent(..) if !self.depot.config.offline => self.depot.remember_absent(&name, e),
                 e => e,
             })
         })
@@ -246,11 +247,11 @@ impl Database {
         let current = self.current();
         let asked = self.seen().as_ref().and_then(|(_, asked)| *asked);
         if let Some(current) = &current
-            && (self.depot.offline || asked.is_some_and(|at| at.elapsed() < self.depot.ttl))
+            && (self.depot.config.offline || asked.is_some_and(|at| at.elapsed() < self.depot.config.ttl))
         {
             return Ok(current.clone());
         }
-        let fetched = self.ask("latest", MAX_NOTE).map_err(|e| self.lacking("latest", e));
+        let fetched = self.ask("latest", MAX_NOTE);
         let met = fetched.and_then(|note| {
             let note = String::from_utf8(note).map_err(|_| self.wrong("a tree head that is not text"))?;
             self.meet(&note)
@@ -281,8 +282,7 @@ impl Database {
                 let is_right = bytes.len() == WIDTH as usize * HASH && tree::fold(&bytes) == hash;
                 let wrong = || self.wrong(&format!("{path} is not what the tile above it says"));
                 if is_right { Ok(Arc::new(bytes)) } else { Err(wrong()) }
-            });
-            let tile = tile.map_err(|e| self.lacking(&path, e))?;
+            })?;
             self.tiles.insert((level, n, hash), tile.clone());
             Ok(tile)
         })
@@ -323,10 +323,10 @@ impl Database {
         }
         // one that was filled up meanwhile may be there as a whole only
         let fetched = match self.ask(&part, MAX_NOTE) {
-            Err(FetchError::Absent(..)) => self.ask(&whole, MAX_NOTE),
+            Err(FetchError::Refused(..)) => self.ask(&whole, MAX_NOTE),
             fetched => fetched,
         };
-        match fetched.map_err(|e| self.lacking(&part, e))? {
+        match fetched? {
             bytes if long(&bytes) => Ok((bytes[..len].to_vec(), false)),
             bytes => Err(self.wrong(&format!("{part} has {} instead of {len} bytes", bytes.len()))),
         }
@@ -374,45 +374,34 @@ impl Database {
         Ok(())
     }
 
-    /// Fetches `path` of the database past what is kept.
+    /// Fetches `path` of the database past what is kept. Who signs a tree has its tiles and heads.
     fn ask(&self, path: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
-        if self.depot.offline {
-            let name = self.named(path);
-            return Err(FetchError::absent(format_args!("{name} is not in the cache, and this is --offline")));
-        }
         let route = self.route()?;
         let (to, name) = route.as_ref().map_or((&self.direct, path.to_string()), |to| (to, self.named(path)));
         let (alone, folder) = (route.is_none() || self.depot.upstreams.ends_with_off(), to.is_folder());
-        match self.depot.ask(to, &name, limit) {
+        let asked = match self.depot.ask(to, &name, limit) {
             // that nobody has put it into a folder says nothing of the database
             Err(e) if !alone && (folder || matches!(e, FetchError::Failed(..))) => {
                 self.depot.ask(&self.direct, path, limit)
             }
             Err(FetchError::Absent(_, why)) if folder && !path.contains(".p/") => Err(FetchError::Failed(502, why)),
             asked => asked,
-        }
-    }
-
-    /// Who signs a tree has its tiles and heads; offline, nobody was asked.
-    fn lacking(&self, path: &str, e: FetchError) -> FetchError {
-        match e {
-            FetchError::Absent(status, _) if !self.depot.offline => self.wrong(&format!("it has no {path} ({status})")),
+        };
+        asked.map_err(|e| match e {
+            FetchError::Absent(status, _) if !path.starts_with("lookup/") => {
+                self.wrong(&format!("it has no {path} ({status})"))
+            }
             e => e,
-        }
-    }
-
-    /// Whether clients are answered: where somebody is there to be asked, or something was kept.
-    fn is_supported(&self) -> Result<(), FetchError> {
-        match self.current() {
-            Some(_) => Ok(()),
-            None if self.depot.offline => Err(FetchError::Absent(404, "nothing of this database is kept".into())),
-            None => self.route().map(|_| ()),
-        }
+        })
     }
 
     /// The upstream that the database is asked through; where that is not known, asks one after the other whether
     /// they proxy it, and then the database itself whether it is there.
     pub(super) fn route(&self) -> Result<Option<Upstream>, FetchError> {
+        if self.depot.config.offline {
+            let why = format_args!("{}: it is not in the cache, and this is --offline", self.name);
+            return Err(FetchError::absent(why));
+        }
         let known = self.route.lock().expect("no holder panics").clone();
         if let Some((route, _)) = known.filter(|(_, until)| Instant::now() < *until) {
             return Ok(route);

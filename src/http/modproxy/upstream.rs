@@ -159,28 +159,25 @@ impl<'a> Ask<'a> {
 /// What an upstream answered: so many bytes, and what is to be noted of them; nothing where what we have is still right.
 pub type Got = Option<(u64, String)>;
 
-/// Fetches, over connections that are kept.
-pub struct Fetcher(Client);
+/// The connections, which are kept, to the servers of `config`.
+fn client(config: &ModProxyConfig) -> Client {
+    let (patience, proxy) = (Duration::from_secs(120), Proxy::try_from_env());
+    let urls = config.upstream.entries.iter().map(|entry| &entry.url).chain(config.sumdb.iter().map(|db| &db.url));
+    let hosts = urls.filter_map(|url| if let UpstreamUrl::Web { host, .. } = url { Some(&host[..]) } else { None });
+    let named = hosts.chain(proxy.iter().map(Proxy::host)).map(str::to_ascii_lowercase).collect();
+    Client::new(client::Options {
+        connect: Duration::from_secs(10),
+        answer: patience,
+        pause: patience,
+        keep: (Duration::from_secs(60), 32),
+        redirects: 5,
+        reach: Some(Reach::Redirects(named)),
+        proxy,
+        ..client::Options::default()
+    })
+}
 
-impl Fetcher {
-    /// Fetches from the servers of `config`.
-    pub fn new(config: &ModProxyConfig) -> Self {
-        let (patience, proxy) = (Duration::from_secs(120), Proxy::try_from_env());
-        let urls = config.upstream.entries.iter().map(|entry| &entry.url).chain(config.sumdb.iter().map(|db| &db.url));
-        let hosts = urls.filter_map(|url| if let UpstreamUrl::Web { host, .. } = url { Some(&host[..]) } else { None });
-        let named = hosts.chain(proxy.iter().map(Proxy::host)).map(str::to_ascii_lowercase).collect();
-        Fetcher(Client::new(client::Options {
-            connect: Duration::from_secs(10),
-            answer: patience,
-            pause: patience,
-            keep: (Duration::from_secs(60), 32),
-            redirects: 5,
-            reach: Some(Reach::Redirects(named)),
-            proxy,
-            ..client::Options::default()
-        }))
-    }
-
+impl Upstreams {
     /// GETs what is asked for, into `to`.
     pub fn get(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let Ask { upstream, path, .. } = ask;
@@ -204,7 +201,7 @@ impl Fetcher {
     /// As [`Self::get`], of a server, where what broke off goes on.
     fn web(&self, base: &str, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let (upstream, https) = (ask.upstream, base.starts_with("https:"));
-        let agent = self.0.agent(https).map_err(|why| ask.failed(502, why))?;
+        let agent = self.client.agent(https).map_err(|why| ask.failed(502, why))?;
         let url = format!("{base}/{}", path::encode(ask.path));
         let send = |headers: [(&str, &str); 2]| {
             let mut request =

@@ -32,9 +32,6 @@ const TOLD: usize = 4096;
 
 /// What is known of the database's answers.
 pub(super) struct Verifier {
-    on: bool,
-    /// Patterns of what is not checked.
-    nosum: String,
     /// When it gave no answer.
     down: Mutex<Option<Instant>>,
     silent: Repeat,
@@ -44,11 +41,8 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Checks all but `nosum`, or, unless it is `on`, nothing.
-    pub(super) fn new(on: bool, nosum: &str) -> Self {
+    pub(super) fn new() -> Self {
         Verifier {
-            on,
-            nosum: nosum.to_string(),
             down: Mutex::default(),
             silent: Repeat::new("modules were kept unverified, since the sum database gave no answer"),
             pending: Mutex::default(),
@@ -77,67 +71,61 @@ impl Verifier {
 impl ModProxy {
     /// The database that says what a file must be, and what follows the version there, where one does.
     pub(super) fn judge(&self, wanted: &ModPath) -> Option<(&Database, &'static str)> {
-        let database = self.databases.first().filter(|_| self.verifier.on && !self.is_exempt(&wanted.module))?;
+        let database =
+            self.databases.first().filter(|_| self.depot.config.verify && !self.is_exempt(&wanted.module))?;
         Some((database, wanted.summed()?))
     }
 
     fn is_exempt(&self, module: &str) -> bool {
-        self.is_private(module) || path::matches_prefix(&self.verifier.nosum, module)
+        self.is_private(module) || path::matches_prefix(&self.depot.config.nosum, module)
     }
 
-    /// Begins to ask the database for what will be compared.
+    /// Begins to ask the database for what will be compared; what comes of it is asked for again.
     pub(super) fn look_ahead(self: &Arc<Self>, wanted: &ModPath) {
-        if self.judge(wanted).is_none() || self.verifier.is_down() {
-            return;
+        if self.judge(wanted).is_some() && !self.verifier.is_down() {
+            self.aside("lookup", wanted, |this, ModPath { module, version, .. }| {
+                this.databases.first().map(|database| database.lookup(module, version));
+            });
         }
-        // where the database hangs, so do these
-        let Some(place) = self.beside.take() else { return };
-        let (this, wanted) = (self.clone(), wanted.clone());
-        let look = move || {
-            let _place = place;
-            // what comes of it is asked for again
-            this.judge(&wanted).map(|(database, _)| database.lookup(&wanted.module, &wanted.version))
-        };
-        let _ = thread::Builder::new().name("lookup".into()).spawn(look);
     }
 
     /// Whether `file` is fit to be kept as `wanted`, and what is to be noted of it. A database that gave no
     /// answer lately is not waited for.
     pub(super) fn check(&self, wanted: &ModPath, file: &File) -> Result<&'static str, FetchError> {
         let hash = read_through(wanted, file)?;
-        let right = if self.verifier.is_down() { None } else { self.verdict(wanted)? };
-        self.judged(wanted, &hash, right)
+        self.judged(wanted, !self.verifier.is_down(), || Ok(hash))
     }
 
-    /// What is to be noted of `wanted`, which has that hash, where the database has `right`, or gave no answer.
-    fn judged(&self, wanted: &ModPath, hash: &str, right: Option<String>) -> Result<&'static str, FetchError> {
+    /// What is to be noted of `wanted` after the database was asked, if it is to be; where that answers, the `hash` is
+    /// compared.
+    fn judged(
+        &self,
+        wanted: &ModPath,
+        ask: bool,
+        hash: impl FnOnce() -> Result<String, FetchError>,
+    ) -> Result<&'static str, FetchError> {
         let ModPath { module, version, .. } = wanted;
         let Some((database, what)) = self.judge(wanted) else {
             // who verifies again one day has to know
             let unverified = wanted.summed().is_some() && !self.is_exempt(module);
             return Ok(if unverified { UNVERIFIED } else { "" });
         };
-        match right {
-            None => Ok(UNVERIFIED),
-            Some(right) if right == hash => Ok(""),
-            Some(right) => {
-                let name = &database.name;
-                let why = format!("{module}@{version}{what} is {hash}, and the sum database {name} has {right}");
-                Err(FetchError::refused(why))
-            }
+        if !ask {
+            return Ok(UNVERIFIED);
         }
-    }
-
-    /// The hash that the database has of `wanted`; `None` where it gives no answer, or is not asked.
-    fn verdict(&self, wanted: &ModPath) -> Result<Option<String>, FetchError> {
-        let Some((database, what)) = self.judge(wanted) else { return Ok(None) };
-        let (ModPath { module, version, .. }, name, begun) = (wanted, &database.name, Instant::now());
+        let (name, begun) = (&database.name, Instant::now());
         match database.hash(module, version, what) {
             Ok(right) => {
                 self.verifier.set_down(false);
-                Ok(Some(right))
+                match hash()? {
+                    hash if hash == right => Ok(""),
+                    hash => Err(FetchError::refused(format_args!(
+                        "{module}@{version}{what} is {hash}, and the sum database {name} has {right}"
+                    ))),
+                }
             }
-            Err(FetchError::Absent(status, why)) if !self.depot.offline => {
+            Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.config.offline => Ok(UNVERIFIED),
+            Err(FetchError::Absent(status, why)) => {
                 self.verifier.set_down(false);
                 let why = format!(
                     "refused: the sum database {name} does not know {module}@{version} ({status}: {why}): \
@@ -145,14 +133,12 @@ impl ModProxy {
                 );
                 Err(FetchError::Refused(403, why))
             }
-            Err(FetchError::Absent(..) | FetchError::Failed(..)) if self.depot.offline => Ok(None),
-            Err(FetchError::Absent(_, why) | FetchError::Failed(_, why)) => {
+            Err(FetchError::Failed(_, why)) => {
                 self.verifier.set_down(begun.elapsed() > QUICK || database.route().is_err());
-                let silent = &self.verifier.silent;
-                silent.tell(format_args!(
+                self.verifier.silent.tell(format_args!(
                     "the sum database {name} gives no answer ({why}): modules are kept unverified until it does"
                 ));
-                Ok(None)
+                Ok(UNVERIFIED)
             }
             Err(refused) => Err(refused),
         }
@@ -160,7 +146,7 @@ impl ModProxy {
 
     /// Lets what was found pass, after it was compared, or else set aside for that.
     pub(super) fn verified(self: &Arc<Self>, wanted: &ModPath, found: Blob) -> Result<Blob, FetchError> {
-        if found.note != UNVERIFIED || self.judge(wanted).is_none() || self.depot.offline {
+        if found.note != UNVERIFIED || self.judge(wanted).is_none() || self.depot.config.offline {
             return Ok(found);
         }
         if self.verifier.is_down() || !self.compare(wanted)? {
@@ -173,12 +159,8 @@ impl ModProxy {
     fn compare(&self, wanted: &ModPath) -> Result<bool, FetchError> {
         // what could not be kept has passed once, and that is all
         let Some(blob) = self.depot.store.reopen(&wanted.name) else { return Ok(true) };
-        let checked = self.verdict(wanted).and_then(|right| match right {
-            // a zip is read through only where there is something to compare it with
-            None => Ok(UNVERIFIED),
-            right => self.judged(wanted, &read_through(wanted, &blob.file)?, right),
-        });
-        match checked {
+        // a zip is read through only where there is something to compare it with
+        match self.judged(wanted, true, || read_through(wanted, &blob.file)) {
             Ok(UNVERIFIED) => Ok(false),
             Ok(note) => {
                 self.depot.store.set_note(&wanted.name, note);

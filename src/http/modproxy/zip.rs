@@ -13,8 +13,6 @@ use crate::id::{Hashing, OutputId};
 
 /// `go`'s limit on a module zip, and on what it unpacks to, in bytes.
 pub const MAX_ZIP: u64 = 500 << 20;
-/// `go`'s limit on go.mod, in bytes.
-pub const MAX_SMALL: u64 = 16 << 20;
 /// Bytes of all files' names, and of what is held of each beside that. The largest modules have some ten thousand.
 const MAX_NAMES: usize = 64 << 20;
 const BESIDE: usize = 64;

@@ -1,25 +1,25 @@
 //! Lists of upstreams, and who of them is asked for what.
 
-use std::path::Path;
-
-use super::{FetchError, Upstream, netrc};
-use crate::config::{ListEnd, UpstreamList, UpstreamUrl};
+use super::{FetchError, Upstream, client, netrc};
+use crate::client::Client;
+use crate::config::{ListEnd, ModProxyConfig, UpstreamUrl};
 
 /// The upstreams of a list, with what netrc knows of them; the origin of private modules is one of them where
 /// the list says `direct`.
 pub struct Upstreams {
     pub(super) entries: Vec<Upstream>,
     end: ListEnd,
+    pub(super) client: Client,
 }
 
 impl Upstreams {
-    /// The upstreams of `list`; `netrc` names a file with credentials. The error is one line for
-    /// people.
-    pub fn new(list: &UpstreamList, netrc: Option<&Path>) -> Result<Self, String> {
-        let logins = netrc.map(netrc::read).transpose()?.unwrap_or_default();
+    /// The upstreams of `config`. The error is a netrc file that cannot be read, one line for people.
+    pub fn new(config: &ModProxyConfig) -> Result<Self, String> {
+        let logins = config.netrc.as_deref().map(netrc::read).transpose()?.unwrap_or_default();
+        let list = &config.upstream;
         let mut entries: Vec<_> = list.entries.iter().map(|entry| Upstream::new(entry.clone(), &logins)).collect();
         entries.extend((list.end == ListEnd::Direct).then(|| Upstream::at(&UpstreamUrl::Direct)));
-        Ok(Upstreams { entries, end: list.end })
+        Ok(Upstreams { entries, end: list.end, client: client(config) })
     }
 
     /// Those that are asked, for a private module perhaps.

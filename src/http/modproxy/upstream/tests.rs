@@ -1,9 +1,25 @@
 use super::*;
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 fn upstreams(list: &str) -> Upstreams {
-    Upstreams::new(&list.parse().unwrap(), None).unwrap()
+    with_netrc(list, None)
+}
+
+fn with_netrc(list: &str, netrc: Option<PathBuf>) -> Upstreams {
+    let config = ModProxyConfig {
+        upstream: list.parse().unwrap(),
+        private: String::new(),
+        offline: false,
+        ttl: Duration::ZERO,
+        stale: Duration::ZERO,
+        sumdb: Vec::new(),
+        verify: false,
+        nosum: String::new(),
+        netrc,
+    };
+    Upstreams::new(&config).unwrap()
 }
 
 fn names(list: &str, private: bool) -> Vec<String> {
@@ -59,7 +75,7 @@ fn credentials_stay_out_of_names() {
     std::fs::write(&dir, "machine b.example login nu password np\n").unwrap();
     let list =
         "https://us%40er:pa%3Ass@a.example:8443/base/,https://b.example:81,http://b.example,http://u:p@c.example";
-    let upstreams = Upstreams::new(&list.parse().unwrap(), Some(&dir)).unwrap();
+    let upstreams = with_netrc(list, Some(dir.clone()));
     std::fs::remove_file(&dir).unwrap();
     let auth: Vec<_> = upstreams.entries.iter().map(|u| (u.to_string(), u.authorization.clone())).collect();
     let basic = |s: &str| Some(format!("Basic {}", STANDARD.encode_to_string(s.as_bytes())));
