@@ -18,7 +18,7 @@ use super::web;
 use crate::atomic::{TempFile, at};
 use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, UpstreamUrl};
 use crate::error::Error;
-use crate::http::modproxy::path::{ModFile, ModPath, escape};
+use crate::http::modproxy::path::{ModFile, ModPath, check_element, escape};
 use crate::http::modproxy::{ModProxy, list};
 use crate::private_dir::PrivateDir;
 use crate::text;
@@ -165,8 +165,6 @@ impl Read for Unpacked<'_> {
 
 /// Whether it may be the name of a sum database's answer, which no other directory can hide in.
 fn is_sum(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!@+/:".contains(&b);
-    name.starts_with("sumdb/")
-        && name.bytes().all(plain)
-        && name.split('/').all(|element| !element.is_empty() && element != "." && element != "..")
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!@+:".contains(&b);
+    name.starts_with("sumdb/") && name.split('/').all(|element| check_element(element, plain).is_ok())
 }

@@ -603,6 +603,9 @@ fn a_database_that_nobody_has_is_not_supported() {
         assert_eq!(server.status("sumdb/sumdb.test/supported"), 200, "{more:?}");
         assert_eq!(server.status("sumdb/sumdb.test/lookup/example.com/m0@v1.0.0"), 200, "{more:?}");
     }
+    // nor is anybody asked for what was not
+    scene.between.pass();
+    assert_eq!(scene.serve(&TempDir::new(), &["--offline"]).status("sumdb/sumdb.test/supported"), 404);
 }
 
 #[test]

@@ -162,7 +162,7 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
 }
 
 /// What paths and versions want of an element between slashes.
-fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'static str> {
+pub fn check_element(element: &str, allowed: impl Fn(u8) -> bool) -> Result<(), &'static str> {
     let short = element.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let numbered = |name| short.strip_prefix(name).is_some_and(|n| matches!(n.as_bytes(), [b'1'..=b'9']));
     let device = matches!(&*short, "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt");

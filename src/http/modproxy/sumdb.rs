@@ -251,8 +251,7 @@ impl Database {
         {
             return Ok(current.clone());
         }
-        let fetched = self.ask("latest", MAX_NOTE);
-        let met = fetched.and_then(|note| {
+        let met = self.ask("latest", MAX_NOTE).and_then(|note| {
             let note = String::from_utf8(note).map_err(|_| self.wrong("a tree head that is not text"))?;
             self.meet(&note)
         });

@@ -261,11 +261,11 @@ fn refusal(ask: &Ask<'_>, status: u16, body: impl Read) -> FetchError {
     let _ = body.take(MAX_TEXT).read_to_end(&mut text);
     let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control() || *c == '\n').collect();
     let told = match text.trim() {
+        "" if matches!(status, 404 | 410) => "not found".into(),
         "" => format!("the upstream says {status}"),
         text => text::without_secrets(text),
     };
     match status {
-        404 | 410 if text.trim().is_empty() => FetchError::Absent(status, "not found".into()),
         404 | 410 => FetchError::Absent(status, told),
         400 | 402..=406 | 408.. => {
             log::debug!("{}", ask.failed(status, &told));
