@@ -222,10 +222,13 @@ impl Readahead {
     /// Fetches a frame, or waits for who does. What is in it is in the directory then, if all went well.
     pub fn bring(&self, piece: usize) {
         let deadline = Instant::now() + PATIENCE;
-        let mut state = self.shared.lock();
+        let (mut state, mut asked) = (self.shared.lock(), false);
         while let Phase::Loaded(loaded) = &mut state.phase {
             match loaded.window.claim(piece) {
+                // it was given back: from a bucket that is off it would be asked for over and over
+                Claim::Ours if asked => return loaded.window.give_back(piece),
                 Claim::Ours => {
+                    asked = true;
                     let listed = loaded.listed.clone();
                     drop(state);
                     self.shared.fetch_frames(&listed, &[piece]);

@@ -354,6 +354,32 @@ fn parts_that_never_come_are_waited_for_once() {
 }
 
 #[test]
+fn a_bucket_that_dies_in_the_middle_holds_no_get_up() {
+    // more than is fetched ahead of what is asked for
+    let bodies: Vec<_> = (0..400).map(|n| noise(n + 1, 60_000)).collect();
+    let server = S3Server::in_process();
+    let proxy = FaultProxy::start(&server.endpoint);
+    let vars = server.env_through(&proxy.endpoint);
+    let store = Store::S3(Box::new(server));
+    fill(&store, &[SCOPE], &bodies);
+    for fault in [Fault::Reset, Fault::Status(503), Fault::Page(200), Fault::Refuse("InvalidAccessKeyId")] {
+        proxy.set(Fault::None);
+        let dir = TempDir::new();
+        let mut s = Session::start(Plugin::new(&dir).envs(&vars).args([SCOPE, "--metrics"]));
+        s.client.get(&action(0)).expect("a hit");
+        poll("what is fetched ahead", || files(&dir.join("cache/output")).len().checked_sub(20));
+        proxy.set(fault.clone());
+        let begin = Instant::now();
+        assert!(s.get_all(&bodies) < bodies.len(), "{fault:?}");
+        let out = s.end();
+        assert!(begin.elapsed() < Duration::from_secs(20), "{fault:?}: {:?}{}", begin.elapsed(), out.describe());
+        assert_eq!(said(&out).len(), 1, "{fault:?}{}", out.describe());
+        let spent = number(&metrics(&out), "bucket", "requests");
+        assert!(spent < 400, "{fault:?}: {spent}");
+    }
+}
+
+#[test]
 fn a_list_that_never_comes_costs_a_close_little() {
     let server = S3Server::in_process();
     let proxy = FaultProxy::start(&server.endpoint);
