@@ -135,12 +135,14 @@ fn answers_that_can_never_work_turn_it_off_after_ten() {
         assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
         let (Fault::Status(code) | Fault::Page(code)) = fault else { unreachable!() };
         one_line(&s.end(), &["10 failures in a row", &format!("status {code}"), &proxy.endpoint, "cache-bucket"]);
-        assert_eq!(proxy.requests() - before, 10, "{fault:?}");
+        // that for the list goes out beside those for entries, and may be on its way when the tenth has failed
+        let until_then = proxy.requests() - before;
+        assert!((10..=11).contains(&until_then), "{fault:?}: {until_then}");
         // the next process does not find out again
         let mut s = session(&dir, &server, &proxy, &["--read-only"]);
         assert_eq!(s.get_all(&bodies(ENTRIES)), 0);
         s.end();
-        assert!(proxy.requests() - before <= 11, "{fault:?}: a probe at most");
+        assert!(proxy.requests() - before <= until_then + 1, "{fault:?}: a probe at most");
     }
 }
 
