@@ -19,7 +19,7 @@ use crate::atomic::{TempFile, at};
 use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamList, UpstreamUrl};
 use crate::error::Error;
 use crate::http::modproxy::path::{ModFile, ModPath, check_element, escape};
-use crate::http::modproxy::{ModProxy, list};
+use crate::http::modproxy::{MAX_ZIP, ModProxy, list};
 use crate::private_dir::PrivateDir;
 use crate::text;
 
@@ -27,8 +27,6 @@ use crate::text;
 const PREFIX: &str = "cache/download/";
 /// Bytes that tell an entry's name: these are read into memory.
 const MAX_NAME: u64 = 1 << 20;
-/// Bytes of a file that is unpacked: of a module zip.
-const MAX_FILE: u64 = 500 << 20;
 /// An honest archive unpacks to no more than so many times its length, and so much beside: zips are compressed already.
 const RATIO: u64 = 100;
 const BESIDE: u64 = 64 << 20;
@@ -128,7 +126,7 @@ fn unpack(file: File, dir: &Path) -> io::Result<BTreeSet<ModPath>> {
         let name = name.strip_prefix("./").unwrap_or(&name);
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let parsed = ModPath::parse(name).ok().filter(|path| !path.is_mutable());
-        if kind.is_file() && len <= MAX_FILE && (parsed.is_some() || is_sum(name)) {
+        if kind.is_file() && len <= MAX_ZIP && (parsed.is_some() || is_sum(name)) {
             let path = dir.join(name);
             let made = fs::create_dir_all(path.parent().expect("it is joined")).and_then(|()| File::create(&path));
             if io::copy(&mut entry, &mut made.map_err(at(Path::new(name)))?)? != len {

@@ -32,6 +32,7 @@ use self::sumdb::Database;
 use self::upstream::FetchError;
 pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
+pub(crate) use self::zip::MAX_ZIP;
 use super::auth::Access;
 use super::exchange::{Body, Reply, Request};
 use crate::config::ModProxyConfig;
@@ -175,7 +176,7 @@ fn form(file: ModFile) -> (u64, &'static str) {
         ModFile::Latest | ModFile::Info => (1 << 20, "application/json"),
         // this and the next are the limits of go
         ModFile::Mod => (16 << 20, TEXT),
-        ModFile::Zip => (zip::MAX_ZIP, "application/zip"),
+        ModFile::Zip => (MAX_ZIP, "application/zip"),
     }
 }
 
