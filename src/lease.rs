@@ -193,25 +193,38 @@ impl Census {
     /// version, and is after a day.
     pub fn is_dead(&self, token: &str, modified: SystemTime) -> bool {
         let old = !is_young(modified, SystemTime::now());
-        match self.leases.get(token) {
-            Some(alive) => !alive && (self.local || old),
-            // one that is there now was born after we looked
-            None if is_token(token) => {
-                token != process_token() && (self.local || old) && !self.dir.join(token).exists()
-            }
-            None => old,
+        if !is_token(token) {
+            return old;
+        }
+        let alive = self.leases.get(token) == Some(&true) || token == process_token() || self.lives(token);
+        !alive && (self.local || old)
+    }
+
+    /// Whether the lease of `token` is locked now, or may be. One that was free when we looked may have been about to be
+    /// locked: what carries its token came after that.
+    fn lives(&self, token: &str) -> bool {
+        let path = self.dir.join(token);
+        match careful().open(&path) {
+            Ok(file) => platform::is_held(&file, &path),
+            Err(e) => e.kind() != ErrorKind::NotFound,
         }
     }
 
     /// The processes that are dead, whose leases are still there.
     pub fn dead(&self) -> impl Iterator<Item = &str> {
-        self.leases.iter().filter(|(_, alive)| !**alive).map(|(token, _)| token.as_str())
+        let dead = self.leases.iter().filter(|(token, alive)| !**alive && !self.lives(token));
+        dead.map(|(token, _)| token.as_str())
     }
 
     /// Forgets the dead, of whom nothing is left.
     pub fn bury(&self) {
-        for token in self.dead() {
-            let _ = fs::remove_file(self.dir.join(token));
+        for path in self.dead().map(|token| self.dir.join(token)) {
+            // who is about to lock it waits until we have looked, and then finds that it has gone
+            if let Ok(file) = careful().open(&path)
+                && !platform::is_held(&file, &path)
+            {
+                let _ = fs::remove_file(&path);
+            }
         }
     }
 }
@@ -244,4 +257,28 @@ fn prune_lock(dir: &Path) -> io::Result<File> {
 pub fn is_token(name: &str) -> bool {
     let hex = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_hexdigit());
     name.split_once('-').is_some_and(|(pid, start)| pid.parse::<u32>().is_ok() && hex(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_locked_after_it_was_counted_is_of_the_living() {
+        let dir = std::env::temp_dir().join(format!("go-cache-plugin-lease-{}", std::process::id()));
+        let token = "1-ab";
+        let path = dir.join(LEASE).join(token);
+        fs::create_dir_all(dir.join(LEASE)).unwrap();
+        fs::write(&path, "").unwrap();
+        let census = Census::take(&dir).unwrap();
+        let made = SystemTime::now() - FAR * 2;
+        assert!(census.is_dead(token, made) && census.dead().eq([token]));
+        let held = platform::hold(&path).unwrap();
+        census.bury();
+        assert!(!census.is_dead(token, made) && census.dead().next().is_none() && path.exists());
+        drop(held);
+        census.bury();
+        assert!(census.is_dead(token, made) && !path.exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
 }
