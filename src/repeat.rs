@@ -47,10 +47,10 @@ impl Repeat {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Says how often it happened, where that is more than the first line tells. Starts anew.
+    /// Says how often it happened, where that is more than the first line tells. What comes after that, from a thread
+    /// that nobody waits for, has been told.
     pub fn end(&self) {
         let count = self.count.swap(0, Ordering::Relaxed);
-        *self.told.lock().expect("no holder panics") = None;
         if count > 1 {
             log::warn!("{count} {}", self.what);
         }

@@ -19,6 +19,9 @@ use super::auth::Access;
 use super::socket::Stream;
 use crate::config::HostPort;
 
+/// The type of what is text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
 /// Answers requests. Called from many threads at once.
 pub type Handler = dyn Fn(Request<'_>) -> Reply + Send + Sync;
 
@@ -107,9 +110,7 @@ impl Reply {
     }
     /// A line of plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
-        Reply::status(status)
-            .header("Content-Type", "text/plain; charset=utf-8")
-            .body(Body::Bytes(text.into().into_bytes()))
+        Reply::status(status).header("Content-Type", TEXT).body(Body::Bytes(text.into().into_bytes()))
     }
     /// Adds a header.
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {

@@ -34,7 +34,7 @@ pub(crate) use self::verify::UNVERIFIED;
 use self::verify::Verifier;
 pub(crate) use self::zip::MAX_ZIP;
 use super::auth::Access;
-use super::exchange::{Body, Reply, Request};
+use super::exchange::{Body, Reply, Request, TEXT};
 use crate::config::ModProxyConfig;
 use crate::flight::Flights;
 use crate::id::OutputId;
@@ -45,8 +45,6 @@ use crate::store::{Blob, BlobStore};
 /// Answers that are renewed at a time while they are served, and records of the sum database that are asked for before
 /// there is a module to compare.
 const BESIDE: usize = 32;
-/// The type of what is text.
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers what is asked below /mod/.
 pub struct ModProxy {
@@ -135,7 +133,8 @@ impl ModProxy {
             }
             (_, found) => found.map(Body::from),
         };
-        reply(outcome, form(wanted.file).1, private, ttl)
+        let (_, content_type) = form(wanted.file);
+        reply(outcome, content_type, private, ttl)
     }
 
     /// The versions of a module, where nobody may be asked: those of the list that was `found`, and what else is here.

@@ -113,7 +113,8 @@ impl ModProxy {
         let mut writer = depot.store.writer(path).map_err(ours)?;
         let known = local.map_or("", |blob| blob.note.as_str());
         let beside = |name: &str, file: File| depot.keep(name, file);
-        let ask = Ask { upstream, path, limit: form(wanted.file).0, known, patience: PATIENCE, beside: &beside };
+        let (limit, _) = form(wanted.file);
+        let ask = Ask { upstream, path, limit, known, patience: PATIENCE, beside: &beside };
         let Some((len, validators)) = depot.fetch_timed(&ask, &mut writer)? else {
             let blob = depot.store.reopen(path);
             let blob = blob.ok_or_else(|| FetchError::Failed(500, "removed while it was served".into()))?;

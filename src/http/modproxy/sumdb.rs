@@ -20,15 +20,15 @@ use std::time::{Duration, Instant};
 
 use self::note::{Record, TreeHead};
 use self::tree::{HASH, Hash, WIDTH};
+use super::Put;
 use super::depot::Depot;
 use super::path::{check_path, escape, is_canonical, unescape};
 use super::reply::{refusal, reply};
 use super::upstream::{FetchError, Upstream};
-use super::{Put, TEXT};
 use crate::bounded::Bounded;
 use crate::config::SumDatabase;
 use crate::flight::Flights;
-use crate::http::exchange::{Body, Reply};
+use crate::http::exchange::{Body, Reply, TEXT};
 use crate::pool;
 
 /// Bytes of a signed tree head or a record.

