@@ -101,15 +101,8 @@ pub fn decode(path: &str) -> Option<String> {
 
 /// Encodes a decoded path for a URL as `go` does, so that no byte of a name means anything there.
 pub fn encode(path: &str) -> String {
-    let mut out = String::with_capacity(path.len() + 16);
-    for b in path.bytes() {
-        if b.is_ascii_alphanumeric() || b"/-._~$&+:=@".contains(&b) {
-            out.push(b as char);
-        } else {
-            out += &format!("%{b:02X}");
-        }
-    }
-    out
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~$&+:=@".contains(&b);
+    path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// A name with upper case as `!x`.
@@ -125,17 +118,11 @@ pub fn name(module: &str, version: &str, kind: &str) -> String {
 
 /// Undoes the case escapes; `None` where the text is not what escaping makes.
 pub fn unescape(escaped: &str) -> Option<String> {
-    let mut out = String::with_capacity(escaped.len());
-    let mut bytes = escaped.bytes();
-    while let Some(b) = bytes.next() {
-        match b {
-            b'!' => out.push(bytes.next().filter(u8::is_ascii_lowercase)?.to_ascii_uppercase() as char),
-            b'A'..=b'Z' => return None,
-            0..=127 => out.push(b as char),
-            _ => return None,
-        }
-    }
-    Some(out)
+    let mut parts = escaped.split('!');
+    let begin = parts.next().unwrap_or_default().to_string();
+    let capital = |part: &str| part.get(..1).map_or(String::new(), |first| first.to_ascii_uppercase() + &part[1..]);
+    let name = begin + &parts.map(capital).collect::<String>();
+    (name.is_ascii() && escape(&name) == escaped).then_some(name)
 }
 
 /// `module.CheckPath`.
@@ -207,9 +194,7 @@ pub fn is_version_of(version: &str, path: &str) -> bool {
 
 /// What `module.UnescapeVersion` wants of a version or query.
 pub fn check_version(version: &str) -> Result<(), &'static str> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&()+,-.=@[]^_{}~ ".contains(&b);
-    check_element(version, allowed)?;
-    if version.contains('!') { Err("invalid character") } else { Ok(()) }
+    check_element(version, |b| b.is_ascii_alphanumeric() || b"#$%&()+,-.=@[]^_{}~ ".contains(&b))
 }
 
 /// A canonical semantic version: `v1.2.3`, with a pre-release perhaps, and no build but `+incompatible`.

@@ -62,21 +62,13 @@ impl Directives {
     }
 
     /// They in one line that holds only what the library knows.
-    fn line(&self, without: &[&str]) -> String {
+    fn line(&self) -> String {
         let known = |(name, seconds): (&String, &u64)| match name.as_str() {
-            name if without.contains(&name) => None,
             "max-age" | "s-maxage" | "min-fresh" | "max-stale" => Some(format!("{name}={seconds}")),
             "no-store" | "no-cache" | "private" | "public" | "must-revalidate" | "immutable" => Some(name.clone()),
             _ => None,
         };
         self.0.iter().filter_map(known).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// Shows the library what stands in for Cache-Control where there is none.
-fn show_pragma(headers: &HeaderMap, view: &mut HeaderMap) {
-    if !headers.contains_key("cache-control") && headers::list(headers, "pragma").any(|p| p == "no-cache") {
-        view.insert("pragma", value("no-cache"));
     }
 }
 
@@ -106,14 +98,17 @@ impl Terms {
     /// The terms of a request with these headers, those for one hop dropped; `body` says whether
     /// it has one, which may change what a GET means to its server.
     pub fn new(method: &str, headers: HeaderMap, body: bool) -> Self {
-        let told = Directives::of(&headers);
+        let mut told = Directives::of(&headers);
+        // what stands in for Cache-Control where there is none
+        if !headers.contains_key("cache-control") && headers::list(&headers, "pragma").any(|p| p == "no-cache") {
+            told.0.insert("no-cache".to_string(), 0);
+        }
         let (get, read) = (method == "GET", matches!(method, "GET" | "HEAD"));
         // who asks by way of another proxy asks the same
         let past = |name: &str| name != "x-forwarded-for" && PAST.iter().any(|start| name.starts_with(start));
         let plain = !body && !headers.keys().any(|name| past(name.as_str()));
         let mut view = Request::new(());
-        view.headers_mut().insert("cache-control", value(told.line(&[])));
-        show_pragma(&headers, view.headers_mut());
+        view.headers_mut().insert("cache-control", value(told.line()));
         Terms {
             lookup: read && plain && !told.has("no-store"),
             store: get && plain && !told.has("no-store"),
@@ -143,20 +138,12 @@ impl Rules {
         let told = Directives::of(headers);
         let mut view = HeaderMap::new();
         let lifetime = told.any(&["max-age", "s-maxage"]) || headers.contains_key("expires");
-        // immutable is an answer for as long as it is fresh (RFC 8246, 2)
-        let without: &[&str] = if lifetime { &["immutable"] } else { &[] };
-        view.insert("cache-control", value(told.line(without)));
-        for name in ["date", "expires", "last-modified"] {
-            match headers::date(headers, name) {
-                Some(date) => drop(view.insert(name, value(httpdate::fmt_http_date(date)))),
-                // malformed, it says that the answer has expired
-                None if name == "expires" && lifetime && headers.contains_key(name) => {
-                    view.insert(name, value("0"));
-                }
-                None => {}
-            }
+        view.insert("cache-control", value(told.line()));
+        for name in ["date", "expires", "last-modified"].into_iter().filter(|name| headers.contains_key(*name)) {
+            // malformed, Expires says that the answer has expired, and the others say nothing
+            let date = headers::date(headers, name).map_or("0".to_string(), httpdate::fmt_http_date);
+            view.insert(name, value(date));
         }
-        show_pragma(headers, &mut view);
         view.insert("age", value(initial_age(headers, at).to_string()));
         let says_how_long = lifetime || told.has("public");
         let known = (200..600).contains(&status) && !matches!(status, 206 | 304);
@@ -165,7 +152,9 @@ impl Rules {
         let plain = if known && says_how_long { 200 } else { status };
         *response.status_mut() = plain.try_into().unwrap_or_default();
         *response.headers_mut() = view;
-        let options = CacheOptions { immutable_min_time_to_live: FOR_GOOD, ..CacheOptions::default() };
+        // immutable is an answer for as long as it is fresh (RFC 8246, 2)
+        let immutable_min_time_to_live = if lifetime { Duration::ZERO } else { FOR_GOOD };
+        let options = CacheOptions { immutable_min_time_to_live, ..CacheOptions::default() };
         let policy = CachePolicy::new_options(&Request::new(()), &response, at, options);
         let useful = !policy.is_stale(at) || ["etag", "last-modified"].iter().any(|v| headers.contains_key(*v));
         let mut varies_by = headers::list(headers, "vary");
@@ -229,11 +218,7 @@ impl Rules {
     pub fn lifetime(&self) -> Duration {
         // at the beginning of time it is as old as it came
         let at = SystemTime::UNIX_EPOCH;
-        self.policy
-            .time_to_live(at)
-            .checked_add(self.policy.age(at))
-            .filter(|_| !self.policy.is_stale(at))
-            .unwrap_or_default()
+        if self.policy.is_stale(at) { Duration::ZERO } else { self.policy.time_to_live(at) + self.policy.age(at) }
     }
 
     /// Whether it is said to be immutable, or fresh for so long and to be checked then that nothing
