@@ -59,6 +59,7 @@ pub mod cli;
 mod client;
 pub mod command;
 pub mod config;
+mod connections;
 pub mod error;
 pub mod flight;
 mod folder;

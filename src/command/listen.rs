@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use super::stack::Stack;
 use crate::cache::Client;
 use crate::config::PluginAddr;
+use crate::connections::Open;
 use crate::error::Error;
-use crate::http::server::{Open, ServerLimits};
 use crate::platform::{self, UnixListener};
 use crate::pool::{Threads, accept_all};
 use crate::session::{self, Options};
@@ -62,8 +62,7 @@ impl Listener {
     /// which name none.
     pub fn start(addr: &PluginAddr, stack: &Arc<Stack>, default_scope: Option<String>) -> Result<Arc<Self>, Error> {
         let socket = bind(addr).map_err(|e| Error::failed(format!("--plugin {addr}: {e}")))?;
-        let open = Open::new(ServerLimits { max_connections: usize::MAX, ..ServerLimits::default() });
-        let acceptor = Mutex::default();
+        let (open, acceptor) = (Open::new(usize::MAX), Mutex::default());
         let listener = Arc::new(Listener { socket, stopping: AtomicBool::new(false), open, acceptor });
         let (inner, stack) = (listener.clone(), stack.clone());
         let thread = thread::Builder::new()

@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use super::stack::Stack;
 use crate::cli::PROGRAM;
 use crate::config::{AccessConfig, AuthorityConfig, HttpConfig, ModProxyConfig};
+use crate::connections::Open;
 use crate::error::Error;
 use crate::http::Router;
 use crate::http::auth::Guard;
@@ -18,7 +19,7 @@ use crate::http::exchange::Request;
 use crate::http::modproxy::ModProxy;
 use crate::http::reloaded::Reloaded;
 use crate::http::revproxy::RevProxy;
-use crate::http::server::{Open, Server, ServerLimits};
+use crate::http::server::{Server, ServerLimits};
 use crate::http::status::{Sources, Status};
 use crate::http::tls::{Authority, identity, system_bundle};
 use crate::store::{BlobStore, Kind};
@@ -91,8 +92,9 @@ impl Web {
     ) -> Result<Self, Error> {
         let stopping = Arc::new(AtomicBool::new(false));
         gate.warn(config.addr);
-        let open = Open::new(ServerLimits::default());
-        stack.metrics.waiting.bound(open.limits.max_waiting);
+        let limits = ServerLimits::default();
+        let open = Open::new(limits.max_connections);
+        stack.metrics.waiting.bound(limits.max_waiting);
         let status = Status::new(Sources {
             open: open.clone(),
             metrics: stack.metrics.clone(),
@@ -121,7 +123,7 @@ impl Web {
             router.revproxy = Some(Arc::new(move |request: Request<'_>| proxy.handle(request)));
         }
         let answer = Arc::new(move |request: Request<'_>| router.handle(request));
-        let server = Server::start(config.addr, open, gate.identity, answer)
+        let server = Server::start(config.addr, open, limits, gate.identity, answer)
             .map_err(|e| Error::failed(format!("--http {}: {e}", config.addr)))?;
         Ok(Web { server, stopping })
     }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use self::forward::{Ask, Failed, Forwarder, RequestBody};
+use self::forward::{Ask, Failed, RequestBody};
 use self::memory::{Answer, Memory};
 use self::reply::{Found, Outcome};
 use self::rules::Terms;
@@ -37,7 +37,7 @@ use super::headers::{self, HeaderMap, value};
 use super::tls::Authority;
 use super::told;
 use crate::bounded::Bounded;
-use crate::client::Reach;
+use crate::client::{Client, Reach};
 use crate::config::{HostPort, Tunnels};
 use crate::flight::{Flights, Leader, Role};
 use crate::metrics::Metrics;
@@ -75,7 +75,9 @@ pub struct RevProxy {
     flights: Arc<Flights<String>>,
     /// What turned out not to be kept: nobody waits for another's fetch of it, and the bucket is not asked.
     unkept: Bounded<String>,
-    forwarder: Arc<Forwarder>,
+    client: Client,
+    /// Which addresses it may connect to.
+    reach: Reach,
     refreshing: Arc<Places>,
     /// When the latest answer to a URL that counts was asked for, or a change made: earlier ones are old.
     latest: Bounded<String, Instant>,
@@ -94,6 +96,7 @@ impl RevProxy {
         metrics: Arc<Metrics>,
         debug: bool,
     ) -> Arc<Self> {
+        let reach = Reach::Clients(hosts.to_vec());
         Arc::new(RevProxy {
             hosts: hosts.to_vec(),
             may_tunnel: may_tunnel.clone(),
@@ -103,7 +106,8 @@ impl RevProxy {
             memory: Memory::new(MEMORY),
             flights: Arc::default(),
             unkept: Bounded::new(URLS),
-            forwarder: Arc::new(Forwarder::new(Reach::Clients(hosts.to_vec()), metrics.clone())),
+            client: forward::client(reach.clone()),
+            reach,
             refreshing: Places::new(MAX_REFRESHING),
             latest: Bounded::new(URLS),
             metrics,
@@ -238,7 +242,7 @@ impl RevProxy {
         let confirms = old.as_ref().is_some_and(|old| reply::revalidate(&mut sent, &old.answer.headers));
         let changes = !matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
         let asked = Instant::now();
-        let answer = self.forwarder.send(Ask { method, url, headers: &sent }, body);
+        let answer = self.forward(Ask { method, url, headers: &sent }, body);
         let failed = answer.as_ref().map_or(true, |a| matches!(a.status, 500 | 502..=504));
         if failed
             && let Some(old) = &old

@@ -23,13 +23,14 @@ use rustls::ServerConfig;
 
 use super::exchange::Handler;
 use super::reloaded::Reloaded;
-use super::socket::{Entry, Stream};
+use super::socket::Stream;
+use crate::connections::{Entry, Open};
 use crate::platform;
 use crate::pool::{Threads, accept_all};
 
 pub use self::conn::serve;
 pub use self::head::Context;
-pub use super::socket::{Open, ServerLimits};
+pub use super::socket::ServerLimits;
 
 /// Stack of a connection's thread: TLS to an upstream is the deepest that happens on one. Untouched
 /// pages cost nothing.
@@ -39,16 +40,18 @@ const STACK: usize = 256 << 10;
 pub struct Server {
     addr: SocketAddr,
     open: Arc<Open>,
+    grace: Duration,
     /// The socket, and the accept thread, which ends with those of the connections.
     running: Mutex<Option<(Arc<TcpListener>, JoinHandle<Threads>)>>,
 }
 
 impl Server {
     /// Listens on `addr` and answers with `handler`, over TLS as `identity` where there is one; port 0
-    /// takes a free one. Connections are those of `open`.
+    /// takes a free one. Connections are those of `open`, and are waited for as long as `limits` say.
     pub fn start(
         addr: SocketAddr,
         open: Arc<Open>,
+        limits: ServerLimits,
         identity: Option<Arc<Reloaded<ServerConfig>>>,
         handler: Arc<Handler>,
     ) -> io::Result<Server> {
@@ -63,17 +66,20 @@ impl Server {
         })?;
         let (addr, listener) = (listener.local_addr()?, Arc::new(listener));
         let (accepting, admitting) = (listener.clone(), open.clone());
-        let shared = Arc::new((identity, handler));
+        let (grace, shared) = (limits.grace, Arc::new((limits, identity, handler)));
         let acceptor = spawn("http-accept".into(), move || {
             let admit = || {
                 platform::await_client(&*accepting, || admitting.is_stopping())?;
                 let (tcp, peer) = accepting.accept()?;
                 let (entry, shared) = (admitting.admit(tcp)?, shared.clone());
-                spawn(format!("http-{}", entry.id), move || converse(entry, peer, shared.0.as_deref(), &*shared.1))
+                spawn(format!("http-{}", entry.id), move || {
+                    let (limits, identity, handler) = &*shared;
+                    converse(entry, peer, limits.clone(), identity.as_deref(), &**handler);
+                })
             };
             accept_all("an HTTP connection", || admitting.is_stopping(), admit, || admitting.make_room())
         })?;
-        Ok(Server { addr, open, running: Mutex::new(Some((listener, acceptor))) })
+        Ok(Server { addr, open, grace, running: Mutex::new(Some((listener, acceptor))) })
     }
 
     /// Where it listens, the port chosen if it was 0.
@@ -89,7 +95,7 @@ impl Server {
         // lets a blocked accept return
         platform::wake(&*listener);
         let threads = join(acceptor).unwrap_or_default();
-        let grace = self.open.limits.grace;
+        let grace = self.grace;
         if !self.open.wait_closed(grace) {
             log::warn!("{} HTTP connections were cut off: not done within {grace:?}", self.open.state().0);
             self.open.cut_off();
@@ -111,12 +117,18 @@ impl Drop for Server {
 }
 
 /// Answers the requests of one connection, over TLS as `identity` where there is one, to its end.
-fn converse(entry: Entry, peer: SocketAddr, identity: Option<&Reloaded<ServerConfig>>, handler: &Handler) {
+fn converse(
+    entry: Entry,
+    peer: SocketAddr,
+    limits: ServerLimits,
+    identity: Option<&Reloaded<ServerConfig>>,
+    handler: &Handler,
+) {
     let secured = |stream: Stream| match identity {
         None => Ok(stream),
         Some(identity) => stream.secured(identity.get()),
     };
-    match Stream::client(entry).and_then(secured) {
+    match Stream::client(entry, limits).and_then(secured) {
         Ok(stream) => serve(stream, handler, &Context { peer: Some(peer), origin: None }),
         Err(e) => log::debug!("handshake with {peer}: {e}"),
     }

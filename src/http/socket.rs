@@ -4,7 +4,6 @@
 //! Invariant: the time-out of each read and write of the socket itself is what its stage has left,
 //! so that nothing above it (TLS) lets a client that drips live on.
 
-mod open;
 mod stream;
 
 use std::io::{self, Read, Write};
@@ -12,15 +11,49 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::open::State;
-pub use self::open::{Entry, Open, ServerLimits};
 pub use self::stream::Stream;
+use crate::connections::{Entry, State};
+use crate::platform;
 
 /// Bytes a second at which a body is not too slow, in either direction, whatever its length.
 pub const FLOOR: u64 = 1 << 10;
 /// How often a blocked write tries again: the kernel wakes it only when much of its buffer is free,
 /// which would make a slow reader look like one that has stopped.
 const TICK: Duration = Duration::from_secs(2);
+
+/// What the server allows its clients.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// Connections at a time, a thread each; each may need one to a server and a file beside its own. Default:
+    /// 1,024, or a quarter of the files that the process may open.
+    pub max_connections: usize,
+    /// Requests that may wait for upstreams at a time. Default: 512, or an eighth of the files.
+    pub max_waiting: usize,
+    /// How long a connection may wait between requests. Default: 60 s.
+    pub idle_timeout: Duration,
+    /// How long a head may take from its first byte, and a TLS handshake in all. Default: 10 s.
+    pub head_timeout: Duration,
+    /// How long a body may pause, in either direction, or be slower than [`FLOOR`].
+    /// Default: 30 s.
+    pub io_timeout: Duration,
+    /// How long [`Server::stop`](crate::http::server::Server::stop) waits for answers under way.
+    /// Default: 10 s.
+    pub grace: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        let files = platform::max_files().map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        ServerLimits {
+            max_connections: (files / 4).clamp(16, 1024),
+            max_waiting: (files / 8).clamp(4, 512),
+            idle_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(10),
+            io_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
 
 /// A socket, of a client or, without an entry, towards a server. A read or write that waits too long fails
 /// with `TimedOut`.
@@ -60,9 +93,8 @@ impl Patience {
 }
 
 impl Socket {
-    fn new(tcp: Arc<TcpStream>, entry: Option<Entry>) -> io::Result<Self> {
+    fn new(tcp: Arc<TcpStream>, entry: Option<Entry>, limits: ServerLimits) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
-        let limits = entry.as_ref().map(|entry| entry.open.limits.clone()).unwrap_or_default();
         Ok(Socket { tcp, entry, limits, patience: Patience::default(), set: [Duration::ZERO; 2], polled: false })
     }
 

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use self::samples::Samples;
 use super::exchange::{Body, Reply, Request};
-use super::socket::Open;
+use crate::connections::Open;
 use crate::metrics::Metrics;
 use crate::remote::Bucket;
 use crate::upload::Uploader;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use ureq::http;
 use ureq::{Agent, SendBody};
 
+use super::RevProxy;
 use super::reply::BUSY;
 use crate::client::{self, Client, Reach, is_disconnect};
 use crate::http::headers::{HeaderMap, value};
 use crate::http::resume::{Received, Resumed, Whole};
-use crate::metrics::Metrics;
 use crate::places::Places;
 
 /// For so long the reader of a body waits for its turn where too many wait for more of theirs.
@@ -37,38 +37,25 @@ pub struct Ask<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failed(pub u16, pub String);
 
-/// The clients for all targets.
-pub struct Forwarder {
-    /// They.
-    pub client: Client,
-    /// Which addresses may be connected to.
-    pub reach: Reach,
-    metrics: Arc<Metrics>,
+/// The connections, which are kept, to all targets that `reach` allows; through no proxy, for that may be ourselves.
+pub fn client(reach: Reach) -> Client {
+    Client::new(client::Options {
+        connect: Duration::from_secs(10),
+        // servers that compute an answer may take their time
+        answer: Duration::from_secs(120),
+        pause: Duration::from_secs(60),
+        keep: (Duration::from_secs(30), 16),
+        verbatim: true,
+        reach: Some(reach),
+        ..client::Options::default()
+    })
 }
 
-impl Forwarder {
-    /// Clients that keep connections, and use no proxy: that may be ourselves.
-    pub fn new(reach: Reach, metrics: Arc<Metrics>) -> Self {
-        let client = Client::new(client::Options {
-            connect: Duration::from_secs(10),
-            // servers that compute an answer may take their time
-            answer: Duration::from_secs(120),
-            pause: Duration::from_secs(60),
-            keep: (Duration::from_secs(30), 16),
-            verbatim: true,
-            reach: Some(reach.clone()),
-            ..client::Options::default()
-        });
-        Forwarder { client, reach, metrics }
-    }
-
+impl RevProxy {
     /// Sends a request. One without a body is sent again when a connection that was kept open turns out to be
     /// closed. The body of a GET goes on where it broke off, where the target takes ranges.
-    pub fn send(self: &Arc<Self>, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
-        let mut answer = self.ask(ask, body)?;
-        if ask.method == "GET" {
-            answer = self.resuming(ask, answer);
-        }
+    pub(super) fn forward(self: &Arc<Self>, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
+        let mut answer = self.resuming(ask, self.ask(ask, body)?);
         answer.body = Box::new(Awaited { body: answer.body, waiting: self.metrics.waiting.clone() });
         Ok(answer)
     }
@@ -76,7 +63,7 @@ impl Forwarder {
     fn resuming(self: &Arc<Self>, ask: Ask<'_>, mut answer: Received) -> Received {
         let whole = Whole::of(&answer.headers, answer.len);
         // what nothing else checks goes on by a strong tag alone
-        if answer.status != 200 || answer.len.is_none() || !whole.etag.starts_with('"') {
+        if ask.method != "GET" || answer.status != 200 || answer.len.is_none() || !whole.etag.starts_with('"') {
             return answer;
         }
         let (this, url, mut headers) = (self.clone(), ask.url.to_string(), ask.headers.clone());

@@ -51,10 +51,10 @@ fn ask(proxy: &RevProxy, url: &str, protocol: &HeaderValue, sent: &HeaderMap) ->
     let (scheme, rest) = url.split_once("://").expect("it is absolute");
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host: HostPort = authority.parse().expect("it is of a request");
-    let mut target = tunnel::dial(&proxy.forwarder.reach, &host, default_port(scheme))?;
+    let mut target = tunnel::dial(&proxy.reach, &host, default_port(scheme))?;
     if scheme == "https" {
         target.socket().within(tunnel::CONNECT);
-        target = target.shake_hands(proxy.forwarder.client.session(host.bare())?)?;
+        target = target.shake_hands(proxy.client.session(host.bare())?)?;
     }
     target.socket().within(ANSWER);
     let mut head = format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: upgrade\r\nupgrade: ").into_bytes();

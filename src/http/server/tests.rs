@@ -9,7 +9,8 @@ use super::*;
 use crate::http::exchange::{Body, Method, Reply, Request, Target};
 
 fn serve_with(limits: ServerLimits, handler: impl Fn(Request<'_>) -> Reply + Send + Sync + 'static) -> Server {
-    Server::start((Ipv4Addr::LOCALHOST, 0).into(), Open::new(limits), None, Arc::new(handler)).unwrap()
+    let open = Open::new(limits.max_connections);
+    Server::start((Ipv4Addr::LOCALHOST, 0).into(), open, limits, None, Arc::new(handler)).unwrap()
 }
 
 fn connect(server: &Server) -> TcpStream {

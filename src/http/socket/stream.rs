@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rustls::{Connection, ServerConfig, ServerConnection};
 
-use super::{Entry, Socket, WRITE};
+use super::{ServerLimits, Socket, WRITE};
+use crate::connections::Entry;
 use crate::platform::{self, FileExt};
 
 /// A connection.
@@ -31,14 +32,14 @@ struct Tls {
 }
 
 impl Stream {
-    /// The client that `entry` stands for.
-    pub fn client(entry: Entry) -> io::Result<Self> {
-        Socket::new(entry.tcp.clone(), Some(entry)).map(|socket| Self::over(Layer::Bare(socket)))
+    /// The client that `entry` stands for, waited for as long as `limits` say.
+    pub fn client(entry: Entry, limits: ServerLimits) -> io::Result<Self> {
+        Socket::new(entry.tcp.clone(), Some(entry), limits).map(|socket| Self::over(Layer::Bare(socket)))
     }
 
     /// A server that was connected to.
     pub fn server(tcp: TcpStream) -> io::Result<Self> {
-        Socket::new(Arc::new(tcp), None).map(|socket| Self::over(Layer::Bare(socket)))
+        Socket::new(Arc::new(tcp), None, ServerLimits::default()).map(|socket| Self::over(Layer::Bare(socket)))
     }
 
     fn over(layer: Layer) -> Self {

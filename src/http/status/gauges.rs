@@ -29,7 +29,7 @@ pub fn list(sources: &Sources) -> Vec<Gauge> {
     let cpu = platform::processor_time().map(|time| time.as_secs_f64());
     let files = fs::read_dir("/proc/self/fd").ok().map(|d| d.count());
     let (waiting, waiting_most) = sources.metrics.waiting.state();
-    let ((open, idle), open_most) = (sources.open.state(), sources.open.limits.max_connections);
+    let ((open, idle), open_most) = (sources.open.state(), sources.open.most);
     let help_available = "1 while requests are sent to the bucket, 0 while it is left alone.";
     [
         ("gocache_sessions", "Plugin clients connected.", json!((sources.sessions)())),

@@ -14,7 +14,7 @@ fn status(metrics: &Arc<Metrics>) -> (Status, Arc<AtomicBool>) {
         cache_dir: "/nonexistent/<dir>".into(),
         bucket: None,
         uploader: None,
-        open: Open::new(crate::http::server::ServerLimits::default()),
+        open: Open::new(8),
         sessions: Box::new(|| 2),
         stopping: stopping.clone(),
         started: SystemTime::now(),

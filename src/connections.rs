@@ -12,42 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::platform;
-
-/// What the server allows its clients.
-#[derive(Clone, Debug)]
-pub struct ServerLimits {
-    /// Connections at a time, a thread each; each may need one to a server and a file beside its own. Default:
-    /// 1,024, or a quarter of the files that the process may open.
-    pub max_connections: usize,
-    /// Requests that may wait for upstreams at a time. Default: 512, or an eighth of the files.
-    pub max_waiting: usize,
-    /// How long a connection may wait between requests. Default: 60 s.
-    pub idle_timeout: Duration,
-    /// How long a head may take from its first byte, and a TLS handshake in all. Default: 10 s.
-    pub head_timeout: Duration,
-    /// How long a body may pause, in either direction, or be slower than [`FLOOR`](super::FLOOR).
-    /// Default: 30 s.
-    pub io_timeout: Duration,
-    /// How long [`Server::stop`](crate::http::server::Server::stop) waits for answers under way.
-    /// Default: 10 s.
-    pub grace: Duration,
-}
-
-impl Default for ServerLimits {
-    fn default() -> Self {
-        let files = platform::max_files().map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        ServerLimits {
-            max_connections: (files / 4).clamp(16, 1024),
-            max_waiting: (files / 8).clamp(4, 512),
-            idle_timeout: Duration::from_secs(60),
-            head_timeout: Duration::from_secs(10),
-            io_timeout: Duration::from_secs(30),
-            grace: Duration::from_secs(10),
-        }
-    }
-}
-
 /// How long who waits for room sleeps before it looks again.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -58,8 +22,8 @@ const SLOW: Duration = Duration::from_secs(5);
 
 /// The connections that are open.
 pub struct Open {
-    /// What clients are allowed.
-    pub limits: ServerLimits,
+    /// There may be so many at a time.
+    pub most: usize,
     table: Mutex<Table>,
     /// Told when a connection is gone, and when the server stops.
     changed: Condvar,
@@ -82,7 +46,7 @@ struct Slot {
 
 /// What a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub enum State {
     /// Without a whole request since then.
     Waiting(Instant),
     /// A request is being answered.
@@ -95,8 +59,8 @@ pub(super) enum State {
 
 /// A connection's place in the table; dropping it gives the place up.
 pub struct Entry {
-    pub(super) open: Arc<Open>,
-    pub(super) tcp: Arc<TcpStream>,
+    pub open: Arc<Open>,
+    pub tcp: Arc<TcpStream>,
     /// Microseconds that were waited for the client in this turn, beyond what one at [`CROWDED`] would need.
     behind: Arc<AtomicU64>,
     /// The connection's number.
@@ -104,14 +68,14 @@ pub struct Entry {
 }
 
 impl Open {
-    /// None are open yet.
-    pub fn new(limits: ServerLimits) -> Arc<Self> {
-        Arc::new(Open { limits, table: Mutex::default(), changed: Condvar::new() })
+    /// None are open yet, and there may be `most` at a time.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Open { most, table: Mutex::default(), changed: Condvar::new() })
     }
 
     /// A place for a new connection, as soon as there is one; an error when the server stops.
     pub fn admit(self: &Arc<Self>, tcp: TcpStream) -> io::Result<Entry> {
-        let (mut table, most) = (self.lock(), self.limits.max_connections);
+        let (mut table, most) = (self.lock(), self.most);
         while table.slots.len() >= most && !table.stopping {
             // those on their way out count too, from some number on
             if table.slots.len() < most + most / 8 && table.dismiss_one() {
@@ -217,19 +181,19 @@ impl Entry {
     }
 
     /// Notes that the client was waited for, and how many bytes that moved.
-    pub(super) fn note(&self, spent: Duration, moved: usize) {
+    pub fn note(&self, spent: Duration, moved: usize) {
         let behind = self.behind.load(Ordering::Relaxed) + spent.as_micros() as u64;
         self.behind.store(behind.saturating_sub(moved as u64 * 1_000_000 / CROWDED), Ordering::Relaxed);
     }
 
     /// Notes what ends with the connection.
-    pub(super) fn tie(&self, tcp: &Arc<TcpStream>) {
+    pub fn tie(&self, tcp: &Arc<TcpStream>) {
         let mut table = self.open.lock();
         table.slots.get_mut(&self.id).expect("an entry has its slot until it is dropped").tied = Some(tcp.clone());
     }
 
     /// Notes what the connection is at; false when it has to leave.
-    pub(super) fn set(&self, state: State) -> bool {
+    pub fn set(&self, state: State) -> bool {
         let mut table = self.open.lock();
         let stopping = table.stopping;
         let slot = table.slots.get_mut(&self.id).expect("an entry has its slot until it is dropped");
