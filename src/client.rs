@@ -4,6 +4,7 @@
 //! alone, since that takes milliseconds; a status is an answer, never an error; a proxy is never
 //! used to reach this machine.
 
+mod answer;
 mod reach;
 
 use std::io;
@@ -31,6 +32,7 @@ use crate::config::AwsEnv;
 use crate::metrics::Metrics;
 use crate::text::percent_decode;
 
+pub use self::answer::Received;
 pub use self::reach::Reach;
 
 /// Idle connections kept in all; more requests at a time than this open connections anew.

@@ -6,7 +6,6 @@
 
 pub(crate) mod auth;
 pub(crate) mod exchange;
-mod headers;
 pub(crate) mod modproxy;
 pub(crate) mod reloaded;
 mod resume;

@@ -63,6 +63,7 @@ mod connections;
 pub mod error;
 pub mod flight;
 mod folder;
+mod headers;
 mod help;
 mod http;
 pub mod id;

@@ -16,9 +16,9 @@ use base64_simd::STANDARD;
 use subtle::ConstantTimeEq;
 
 use super::exchange::{Reply, Request, Target};
-use super::headers::first;
 use super::reloaded::Reloaded;
 use crate::config::{AccessConfig, HostPort};
+use crate::headers::first;
 use crate::id::{OutputId, unhex};
 use crate::platform;
 

@@ -28,16 +28,17 @@ use s3::signing::uri_encode;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::address::{Address, Place};
-use self::answer::{Failed, absent, absent_text, header, is_genuine, is_page};
+use self::answer::{Failed, absent, absent_text, is_genuine, is_page};
 use self::credentials::Credentials;
 use self::keys::{CredentialError, Keys};
 pub use self::profile::Site;
 use self::sign::{EMPTY_SHA256, SIGNATURE, Scope, sign};
-use self::transport::{Answer, Limits, Transport};
+use self::transport::{Limits, Transport};
 use super::guard::LATE;
 use super::{Head, Object, ObjectInfo, PutBody, Remote, RemoteError};
-use crate::client::proxy_for;
+use crate::client::{Received, proxy_for};
 use crate::config::{AwsEnv, BucketName};
+use crate::headers::first;
 use crate::id::{Hashing, unhex};
 use crate::metrics::Metrics;
 
@@ -114,7 +115,7 @@ impl S3 {
 
     /// Sends a request; the answer is a success of S3's, 404 or 412. A wrong region is corrected
     /// and an expired token renewed, once each.
-    fn request(&self, op: &Op) -> Result<Answer, RemoteError> {
+    fn request(&self, op: &Op) -> Result<Received, RemoteError> {
         let (mut moved, mut renewed) = (false, false);
         loop {
             let keys = self.keys()?;
@@ -147,7 +148,7 @@ impl S3 {
         })
     }
 
-    fn send(&self, op: &Op, place: &Place, keys: &Arc<Keys>) -> Result<Answer, RemoteError> {
+    fn send(&self, op: &Op, place: &Place, keys: &Arc<Keys>) -> Result<Received, RemoteError> {
         let url = place.url(op.key, op.query).map_err(invalid)?;
         let payload = op.body.as_ref().map_or(EMPTY_SHA256, |(_, sha)| sha);
         let region = place.region.to_string();
@@ -186,7 +187,8 @@ impl Remote for S3 {
         if answer.status != 200 {
             return absent(answer);
         }
-        let (etag, signature) = (tag(&answer.headers), header(&answer.headers, SIGNATURE.as_str()));
+        let (etag, signature) = (tag(&answer.headers), first(&answer.headers, SIGNATURE.as_str()));
+        let signature = signature.map(str::to_string);
         Ok(Some(Object { etag, signature, ..Object::new(answer.len, age(&answer.headers), answer.body) }))
     }
 
@@ -366,12 +368,12 @@ const KEPT: [&str; 9] = [
 
 /// The entity tag. One that a proxy has weakened on the way is good for conditions as S3 made it.
 fn tag(headers: &HeaderMap) -> Option<String> {
-    header(headers, "etag").map(|tag| tag.trim_start_matches("W/").to_string())
+    first(headers, "etag").map(|tag| tag.trim_start_matches("W/").to_string())
 }
 
 /// A time as HTTP writes it.
 fn date(headers: &HeaderMap, name: &str) -> Option<Timestamp> {
-    Some(jiff::fmt::rfc2822::parse(&header(headers, name)?).ok()?.timestamp())
+    Some(jiff::fmt::rfc2822::parse(first(headers, name)?).ok()?.timestamp())
 }
 
 /// How old the object of an answer is, by the clock of who answers.

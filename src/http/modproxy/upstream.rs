@@ -22,10 +22,10 @@ use url::Url;
 
 pub use self::list::Upstreams;
 use super::path;
-use crate::client::{self, Client, Reach};
+use crate::client::{self, Client, Reach, Received};
 use crate::config::{ModProxyConfig, UpstreamEntry, UpstreamUrl};
-use crate::http::headers::first;
-use crate::http::resume::{Received, Resumed, Whole};
+use crate::headers::first;
+use crate::http::resume::{Resumed, Whole};
 use crate::http::socket::FLOOR;
 use crate::places::Places;
 use crate::text;

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use super::reply::BUSY;
 use super::{RevProxy, hosts, tunnel};
 use crate::config::HostPort;
+use crate::headers::first;
 use crate::http::exchange::{Body, Reply, Request, Target};
-use crate::http::headers::first;
 use crate::http::server::{Context, serve};
 
 impl RevProxy {

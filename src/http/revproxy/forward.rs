@@ -11,9 +11,9 @@ use ureq::{Agent, SendBody};
 
 use super::RevProxy;
 use super::reply::BUSY;
-use crate::client::{self, Client, Reach, is_disconnect};
-use crate::http::headers::{HeaderMap, value};
-use crate::http::resume::{Received, Resumed, Whole};
+use crate::client::{self, Client, Reach, Received, is_disconnect};
+use crate::headers::{HeaderMap, value};
+use crate::http::resume::{Resumed, Whole};
 use crate::places::Places;
 
 /// For so long the reader of a body waits for its turn where too many wait for more of theirs.

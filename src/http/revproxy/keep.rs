@@ -12,8 +12,8 @@ use super::memory::Answer;
 use super::reply::{self, Found, Outcome};
 use super::rules::{Terms, encoding_is_plain};
 use super::{Fetching, MAX_STORED, RevProxy, SHORT_LIVED, hosts, stored};
+use crate::client::Received;
 use crate::http::exchange::{Body, Reply};
-use crate::http::resume::Received;
 use crate::store::BlobWriter;
 use crate::text::first_of;
 

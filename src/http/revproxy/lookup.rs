@@ -10,7 +10,7 @@ use super::reply::{self, Found};
 use super::rules::{self, Terms};
 use super::stored;
 use super::{RevProxy, hosts};
-use crate::http::headers::{self, HeaderMap};
+use crate::headers::{self, HeaderMap};
 use crate::store::Blob;
 
 impl RevProxy {

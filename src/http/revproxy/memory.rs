@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::rules::{Rules, Terms, Variant, same_variant, variant};
 use crate::bounded::Bounded;
-use crate::http::headers::HeaderMap;
+use crate::headers::HeaderMap;
 use crate::id::OutputId;
 
 /// What an entry costs beside its bytes.

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use super::memory::Answer;
 use super::rules::{Terms, client_has_it};
+use crate::headers::{self, HeaderMap, value};
 use crate::http::exchange::{Body, Reply};
-use crate::http::headers::{self, HeaderMap, value};
 
 /// What X-Cache says, in the reference program's words.
 pub type Outcome = &'static str;

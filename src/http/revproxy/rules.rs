@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 use ureq::http::{Request, Response};
 
-use crate::http::headers::{self, HeaderMap, HeaderName, value};
+use crate::headers::{self, HeaderMap, HeaderName, value};
 use crate::id::OutputId;
 use crate::text::first_of;
 

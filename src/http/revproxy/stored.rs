@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::memory::Answer;
 use super::rules::{Rules, Variant};
-use crate::http::headers::{self, HeaderValue};
+use crate::headers::{self, HeaderValue};
 use crate::id::OutputId;
 use crate::sign::nanos;
 
@@ -114,7 +114,7 @@ fn damaged(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::headers::HeaderMap;
+    use crate::headers::HeaderMap;
     use crate::http::revproxy::tests::headers;
 
     fn now() -> SystemTime {

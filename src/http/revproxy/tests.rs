@@ -1,6 +1,6 @@
 //! What the tests of this folder share.
 
-use crate::http::headers::{HeaderMap, HeaderName, HeaderValue};
+use crate::headers::{HeaderMap, HeaderName, HeaderValue};
 
 /// A map of these lines.
 pub fn headers(list: &[(&str, &str)]) -> HeaderMap {

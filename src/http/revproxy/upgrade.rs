@@ -9,8 +9,8 @@ use ureq::http::header::UPGRADE;
 use super::reply::{self, Outcome, text};
 use super::{RevProxy, hosts, tunnel};
 use crate::config::HostPort;
+use crate::headers::{self, HeaderMap, HeaderValue};
 use crate::http::exchange::{Reply, default_port};
-use crate::http::headers::{self, HeaderMap, HeaderValue};
 use crate::http::socket::Stream;
 
 /// Time to the head of the answer.

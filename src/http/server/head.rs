@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 
 use super::answer::Framed;
 use crate::config::HostPort;
+use crate::headers::{HeaderMap, list, parsed};
 use crate::http::auth::Access;
 use crate::http::exchange::{Method, Request, Target, default_port};
-use crate::http::headers::{HeaderMap, list, parsed};
 
 /// Bytes of a head, from its first byte to the empty line.
 pub(super) const MAX_HEAD: usize = 16 << 10;

@@ -2,11 +2,10 @@
 
 use std::io::Read;
 
-use ureq::http::HeaderMap;
-
 use super::address::Place;
-use super::transport::Answer;
 use super::xml;
+use crate::client::Received;
+use crate::headers::{HeaderMap, first};
 use crate::remote::RemoteError;
 
 /// Longest error text that is read; a longer one costs its connection.
@@ -22,7 +21,7 @@ pub struct Failed {
 
 impl Failed {
     /// Reads the answer's body, as much as is reasonable.
-    pub fn read(answer: Answer) -> Self {
+    pub fn read(answer: Received) -> Self {
         let mut bytes = Vec::new();
         // whatever came is better than nothing: the status decides
         let _ = answer.body.take(ERROR_LIMIT).read_to_end(&mut bytes);
@@ -39,7 +38,8 @@ impl Failed {
         if !matches!(self.status, 301 | 307 | 400 | 403) {
             return None;
         }
-        let told = header(&self.headers, "x-amz-bucket-region").or_else(|| xml::text(&self.text, "Region"))?;
+        let told = first(&self.headers, "x-amz-bucket-region").map(str::to_string);
+        let told = told.or_else(|| xml::text(&self.text, "Region"))?;
         (!told.is_empty() && told != asked.region.to_string()).then_some(told)
     }
 
@@ -56,7 +56,7 @@ impl Failed {
         let words = match xml::text(&self.text, "Message") {
             Some(message) => format!("{code}: {}", one_line(&message)),
             None if !code.is_empty() => code.clone(),
-            None if self.status < 300 && header(&self.headers, "etag").is_none() => {
+            None if self.status < 300 && first(&self.headers, "etag").is_none() => {
                 format!("not an answer of S3's, which has an ETag: {}", one_line(self.text.trim()))
             }
             None if self.is_foreign() => format!("not an answer of S3's: {}", one_line(self.text.trim())),
@@ -95,19 +95,19 @@ impl Failed {
 
 /// Whether a success with an object, or its acknowledgement, is S3's: those have an entity tag, and
 /// are no page.
-pub fn is_genuine(answer: &Answer) -> bool {
-    !is_page(answer) && header(&answer.headers, "etag").is_some_and(|tag| !tag.is_empty())
+pub fn is_genuine(answer: &Received) -> bool {
+    !is_page(answer) && first(&answer.headers, "etag").is_some_and(|tag| !tag.is_empty())
 }
 
 /// Whether it is a page, of somebody else's or with an error.
-pub fn is_page(answer: &Answer) -> bool {
-    let kind = header(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
+pub fn is_page(answer: &Received) -> bool {
+    let kind = first(&answer.headers, "content-type").unwrap_or_default().to_ascii_lowercase();
     // where there is no content, its type says nothing
     answer.len != Some(0) && ["text/html", "application/xml", "text/xml"].iter().any(|page| kind.starts_with(page))
 }
 
 /// A 404: no object, or no bucket.
-pub fn absent<T>(answer: Answer) -> Result<Option<T>, RemoteError> {
+pub fn absent<T>(answer: Received) -> Result<Option<T>, RemoteError> {
     absent_text(Failed::read(answer))
 }
 
@@ -118,11 +118,6 @@ pub fn absent_text<T>(failed: Failed) -> Result<Option<T>, RemoteError> {
         RemoteError::Status(404, _) if !foreign => Ok(None),
         e => Err(e),
     }
-}
-
-/// A header's text.
-pub fn header(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_string)
 }
 
 /// Text from elsewhere, fit for a log line.

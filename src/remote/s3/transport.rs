@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ureq::http::{HeaderMap, HeaderValue, Request};
+use ureq::http::{HeaderMap, Request};
 use ureq::{Proxy, SendBody};
 use url::Url;
 
-use crate::client::{self, Client};
+use crate::client::{self, Client, Received};
 use crate::metrics::Metrics;
 use crate::text::bytes;
 
@@ -50,18 +50,6 @@ pub struct Transport {
     client: Client,
 }
 
-/// An answer whose body has not been read.
-pub struct Answer {
-    /// The status.
-    pub status: u16,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body; of [`Self::len`] bytes or an error.
-    pub body: Box<dyn Read + Send>,
-    /// Length of the body, where the server told.
-    pub len: Option<u64>,
-}
-
 /// A request's body: its length, and a reader of that many bytes.
 pub type RequestBody = (u64, Box<dyn Read + Send>);
 
@@ -84,7 +72,7 @@ impl Transport {
 
     /// Sends one request and waits for the head of the answer, whatever its status. Errors are
     /// those of the connection, and say where that was to lead; no redirect is followed and nothing is
-    /// sent twice. `within` is for one whose answer, and any piece of it, may take less time than all may.
+    /// sent twice; the body has as many bytes as are promised, or fails. `within` is for one whose answer, and any piece of it, may take less time than all may.
     pub fn send(
         &self,
         method: &str,
@@ -92,7 +80,7 @@ impl Transport {
         headers: HeaderMap,
         body: Option<RequestBody>,
         within: Option<Duration>,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<Received> {
         let place = |e: io::Error| {
             let origin = Url::parse(url).map_or_else(|_| url.to_string(), |u| u.origin().ascii_serialization());
             let through =
@@ -116,19 +104,14 @@ impl Transport {
         let request = agent.configure_request(request.body(body).map_err(io::Error::other)?);
         let request = request.timeout_recv_response(patience).timeout_per_read(patience).build();
         let answer = agent.run(request).map_err(|e| place(plain(&e)))?;
-        let (head, body) = answer.into_parts();
-        // ureq does not tell an empty body from one of unknown length
-        let said = |length: &HeaderValue| length == "0";
-        let empty = || (head.status == 204 || head.headers.get("content-length").is_some_and(said)).then_some(0);
-        let len = body.content_length().or_else(empty);
-        let mut inner: Box<dyn Read + Send> = Box::new(body.into_reader());
-        if len == Some(0) || method == "HEAD" {
+        let mut answer = Received::of(method, answer).map_err(|why| place(io::Error::other(why)))?;
+        if answer.len == Some(0) || method == "HEAD" {
             // nobody will read this, and it is what returns the connection to the pool
-            let _ = inner.read(&mut [0]);
+            let _ = answer.body.read(&mut [0]);
+            answer.len = Some(0);
         }
-        let len = if method == "HEAD" { Some(0) } else { len };
-        let body = Receiving { inner, pace: Pace::default(), left: len };
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: Box::new(body), len })
+        let body = Receiving { inner: answer.body, pace: Pace::default(), left: answer.len };
+        Ok(Received { body: Box::new(body), ..answer })
     }
 }
 
