@@ -1,4 +1,5 @@
-//! Which connections are open, what each of them is at, and which goes when there are too many.
+//! Which connections of clients are open, of HTTP as of plugins, what each of them is at, and which goes when there are
+//! too many.
 //!
 //! Invariants: there are never more than the cap, but for some that were told to leave; room is made by the
 //! connection that has been longest without a whole request, and only where all have one by a client that is
@@ -7,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,6 +20,19 @@ const TICK: Duration = Duration::from_millis(50);
 const CROWDED: u64 = 16 << 10;
 /// once that has cost so much time.
 const SLOW: Duration = Duration::from_secs(5);
+
+/// Listens on `addr`. The error says what to do.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(addr).map_err(|e| {
+        let hint = match e.kind() {
+            io::ErrorKind::AddrInUse => "; another program listens there: stop it or choose another port",
+            io::ErrorKind::PermissionDenied => "; choose a port above 1023",
+            io::ErrorKind::AddrNotAvailable => "; that is no address of this machine",
+            _ => "",
+        };
+        io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}{hint}"))
+    })
+}
 
 /// The connections that are open.
 pub struct Open {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::stack::Stack;
 use crate::cache::Client;
 use crate::config::PluginAddr;
-use crate::connections::Open;
+use crate::connections::{Open, listen};
 use crate::error::Error;
 use crate::platform::{self, UnixListener};
 use crate::pool::{Threads, accept_all};
@@ -144,12 +144,7 @@ fn serve(input: &TcpStream, output: TcpStream, client: &Arc<Client>, options: &O
 
 fn bind(addr: &PluginAddr) -> io::Result<Socket> {
     match addr {
-        PluginAddr::Port(port) => match TcpListener::bind((Ipv4Addr::LOCALHOST, *port)) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                Err(io::Error::other("the port is in use; choose another"))
-            }
-            bound => bound.map(Socket::Tcp),
-        },
+        PluginAddr::Port(port) => listen((Ipv4Addr::LOCALHOST, *port).into()).map(Socket::Tcp),
         PluginAddr::Unix(path) => {
             make_way(path)?;
             platform::listen(path).map(|listener| Socket::Unix(listener, path.clone()))

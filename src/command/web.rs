@@ -130,7 +130,7 @@ impl Web {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.server.local_addr()
+        self.server.addr
     }
 
     /// Makes /healthz fail, so that a load balancer sends no more.
@@ -168,7 +168,7 @@ fn reverse_proxy(
     let cache_dir = &stack.config().cache_dir;
     let replaced = Authority::leave_cache(&ca.dir, cache_dir).map_err(failed)?;
     let authority = Authority::open(ca, SystemTime::now()).map_err(failed)?;
-    let cert = authority.cert_path().display().to_string();
+    let cert = authority.cert_path.display().to_string();
     // said without -v too: HTTPS through the proxy works for nobody who does not know it
     let old = format!("; the authority in {} is removed, trust it no more", cache_dir.display());
     let others = "; other machines may not use it without --http-auth-file";

@@ -24,7 +24,7 @@ use rustls::ServerConfig;
 use super::exchange::Handler;
 use super::reloaded::Reloaded;
 use super::socket::Stream;
-use crate::connections::{Entry, Open};
+use crate::connections::{Entry, Open, listen};
 use crate::platform;
 use crate::pool::{Threads, accept_all};
 
@@ -38,7 +38,8 @@ const STACK: usize = 256 << 10;
 
 /// A listening socket and everything behind it.
 pub struct Server {
-    addr: SocketAddr,
+    /// Where it listens, the port chosen if it was 0.
+    pub addr: SocketAddr,
     open: Arc<Open>,
     grace: Duration,
     /// The socket, and the accept thread, which ends with those of the connections.
@@ -55,15 +56,7 @@ impl Server {
         identity: Option<Arc<Reloaded<ServerConfig>>>,
         handler: Arc<Handler>,
     ) -> io::Result<Server> {
-        let listener = TcpListener::bind(addr).map_err(|e| {
-            let hint = match e.kind() {
-                io::ErrorKind::AddrInUse => "; another program listens there: stop it or choose another port",
-                io::ErrorKind::PermissionDenied => "; choose a port above 1023",
-                io::ErrorKind::AddrNotAvailable => "; that is no address of this machine",
-                _ => "",
-            };
-            io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}{hint}"))
-        })?;
+        let listener = listen(addr)?;
         let (addr, listener) = (listener.local_addr()?, Arc::new(listener));
         let (accepting, admitting) = (listener.clone(), open.clone());
         let (grace, shared) = (limits.grace, Arc::new((limits, identity, handler)));
@@ -80,11 +73,6 @@ impl Server {
             accept_all("an HTTP connection", || admitting.is_stopping(), admit, || admitting.make_room())
         })?;
         Ok(Server { addr, open, grace, running: Mutex::new(Some((listener, acceptor))) })
-    }
-
-    /// Where it listens, the port chosen if it was 0.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.addr
     }
 
     /// Stops accepting, closes idle connections, lets answers under way finish within the grace

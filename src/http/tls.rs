@@ -57,7 +57,8 @@ const CERT_FILE: &str = "ca.pem";
 /// The authority.
 pub struct Authority {
     key: KeyPair,
-    cert_path: PathBuf,
+    /// Where the certificate is that clients have to trust.
+    pub cert_path: PathBuf,
     domains: Vec<String>,
 }
 
@@ -102,11 +103,6 @@ impl Authority {
             }
         }
         Ok(was_there)
-    }
-
-    /// Where the certificate is that clients have to trust.
-    pub fn cert_path(&self) -> &Path {
-        &self.cert_path
     }
 
     /// Appends the certificate to a bundle, unless it is in there; whether it did.

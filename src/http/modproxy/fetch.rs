@@ -69,9 +69,7 @@ impl ModProxy {
         if let Some(absent) = depot.known_absent(&wanted.name) {
             return Err(absent);
         }
-        if !depot.config.offline {
-            self.look_ahead(wanted);
-        }
+        self.look_ahead(wanted);
         if !mutable && let Some(blob) = self.take_shared(wanted) {
             return Ok(blob);
         }

@@ -14,7 +14,7 @@ fn serve_with(limits: ServerLimits, handler: impl Fn(Request<'_>) -> Reply + Sen
 }
 
 fn connect(server: &Server) -> TcpStream {
-    let socket = TcpStream::connect(server.local_addr()).unwrap();
+    let socket = TcpStream::connect(server.addr).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket
 }
@@ -330,7 +330,7 @@ fn stop_lets_answers_finish_and_frees_the_port() {
         }
         echo(request)
     });
-    let addr = server.local_addr();
+    let addr = server.addr;
     let mut idle = connect(&server);
     let mut slow = connect(&server);
     slow.write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
@@ -362,9 +362,11 @@ fn stop_is_bounded() {
 #[test]
 fn a_port_that_is_taken_is_a_clear_error() {
     let server = serve_with(ServerLimits::default(), echo);
-    let e = Server::start(server.local_addr(), server.open.clone(), None, Arc::new(echo)).err().expect("taken");
+    let e = Server::start(server.addr, server.open.clone(), ServerLimits::default(), None, Arc::new(echo))
+        .err()
+        .expect("taken");
     assert_eq!(e.kind(), io::ErrorKind::AddrInUse);
-    assert!(e.to_string().contains(&server.local_addr().to_string()), "{e}");
+    assert!(e.to_string().contains(&server.addr.to_string()), "{e}");
 }
 
 #[test]

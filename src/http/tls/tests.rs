@@ -62,7 +62,7 @@ fn clients_that_trust_the_authority_accept_its_hosts() {
     let dir = Dir::new("accept");
     let now = SystemTime::now();
     let authority = open(&dir, now).unwrap();
-    let ca = fs::read(authority.cert_path()).unwrap();
+    let ca = fs::read(&authority.cert_path).unwrap();
     for (host, name) in [("example.com", "example.com"), ("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
         handshake(&ca, authority.server_config(host, now).unwrap(), name).unwrap();
     }
@@ -81,10 +81,10 @@ fn the_key_is_private_and_kept() {
     let first = open(&dir, now).unwrap();
     let key = dir.0.join("ca-key.pem");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    let (key_text, cert) = (fs::read(&key).unwrap(), fs::read(first.cert_path()).unwrap());
+    let (key_text, cert) = (fs::read(&key).unwrap(), fs::read(&first.cert_path).unwrap());
     let again = open(&dir, now + HOST_LIFE).unwrap();
     assert_eq!(fs::read(&key).unwrap(), key_text);
-    assert_eq!(fs::read(again.cert_path()).unwrap(), cert);
+    assert_eq!(fs::read(&again.cert_path).unwrap(), cert);
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2, "no temporary file stays");
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
@@ -101,21 +101,21 @@ fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
     let dir = Dir::new("renew");
     let long_ago = SystemTime::now() - (AUTHORITY_LIFE - AUTHORITY_RENEW + HOST_LIFE);
     let old = open(&dir, long_ago).unwrap();
-    let old_ca = fs::read(old.cert_path()).unwrap();
+    let old_ca = fs::read(&old.cert_path).unwrap();
     // a running server renews when it next signs
     let now = SystemTime::now();
     let config = old.server_config("example.com", now).unwrap();
-    let new_ca = fs::read(old.cert_path()).unwrap();
+    let new_ca = fs::read(&old.cert_path).unwrap();
     assert_ne!(new_ca, old_ca);
     for ca in [&old_ca, &new_ca] {
         handshake(ca, config.clone(), "example.com").unwrap();
     }
     // a certificate that is damaged or of another key is made anew, too
-    fs::write(old.cert_path(), "junk").unwrap();
+    fs::write(&old.cert_path, "junk").unwrap();
     open(&dir, now).unwrap();
-    assert!(CertificateDer::from_pem_slice(&fs::read(old.cert_path()).unwrap()).is_ok());
+    assert!(CertificateDer::from_pem_slice(&fs::read(&old.cert_path).unwrap()).is_ok());
     // so is one whose end is not told or has come near, and one that was cut off
-    let whole = fs::read_to_string(old.cert_path()).unwrap();
+    let whole = fs::read_to_string(&old.cert_path).unwrap();
     let (line, rest) = whole.split_once('\n').unwrap();
     assert!(line.starts_with(ENDS) && rest.starts_with("# for example.com, 127.0.0.1, ::1\n-----BEGIN"), "{whole}");
     let pem = rest.split_once('\n').unwrap().1;
@@ -126,17 +126,17 @@ fn the_authority_is_renewed_under_the_same_key_before_it_ends() {
         whole.replace("127.0.0.1", "127.0.0.2"),
         whole[..whole.len() / 2].to_string(),
     ] {
-        fs::write(old.cert_path(), &bad).unwrap();
+        fs::write(&old.cert_path, &bad).unwrap();
         open(&dir, now).unwrap();
-        let mended = fs::read_to_string(old.cert_path()).unwrap();
+        let mended = fs::read_to_string(&old.cert_path).unwrap();
         assert!(mended != bad && mended.starts_with(line), "{mended}");
         handshake(mended.as_bytes(), config.clone(), "example.com").unwrap();
     }
     let other = Dir::new("renew-other");
-    fs::copy(open(&other, now).unwrap().cert_path(), old.cert_path()).unwrap();
+    fs::copy(&open(&other, now).unwrap().cert_path, &old.cert_path).unwrap();
     let mended = open(&dir, now).unwrap();
     let config = mended.server_config("example.com", now).unwrap();
-    handshake(&fs::read(old.cert_path()).unwrap(), config, "example.com").unwrap();
+    handshake(&fs::read(&old.cert_path).unwrap(), config, "example.com").unwrap();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn nobody_believes_the_authority_beyond_its_domains() {
     ] {
         let dir = Dir::new("domains");
         let authority = Authority::open(&config(&dir, domains), now).unwrap();
-        let ca = fs::read(authority.cert_path()).unwrap();
+        let ca = fs::read(&authority.cert_path).unwrap();
         let hand = |host: &str| handshake(&ca, authority.server_config(host, now).unwrap(), host);
         for host in yes {
             hand(host).unwrap_or_else(|e| panic!("{domains:?} {host}: {e}"));
