@@ -1,7 +1,11 @@
-//! A bound on how many are at one thing at a time: requests that wait for upstreams, fetches from one.
+//! A bound on how many are at one thing at a time: requests that wait for upstreams, fetches from one, what is done
+//! beside them.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread;
 use std::time::Duration;
+
+use crate::pool::STACK;
 
 /// A number of places: as many as anybody wants, until it is bounded.
 #[derive(Debug, Default)]
@@ -41,6 +45,18 @@ impl Places {
     pub fn again(self: &Arc<Self>, time: Duration) -> Option<Place> {
         let most = self.state().1;
         self.one_of(most.saturating_add(most / 2), time)
+    }
+
+    /// Has `work` done by a thread called `name`, where a place is free: what hangs takes no more. Nobody waits for it,
+    /// not even at the end.
+    pub fn aside(self: &Arc<Self>, name: &str, work: impl FnOnce() + Send + 'static) {
+        let Some(place) = self.take() else { return };
+        let work = move || {
+            let _place = place;
+            work();
+        };
+        let spawned = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work);
+        drop(spawned.inspect_err(|e| log::debug!("{name}: not done now: {e}")));
     }
 
     fn one_of(self: &Arc<Self>, most: usize, time: Duration) -> Option<Place> {

@@ -19,7 +19,6 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use serde_json::Value;
 
@@ -155,16 +154,10 @@ impl ModProxy {
         ModPath::parse(&path::name(&wanted.module, best, "info")).ok()
     }
 
-    /// Has `work` done for `wanted` beside what is answered, where there is room for it: what hangs takes no more. Nobody
-    /// waits for it, not even at the end, for an upstream may take its time.
+    /// Has `work` done for `wanted` beside what is answered, where there is room for it.
     fn aside(self: &Arc<Self>, name: &str, wanted: &ModPath, work: impl FnOnce(&Arc<Self>, &ModPath) + Send + 'static) {
-        let Some(place) = self.beside.take() else { return };
         let (this, wanted) = (self.clone(), wanted.clone());
-        let work = move || {
-            let _place = place;
-            work(&this, &wanted);
-        };
-        let _ = thread::Builder::new().name(name.into()).spawn(work);
+        self.beside.aside(name, move || work(&this, &wanted));
     }
 }
 

@@ -209,22 +209,19 @@ impl RevProxy {
 
     /// Makes a stale answer fresh, beside the request that it is used for.
     fn refresh(self: &Arc<Self>, url: &str, terms: &Terms, found: &Found) {
-        let Some(place) = self.refreshing.take() else { return };
         let Role::Lead(leader) = self.flights.join(&url.to_string(), Some(Duration::ZERO)) else { return };
         let (proxy, url, found) = (self.clone(), url.to_string(), found.clone());
         let mut headers = terms.headers.clone();
         for name in ["range", "if-range", "if-none-match", "if-modified-since"] {
             headers.remove(name);
         }
-        let work = move || {
-            let (_place, terms) = (place, Terms::new("GET", headers, false));
+        self.refreshing.aside("http-refresh", move || {
+            let terms = Terms::new("GET", headers, false);
             if let Body::Stream(mut body, _) = proxy.fetch("GET", &url, &terms, None, Some(found), Some(leader)).0.body
             {
                 let _ = io::copy(&mut body, &mut io::sink()); // it is kept as it is read
             }
-        };
-        let spawned = std::thread::Builder::new().name("http-refresh".to_string()).stack_size(256 << 10).spawn(work);
-        drop(spawned.inspect_err(|e| log::debug!("a stale answer stays so for now: {e}")));
+        });
     }
 
     /// Asks the target; `old` is what is kept and may not be used as it is.

@@ -26,15 +26,11 @@ use super::reloaded::Reloaded;
 use super::socket::Stream;
 use crate::connections::{Entry, Open, listen};
 use crate::platform;
-use crate::pool::{Threads, accept_all};
+use crate::pool::{STACK, Threads, accept_all};
 
 pub use self::conn::serve;
 pub use self::head::Context;
 pub use super::socket::ServerLimits;
-
-/// Stack of a connection's thread: TLS to an upstream is the deepest that happens on one. Untouched
-/// pages cost nothing.
-const STACK: usize = 256 << 10;
 
 /// A listening socket and everything behind it.
 pub struct Server {

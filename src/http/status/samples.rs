@@ -13,6 +13,7 @@ use super::Sources;
 use crate::atomic::TempFile;
 use crate::cache::size::Size;
 use crate::metrics::Metrics;
+use crate::pool::STACK;
 
 /// The latest samples are at most so many: those of an hour.
 const KEEP: usize = 361;
@@ -85,7 +86,7 @@ impl Samples {
                 return;
             }
         };
-        let thread = std::thread::Builder::new().name("status".to_string()).stack_size(256 << 10).spawn(record)?;
+        let thread = std::thread::Builder::new().name("status".to_string()).stack_size(STACK).spawn(record)?;
         Ok(Samples { recorded, stop: Some(stop), thread: Some(thread) })
     }
 
