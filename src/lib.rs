@@ -17,8 +17,9 @@
 //! `fetch`, `readahead`, `manifest` and `pack` (what is asked for and where it comes from), [`upload`] and
 //! [`remote`] (the bucket and the policy around it, and how old what lies there grows), [`http`] and
 //! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe,
-//! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], `bounded`, [`flight`],
-//! [`id`], [`places`], [`pool`], `private_dir`, [`repeat`], [`retry`] and `spare` are tools of one idea each.
+//! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], `bounded`, `connections`,
+//! [`flight`], `headers`, [`id`], [`places`], [`pool`], `private_dir`, [`repeat`], [`retry`] and `spare` are tools of one
+//! idea each.
 //!
 //! # The cache directory
 //!
