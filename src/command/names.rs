@@ -59,7 +59,9 @@ pub fn is_key(key: &str) -> bool {
 
 /// Whether a bucket's key is one that this program writes below some prefix.
 pub fn ends_with_key(key: &str) -> bool {
-    is_key(key) || key.match_indices('/').any(|(at, _)| is_key(&key[at + 1..]))
+    // a URL with dots in it is one of something else
+    let plain = !key.split('/').any(|part| matches!(part, "." | ".."));
+    plain && (is_key(key) || key.match_indices('/').any(|(at, _)| is_key(&key[at + 1..])))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::bucket::{Machine, Store, bodies, fill, manifest_key, sharded, single}
 use super::signing::keygen;
 use crate::support::env::{Output, Plugin, TempDir, poll};
 use crate::support::fault::{Fault, FaultProxy};
+use crate::support::origin::{Origin, answer};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, files, hex, holds, local, metrics, noise, output_id, said};
 
@@ -616,6 +617,27 @@ fn an_interrupted_prune_goes_on() {
     proxy.set_for(Fault::Status(503), 3);
     prune().output().ok();
     assert_eq!(store.keys(), Vec::<String>::new());
+}
+
+#[test]
+fn names_that_lead_out_of_the_prefix_are_left_alone() {
+    let names = ["../../x/v1/ab/abcd", "../y/v1/ab/abcd", "./v1/ab/abcd", "v1/../v1/ab/abcd", "z/v1/ab/abcd"];
+    let origin = Origin::http(move |request| {
+        let contents = names.map(|name| format!("<Contents><Key>pre/fix/{name}</Key><Size>1</Size></Contents>"));
+        let date = "Date: Tue, 01 Dec 2026 00:00:00 GMT";
+        match request.starts_with("GET ") {
+            true => answer(date, &format!("<ListBucketResult>{}</ListBucketResult>", contents.concat())),
+            false => answer(date, ""),
+        }
+    });
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let plugin = Plugin::new(&dir).envs(&server.env_through(&format!("http://{}", origin.host())));
+    let out = plugin.args(["clear", "--bucket=cache-bucket", "--prefix=pre/fix"]).output().ok().quiet();
+    assert!(out.stdout.contains("removed 1 object, 1 B; 4 of other names are left"), "{}", out.stdout);
+    let seen = origin.seen();
+    let deletes: Vec<&str> =
+        seen.iter().filter(|r| r.starts_with("DELETE ")).filter_map(|r| r.lines().next()).collect();
+    assert_eq!(deletes, ["DELETE /cache-bucket/pre/fix/z/v1/ab/abcd HTTP/1.1"]);
 }
 
 #[test]

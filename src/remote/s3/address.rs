@@ -56,7 +56,7 @@ impl Address {
 }
 
 impl Place {
-    /// The URL of the object `key` (empty: of the bucket), with a query.
+    /// The URL of the object `key` (empty: of the bucket), with a query. The error is a key that no URL can say.
     pub fn url(&self, key: &str, query: &[(&str, &str)]) -> Result<Url, String> {
         let mut url = format!("{}/{}", self.base, uri_encode(key, false));
         for (i, (name, value)) in query.iter().enumerate() {
@@ -65,7 +65,8 @@ impl Place {
             url.push('=');
             url.push_str(&uri_encode(value, true));
         }
-        Url::parse(&url).map_err(|e| format!("{url}: {e}"))
+        // one of dots is resolved by who parses it, and would lead elsewhere
+        Url::parse(&url).ok().filter(|parsed| parsed.as_str() == url).ok_or_else(|| format!("{url} leads elsewhere"))
     }
 }
 
