@@ -1,6 +1,5 @@
 //! Actions with their outputs as entries of a bucket, and their uploading.
 
-use std::io;
 use std::sync::Arc;
 
 use super::disk::{DiskCache, Hit};
@@ -59,8 +58,8 @@ impl Source for ActionSource {
         let Some(hit) = hit else { return Ok(()) };
         match self.send(&action, &hit, bucket, if_match) {
             Err(RemoteError::Precondition) => Ok(()),
-            // damaged, and removed
-            Err(RemoteError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => Ok(()),
+            // it was damaged, and removed, or is gone for another reason
+            Err(_) if hit.path.try_exists().is_ok_and(|there| !there) => Ok(()),
             sent => sent.inspect_err(|_| self.metrics.host.put_s3_error.inc()),
         }
     }

@@ -13,6 +13,7 @@ use super::bucket::single;
 use crate::support::client::{Client, put_request};
 use crate::support::env::{Output, Plugin, Running, TempDir, free_port, may_mount, mount, poll};
 use crate::support::fault::{Fault, FaultProxy};
+use crate::support::origin::{self, Origin};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, files, hex, holds, local, metrics, noise, output_id, said};
 
@@ -84,6 +85,19 @@ fn refusals_leave_every_marker_and_say_so_once() {
     // the same bucket by the same name: what it was told was meant for there
     heal(&dir, &vars, &[]).quiet();
     assert_eq!(arrived(&server, 12), 12);
+}
+
+#[test]
+fn a_server_that_is_not_trusted_acknowledges_nothing() {
+    let (server, dir, bodies) = (S3Server::in_process(), TempDir::new(), bodies(4, 2000));
+    let (origin, _) = Origin::https(dir.path(), |_| origin::answer("ETag: \"x\"", ""));
+    let vars = server.env_through(&format!("https://{}", origin.host()));
+    let mut s = Session::start(Plugin::new(&dir).envs(&vars).args(["--no-readahead", "--metrics"]));
+    s.put_all(&bodies);
+    let out = s.end();
+    assert_eq!((markers(&dir).len(), &metrics(&out)["upload"]["done"]), (4, &0.into()), "{}", out.describe());
+    let out = Plugin::new(&dir).envs(&vars).arg("push").output().code(1);
+    assert!(out.stderr.contains("4 objects left out"), "{}", out.describe());
 }
 
 #[test]
