@@ -114,7 +114,7 @@ impl S3 {
     }
 
     /// Sends a request; the answer is a success of S3's, 404 or 412. A wrong region is corrected
-    /// and an expired token renewed, once each.
+    /// and keys that are refused are renewed, once each.
     fn request(&self, op: &Op) -> Result<Received, RemoteError> {
         let (mut moved, mut renewed) = (false, false);
         loop {
@@ -132,7 +132,7 @@ impl S3 {
                 log::debug!("bucket {} is in region {region}", self.name);
                 self.set_place(&region)?;
                 moved = true;
-            } else if !renewed && failed.is_expired(op.method) && self.credentials.discard(&keys) {
+            } else if !renewed && failed.blames_keys(op.method) && self.credentials.renew(&keys) {
                 renewed = true;
             } else {
                 return Err(failed.into_error());

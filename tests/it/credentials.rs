@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::env::{Output, Plugin, TempDir};
+use crate::support::env::{Output, Plugin, TempDir, poll};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::origin::Origin;
 use crate::support::s3::S3Server;
@@ -275,6 +275,58 @@ fn a_role_is_taken_on_with_another_profiles_keys() {
     says(&dir, &server, &vars("none"), &["no source_profile"]);
     says(&dir, &server, &vars("env"), &["no container credentials"]);
     says(&dir, &server, &[("AWS_REGION", "us-west-2"), vars("one")[0], vars("one")[1]], &["status 403 AccessDenied"]);
+}
+
+#[test]
+fn keys_that_are_refused_are_looked_for_anew_wherever_they_come_from() {
+    let (server, dir) = (S3Server::in_process(), TempDir::new());
+    let proxy = FaultProxy::start(&server.endpoint);
+    let mut vars = server.env_through(&proxy.endpoint);
+    vars.retain(|(name, _)| !name.starts_with("AWS_"));
+    let (access, secret) = (&server.access_key, &server.secret_key);
+    let profile = |token: &str| {
+        format!(
+            "[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\naws_session_token = {token}\n"
+        )
+    };
+    let process = dir.join("keys.json");
+    let command = format!("[default]\ncredential_process = cat {}\n", process.display());
+    let json = |token: &str| {
+        let keys = serde_json::json!({
+            "Version": 1, "AccessKeyId": access, "SecretAccessKey": secret, "SessionToken": token });
+        keys.to_string()
+    };
+    // neither tells when they end
+    for (i, code) in ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken"].into_iter().enumerate() {
+        for by_process in [false, true] {
+            let rotate = |token: &str| {
+                fs::write(&process, json(token)).unwrap();
+                dir.write(".aws/credentials", &if by_process { command.clone() } else { profile(token) });
+            };
+            rotate("first");
+            let plugin = Plugin::new(&dir).envs(&vars).env("AWS_EC2_METADATA_DISABLED", "true");
+            let mut session = Session::start(plugin.arg("--no-readahead"));
+            let before = server.keys().len();
+            let mut arrives = |n: u32| {
+                session.client.put(&action(n), format!("body {n}").as_bytes());
+                poll("the upload", || (server.keys().len() > before + (n % 10) as usize).then_some(()));
+            };
+            let n = 100 * i as u32 + 10 * u32::from(by_process);
+            arrives(n);
+            rotate("second");
+            proxy.set_for(Fault::Refuse(code), 1);
+            arrives(n + 1);
+            // the same again are no use, and not tried
+            server.clear_log();
+            proxy.set_for(Fault::Refuse(code), 1);
+            session.client.put(&action(n + 2), b"another");
+            let out = session.end();
+            assert_eq!(out.stderr.lines().count(), 1, "{code}{}", out.describe());
+            assert!(out.stderr.contains(code), "{code}{}", out.describe());
+            assert_eq!(server.count("PUT"), 0, "{code}");
+            fs::remove_dir_all(dir.join("cache")).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,13 @@ use crate::remote::RemoteError;
 /// Longest error text that is read; a longer one costs its connection.
 const ERROR_LIMIT: u64 = 64 * 1024;
 
+/// The codes, with 400 or 403, that blame credentials rather than what they may do.
+const KEYS: [&str; 12] = [
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidTokenId",
+    "InvalidClientTokenId", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed", "InvalidSecurity",
+    "NotSignedUp", "AccountProblem",
+];
+
 /// An answer that is no success, read to its end so that its connection is used again.
 pub struct Failed {
     status: u16,
@@ -43,10 +50,11 @@ impl Failed {
         (!told.is_empty() && told != asked.region.to_string()).then_some(told)
     }
 
-    /// Whether the credentials were good once; the answer to a HEAD says no more than that something is
+    /// Whether other credentials may help; the answer to a HEAD says no more than that something is
     /// wrong with the request.
-    pub fn is_expired(&self, method: &str) -> bool {
-        matches!(self.code().as_str(), "ExpiredToken" | "TokenRefreshRequired" | "RequestExpired")
+    pub fn blames_keys(&self, method: &str) -> bool {
+        self.status == 401
+            || matches!(self.status, 400 | 403) && KEYS.contains(&self.code().as_str())
             || method == "HEAD" && self.status == 400
     }
 
@@ -66,22 +74,7 @@ impl Failed {
         let full = || format!("status {status}: {words}").trim_end_matches(": ").to_string();
         match (status, code.as_str()) {
             (404, "NoSuchBucket") => RemoteError::Config(format!("there is no such bucket ({})", full())),
-            (401, _)
-            | (
-                400 | 403,
-                "InvalidAccessKeyId"
-                | "SignatureDoesNotMatch"
-                | "ExpiredToken"
-                | "InvalidToken"
-                | "InvalidTokenId"
-                | "InvalidClientTokenId"
-                | "TokenRefreshRequired"
-                | "RequestExpired"
-                | "RequestTimeTooSkewed"
-                | "InvalidSecurity"
-                | "NotSignedUp"
-                | "AccountProblem",
-            ) => RemoteError::Denied(full()),
+            _ if self.blames_keys("") => RemoteError::Denied(full()),
             (403, _) => RemoteError::Forbidden(full()),
             _ => RemoteError::Status(status, words),
         }

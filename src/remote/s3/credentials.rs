@@ -78,18 +78,13 @@ impl Credentials {
         good.then(|| found.clone())
     }
 
-    /// Drops `used`, which the bucket called expired. Tells whether asking again may bring others.
-    pub fn discard(&self, used: &Arc<Keys>) -> bool {
+    /// Looks for others than `used`, which the bucket refuses; a file may hold new ones, whether or not it told when
+    /// the old would end. Tells whether what it brought is worth a try.
+    pub fn renew(&self, used: &Arc<Keys>) -> bool {
         let mut state = self.lock();
-        match &state.found {
-            Some(Ok(keys)) if Arc::ptr_eq(keys, used) && keys.expires.is_none() => false,
-            Some(Ok(keys)) if Arc::ptr_eq(keys, used) => {
-                state.found = None;
-                true
-            }
-            // somebody else has renewed them
-            _ => true,
-        }
+        state.found.take_if(|found| found.as_ref().is_ok_and(|keys| Arc::ptr_eq(keys, used)));
+        drop(state);
+        self.get().is_ok_and(|keys| keys.expires.is_some() || keys != *used)
     }
 
     /// The region of the profile in use, where it names one.
