@@ -57,8 +57,9 @@ const RATIO: u64 = 64;
 const SPOOL: u64 = 16 << 20;
 /// What is left of a refused object is read if it is no more than this, to keep the connection.
 const DRAIN: u64 = 64 << 10;
-/// zstd frames may ask for a window of up to 2^27 bytes, what the format's own tools accept.
-const MAX_WINDOW_LOG: u32 = 27;
+/// zstd frames may ask for a window of up to 2^23 bytes, as the highest level that entries are made at does: each
+/// entry under way takes as much memory.
+const MAX_WINDOW_LOG: u32 = 23;
 
 /// The key of an action's one object.
 pub fn single_key(action: &ActionId) -> String {

@@ -2,6 +2,7 @@
 //! the bucket can make of that.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use go_cache_plugin::cache::id::{ActionId, OutputId};
 use go_cache_plugin::remote::{PutBody, Remote};
 use go_cache_plugin::sign::{Claim, Signer, nanos, private_key};
+use sha2::{Digest, Sha256};
 
 use super::bucket::{Machine, Store, bodies, fill, manifest_key, sharded, single};
 use crate::support::env::{Plugin, TempDir, poll};
@@ -433,6 +435,30 @@ fn a_claim_of_64_mib_in_a_few_kilobytes_writes_nothing() {
     // one that is what it claims is taken
     fill(&store, &[], std::slice::from_ref(&honest));
     assert_eq!(gets(&store, &[], &[honest]).0, 1);
+}
+
+#[test]
+fn an_entry_takes_no_more_memory_than_the_highest_level_needs() {
+    let body: Vec<u8> = noise(1, 9 << 20).into_iter().map(|byte| byte & 0x3f).collect();
+    let store = Store::dir();
+    fill(&store, &["--compression-level=19"], std::slice::from_ref(&body));
+    assert_eq!(gets(&store, &[], std::slice::from_ref(&body)).0, 1);
+    let mut object = store.read(&single(0)).unwrap();
+    // were it longer than its output, that would be enough to refuse it
+    let body = [&body[..], &[0; 1 << 20]].concat();
+    let mut packer = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    packer.window_log(27).unwrap();
+    packer.write_all(&body).unwrap();
+    object.truncate(56);
+    object[4] = 1;
+    object.extend(packer.finish().unwrap());
+    object[8..16].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    object[24..56].copy_from_slice(&Sha256::digest(&body));
+    store.write(&single(0), &object);
+    let mut s = Machine::new().session(&store, &[]);
+    assert!(s.client.get(&action(0)).is_none());
+    let out = s.end();
+    assert_eq!(metrics(&out)["bucket"]["corrupt"], 1, "{}", out.describe());
 }
 
 #[test]
