@@ -199,10 +199,13 @@ impl Remote for S3 {
             Err(RemoteError::Status(416, _)) => return Ok(None),
             answer => answer?,
         };
+        let begin = format!("bytes {}-", range.start);
         match answer.status {
-            206 => Ok(Some(Object::new(answer.len, age(&answer.headers), answer.body))),
-            // all of it, which would take too long to be read
-            200 => Err(RemoteError::Unsupported("it gives no parts of objects".into())),
+            206 if first(&answer.headers, "content-range").is_some_and(|told| told.starts_with(&begin)) => {
+                Ok(Some(Object::new(answer.len, age(&answer.headers), answer.body)))
+            }
+            // all of it, which would take too long to be read, or another
+            200 | 206 => Err(RemoteError::Unsupported("it gives no parts of objects".into())),
             _ => absent(answer),
         }
     }

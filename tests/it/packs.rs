@@ -315,6 +315,26 @@ fn a_server_without_ranges_is_asked_for_entries() {
 }
 
 #[test]
+fn parts_that_are_others_or_break_off_do_not_make_good_packs_bad() {
+    let (server, bodies) = (S3Server::in_process(), outputs());
+    let proxy = FaultProxy::start(&server.endpoint);
+    let vars = server.env_through(&proxy.endpoint);
+    let store = Store::S3(Box::new(server));
+    fill(&store, &[SCOPE], &bodies);
+    proxy.only("range:");
+    for fault in [Fault::OtherRange, Fault::ResetAfter(1000), Fault::Truncate(1000), Fault::Status(416)] {
+        proxy.set(fault.clone());
+        let dir = TempDir::new();
+        let mut s = Session::start(Plugin::new(&dir).envs(&vars).args([SCOPE, "--metrics"]));
+        assert_eq!(s.get_all(&bodies), bodies.len(), "{fault:?}");
+        let out = s.end();
+        let puts = number(&metrics(&out), "bucket", "put_requests");
+        // that they end sooner than the list says makes them bad
+        assert_eq!(puts > 0, fault == Fault::Status(416), "{fault:?} {puts}");
+    }
+}
+
+#[test]
 fn parts_that_never_come_are_waited_for_once() {
     let (server, bodies) = (S3Server::in_process(), outputs());
     let proxy = FaultProxy::start(&server.endpoint);

@@ -138,10 +138,13 @@ impl Shared {
         pieces: &[usize],
         mut body: Option<Box<dyn Read + Send>>,
     ) {
-        for &piece in pieces {
+        for (at, &piece) in pieces.iter().enumerate() {
             let frame = self.frame(listed, piece);
-            let read = body.as_mut().map(|body| read(body, frame.len));
-            let bytes = read.and_then(|read| read.inspect_err(|e| log::debug!("reading a pack: {e}")).ok());
+            let read = body.as_mut().map_or(Ok(None), |body| read(body, frame.len));
+            let Ok(bytes) = read.inspect_err(|e| log::debug!("reading a pack: {e}")) else {
+                // what broke off says nothing of where things are
+                return pieces[at..].iter().for_each(|piece| self.done(*piece, None));
+            };
             let Some(bytes) = bytes else {
                 body = None;
                 self.unpack(listed, piece, frame.raw, None);
@@ -191,9 +194,9 @@ impl Shared {
     }
 }
 
-/// The next `len` bytes.
-fn read(from: &mut dyn Read, len: u32) -> io::Result<Lent> {
+/// The next `len` bytes; `None` where there are fewer.
+fn read(from: &mut dyn Read, len: u32) -> io::Result<Option<Lent>> {
     let mut bytes = spare::buffer(len as usize);
     from.take(len.into()).read_to_end(&mut bytes)?;
-    if bytes.len() == len as usize { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    Ok(Some(bytes).filter(|bytes| bytes.len() == len as usize))
 }

@@ -52,6 +52,8 @@ pub enum Fault {
     Locks,
     /// It is passed on without what it says of a range, as to a server that knows none.
     NoRanges,
+    /// It is passed on, but asks for a range that begins with the object.
+    OtherRange,
 }
 
 /// The proxy; it ends when dropped.
@@ -247,7 +249,18 @@ fn serve(mut client: &TcpStream, shared: &Shared) -> io::Result<()> {
         };
         let text = String::from_utf8_lossy(&head).into_owned();
         let kept = text.split_inclusive('\n').filter(|line| !line.to_ascii_lowercase().starts_with(lost));
-        head = kept.collect::<String>().into_bytes();
+        let mut kept: String = kept.collect();
+        if fault == Fault::OtherRange {
+            let line = kept.lines().find(|line| line.starts_with("range:")).unwrap_or_default().to_string();
+            let other = match line.trim_start_matches("range: bytes=").split_once('-') {
+                Some((from, to)) => {
+                    format!("range: bytes=0-{}", to.parse::<u64>().unwrap() - from.parse::<u64>().unwrap())
+                }
+                None => line.clone(),
+            };
+            kept = kept.replace(&line, &other);
+        }
+        head = kept.into_bytes();
         upstream.write_all(&head)?;
         io::copy(&mut client.take(body_len), &mut upstream)?;
         let Some(mut answer) = read_head(&upstream)? else { return Ok(()) };
