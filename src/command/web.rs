@@ -21,7 +21,7 @@ use crate::http::reloaded::Reloaded;
 use crate::http::revproxy::RevProxy;
 use crate::http::server::{Server, ServerLimits};
 use crate::http::status::{Sources, Status};
-use crate::http::tls::{Authority, identity, system_bundle};
+use crate::http::tls::{Authority, append_certificate, identity, system_bundle};
 use crate::store::{BlobStore, Kind};
 
 /// Who may ask, and as whom the server answers: what is read from files, and may be read anew.
@@ -29,7 +29,6 @@ use crate::store::{BlobStore, Kind};
 pub struct Gate {
     guard: Arc<Guard>,
     identity: Option<Arc<Reloaded<ServerConfig>>>,
-    tokens: bool,
 }
 
 impl Gate {
@@ -40,23 +39,23 @@ impl Gate {
         let identity =
             config.tls.clone().map(|(cert, key)| Reloaded::new(vec![cert, key], stays, |f| identity(&f[0], &f[1])));
         let identity = identity.transpose().map_err(|why| Error::failed(format!("--http-tls-cert: {why}")))?;
-        Ok(Gate { guard: Arc::new(guard), identity: identity.map(Arc::new), tokens: config.auth_file.is_some() })
+        Ok(Gate { guard: Arc::new(guard), identity: identity.map(Arc::new) })
     }
 
     /// Whether there is something to read anew.
     pub fn has_files(&self) -> bool {
-        self.tokens || self.identity.is_some()
+        self.guard.tokens.is_some() || self.identity.is_some()
     }
 
     /// Reads the files anew.
     pub fn reload(&self) {
-        self.guard.reload();
+        self.guard.tokens.iter().for_each(Reloaded::reload);
         self.identity.iter().for_each(|identity| identity.reload());
     }
 
     /// What others can do at an address where they can come in, and nobody may have meant them to.
     fn warn(&self, addr: SocketAddr) {
-        let lacks = match (self.identity.is_some(), self.tokens) {
+        let lacks = match (self.identity.is_some(), self.guard.tokens.is_some()) {
             (true, true) => return,
             (false, true) => "tokens and modules cross the network in clear (--http-tls-cert)",
             (true, false) => "whoever reaches it is served public modules, and nothing else (--http-auth-file)",
@@ -172,7 +171,7 @@ fn reverse_proxy(
     // said without -v too: HTTPS through the proxy works for nobody who does not know it
     let old = format!("; the authority in {} is removed, trust it no more", cache_dir.display());
     let others = "; other machines may not use it without --http-auth-file";
-    let alone = gate.tokens || !others_reach(config.addr);
+    let alone = gate.guard.tokens.is_some() || !others_reach(config.addr);
     super::say(format_args!(
         "{PROGRAM}: clients of the reverse proxy have to trust {cert}{}{}",
         if replaced { &old } else { "" },
@@ -181,7 +180,7 @@ fn reverse_proxy(
     if ca.install {
         let bundle = system_bundle()
             .ok_or_else(|| Error::failed("--install-ca: this system has no certificate bundle that we know"))?;
-        if authority.install_into(&bundle).map_err(|e| Error::failed(format!("--install-ca: {e}")))? {
+        if append_certificate(&authority.cert_path, &bundle).map_err(|e| Error::failed(format!("--install-ca: {e}")))? {
             super::say(format_args!("{PROGRAM}: {cert} was appended to {}", bundle.display()));
         }
     }

@@ -71,12 +71,13 @@ impl Access {
 pub struct Guard {
     /// Names under which this server may be asked, in lower case.
     names: Vec<String>,
-    tokens: Option<Reloaded<Vec<Token>>>,
+    /// Who may what, where a file says so.
+    pub tokens: Option<Reloaded<Vec<Token>>>,
 }
 
 /// A line of the file.
 #[derive(Debug)]
-struct Token {
+pub struct Token {
     hash: OutputId,
     access: Access,
 }
@@ -92,11 +93,6 @@ impl Guard {
         let stays = "the tokens stay as they were";
         let tokens = config.auth_file.clone().map(|file| Reloaded::new(vec![file], stays, |files| read(&files[0])));
         Ok(Guard { names, tokens: tokens.transpose()? })
-    }
-
-    /// Reads the file of tokens anew.
-    pub fn reload(&self) {
-        self.tokens.iter().for_each(Reloaded::reload);
     }
 
     /// What `request` may do; the answer to one that is not for this server.

@@ -16,7 +16,7 @@ mod identity;
 mod install;
 
 pub use identity::read as identity;
-pub use install::system_bundle;
+pub use install::{append_certificate, system_bundle};
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -103,11 +103,6 @@ impl Authority {
             }
         }
         Ok(was_there)
-    }
-
-    /// Appends the certificate to a bundle, unless it is in there; whether it did.
-    pub fn install_into(&self, bundle: &Path) -> io::Result<bool> {
-        install::append(&fs::read_to_string(&self.cert_path)?, bundle)
     }
 
     /// The TLS configuration for clients that believe to talk to `host` (a name or an address,

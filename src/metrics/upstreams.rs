@@ -39,7 +39,8 @@ pub struct Upstreams(Mutex<BTreeMap<String, Upstream>>);
 pub struct Call<'a> {
     all: &'a Upstreams,
     name: String,
-    begun: Instant,
+    /// When it began.
+    pub begun: Instant,
     error: Option<String>,
 }
 

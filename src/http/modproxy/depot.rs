@@ -99,10 +99,9 @@ impl Depot {
     /// Asks an upstream, and takes note of how that went.
     pub(super) fn fetch_timed(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         self.metrics.modcache.upstream_requests.inc();
-        let begin = Instant::now();
         let mut call = self.metrics.upstreams.begin(&ask.upstream.to_string());
         let got = self.upstreams.get(ask, to);
-        self.metrics.latency.upstream_request.observe(begin.elapsed());
+        self.metrics.latency.upstream_request.observe(call.begun.elapsed());
         if let Err(FetchError::Failed(status, why)) = &got {
             log::debug!("{why}");
             call.failed(why);

@@ -115,11 +115,6 @@ impl Upstream {
     pub fn is_folder(&self) -> bool {
         matches!(self.entry.url, UpstreamUrl::Dir(_))
     }
-
-    /// Whether it is asked for private modules, or for others.
-    fn is_for(&self, private: bool) -> bool {
-        if private { self.entry.private } else { self.entry.url != UpstreamUrl::Direct }
-    }
 }
 
 impl fmt::Display for Upstream {
@@ -181,7 +176,6 @@ impl Upstreams {
     /// GETs what is asked for, into `to`.
     pub fn get(&self, ask: &Ask<'_>, to: &mut dyn Write) -> Result<Got, FetchError> {
         let Ask { upstream, path, .. } = ask;
-        let absent = || FetchError::Absent(404, format!("{upstream}/{path}: no such file"));
         let busy = || ask.failed(503, "too many requests to it are under way, and none of them ended in time");
         let places = &upstream.places[usize::from(path.starts_with("sumdb/"))];
         let _turn = places.within(TURN).ok_or_else(busy)?;
@@ -190,9 +184,8 @@ impl Upstreams {
             UpstreamUrl::Direct => direct::fetch(path, ask.beside)?,
             UpstreamUrl::Dir(dir) => match File::open(dir.join(path)) {
                 Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => Box::new(file),
-                Ok(_) => return Err(absent()),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent()),
-                Err(e) => return Err(ask.failed(502, e)),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ask.failed(502, e)),
+                _ => return Err(FetchError::Absent(404, format!("{upstream}/{path}: no such file"))),
             },
         };
         copy(&mut *file, ask, to).map(|len| Some((len, String::new())))

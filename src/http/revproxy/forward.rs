@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::http;
 use ureq::{Agent, SendBody};
@@ -82,7 +82,6 @@ impl RevProxy {
     fn ask(&self, ask: Ask<'_>, body: Option<RequestBody<'_>>) -> Result<Received, Failed> {
         let Ask { method, url, .. } = ask;
         let agent = &self.client.agent(url.starts_with("https:")).map_err(|e| Failed(502, e.to_string()))?;
-        let begin = Instant::now();
         let mut call =
             self.metrics.upstreams.begin(url.split_inclusive('/').take(3).collect::<String>().trim_end_matches('/'));
         self.metrics.revcache.req_forward.inc();
@@ -91,7 +90,7 @@ impl RevProxy {
             Err(ureq::Error::Io(e)) if bodiless && is_disconnect(&e) => send_once(agent, ask, None),
             other => other,
         };
-        self.metrics.latency.upstream_request.observe(begin.elapsed());
+        self.metrics.latency.upstream_request.observe(call.begun.elapsed());
         let answer = answer.map_err(|e| failed(&e));
         let answer = answer.and_then(|a| Received::of(method, a).map_err(|why| Failed(502, why.to_string())));
         match &answer {

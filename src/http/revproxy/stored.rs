@@ -84,7 +84,7 @@ pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)>
     let mut kept = headers::parsed(lines).ok_or_else(|| damaged("it does not begin with a head"))?;
     let text = |name| headers::first(&kept, name);
     let status = text(STATUS).map_or(Ok(200), str::parse).map_err(|_| damaged("its status is no number"))?;
-    let received = text(RECEIVED).and_then(|since| since.parse().ok()).map(Duration::from_nanos);
+    let received = text(RECEIVED).and_then(|since| Some(UNIX_EPOCH + Duration::from_nanos(since.parse().ok()?)));
     let varied = kept.get_all(VARIED).iter().filter_map(|line| line.to_str().ok()?.split_once(' '));
     let variant: Variant = varied.map(|(name, said)| (name.to_string(), said.to_string())).collect();
     let ours: Vec<_> = kept.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
@@ -93,7 +93,6 @@ pub fn decode_head(name: &str, from: &mut dyn Read) -> io::Result<(Answer, u64)>
     if received.is_none() {
         kept.remove("set-cookie");
     }
-    let received = received.map(|since| UNIX_EPOCH + since);
     let at = received.or_else(|| headers::date(&kept, "date")).unwrap_or(UNIX_EPOCH);
     let rules = if received.is_none() && !kept.contains_key("cache-control") {
         // the reference keeps nothing else

@@ -19,8 +19,9 @@ pub fn system_bundle() -> Option<PathBuf> {
     BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file())
 }
 
-/// Appends a certificate in PEM to `bundle`, unless it is in there; whether it did. Errors say what to do instead.
-pub fn append(pem: &str, bundle: &Path) -> io::Result<bool> {
+/// Appends the certificate in the file `cert` to `bundle`, unless it is in there; whether it did. Errors say what to do
+/// instead.
+pub fn append_certificate(cert: &Path, bundle: &Path) -> io::Result<bool> {
     let explain = |e: io::Error| {
         let why = format!(
             "{}: cannot add the certificate authority: {e}; run once as a user who may write it, \
@@ -29,9 +30,9 @@ pub fn append(pem: &str, bundle: &Path) -> io::Result<bool> {
         );
         io::Error::new(e.kind(), why)
     };
-    let present = fs::read(bundle).map_err(explain)?;
+    let (pem, present) = (fs::read_to_string(cert)?, fs::read(bundle).map_err(explain)?);
     // what stands above the certificate in its file is not for a bundle
-    let pem = pem.find("-----BEGIN").map_or(pem, |at| &pem[at..]).trim();
+    let pem = pem.find("-----BEGIN").map_or(&pem[..], |at| &pem[at..]).trim();
     if memchr::memmem::find(&present, pem.as_bytes()).is_some() {
         return Ok(false);
     }

@@ -207,11 +207,11 @@ fn installing_appends_once() {
     let a = open(&dir, SystemTime::now()).unwrap();
     let bundle = dir.0.join("bundle.pem");
     fs::write(&bundle, "# no newline at the end").unwrap();
-    assert!(a.install_into(&bundle).unwrap());
+    assert!(append_certificate(&a.cert_path, &bundle).unwrap());
     let once = fs::read_to_string(&bundle).unwrap();
     assert!(once.starts_with("# no newline at the end\n-----BEGIN CERTIFICATE-----\n") && once.ends_with("-----\n"));
-    assert!(!a.install_into(&bundle).unwrap());
+    assert!(!append_certificate(&a.cert_path, &bundle).unwrap());
     assert_eq!(fs::read_to_string(&bundle).unwrap(), once);
-    let e = a.install_into(&dir.0.join("missing.pem")).unwrap_err().to_string();
+    let e = append_certificate(&a.cert_path, &dir.0.join("missing.pem")).unwrap_err().to_string();
     assert!(e.contains("missing.pem") && e.contains("SSL_CERT_FILE"), "{e}");
 }

@@ -2,7 +2,7 @@
 
 use super::{FetchError, Upstream, client, netrc};
 use crate::client::Client;
-use crate::config::{ListEnd, ModProxyConfig, UpstreamUrl};
+use crate::config::{ListEnd, ModProxyConfig, UpstreamEntry, UpstreamUrl};
 
 /// The upstreams of a list, with what netrc knows of them; the origin of private modules is one of them where
 /// the list says `direct`.
@@ -24,7 +24,9 @@ impl Upstreams {
 
     /// Those that are asked, for a private module perhaps.
     pub fn each(&self, private: bool) -> impl Iterator<Item = &Upstream> {
-        self.entries.iter().filter(move |upstream| upstream.is_for(private))
+        let is_for =
+            move |entry: &UpstreamEntry| if private { entry.private } else { entry.url != UpstreamUrl::Direct };
+        self.entries.iter().filter(move |upstream| is_for(&upstream.entry))
     }
 
     /// Whether the list says that nobody else is to be asked.
