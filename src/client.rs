@@ -30,7 +30,7 @@ use url::Url;
 use crate::bounded::Bounded;
 use crate::config::AwsEnv;
 use crate::metrics::Metrics;
-use crate::text::percent_decode;
+use crate::text::{number, percent_decode};
 
 pub use self::answer::Received;
 pub use self::reach::Reach;
@@ -227,7 +227,7 @@ pub fn proxy_for(env: &AwsEnv, https: bool) -> Result<Option<Proxy>, String> {
     }
     for entry in either("NO_PROXY").unwrap_or_default().split([',', ' ']).chain(["localhost", "127.*", "[::1]"]) {
         let host = match entry.rsplit_once(':') {
-            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
+            Some((host, port)) if number(port).is_some() => host,
             _ => entry,
         };
         made = match host.trim_start_matches("*.").trim_start_matches('.') {

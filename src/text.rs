@@ -81,6 +81,12 @@ pub fn first_of(reasons: &[(bool, &'static str)]) -> Result<(), &'static str> {
     reasons.iter().find(|(holds, _)| *holds).map_or(Ok(()), |(_, why)| Err(why))
 }
 
+/// The number that is written with digits alone, without a sign; one that is too large is as large as can be.
+pub fn number(text: &str) -> Option<u64> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
 /// Undoes `%xx`; `None` for malformed escapes and what is not text.
 pub fn percent_decode(text: &str) -> Option<String> {
     let digits = |at: usize| text.as_bytes().get(at + 1..at + 3);
@@ -148,6 +154,15 @@ mod tests {
         );
         assert_eq!([percent(1, 0), percent(0, 5), percent(5, 5)], ["–", "0.0 %", "100.0 %"]);
         assert_eq!([percent(99_999, 100_000), percent(1, 100_000)], ["99.9 %", "0.1 %"]);
+    }
+
+    #[test]
+    fn numbers_are_digits_alone() {
+        assert_eq!([number("0"), number("007"), number(&u64::MAX.to_string())], [Some(0), Some(7), Some(u64::MAX)]);
+        assert_eq!(number("99999999999999999999999"), Some(u64::MAX));
+        for wrong in ["", "+1", "-1", " 1", "1 ", "0x1", "1.0", "\u{661}"] {
+            assert_eq!(number(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use fast_glob::glob_match;
 use semver::Version;
 
-use crate::text::{first_of, percent_decode};
+use crate::text::{first_of, number, percent_decode};
 
 /// A request, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,8 +107,8 @@ pub fn encode(path: &str) -> String {
 
 /// A name with upper case as `!x`.
 pub fn escape(name: &str) -> String {
-    let upper = |c: char| if c.is_ascii_uppercase() { format!("!{}", c.to_ascii_lowercase()) } else { c.to_string() };
-    name.chars().map(upper).collect()
+    let marked = |c: char| [c.is_ascii_uppercase().then_some('!'), Some(c.to_ascii_lowercase())];
+    name.chars().flat_map(marked).flatten().collect()
 }
 
 /// The name of the file of that kind (`info`, `mod` or `zip`) of a module's version.
@@ -118,11 +118,17 @@ pub fn name(module: &str, version: &str, kind: &str) -> String {
 
 /// Undoes the case escapes; `None` where the text is not what escaping makes.
 pub fn unescape(escaped: &str) -> Option<String> {
-    let mut parts = escaped.split('!');
-    let begin = parts.next().unwrap_or_default().to_string();
-    let capital = |part: &str| part.get(..1).map_or(String::new(), |first| first.to_ascii_uppercase() + &part[1..]);
-    let name = begin + &parts.map(capital).collect::<String>();
-    (name.is_ascii() && escape(&name) == escaped).then_some(name)
+    let mut out = String::with_capacity(escaped.len());
+    let mut bytes = escaped.bytes();
+    while let Some(b) = bytes.next() {
+        match b {
+            b'!' => out.push(bytes.next().filter(u8::is_ascii_lowercase)?.to_ascii_uppercase() as char),
+            b'A'..=b'Z' => return None,
+            0..=127 => out.push(b as char),
+            _ => return None,
+        }
+    }
+    Some(out)
 }
 
 /// `module.CheckPath`.
@@ -131,11 +137,10 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
     for element in path.split('/') {
         check_element(element, plain)?;
         let short = element.split('.').next().unwrap_or_default();
-        let digits = short.rsplit_once('~').map_or("", |(_, digits)| digits);
-        let digits_only = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let numbered = short.rsplit_once('~').is_some_and(|(_, digits)| number(digits).is_some());
         first_of(&[
             (element.starts_with('.'), "leading dot in path element"),
-            (digits_only, "trailing tilde and digits in path element"),
+            (numbered, "trailing tilde and digits in path element"),
         ])?;
     }
     let first = path.split('/').next().unwrap_or_default();

@@ -11,6 +11,7 @@ use super::memory::Answer;
 use super::rules::{Terms, client_has_it};
 use crate::headers::{self, HeaderMap, value};
 use crate::http::exchange::{Body, Reply};
+use crate::text::number;
 
 /// What X-Cache says, in the reference program's words.
 pub type Outcome = &'static str;
@@ -107,12 +108,8 @@ fn range(request: &HeaderMap, answer: &HeaderMap, len: u64) -> Option<Result<Ran
         }
     }
     let (first, last) = spec.trim().split_once('-')?;
-    let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
-        true if text.is_empty() => Some(None),
-        true => Some(Some(text.parse().unwrap_or(u64::MAX))),
-        false => None,
-    };
-    Some(match (number(first.trim())?, number(last.trim())?) {
+    let end = |text: &str| if text.is_empty() { Some(None) } else { number(text).map(Some) };
+    Some(match (end(first.trim())?, end(last.trim())?) {
         (None, None) => return None,
         (Some(first), Some(last)) if last < first => return None,
         (Some(first), _) if first >= len => Err(()),

@@ -15,7 +15,7 @@ use ureq::http::{Request, Response};
 
 use crate::headers::{self, HeaderMap, HeaderName, value};
 use crate::id::OutputId;
-use crate::text::first_of;
+use crate::text::{first_of, number};
 
 /// Seconds that stand for any longer time (RFC 9111, 1.2.2).
 const LONGEST: u64 = 1 << 31;
@@ -74,8 +74,7 @@ impl Directives {
 
 /// A number of seconds; too large ones are [`LONGEST`].
 fn seconds(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| text.parse().unwrap_or(LONGEST).min(LONGEST))
+    number(text).map(|seconds| seconds.min(LONGEST))
 }
 
 /// What a request lets the cache do.

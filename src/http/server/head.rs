@@ -11,6 +11,7 @@ use crate::config::HostPort;
 use crate::headers::{HeaderMap, list, parsed};
 use crate::http::auth::Access;
 use crate::http::exchange::{Method, Request, Target, default_port};
+use crate::text::number;
 
 /// Bytes of a head, from its first byte to the empty line.
 pub(super) const MAX_HEAD: usize = 16 << 10;
@@ -49,28 +50,23 @@ pub(super) fn parse(bytes: &[u8], context: &Context) -> Result<Option<(Head, usi
     let mut request = httparse::Request::new(&mut slots);
     let window = &bytes[..bytes.len().min(MAX_HEAD)];
     let used = match request.parse(window) {
-        Ok(httparse::Status::Complete(n)) => n,
-        Ok(httparse::Status::Partial) => {
-            // a path that httparse has not got to is still on an unfinished first line
-            let line = request.path.map_or(window.len().saturating_sub(MAX_METHOD), str::len);
-            if line > MAX_URL {
-                return Err(Refused(414, "the URL is longer than 8 KiB"));
-            }
-            if bytes.len() >= MAX_HEAD {
-                return Err(Refused(431, "the request's head is longer than 16 KiB"));
-            }
-            return Ok(None);
-        }
+        Ok(httparse::Status::Complete(n)) => Some(n),
+        Ok(httparse::Status::Partial) => None,
         Err(httparse::Error::TooManyHeaders) => return Err(Refused(431, "the request has more than 100 headers")),
         Err(httparse::Error::Version) => return Err(Refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")),
         Err(_) => return Err(Refused(400, "malformed request")),
     };
+    // a path that httparse has not got to is still on an unfinished first line
+    if request.path.map_or(window.len().saturating_sub(MAX_METHOD), str::len) > MAX_URL {
+        return Err(Refused(414, "the URL is longer than 8 KiB"));
+    }
+    let Some(used) = used else {
+        let too_long = Refused(431, "the request's head is longer than 16 KiB");
+        return if bytes.len() < MAX_HEAD { Ok(None) } else { Err(too_long) };
+    };
     let (Some(method), Some(url), Some(version)) = (request.method, request.path, request.version) else {
         return Err(Refused(400, "malformed request line"));
     };
-    if url.len() > MAX_URL {
-        return Err(Refused(414, "the URL is longer than 8 KiB"));
-    }
     let method: Method = method.parse().map_err(|()| Refused(400, "malformed method"))?;
     let headers = parsed(request.headers).ok_or(Refused(400, "malformed header"))?;
     let (target, path, query) = target(&method, url, context)?;
@@ -133,10 +129,7 @@ fn target(method: &Method, url: &str, context: &Context) -> Result<(Target, Stri
 fn body_length(headers: &HeaderMap, http10: bool) -> Result<Option<u64>, Refused> {
     let mut length = None;
     for value in values(headers, "content-length") {
-        if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Refused(400, "malformed Content-Length"));
-        }
-        let n: u64 = value.parse().map_err(|_| Refused(400, "Content-Length is out of range"))?;
+        let n = number(value).filter(|n| *n < u64::MAX).ok_or(Refused(400, "malformed Content-Length"))?;
         if length.is_some_and(|known| known != n) {
             return Err(Refused(400, "two different Content-Lengths"));
         }

@@ -6,6 +6,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::text;
+
 /// A SHA-256.
 pub(super) type Hash = [u8; 32];
 
@@ -78,9 +80,8 @@ pub(super) fn place(tile: &str) -> Option<(u8, u64, u64)> {
 
 /// A decimal number without leading zeros, at most `most`.
 pub(super) fn number(digits: &str, most: u64) -> Option<u64> {
-    let plain =
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
-    digits.parse().ok().filter(|n| plain && *n <= most)
+    let plain = digits == "0" || !digits.starts_with('0');
+    text::number(digits).filter(|n| plain && *n <= most)
 }
 
 #[cfg(test)]
