@@ -224,9 +224,13 @@ fn a_port_in_use_is_one_clear_line() {
     let dir = TempDir::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let out = Plugin::new(&dir).args(["serve", "--plugin", &port]).output().code(1);
-    assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
-    assert!(out.stderr.contains(&port) && out.stderr.contains("in use"), "{}", out.describe());
+    let http = format!("127.0.0.1:{port}");
+    for taken in [vec!["--plugin", &port], vec!["--plugin=0", "--http", &http]] {
+        let out = Plugin::new(&dir).arg("serve").args(taken).output().code(1);
+        assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
+        let told = ["in use", "stop it or choose another port", &port].map(|what| out.stderr.contains(what));
+        assert_eq!(told, [true; 3], "{}", out.describe());
+    }
     let out = Plugin::new(&dir).args(["connect", "--strict", &free_port().to_string()]).output().code(1);
     assert_eq!(out.stderr.lines().count(), 1, "{}", out.describe());
     assert!(out.stderr.contains("serve"), "{}", out.describe());
