@@ -46,14 +46,13 @@ pub fn execute(config: &ConnectConfig) -> Result<ExitCode, Error> {
     }
     // unbuffered, so that an answer never waits for the next one
     let mut stdout = platform::stdout().map_err(|e| stdout_failed(&e))?;
-    if let Some(plain) = without_scope(&greeting) {
+    if hide_scope(&mut greeting) {
         let dir = env::current_dir().unwrap_or_default();
         let scope = scope::resolve(config.scope.as_deref(), &dir);
         let line = json!({ "ID": 0, "Command": "scope", "Scope": scope });
         writeln!(writer, "{line}").map_err(|e| lost(&e))?;
-        greeting = plain;
     }
-    stdout.write_all(&greeting).map_err(|e| stdout_failed(&e))?;
+    stdout.write_all(format!("{greeting}\n").as_bytes()).map_err(|e| stdout_failed(&e))?;
     // ends with stdin, or with the process when the server went first
     let upward = move || {
         let copied = copy(&mut io::stdin().lock(), &mut writer);
@@ -73,7 +72,7 @@ pub fn execute(config: &ConnectConfig) -> Result<ExitCode, Error> {
 }
 
 /// A server's connection, and its greeting.
-fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<TcpStream>, TcpStream, Vec<u8>)> {
+fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<TcpStream>, TcpStream, Value)> {
     let writer = match addr {
         ConnectAddr::Tcp(host, port) => {
             let mut last = io::Error::other("the name has no address");
@@ -96,7 +95,12 @@ fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<TcpStream>, TcpStream, V
     if greeting.is_empty() {
         return Err(io::Error::other("the connection was closed without a greeting"));
     }
-    Ok((reader, writer, greeting))
+    let greeting: Value = serde_json::from_slice(&greeting).unwrap_or_default();
+    // what else listens there may greet, too, and `go` would take that for answers
+    match greeting["KnownCommands"].as_array() {
+        Some(commands) if !commands.is_empty() => Ok((reader, writer, greeting)),
+        _ => Err(io::Error::other("what answers there is no server for go")),
+    }
 }
 
 /// Where the server is, as people write it.
@@ -122,13 +126,12 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// The greeting as `go` gets to see it, where the server knows the command `scope`.
-fn without_scope(greeting: &[u8]) -> Option<Vec<u8>> {
-    let mut value: Value = serde_json::from_slice(greeting).ok()?;
-    let commands = value.get_mut("KnownCommands")?.as_array_mut()?;
+/// Takes the command `scope` out of the greeting, which `go` gets to see without; tells whether the server knows it.
+fn hide_scope(greeting: &mut Value) -> bool {
+    let Some(commands) = greeting["KnownCommands"].as_array_mut() else { return false };
     let before = commands.len();
     commands.retain(|c| c != "scope");
-    (commands.len() < before).then(|| format!("{value}\n").into_bytes())
+    commands.len() < before
 }
 
 fn stdout_failed(e: &io::Error) -> Error {
@@ -141,11 +144,10 @@ mod tests {
 
     #[test]
     fn scope_is_told_only_to_who_knows_it() {
-        let reference = br#"{"ID":0,"KnownCommands":["get","put","close"]}"#;
-        assert_eq!(without_scope(reference), None);
-        assert_eq!(without_scope(b"rubbish"), None);
-        let plain = without_scope(br#"{"ID":0,"KnownCommands":["get","scope","close"]}"#).unwrap();
-        let plain: Value = serde_json::from_slice(&plain).unwrap();
-        assert_eq!(plain, json!({ "ID": 0, "KnownCommands": ["get", "close"] }));
+        let plain = json!({ "ID": 0, "KnownCommands": ["get", "close"] });
+        let mut greeting = plain.clone();
+        assert!(!hide_scope(&mut greeting) && greeting == plain);
+        greeting = json!({ "ID": 0, "KnownCommands": ["get", "scope", "close"] });
+        assert!(hide_scope(&mut greeting) && greeting == plain);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -285,6 +285,21 @@ fn connect_goes_on_alone_where_no_server_answers() {
         }
     }
     drop(silent);
+    // nor does one that is no server of ours: go would take what it says for answers
+    for words in [
+        "SSH-2.0-OpenSSH_10.0\r\n",
+        "{\"ID\":0,\"KnownCommands\":[\"get\"",
+        "{\"ID\":0,\"KnownCommands\":[]}\n",
+        "[]\n",
+    ] {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port(&other);
+        std::thread::spawn(move || other.accept().unwrap().0.write_all(words.as_bytes()).unwrap());
+        let mut s = Session::start(Plugin::new(&dir).args(["connect", &address]));
+        holds(&s.client.get(&action(0)).expect("a hit of the local cache"), b"body");
+        let out = s.end();
+        assert!(said(&out).len() == 1 && out.stderr.contains("building with the local cache"), "{}", out.describe());
+    }
     // what matters to the cache alone does not matter where there is a server
     let socket = dir.join("plugin.sock");
     let mut server = Plugin::new(&dir).arg("serve").arg(format!("--plugin={}", socket.display())).spawn();
