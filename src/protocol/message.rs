@@ -64,16 +64,14 @@ struct Wire {
     #[serde(rename = "ID")]
     id: Option<i64>,
     command: Option<String>,
-    #[serde(rename = "ActionID", default)]
+    #[serde(rename = "ActionID")]
     action: Option<String>,
-    #[serde(rename = "OutputID", default)]
+    #[serde(rename = "OutputID")]
     output: Option<String>,
     /// What Go 1.23's experiment called OutputID.
-    #[serde(rename = "ObjectID", default)]
+    #[serde(rename = "ObjectID")]
     object: Option<String>,
-    #[serde(default)]
     body_size: Option<i64>,
-    #[serde(default)]
     scope: Option<String>,
 }
 

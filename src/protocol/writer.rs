@@ -115,10 +115,11 @@ fn value<T: Serialize + ?Sized>(line: &mut Vec<u8>, of: &T) {
     serde_json::to_writer(line, of).expect("strings and numbers serialize");
 }
 
-/// RFC 3339 in UTC, to the nanosecond. Times that no calendar of four-digit years has are the epoch.
+/// RFC 3339 in UTC, to the nanosecond. Times before the epoch, and those that no calendar of four-digit years has, are
+/// the epoch: `go` ends where it is told of others.
 fn rfc3339(time: SystemTime, line: &mut Vec<u8>) {
     const PRINTER: DateTimePrinter = DateTimePrinter::new();
-    let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let time = jiff::Timestamp::try_from(time.max(SystemTime::UNIX_EPOCH)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     PRINTER.print_timestamp(&time, line).expect("memory takes it");
 }
 

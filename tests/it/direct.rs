@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64_simd::STANDARD;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::client::Client;
-use crate::support::env::{Plugin, TempDir};
+use crate::support::env::{Plugin, TempDir, may_mount, mount};
 use crate::support::script::{Session, action, hex, holds, local, noise, output_id, time};
 
 fn b64(bytes: &[u8]) -> String {
@@ -288,6 +289,27 @@ fn a_directory_of_the_original_program_is_served() {
     holds(&hit, body);
     assert_eq!(hit.time, "2023-11-14T22:13:20.123456789Z");
     assert_eq!(hit.path, local(&dir.join("cache"), "output", &out));
+    s.end().quiet();
+}
+
+#[test]
+fn times_that_go_cannot_read_are_not_told() {
+    if !may_mount("direct::times_that_go_cannot_read_are_not_told") {
+        return;
+    }
+    // a file system with times before the first year, and after year 9999
+    let dir = TempDir::new();
+    mount("tmpfs", "mode=755", &dir.dir("cache"));
+    let mut s = Session::start(Plugin::new(&dir));
+    s.client.put(&action(1), b"body");
+    let path = local(&dir.join("cache"), "action", &hex(&action(1)));
+    for at in ["-70000000000", "-1", "0", "253402300799", "253402300800", "9000000000000000"] {
+        let touched = Command::new("touch").args(["-d", &format!("@{at}")]).arg(&path).status();
+        assert!(touched.unwrap().success(), "{at}");
+        let hit = s.client.get(&action(1)).expect("a hit");
+        let year = hit.time.split('-').next().unwrap();
+        assert!(year.len() == 4 && year >= "1970", "{at}: {}", hit.time);
+    }
     s.end().quiet();
 }
 
