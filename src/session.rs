@@ -25,7 +25,7 @@ use crate::protocol::{Answer, Command, PIECE, ProtocolError, PutBody, Reader, Wr
 use crate::spare;
 use crate::text;
 pub use budget::Budget;
-use budget::Piece;
+use budget::{Piece, Share};
 
 /// Requests read and waiting for a worker.
 const QUEUE: usize = 64;
@@ -71,9 +71,9 @@ pub fn run<W: Write + Send + 'static>(
 ) -> Result<(), ProtocolError> {
     let writer = Arc::new(Writer::new(output));
     let known = if options.scope_command { KNOWN_TO_CONNECT } else { KNOWN };
-    let mut session =
-        Session { client, options, writer: &writer, pool: Pool::new("worker", options.concurrency, QUEUE) };
-    session.answer(0, Answer::Known(known));
+    let (pool, share) = (Pool::new("worker", options.concurrency, QUEUE), options.budget.share());
+    let mut session = Session { client, options, share, writer: &writer, pool };
+    answer(&writer, 0, Answer::Known(known));
     greeted();
     let result = session.read(&mut Reader::new(input));
     // answers held back are the client's before it is made to wait
@@ -89,6 +89,7 @@ pub fn run<W: Write + Send + 'static>(
 struct Session<'a, W> {
     client: &'a Arc<Client>,
     options: &'a Options,
+    share: Arc<Share>,
     writer: &'a Arc<Writer<W>>,
     pool: Pool,
 }
@@ -107,11 +108,11 @@ impl<W: Write + Send + 'static> Session<'_, W> {
                 Ok(Command::Put(action, output)) => self.put(id, action, output, size, reader.body(size)?)?,
                 Ok(Command::Close) => return Ok(Some(id)),
                 Ok(Command::Scope(scope)) if self.options.scope_command => self.client.set_scope(&scope),
-                Ok(Command::Scope(_)) => self.answer(id, Answer::Failed("unknown command \"scope\"".into())),
+                Ok(Command::Scope(_)) => answer(self.writer, id, Answer::Failed("unknown command \"scope\"".into())),
                 Err(why) => {
                     let mut body = reader.body(size)?;
                     while body.piece(&mut Vec::new())? {}
-                    self.answer(id, Answer::Failed(why));
+                    answer(self.writer, id, Answer::Failed(why));
                 }
             }
         }
@@ -150,11 +151,10 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         self.client.cache.metrics.server.put_requests.inc();
         self.flush();
         self.client.comes(&action);
-        let budget = &self.options.budget;
         let mut bytes = spare::buffer(size.min(PIECE as u64) as usize + GROUP);
         let mut more = body.piece(&mut bytes)?;
         let (sender, pieces) = bounded(PIECES);
-        let put = Put { id, action, output, size, first: budget.charge(bytes), pieces };
+        let put = Put { id, action, output, size, first: self.share.charge(bytes), pieces };
         if !more {
             let _ = sender.send(Part::End(body.finish()));
             self.submit_put(put);
@@ -165,7 +165,7 @@ impl<W: Write + Send + 'static> Session<'_, W> {
         while more {
             let mut bytes = spare::buffer(PIECE + GROUP);
             more = body.piece(&mut bytes)?;
-            let _ = sender.send(Part::Piece(budget.charge(bytes)));
+            let _ = sender.send(Part::Piece(self.share.charge(bytes)));
         }
         let _ = sender.send(Part::End(body.finish()));
         Ok(())
@@ -186,10 +186,6 @@ impl<W: Write + Send + 'static> Session<'_, W> {
     /// Writes the answers that the reader has held back; before it waits for anything.
     fn flush(&self) {
         tell(self.writer.flush());
-    }
-
-    fn answer(&self, id: i64, reply: Answer) {
-        answer(self.writer, id, reply);
     }
 }
 

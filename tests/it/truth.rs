@@ -2,7 +2,9 @@
 //! test is an attack that once succeeded, or a cousin of one.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +17,7 @@ use crate::support::env::{Output, Plugin, Running, TempDir, free_port, may_mount
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::origin::{self, Origin};
 use crate::support::s3::S3Server;
-use crate::support::script::{Session, action, files, hex, holds, local, metrics, noise, output_id, said};
+use crate::support::script::{Session, action, files, holds, local, metrics, noise, output_id, said};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -710,6 +712,28 @@ fn clients_that_stop_in_a_body_hold_up_nobody() {
     drop(stalled);
     fifth.close();
     fifth.rest();
+    server.signal(rustix::process::Signal::TERM);
+    server.wait().ok();
+}
+
+#[test]
+fn clients_that_take_no_answers_hold_up_nobody() {
+    let dir = TempDir::new();
+    let socket = dir.join("plugin.sock");
+    let plugin = format!("--plugin={}", socket.display());
+    let mut server: Running = Plugin::new(&dir).args(["serve", &plugin, "--body-memory=100kB", "-c=1"]).spawn();
+    let deaf = poll("a listener", || UnixStream::connect(&socket).ok());
+    deaf.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let large = noise(5, 30_000);
+    let put = |n: u32| put_request(n.into(), &action(n), &Sha256::digest(&large), &large);
+    // to the end of what it may send
+    let sent = (0..100_000).map_while(|n| (&deaf).write_all(&put(n)).ok()).count();
+    assert!(sent < 100_000);
+    let mut other = Client::unix(&socket);
+    other.greeting();
+    assert!(fs::read(other.put(&action(1), &large)).unwrap() == large);
+    other.close();
+    drop(deaf);
     server.signal(rustix::process::Signal::TERM);
     server.wait().ok();
 }
