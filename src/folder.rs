@@ -107,6 +107,6 @@ fn read_dir(dir: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<DirEntr
     match fs::read_dir(dir) {
         Ok(entries) => Ok(Box::new(entries)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Box::new(std::iter::empty())),
-        Err(e) => Err(e),
+        Err(e) => Err(at(dir)(e)),
     }
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{at, process_token};
-use crate::folder::make_real_dir;
+use crate::folder::{is_real_dir, make_real_dir};
 use crate::platform::{self, FileExt, careful, is_at, is_local};
 
 /// Folder of the leases.
@@ -45,7 +45,7 @@ pub struct Lease {
     /// None in a directory that cannot be written: then nothing is pruned either, but by others.
     file: Mutex<Option<File>>,
     granularity: Duration,
-    /// Starts of the open sessions, by number.
+    /// Starts of the open sessions, by number. Held while the file is written.
     open: Mutex<(u64, HashMap<u64, SystemTime>)>,
 }
 
@@ -83,9 +83,10 @@ impl Lease {
         let since = since.map(|t| t.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
         // always as long, so that a reader never sees a part of two
         let text = since.map_or_else(|| " ".repeat(20), |t| format!("{t:20}"));
+        let there = self.is_held();
         let mut file = self.file.lock().expect("no holder panics");
         // somebody may have emptied the directory
-        if !file.as_ref().is_some_and(|file| is_at(file, &self.dir.join(process_token()))) {
+        if !there {
             *file = lock_own(&self.dir).inspect_err(|e| log::debug!("{}: no lease: {e}", self.dir.display())).ok();
         }
         // one that says nothing spares everything
@@ -94,9 +95,18 @@ impl Lease {
         }
     }
 
+    /// Sees to it that it is there: somebody may have emptied the directory.
+    pub fn renew(&self) {
+        let open = self.open.lock().expect("no holder panics");
+        if !self.is_held() {
+            self.write(&open.1);
+        }
+    }
+
     /// Whether we have one: there is none in a directory that cannot be written.
     pub fn is_held(&self) -> bool {
-        self.file.lock().expect("no holder panics").is_some()
+        let path = self.dir.join(process_token());
+        self.file.lock().expect("no holder panics").as_ref().is_some_and(|file| is_at(file, &path))
     }
 
     /// Gives the lease back: nothing of this process is left in the directory.
@@ -165,10 +175,12 @@ impl Census {
             Census { dir: dir.clone(), local: true, taken: now, leases: HashMap::new(), in_use_since: None };
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(census),
+            _ if !is_real_dir(&dir) => return Err(at(&dir)(ErrorKind::NotADirectory.into())),
             other => other.map_err(at(&dir))?,
         };
         census.local = is_local(&dir);
-        for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
+        let plain = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_file()));
+        for name in plain.filter_map(|e| e.file_name().into_string().ok()) {
             if !is_token(&name) {
                 continue;
             }

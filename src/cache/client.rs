@@ -127,6 +127,7 @@ impl Client {
     /// Gets `action` from behind the directory.
     fn fault(&self, tier: &Tier, action: &ActionId, advice: Option<Advice>, turn: Turn) -> Option<Hit> {
         let Turn::Lead(turn) = turn else { return None };
+        self.cache.lease.renew();
         let listed = advice.is_some();
         if !listed && self.streak.is_long() && tier.fetcher.bucket.available() {
             self.cache.metrics.bucket.unwaited.inc();
@@ -163,6 +164,7 @@ impl Client {
 
     /// Begins to put `output`, of `size` bytes, for `action`.
     pub fn put(&self, action: ActionId, output: OutputId, size: u64) -> io::Result<Put<'_>> {
+        self.cache.lease.renew();
         Ok(Put { client: self, action, writer: self.cache.disk.write_output(output, size)? })
     }
 

@@ -4,13 +4,19 @@
 //! Invariants: who writes adds what it wrote, under the file's lock; a walk sets it right. A file that
 //! cannot be read says that nothing is known. A symbolic link in its place is not followed.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, TryLockError};
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::atomic::{at, read_text};
 use crate::platform::{FileExt, careful};
+
+/// How long those that have it locked, each for a moment, are waited for: one may be stopped.
+const TURN: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Its name.
 pub const SIZE: &str = "size";
@@ -72,7 +78,13 @@ fn walked(meta: &Metadata) -> Option<SystemTime> {
 
 fn update_at(path: &Path, change: impl Fn(&mut Size)) -> io::Result<Size> {
     let mut file = careful().write(true).create(true).open(path)?;
-    file.lock()?;
+    let begun = Instant::now();
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if begun.elapsed() > TURN {
+            return Err(io::Error::other("another process has it locked"));
+        }
+        thread::sleep(TICK);
+    }
     let known = file.metadata()?;
     // what may not be given a time is left as it is
     file.set_modified(known.modified()?)?;
@@ -84,8 +96,10 @@ fn update_at(path: &Path, change: impl Fn(&mut Size)) -> io::Result<Size> {
         Err(_) => Size::default(),
     };
     change(&mut size);
-    // always as long: nothing is left of what was there
-    file.write_all_at(format!("{:20}\n", size.bytes).as_bytes(), 0)?;
+    let text = format!("{:20}\n", size.bytes);
+    file.write_all_at(text.as_bytes(), 0)?;
+    // always as long, but for what was damaged
+    file.set_len(text.len() as u64)?;
     file.set_modified(size.walked.unwrap_or(UNIX_EPOCH))?;
     Ok(size)
 }

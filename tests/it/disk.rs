@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::support::client::Client;
-use crate::support::env::{Plugin, Running, TempDir, binary, may_mount, mount, run, scrubbed};
+use crate::support::env::{Output, Plugin, Running, TempDir, binary, may_mount, mount, run, scrubbed};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, files, hex, holds, local, noise, output_id, said};
 
@@ -61,6 +61,112 @@ fn a_directory_that_was_moved_away_has_no_hits() {
     s.put_all(&bodies);
     assert_eq!(s.get_all(&bodies), 2);
     s.end().quiet();
+}
+
+#[test]
+fn folders_that_were_moved_away_have_no_hits() {
+    let dir = TempDir::new();
+    let cache = dir.join("cache");
+    let empty = local(&cache, "output", &output_id(b"")).parent().unwrap().to_path_buf();
+    let shard = local(&cache, "action", &hex(&action(0))).parent().unwrap().to_path_buf();
+    let mut s = Session::start(Plugin::new(&dir));
+    for (n, folder) in [cache.join("action"), shard, cache.join("output"), empty].into_iter().enumerate() {
+        s.put_all(&[noise(1, 2000), Vec::new()]);
+        assert_eq!(s.get_all(&[noise(1, 2000), Vec::new()]), 2);
+        fs::rename(&folder, dir.join(&format!("away-{n}"))).unwrap();
+        thread::sleep(Duration::from_millis(10));
+        // what is put in their place is what counts, and what they held is not there
+        s.client.put(&action(0), b"another");
+        holds(&s.client.get(&action(0)).unwrap(), b"another");
+        if let Some(hit) = s.client.get(&action(1)) {
+            holds(&hit, b"");
+        }
+        if n == 3 {
+            fs::write(&folder, "").unwrap();
+            assert!(s.client.get(&action(1)).is_none());
+        }
+    }
+    s.end().quiet();
+}
+
+#[test]
+fn a_size_that_is_none_is_set_right_by_the_next_session() {
+    let dir = TempDir::new();
+    let size = dir.join("cache/size");
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&[noise(1, 2000)]);
+    s.end().quiet();
+    for damage in
+        [b"7".repeat(200), vec![0; 1 << 20], Vec::new(), b"-1\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n".to_vec()]
+    {
+        fs::write(&size, &damage).unwrap();
+        // that nothing is known is reason to count
+        Session::start(Plugin::new(&dir).arg("--max-cache-size=1GB")).end().quiet();
+        assert_eq!(fs::read_to_string(&size).unwrap().trim(), "2000", "after {} bytes", damage.len());
+    }
+}
+
+#[test]
+fn what_others_hold_locked_holds_up_no_end() {
+    let dir = TempDir::new();
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&[noise(1, 2000)]);
+    s.end().quiet();
+    let size = File::options().write(true).open(dir.join("cache/size")).unwrap();
+    size.lock().unwrap();
+    let mut s = Session::start(Plugin::new(&dir));
+    s.client.put(&action(2), b"body");
+    let told = |out: Output| {
+        let told = said(&out).into_iter().any(|l| l.contains("cache/size: ") && l.contains("another process"));
+        assert!(told, "{}", out.describe());
+    };
+    told(s.end());
+    told(Plugin::new(&dir).args(["run", "true"]).output().ok());
+    told(Plugin::new(&dir).args(["clear", "--local"]).output().code(1));
+}
+
+#[test]
+fn a_directory_emptied_under_a_session_has_its_lease_again() {
+    let (dir, bodies) = (TempDir::new(), [noise(1, 4000), noise(2, 4000)]);
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    fs::remove_dir_all(dir.join("cache")).unwrap();
+    s.put_all(&bodies);
+    // what was made before it, as by a clock that stands
+    long_unused(&dir.join("cache"));
+    assert_eq!(s.get_all(&bodies), 2);
+    let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok();
+    assert!(out.stdout.contains("removed 0 "), "{}", out.describe());
+    assert_eq!(s.get_all(&bodies), 2);
+    s.end().quiet();
+}
+
+#[test]
+fn what_is_no_lease_is_taken_for_none() {
+    let dir = TempDir::new();
+    let body = noise(1, 2000);
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(std::slice::from_ref(&body));
+    s.end().quiet();
+    // where nobody is dead, nothing is looked through for what they left
+    let shard = local(&dir.join("cache"), "action", &hex(&action(0))).parent().unwrap().to_path_buf();
+    dir.dir("cache/lease/1-ab/there");
+    Session::start(Plugin::new(&dir)).end().quiet();
+    fs::set_permissions(&shard, Permissions::from_mode(0o000)).unwrap();
+    let out = Session::start(Plugin::bound_by_modes(&dir)).end();
+    fs::set_permissions(&shard, Permissions::from_mode(0o755)).unwrap();
+    out.quiet();
+    // and through a link nothing is removed
+    let elsewhere = dir.dir("elsewhere");
+    for name in ["123-abc", ".tmp-123-abc-7"] {
+        dir.write(&format!("elsewhere/{name}"), "precious");
+    }
+    fs::remove_dir_all(dir.join("cache/lease")).unwrap();
+    symlink(&elsewhere, dir.join("cache/lease")).unwrap();
+    Session::start(Plugin::new(&dir)).end();
+    Plugin::new(&dir).args(["clear", "--local"]).output();
+    Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output();
+    assert_eq!(files(&elsewhere).len(), 2);
 }
 
 #[test]
@@ -177,6 +283,12 @@ fn what_cannot_be_pruned_is_told() {
     fs::set_permissions(shard, Permissions::from_mode(0o755)).unwrap();
     let [line] = said(&out)[..] else { panic!("{}", out.describe()) };
     assert!(line.contains(path.to_str().unwrap()) && line.contains("give this user access"), "{line}");
+    // nor can what is in a folder that may not be entered
+    fs::set_permissions(shard, Permissions::from_mode(0o000)).unwrap();
+    let out = Plugin::bound_by_modes(&dir).args(["prune", "--max-cache-size=1"]).output().code(1);
+    fs::set_permissions(shard, Permissions::from_mode(0o755)).unwrap();
+    let [line] = said(&out)[..] else { panic!("{}", out.describe()) };
+    assert!(line.contains(shard.to_str().unwrap()) && line.contains("give this user access"), "{line}");
 }
 
 /// Lets all that was put look as if it had not been used for two days.

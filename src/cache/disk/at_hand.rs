@@ -17,16 +17,16 @@ use super::{ACTION_LEN, parse_action};
 use crate::cache::id::ActionId;
 use crate::platform::{Wanted, has_name, is_at, is_local, look_up, make_room, open_folder, read_at_hand};
 
-/// So long after it was seen that the outputs are where they were, it is looked at again: in a directory that
-/// was moved away, they have other names than are told.
-const IN_PLACE: Duration = Duration::from_millis(1);
+/// So long after it was seen that the folders are where they were, it is looked at again: in a directory that was
+/// moved away, actions are not what they are in its place, and outputs have other names than are told.
+const IN_PLACE: Duration = Duration::from_millis(2);
 
 /// The directories whose files are looked up.
 pub struct AtHand {
     actions: File,
     outputs: File,
-    /// Where the outputs are to be, and when they were last seen there.
-    place: (PathBuf, Mutex<Instant>),
+    /// Where these are to be, and when they were last seen there.
+    places: ([PathBuf; 2], Mutex<Instant>),
     /// `None` where a process may open few files.
     recall: Option<Recall>,
     /// The empty output, which one get in two or three is answered with. Held open, it says by itself
@@ -41,11 +41,11 @@ impl AtHand {
         if !is_local(actions) {
             return None;
         }
-        let place = (outputs.to_path_buf(), Mutex::new(Instant::now()));
+        let places = ([actions, outputs].map(Path::to_path_buf), Mutex::new(Instant::now()));
         let (actions, outputs) = (open_folder(actions)?, open_folder(outputs)?);
         // for a descriptor a shard, in a process that may have thrice as many more
         let room = make_room(&actions, 4 * SHARDS);
-        Some(AtHand { actions, outputs, place, recall: room.then(Recall::default), empty: Mutex::default() })
+        Some(AtHand { actions, outputs, places, recall: room.then(Recall::default), empty: Mutex::default() })
     }
 
     /// What was learnt of the actions.
@@ -77,8 +77,11 @@ impl AtHand {
     }
 
     fn is_in_place(&self) -> bool {
-        let (mut seen, now) = (self.place.1.lock().expect("no holder panics"), Instant::now());
-        if now.duration_since(*seen) > IN_PLACE && is_at(&self.outputs, &self.place.0) {
+        let (mut seen, now) = (self.places.1.lock().expect("no holder panics"), Instant::now());
+        let [actions, outputs] = &self.places.0;
+        if now.duration_since(*seen) > IN_PLACE && is_at(&self.actions, actions) && is_at(&self.outputs, outputs) {
+            // it may have been moved away with its shard
+            *self.empty.lock().expect("no holder panics") = None;
             *seen = now;
         }
         now.duration_since(*seen) <= IN_PLACE
