@@ -276,7 +276,7 @@ fn remove(path: &Path, name: &str, doomed: impl Fn(&Path) -> bool) -> io::Result
     }
     let gone = doomed(&aside);
     // what was put there meanwhile is as good
-    if !gone && fs::hard_link(&aside, path).is_err_and(|e| is_full(&e)) {
+    if !gone && fs::hard_link(&aside, path).is_err_and(|e| e.kind() != ErrorKind::AlreadyExists) {
         return fs::rename(&aside, path).map(|()| false);
     }
     fs::remove_file(&aside).map(|()| gone)

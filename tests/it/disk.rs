@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::support::client::Client;
-use crate::support::env::{Output, Plugin, Running, TempDir, binary, may_mount, mount, run, scrubbed};
+use crate::support::env::{Output, Plugin, Running, TempDir, binary, may_mount, mount, poll, run, scrubbed};
 use crate::support::s3::S3Server;
 use crate::support::script::{Session, action, files, hex, holds, local, noise, output_id, said};
 
@@ -267,6 +267,50 @@ fn what_is_used_while_it_is_pruned_is_told_as_in_use() {
     // all that is left is in use
     let left = text.split(['(', ')']).nth(3).unwrap();
     assert!(text.contains(&format!("--max-cache-size: {left} may be in use")), "{text}");
+}
+
+/// A file system without hard links, on which the first that is moved aside is on its way from when AWAY is there until
+/// BACK is.
+const WITHOUT_LINKS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int linkat(int from, const char *old, int to, const char *new, int flags) { errno = EPERM; return -1; }
+int rename(const char *old, const char *new) {
+    int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
+    if (strstr(new, "/.tmp-") && close(open(getenv("AWAY"), O_CREAT | O_EXCL, 0600)) == 0)
+        while (access(getenv("BACK"), F_OK)) usleep(1000);
+    return real(old, new);
+}
+"#;
+
+#[test]
+fn what_is_used_while_it_is_pruned_stays_without_hard_links_too() {
+    let dir = TempDir::new();
+    let bodies: Vec<Vec<u8>> = (0..40).map(|n| noise(n, 1024)).collect();
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    s.end().quiet();
+    long_unused(&dir.join("cache"));
+    let shim = dir.join("shim.so");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(dir.write("shim.c", WITHOUT_LINKS));
+    run(gcc).ok();
+    let mut s = Session::start(Plugin::new(&dir));
+    let (away, back) = (dir.join("away"), dir.join("back"));
+    let prune = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).env("LD_PRELOAD", &shim);
+    let mut prune = prune.env("AWAY", &away).env("BACK", &back).spawn();
+    poll("one to be on its way", || away.exists().then_some(()));
+    let told: Vec<_> = (0..40).filter_map(|n| s.client.get(&action(n))).map(|hit| hit.path).collect();
+    fs::write(back, "").unwrap();
+    prune.wait().ok().quiet();
+    let gone: Vec<_> = told.iter().filter(|path| !path.exists()).collect();
+    assert!(!told.is_empty() && gone.is_empty(), "{gone:?}");
+    s.end().quiet();
 }
 
 #[test]
