@@ -66,7 +66,7 @@ fn save_one(tier: &Tier, left: Left, used: &[Used]) {
                 Loading::Bad(_, why) if why == manifest::NEWER => return,
                 Loading::Bad(etag, _) => (merged(Manifest::default()), etag),
                 Loading::None => (merged(Manifest::default()), None),
-                Loading::Failed => return,
+                Loading::Failed(_) => return,
             },
         };
         let Some(mut manifest) = manifest else { return };

@@ -332,7 +332,7 @@ impl Shared {
                 signer.refused(format_args!("{bucket}: {key} is not used, so nothing is fetched ahead: {why}"));
                 None
             }
-            Loading::Failed => Some(self.fetcher.bucket.target()),
+            Loading::Failed(why) => Some(format!("{}: {why}", self.fetcher.bucket.target())),
             Loading::None => None,
         };
         let mut state = self.lock();

@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::error::{Error, ExitCode};
 use crate::text::{bytes, things};
 
-/// Fetches all that the scope lists; fails where the bucket cannot be asked, or the directory takes not all of it.
+/// Fetches all that the scope lists; fails where the bucket cannot be asked for all of that, or the directory takes not
+/// all of it. What the bucket has lost is no failure.
 pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let start = Instant::now();
     let stack = Stack::open(config)?;
@@ -20,21 +21,23 @@ pub(super) fn execute(config: &Config) -> Result<ExitCode, Error> {
     let pulled = readahead.pull(|done, all| progress.tell(done, all));
     drop(progress);
     readahead.close();
-    let kept = !stack.cache.disk.trouble.happened();
+    let mut failed = stack.cache.disk.trouble.happened();
     stack.last_words();
     stack.close();
-    let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}: cannot be asked")))? {
+    let line = match pulled.map_err(|why| Error::failed(format!("pull: {why}")))? {
         None => format!("scope {scope}: the bucket has no list of what it uses; a build of it leaves one"),
-        Some((listed, there)) => format!(
-            "scope {scope}: {there} of {} are there; {} fetched in {:.1} s",
-            things(listed as u64, "output"),
-            bytes(stack.metrics.bucket.get_bytes.get()),
-            start.elapsed().as_secs_f64()
-        ),
+        Some((listed, there)) => {
+            failed |= there < listed && stack.metrics.bucket.errors.get() > 0;
+            format!(
+                "scope {scope}: {there} of {} are there; {} fetched in {:.1} s",
+                things(listed as u64, "output"),
+                bytes(stack.metrics.bucket.get_bytes.get()),
+                start.elapsed().as_secs_f64()
+            )
+        }
     };
-    if kept {
-        super::print(&format!("{line}\n"))
-    } else {
-        Err(Error::failed(format!("pull: not all was kept: {line}")))
+    if failed {
+        return Err(Error::failed(format!("pull: not all was to be had: {line}")));
     }
+    super::print(&format!("{line}\n"))
 }

@@ -10,7 +10,7 @@ use go_cache_plugin::sign::Signer;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::bucket::{Machine, Store, files, fill, manifest_key};
+use super::bucket::{Machine, Store, files, fill, manifest_key, single};
 use crate::support::env::{Plugin, TempDir, poll};
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::s3::S3Server;
@@ -481,7 +481,7 @@ fn pull_fills_a_directory_and_nothing_is_asked_for_afterwards() {
             let id = OutputId::of(&bodies[1]).to_string();
             other.write(&format!("cache/output/{}", &id[..2]), "in the place of a folder");
             let out = Plugin::new(&other).envs(&store.vars()).args(["pull", SCOPE]).output().code(1);
-            assert!(out.stderr.contains("not all was kept: scope s: 103 of 104 outputs"), "{}", out.describe());
+            assert!(out.stderr.contains("not all was to be had: scope s: 103 of 104 outputs"), "{}", out.describe());
             let out = pull("--scope=none").ok().quiet();
             assert!(out.stdout.contains("no list"), "{}", out.describe());
             store.keys().iter().for_each(|key| store.delete(key));
@@ -497,6 +497,34 @@ fn pull_fills_a_directory_and_nothing_is_asked_for_afterwards() {
     assert!(out.stderr.contains("pull: "), "{}", out.describe());
     let out = plugin().args(["pull"]).output().code(2);
     assert!(out.stderr.contains("needs a bucket"), "{}", out.describe());
+}
+
+#[test]
+fn a_pull_from_a_bucket_that_dies_in_the_middle_fails_and_says_why() {
+    let (server, bodies) = (S3Server::in_process(), outputs());
+    let proxy = FaultProxy::start(&server.endpoint);
+    let vars = server.env_through(&proxy.endpoint);
+    let store = Store::S3(Box::new(server));
+    fill(&store, &[SCOPE], &bodies);
+    let pull = || Plugin::new(&TempDir::new()).envs(&vars).args(["pull", SCOPE]).output();
+    for fault in [Fault::Reset, Fault::Status(503), Fault::Refuse("InvalidAccessKeyId")] {
+        // after the list
+        proxy.series([(Fault::None, 1), (fault.clone(), usize::MAX)]);
+        let out = pull().code(1);
+        let last = out.stderr.lines().last().unwrap();
+        assert!(last.contains("pull: not all was to be had: scope s: "), "{fault:?}{}", out.describe());
+        proxy.set(fault);
+        let out = pull().code(1);
+        assert!(!out.stderr.contains("to be had"), "{}", out.describe());
+    }
+    proxy.set(Fault::Status(500));
+    assert!(pull().code(1).stderr.contains("pull: s3://cache-bucket/pre/fix at "));
+    assert!(pull().code(1).stderr.contains(": status 500: fault\n"));
+    // what the bucket has lost is another thing
+    proxy.set(Fault::None);
+    packs(&store).iter().chain([&single(100)]).for_each(|key| store.delete(key));
+    let out = pull().ok().quiet();
+    assert!(out.stdout.contains("103 of 104 outputs"), "{}", out.describe());
 }
 
 #[test]

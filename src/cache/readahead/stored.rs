@@ -15,8 +15,8 @@ pub enum Loading {
     Bad(Option<String>, String),
     /// There is none.
     None,
-    /// It could not be read, and so must not be replaced.
-    Failed,
+    /// It could not be read, for this reason, and so must not be replaced.
+    Failed(String),
 }
 
 /// A manifest that was found.
@@ -49,7 +49,7 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
     let mut object = match answer {
         Ok(Some(object)) => object,
         Ok(None) | Err(RemoteError::Forbidden(_)) => return (Loading::None, false),
-        Err(_) => return (Loading::Failed, false),
+        Err(e) => return (Loading::Failed(e.to_string()), false),
     };
     let (etag, own_prefix, old) = (object.etag, object.own_prefix, object.old);
     let signer = fetcher.entries.codec.signer();
@@ -60,10 +60,7 @@ fn take(fetcher: &Fetcher, key: &str, answer: Result<Option<Object>, RemoteError
             manifest.packs.iter_mut().for_each(|pack| pack.main |= of_others);
             Loading::Found(Box::new(Found { manifest, etag: etag.unwrap_or_default(), len, frames: object.body }))
         }
-        Err(DecodeError::Transfer(e)) => {
-            log::debug!("reading the manifest: {e}");
-            Loading::Failed
-        }
+        Err(DecodeError::Transfer(e)) => Loading::Failed(e.to_string()),
         Err(e) => {
             fetcher.entries.metrics.readahead.manifest_bad.inc();
             Loading::Bad(etag, e.to_string())
