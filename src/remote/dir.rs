@@ -103,6 +103,8 @@ impl Dir {
             ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists if !self.root.is_dir() => {
                 RemoteError::Config(format!("there is no such directory ({text})"))
             }
+            // in the place of that very object, or of its folder
+            ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists => invalid(text),
             ErrorKind::PermissionDenied
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::StorageFull
@@ -249,7 +251,8 @@ impl Dir {
         entries.filter_map(ours).collect()
     }
 
-    /// Hands out what lies in `dir` as it is met: a folder may hold a million.
+    /// Hands out what lies in `dir` as it is met: a folder may hold a million. One that cannot be looked through is
+    /// the error, once all others were.
     fn walk(
         &self,
         dir: &Path,
@@ -257,13 +260,14 @@ impl Dir {
         prefix: &str,
         now: SystemTime,
         each: &mut dyn FnMut(ObjectInfo),
-    ) -> io::Result<()> {
+    ) -> Result<(), RemoteError> {
         let entries = match fs::read_dir(dir) {
             Err(e) if e.kind() == ErrorKind::NotFound && !key.is_empty() => return Ok(()),
-            other => other?,
+            other => other.map_err(|e| self.at(dir, e))?,
         };
+        let mut end = Ok(());
         for entry in entries {
-            let entry = entry?;
+            let entry = entry.map_err(|e| self.at(dir, e))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let key = format!("{key}{name}");
             // looked at in this order: what is deleted meanwhile loses its side first
@@ -280,13 +284,13 @@ impl Dir {
             } else if meta.is_dir() {
                 let below = format!("{key}/");
                 if below.starts_with(prefix) || prefix.starts_with(&below) {
-                    self.walk(&entry.path(), &below, prefix, now, each)?;
+                    end = end.and(self.walk(&entry.path(), &below, prefix, now, each));
                 }
             } else if meta.is_file() && key.starts_with(prefix) {
                 each(ObjectInfo { key, len: meta.len(), age: age(&meta, now) });
             }
         }
-        Ok(())
+        end
     }
 }
 
@@ -356,9 +360,7 @@ impl Remote for Dir {
             let end = dir.walk(&dir.root, "", &prefix, dir.now(), &mut |object| {
                 let _ = send.send(Ok(object));
             });
-            if let Err(e) = end {
-                let _ = send.send(Err(dir.at(&dir.root, e)));
-            }
+            end.unwrap_or_else(|e| drop(send.send(Err(e))));
         })?;
         loop {
             match found.recv_timeout(LIMIT) {

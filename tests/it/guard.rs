@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 
@@ -465,6 +465,49 @@ fn a_directory_bucket_of_another_user_is_read_and_waits_for_nobody() {
     assert!(out.stdout.contains("FAIL writing: ") && out.stdout.contains("ermission denied"), "{}", out.describe());
     // so that it can be removed
     Command::new("chmod").arg("-R").arg("u+w").arg(&bucket).status().unwrap();
+}
+
+#[test]
+fn what_stands_in_the_place_of_an_object_is_trouble_of_that_object_alone() {
+    let (dir, shared) = (TempDir::new(), TempDir::new());
+    let flag = format!("--bucket=file://{}", shared.path().display());
+    let bodies = bodies(2 * ENTRIES);
+    let object = |n: usize| shared.join(&single(n as u32));
+    for n in 0..ENTRIES {
+        match n % 2 {
+            // where nothing is in the way of that
+            0 => drop(fs::create_dir_all(object(n))),
+            _ => drop(fs::write(shared.join(&single(n as u32)[..5]), "in the place of a folder")),
+        }
+    }
+    let blocked = (0..bodies.len()).filter(|n| object(*n).is_dir() || object(*n).parent().unwrap().is_file()).count();
+    assert!((ENTRIES / 2..=ENTRIES + 4).contains(&blocked), "{blocked}");
+    let mut s = Session::start(Plugin::new(&dir).args([&flag, "--no-readahead", "-u=1"]));
+    s.put_all(&bodies);
+    let out = s.end();
+    let arrived = (0..bodies.len()).filter(|n| object(*n).is_file()).count();
+    assert_eq!(arrived, bodies.len() - blocked, "{}", out.describe());
+    one_line(&out, &[&format!("{blocked} uploads stay marked")]);
+}
+
+#[test]
+fn a_folder_that_may_not_be_looked_into_hides_no_other() {
+    let (dir, shared) = (TempDir::new(), TempDir::new());
+    let flag = format!("--bucket=file://{}", shared.path().display());
+    let mut s = Session::start(Plugin::new(&dir).args([&flag, "--no-readahead"]));
+    s.put_all(&bodies(ENTRIES));
+    s.end().quiet();
+    let old = SystemTime::now() - Duration::from_secs(86_400);
+    for file in files(&shared.join("v1")) {
+        fs::File::open(file).and_then(|f| f.set_modified(old)).unwrap();
+    }
+    let shut = shared.join(&single(0)).parent().unwrap().to_path_buf();
+    let there = files(&shut).len();
+    fs::set_permissions(&shut, fs::Permissions::from_mode(0o000)).unwrap();
+    let out = Plugin::bound_by_modes(&dir).args(["prune", &flag, "--expiry=1h"]).output().code(1);
+    fs::set_permissions(&shut, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(out.stderr.contains(&format!("{}: Permission denied", shut.display())), "{}", out.describe());
+    assert_eq!(files(&shared.join("v1")).len(), there, "{}", out.describe());
 }
 
 /// Takes the right to write from everybody.
