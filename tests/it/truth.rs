@@ -721,10 +721,10 @@ fn clients_that_take_no_answers_hold_up_nobody() {
     let dir = TempDir::new();
     let socket = dir.join("plugin.sock");
     let plugin = format!("--plugin={}", socket.display());
-    let mut server: Running = Plugin::new(&dir).args(["serve", &plugin, "--body-memory=100kB", "-c=1"]).spawn();
+    let mut server: Running = Plugin::new(&dir).args(["serve", &plugin, "--body-memory=1MiB", "-c=1"]).spawn();
     let deaf = poll("a listener", || UnixStream::connect(&socket).ok());
     deaf.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
-    let large = noise(5, 30_000);
+    let large = noise(5, 60_000);
     let put = |n: u32| put_request(n.into(), &action(n), &Sha256::digest(&large), &large);
     // to the end of what it may send
     let sent = (0..100_000).map_while(|n| (&deaf).write_all(&put(n)).ok()).count();
