@@ -156,6 +156,13 @@ fn what_is_no_lease_is_taken_for_none() {
     let out = Session::start(Plugin::bound_by_modes(&dir)).end();
     fs::set_permissions(&shard, Permissions::from_mode(0o755)).unwrap();
     out.quiet();
+    // of one that is no text, and larger than all memory, it is not read whose it is
+    let huge = File::create(dir.join("cache/lease/2-cd")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    huge.lock().unwrap();
+    let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).output().ok().quiet();
+    assert!(out.stdout.contains("removed 0 ") && out.stdout.contains("may be in use"), "{}", out.describe());
+    drop(huge);
     // and through a link nothing is removed
     let elsewhere = dir.dir("elsewhere");
     for name in ["123-abc", ".tmp-123-abc-7"] {
