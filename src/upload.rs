@@ -62,6 +62,8 @@ pub struct Target {
     pub name: String,
     /// Whether what is sent is signed.
     pub signed: bool,
+    /// What earlier versions called the bucket and prefix in their markers.
+    pub legacy: String,
 }
 
 /// The queue and its workers.
@@ -174,7 +176,7 @@ impl Uploader {
     fn mark(&self, kind: &'static str, name: &str, value: OutputId) -> Turn {
         let turn = self.shared.turn(false);
         let path = self.shared.path(turn.1);
-        let marker = Marker::new(&self.shared.target, kind, name, value).encode();
+        let marker = Marker::new(&self.shared.target, kind, name, Some(value)).encode();
         let write = || File::create_new(&path)?.write_all(marker.as_bytes());
         let mut marked = write();
         // others may remove our folder, which is empty, at any moment
@@ -484,7 +486,7 @@ impl Shared {
         }
         let read = |number| {
             let Marker { kind, name, value, .. } = Marker::read(&self.path(number))?;
-            Some(((false, number), (self.source(&kind)?.0, name, Some(value))))
+            Some(((false, number), (self.source(&kind)?.0, name, value)))
         };
         numbers.into_iter().filter_map(read).collect()
     }
@@ -501,8 +503,14 @@ impl Shared {
         }
         self.make_dir().ok()?;
         let turn = self.turn(true);
-        // whoever renames it first has it
-        fs::rename(&found.path, self.path(turn.1)).ok()?;
-        Some((turn, (kind, marker.name.clone(), Some(marker.value))))
+        // whoever renames it first has it; one of an earlier version says what is to be done in its name
+        let to = self.path(turn.1);
+        if found.is_legacy() {
+            fs::write(&to, Marker::new(&self.target, kind, &marker.name, None).encode()).ok()?;
+            fs::remove_file(&found.path).ok()?;
+        } else {
+            fs::rename(&found.path, &to).ok()?;
+        }
+        Some((turn, (kind, marker.name.clone(), marker.value)))
     }
 }

@@ -28,7 +28,7 @@ use super::disk::{ACTION_LEN, parse_action};
 use super::id::{OutputId, sharded_path};
 use crate::atomic::{TEMP_PREFIX, at, is_full, process_token, read_small, token_of};
 use crate::config::Config;
-use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, sum_of};
+use crate::folder::{ACTION, FOLDERS, HINTS, Held, MODULE, OUTPUT, REVPROXY, each_file, each_in, is_id, sum_of};
 use crate::lease::{Census, LEASE};
 use crate::platform::touch;
 use crate::upload;
@@ -325,8 +325,9 @@ fn owed(root: &Path, age: Duration, ours: Option<Duration>) -> io::Result<HashSe
     upload::expire(root, age, ours, |found| {
         let Some(marker) = &found.marker else { return };
         owed.insert(hash(&marker.kind, &marker.name));
-        if marker.kind == ACTION {
-            owed.insert(hash(OUTPUT, &marker.value.to_string()));
+        if marker.kind == ACTION && is_id(&marker.name) {
+            let output = marker.value.or_else(|| output_of(&sharded_path(root, ACTION, &marker.name)));
+            owed.extend(output.map(|output| hash(OUTPUT, &output.to_string())));
         }
     })?;
     Ok(owed)

@@ -15,7 +15,7 @@ use crate::cache::fetch::Fetcher;
 use crate::cache::prune::{self, Report};
 use crate::cache::size::Size;
 use crate::cache::{ActionSource, BuildCache, Tier};
-use crate::config::Config;
+use crate::config::{BucketLocation, Config};
 use crate::error::Error;
 
 use crate::folder::ACTION;
@@ -74,8 +74,7 @@ impl Stack {
             let (disk, layout, metrics) = (disk.clone(), shared.layout, metrics.clone());
             let entries = Arc::new(ActionSource { disk, layout, codec, metrics: metrics.clone() });
             if opened.writable() {
-                let name = format!("{} {}", opened.target(), shared.layout.name());
-                let target = Target { name, signed: shared.signer.signs() };
+                let target = target(shared, &opened);
                 let queue = Uploader::new(opened.clone(), target, dir, config.upload_concurrency, metrics);
                 queue.register(ACTION, entries.clone());
                 uploader = Some(Arc::new(queue));
@@ -253,6 +252,20 @@ impl Stack {
         let (modules, proxied) = (&self.metrics.modcache, &self.metrics.revcache);
         let blobs = modules.put_local_bytes.get() + modules.get_s3_bytes.get() + proxied.rsp_save_bytes.get();
         self.cache.disk.added() + blobs
+    }
+}
+
+/// What uploads to `bucket` are for, as markers say it.
+fn target(config: &crate::config::BucketConfig, bucket: &Bucket) -> Target {
+    let layout = config.layout.name();
+    let place = match &config.location {
+        BucketLocation::S3 { bucket, .. } => format!("s3://{bucket}"),
+        BucketLocation::Dir(root) => format!("file://{}", root.display()),
+    };
+    Target {
+        name: format!("{} {layout}", bucket.target()),
+        signed: config.signer.signs(),
+        legacy: format!("{place}/{}", config.target()),
     }
 }
 

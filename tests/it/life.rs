@@ -409,7 +409,7 @@ fn what_the_proxies_use_is_renewed_too() {
     let mut config = BucketConfig::at(BucketLocation::Dir(root.path().into()), KeyPrefix::default());
     config.refresh_after = Duration::from_secs(7 * DAY);
     let bucket = Arc::new(Bucket::open(&config, Arc::default(), None).unwrap());
-    let target = Target { name: bucket.target(), signed: false };
+    let target = Target { name: bucket.target(), signed: false, legacy: String::new() };
     let uploader = Arc::new(Uploader::new(bucket.clone(), target, cache.path(), 2, Arc::default()));
     let (through, signer) = (Some(uploader.clone()), Signer::default());
     let blobs = BlobStore::new(Kind::Module, cache.path(), Some(bucket), through, signer, Arc::default());

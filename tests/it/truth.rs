@@ -132,6 +132,27 @@ fn markers_go_to_their_own_target_alone() {
 }
 
 #[test]
+fn markers_of_an_earlier_version_are_sent() {
+    let (server, dir, bodies) = (S3Server::in_process(), TempDir::new(), bodies(3, 2000));
+    let mut s = Session::start(Plugin::new(&dir));
+    s.put_all(&bodies);
+    s.end().quiet();
+    // pending/<hash of s3://bucket/prefix>-<pid>-<nanoseconds>/action-<id>, beside a lock
+    let identity = output_id(format!("s3://{}/{}", server.bucket, server.prefix).as_bytes());
+    let old = format!("cache/pending/{}-1-2", &identity[..12]);
+    let other = "cache/pending/0123456789ab-1-2";
+    for (n, folder) in [(0, old.as_str()), (1, old.as_str()), (2, other)] {
+        dir.write(&format!("{folder}/action-{}", hex(&action(n))), "");
+        dir.write(&format!("{folder}/.lock"), "");
+    }
+    let s = Session::start(Plugin::new(&dir).envs(&server.env()));
+    poll("the markers to go", || (markers(&dir).len() == 2).then_some(()));
+    s.end().quiet();
+    assert_eq!(arrived(&server, 3), 2);
+    assert!(!dir.join(&old).exists() && dir.join(other).exists());
+}
+
+#[test]
 fn markers_that_waited_too_long_go_with_a_line() {
     let (server, dir) = (S3Server::in_process(), TempDir::new());
     let _proxy = owed(&dir, &server, &bodies(4, 2000));
