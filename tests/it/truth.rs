@@ -17,7 +17,7 @@ use crate::support::env::{Output, Plugin, Running, TempDir, free_port, may_mount
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::origin::{self, Origin};
 use crate::support::s3::S3Server;
-use crate::support::script::{Session, action, files, holds, local, metrics, noise, output_id, said};
+use crate::support::script::{Session, action, files, hex, holds, local, metrics, noise, output_id, said};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
