@@ -8,7 +8,8 @@
 //! Install nginx first (Debian: nginx-light); it is looked for at /usr/sbin/nginx and on PATH. The
 //! modules are made up (incompressible, 60 MB), unless BENCH_GOPROXY_DIR names a tree in the layout
 //! of GOPROXY=file:// (`$GOMODCACHE/cache/download`) and BENCH_GOMOD a go.mod that wants modules of
-//! it. Baseline and ours take turns; ratios are taken within a round.
+//! it. Baseline and ours take turns; ratios are taken within a round. `--against PATH`: what stands beside nginx
+//! takes turns with another build of the program, too.
 
 mod support;
 #[allow(dead_code)] // the tests use more of it
@@ -26,8 +27,8 @@ use std::time::{Duration, Instant};
 
 use support::args::Args;
 use support::scratch::Scratch;
-use support::table::{Bound, Samples, paired, progress, row, section};
-use support::{PLUGIN, Result};
+use support::table::{self, Bound, Samples, Turns, measured, paired, progress, row, section};
+use support::{PLUGIN, Result, turns};
 
 const CONNECTIONS: usize = 32;
 const IDLE: usize = 1000;
@@ -39,7 +40,8 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    args.check(&["modules", "rounds", "seconds", "only"])?;
+    args.check(&["modules", "rounds", "seconds", "only", "against"])?;
+    turns::choose(args)?;
     let (modules, rounds) = (args.number("modules", 300)?, args.number("rounds", 5)?);
     let time = Duration::from_secs(args.number("seconds", 5)? as u64);
     let (only, scratch) = (args.text("only", ""), Scratch::open()?);
@@ -67,9 +69,15 @@ fn bench(args: &Args) -> Result<()> {
     }
 
     let nginx = Nginx::start(&dir, &tree).ok_or("nginx cannot be started; it is the baseline of these figures")?;
-    let ours = Ours::start(&dir.join("cache"), &by_file(&tree), &["--mod-verify=off".into()])?;
-    zip(&ours, &nginx, rounds)?;
-    small(&ours, &nginx, rounds, time)
+    let mut servers = Turns::default();
+    turns::each(0, || {
+        servers.push(Ours::start(&dir.join(turns::own("cache")), &by_file(&tree), None)?);
+        Ok(())
+    })?;
+    zip(&servers, &nginx, rounds)?;
+    small(&servers, &nginx, rounds, time)?;
+    table::worst();
+    Ok(())
 }
 
 /// Modules of 20 files each, each of which requires two others in a `graph`, and a big one; where they are, and
@@ -96,7 +104,7 @@ fn make_up(root: &Path, modules: usize, graph: bool) -> (PathBuf, String) {
 }
 
 fn downloads(dir: &Path, files: &Path, go_mod: &str, rounds: usize) -> Result<()> {
-    let server = Ours::start(&dir.join("cache-modules"), &by_file(files), &["--mod-verify=off".into()])?;
+    let server = Ours::start(&dir.join("cache-modules"), &by_file(files), None)?;
     let download = |proxy: &str| download(dir, go_mod, proxy, "off");
     let (mut base, mut ours, mut alone, mut crowded, mut dribbled) = Default::default();
     for i in 0..=rounds {
@@ -157,12 +165,12 @@ fn far(dir: &Path, modules: usize, rounds: usize) -> Result<()> {
     let straight = format!("http://{}", modules_far.addr);
     // with an address `go` goes there itself, and without one by way of its proxy
     let (database, by_proxy) = (format!("{} http://{}", sumdb.key, sums_far.addr), sumdb.key.as_str());
-    let args = [format!("--sumdb={}=http://{}", sumdb.key, sums_far.addr)];
+    let verify = format!("{}=http://{}", sumdb.key, sums_far.addr);
     let (mut base, mut ours, mut file, mut kept) = Default::default();
     let cache = dir.join("cache-far");
     for i in 0..=rounds {
         let _ = fs::remove_dir_all(&cache);
-        let server = Ours::start(&cache, &straight, &args)?;
+        let server = Ours::start(&cache, &straight, Some(&verify))?;
         let times = (download(dir, &go_mod, &straight, &database)?, download(dir, &go_mod, &server.url(), by_proxy)?);
         if i > 0 {
             Samples::push_time(&mut base, times.0);
@@ -176,8 +184,8 @@ fn far(dir: &Path, modules: usize, rounds: usize) -> Result<()> {
     fs::create_dir_all(&unpacked)?;
     let mut export = Command::new(PLUGIN);
     export.args(["mod", "export", &format!("--cache-dir={}", cache.display()), &format!("--upstream={straight}")]);
-    let exported = export_to(export.args(&args).arg(&archive), &archive, &unpacked)?;
-    let server = Ours::start(&cache, &straight, &args)?;
+    let exported = export_to(export.arg(format!("--sumdb={verify}")).arg(&archive), &archive, &unpacked)?;
+    let server = Ours::start(&cache, &straight, Some(&verify))?;
     // it has asked for what it asks for once
     download(dir, &go_mod, &server.url(), by_proxy)?;
     [&modules_far, &sums_far].iter().for_each(|far| far.go_away());
@@ -281,9 +289,9 @@ fn carry(mut from: TcpStream, mut to: TcpStream, watched: Watched) {
 fn hung(dir: &Path, tree: &Path, rounds: usize, time: Duration) -> Result<()> {
     const HUNG: usize = 64;
     let (cache, name) = (dir.join("cache-hung"), "/mod/example.com/!mod001/pkg/@v/v1.0.0.info");
-    fetch(Ours::start(&cache, &by_file(tree), &["--mod-verify=off".into()])?.addr, name)?;
+    fetch(Ours::start(&cache, &by_file(tree), None)?.addr, name)?;
     let stuck = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let server = Ours::start(&cache, &format!("http://{}", stuck.local_addr()?), &["--mod-verify=off".into()])?;
+    let server = Ours::start(&cache, &format!("http://{}", stuck.local_addr()?), None)?;
     let (mut idle, mut beside): ([Samples; 2], [Samples; 2]) = Default::default();
     let paths = [name, "/healthz"];
     let each = time / (4 * rounds as u32);
@@ -325,21 +333,31 @@ fn by_file(tree: &Path) -> String {
     format!("file://{}", tree.display())
 }
 
-fn zip(ours: &Ours, nginx: &Nginx, rounds: usize) -> Result<()> {
+/// The server of the program whose turn it is.
+fn server(servers: &Turns<Ours>) -> &Ours {
+    let of_one = if turns::is_other() { &servers.1 } else { &servers.0 };
+    &of_one[0]
+}
+
+fn zip(servers: &Turns<Ours>, nginx: &Nginx, rounds: usize) -> Result<()> {
     let big = "example.com/big/@v/v1.0.0.zip";
-    for _ in 0..3 {
-        fetch(ours.addr, &format!("/mod/{big}"))?;
+    for round in 0..3 {
+        turns::each(round, || fetch(server(servers).addr, &format!("/mod/{big}")).map(drop))?;
         fetch(nginx.addr, &format!("/{big}"))?;
     }
+    let ours = server(servers);
     let before = ours.resident();
     let speed = |t: Duration| BIG as f64 / t.as_secs_f64();
     let (mut us, mut base) = (Samples::default(), Samples::default());
-    for _ in 0..rounds {
-        base.push(speed(fetch(nginx.addr, &format!("/{big}"))?));
-        us.push(speed(fetch(ours.addr, &format!("/mod/{big}"))?));
+    for round in 0..rounds {
+        turns::each(round, || {
+            base.push(speed(fetch(nginx.addr, &format!("/{big}"))?));
+            us.push(speed(fetch(server(servers).addr, &format!("/mod/{big}"))?));
+            Ok(())
+        })?;
     }
     let ratio = us.by(&base).median();
-    row("cached 100 MB zip, one client, by nginx", &us.show("MB/s"), &base.show("MB/s"), ratio, Bound::Least(0.5));
+    measured("cached 100 MB zip, one client, by nginx", &us, "MB/s", &base.show("MB/s"), ratio, Bound::Least(0.5));
     let grown = ours.resident().saturating_sub(before) as f64 / MIB;
     row("— resident memory grown by it, MiB", &format!("{grown:.2}"), "", grown, Bound::Most(8.0));
     let peak = ours.peak() as f64 / MIB;
@@ -353,24 +371,27 @@ fn zip(ours: &Ours, nginx: &Nginx, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn small(ours: &Ours, nginx: &Nginx, rounds: usize, time: Duration) -> Result<()> {
+fn small(servers: &Turns<Ours>, nginx: &Nginx, rounds: usize, time: Duration) -> Result<()> {
     for file in ["v1.0.0.info", "v1.0.0.mod"] {
         let path = format!("example.com/!mod001/pkg/@v/{file}");
         let mut loads: [[Samples; 3]; 2] = Default::default();
-        fetch(ours.addr, &format!("/mod/{path}"))?;
-        for _ in 0..rounds {
-            let base = hammer(nginx.addr, &format!("/{path}"), time / rounds as u32)?;
-            let us = hammer(ours.addr, &format!("/mod/{path}"), time / rounds as u32)?;
-            for (to, from) in loads.iter_mut().zip([base, us]) {
-                to.iter_mut().zip([from.rate, from.p50, from.p99]).for_each(|(s, v)| s.push(v));
-            }
+        turns::each(0, || fetch(server(servers).addr, &format!("/mod/{path}")).map(drop))?;
+        for round in 0..rounds {
+            turns::each(round, || {
+                let base = hammer(nginx.addr, &format!("/{path}"), time / rounds as u32)?;
+                let us = hammer(server(servers).addr, &format!("/mod/{path}"), time / rounds as u32)?;
+                for (to, from) in loads.iter_mut().zip([base, us]) {
+                    to.iter_mut().zip([from.rate, from.p50, from.p99]).for_each(|(s, v)| s.push(v));
+                }
+                Ok(())
+            })?;
         }
         let [base, us] = &loads;
         let figure = |what: String, i: usize, unit: &str, bound| {
-            row(&what, &us[i].show(unit), &base[i].show(unit), us[i].by(&base[i]).median(), bound);
+            measured(&what, &us[i], unit, &base[i].show(unit), us[i].by(&base[i]).median(), bound);
         };
-        let what = format!("cached .{}, {CONNECTIONS} keep-alive connections, requests/s, by nginx", &file[7..]);
-        figure(what, 0, "", Bound::Least(0.3));
+        let what = format!("cached .{}, {CONNECTIONS} keep-alive connections, requests, by nginx", &file[7..]);
+        figure(what, 0, "/s", Bound::Least(0.3));
         figure("— p50".into(), 1, "µs", Bound::Free);
         figure("— p99".into(), 2, "µs", Bound::Most(5.0));
     }
@@ -469,16 +490,19 @@ struct Ours {
 }
 
 impl Ours {
-    /// `serve` with its module proxy, in front of `upstream`, and 4,096 files to open.
-    fn start(cache: &Path, upstream: &str, more: &[String]) -> Result<Self> {
+    /// `serve` with its module proxy, in front of `upstream`, and 4,096 files to open. It asks `sumdb`, or verifies
+    /// nothing.
+    fn start(cache: &Path, upstream: &str, sumdb: Option<&str>) -> Result<Self> {
         let (addr, plugin) = (free_address()?, free_address()?);
         let child = Command::new("/bin/sh")
-            .args(["-c", "ulimit -n 4096 && exec \"$0\" \"$@\"", PLUGIN])
+            .args(["-c", "ulimit -n 4096 && exec \"$0\" \"$@\"", turns::program()])
             .args(["serve", "--modproxy", "--mod-ttl=1h", &format!("--plugin={}", plugin.port())])
             .args([format!("--http={addr}"), format!("--cache-dir={}", cache.display())])
             .arg(format!("--upstream={upstream}"))
-            .args(more)
+            .args(sumdb.map(|sumdb| format!("--sumdb={sumdb}")))
             .env_clear()
+            // no flag: there were versions that verified nothing and did not know it
+            .env("GOCACHE_MOD_VERIFY", if sumdb.is_some() { "on" } else { "off" })
             .spawn()?;
         let mut ours = Ours { child, addr };
         wait_for(addr, &mut ours.child)?;
