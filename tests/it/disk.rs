@@ -304,9 +304,9 @@ fn what_is_used_while_it_is_pruned_stays_without_hard_links_too() {
     s.end().quiet();
     long_unused(&dir.join("cache"));
     let shim = dir.join("shim.so");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(dir.write("shim.c", WITHOUT_LINKS));
-    run(gcc).ok();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(dir.write("shim.c", WITHOUT_LINKS));
+    run(cc).ok();
     let mut s = Session::start(Plugin::new(&dir));
     let (away, back) = (dir.join("away"), dir.join("back"));
     let prune = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).env("LD_PRELOAD", &shim);
