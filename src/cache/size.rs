@@ -79,11 +79,12 @@ fn walked(meta: &Metadata) -> Option<SystemTime> {
 fn update_at(path: &Path, change: impl Fn(&mut Size)) -> io::Result<Size> {
     let mut file = careful().write(true).create(true).open(path)?;
     let begun = Instant::now();
-    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-        if begun.elapsed() > TURN {
-            return Err(io::Error::other("another process has it locked"));
+    while let Err(e) = file.try_lock() {
+        match e {
+            TryLockError::WouldBlock if begun.elapsed() <= TURN => thread::sleep(TICK),
+            TryLockError::WouldBlock => return Err(io::Error::other("another process has it locked")),
+            TryLockError::Error(e) => return Err(e),
         }
-        thread::sleep(TICK);
     }
     let known = file.metadata()?;
     // what may not be given a time is left as it is
