@@ -18,8 +18,8 @@
 //! [`remote`] (the bucket and the policy around it, and how old what lies there grows), [`http`] and
 //! [`store`] (the proxies), last [`command`], which puts it all together. [`sign`] says whom to believe,
 //! and [`settle`], which needs none of the others, when a source was changed. [`atomic`], `bounded`, `connections`,
-//! [`flight`], `headers`, [`id`], [`places`], [`pool`], `private_dir`, [`repeat`], [`retry`] and `spare` are tools of one
-//! idea each.
+//! [`flight`], `headers`, [`id`], [`places`], [`pool`], `private_dir`, [`repeat`], [`retry`] and `spare` are
+//! tools of one idea each.
 //!
 //! # The cache directory
 //!

@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Stack of a thread that talks with a client or for one: TLS to an upstream is the deepest that happens on it. Untouched
-/// pages cost nothing.
+/// Stack of a thread that talks with a client or for one: TLS to an upstream is the deepest that happens on
+/// it. Untouched pages cost nothing.
 pub const STACK: usize = 256 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;

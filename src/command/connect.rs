@@ -97,10 +97,8 @@ fn greeted(addr: &ConnectAddr) -> io::Result<(BufReader<TcpStream>, TcpStream, V
     }
     let greeting: Value = serde_json::from_slice(&greeting).unwrap_or_default();
     // what else listens there may greet, too, and `go` would take that for answers
-    match greeting["KnownCommands"].as_array() {
-        Some(commands) if !commands.is_empty() => Ok((reader, writer, greeting)),
-        _ => Err(io::Error::other("what answers there is no server for go")),
-    }
+    let ours = greeting["KnownCommands"].as_array().is_some_and(|commands| !commands.is_empty());
+    ours.then_some((reader, writer, greeting)).ok_or_else(|| io::Error::other("what answers there is no server for go"))
 }
 
 /// Where the server is, as people write it.

@@ -132,7 +132,7 @@ impl S3 {
                 log::debug!("bucket {} is in region {region}", self.name);
                 self.set_place(&region)?;
                 moved = true;
-            } else if !renewed && failed.blames_keys(op.method) && self.credentials.renew(&keys) {
+            } else if !renewed && failed.may_blame_keys(op.method) && self.credentials.renew(&keys) {
                 renewed = true;
             } else {
                 return Err(failed.into_error());

@@ -50,12 +50,15 @@ impl Failed {
         (!told.is_empty() && told != asked.region.to_string()).then_some(told)
     }
 
+    /// Whether it blames the credentials.
+    fn blames_keys(&self) -> bool {
+        self.status == 401 || matches!(self.status, 400 | 403) && KEYS.contains(&self.code().as_str())
+    }
+
     /// Whether other credentials may help; the answer to a HEAD says no more than that something is
     /// wrong with the request.
-    pub fn blames_keys(&self, method: &str) -> bool {
-        self.status == 401
-            || matches!(self.status, 400 | 403) && KEYS.contains(&self.code().as_str())
-            || method == "HEAD" && self.status == 400
+    pub fn may_blame_keys(&self, method: &str) -> bool {
+        self.blames_keys() || method == "HEAD" && self.status == 400
     }
 
     /// What this means to the rest of the program.
@@ -74,7 +77,7 @@ impl Failed {
         let full = || format!("status {status}: {words}").trim_end_matches(": ").to_string();
         match (status, code.as_str()) {
             (404, "NoSuchBucket") => RemoteError::Config(format!("there is no such bucket ({})", full())),
-            _ if self.blames_keys("") => RemoteError::Denied(full()),
+            _ if self.blames_keys() => RemoteError::Denied(full()),
             (403, _) => RemoteError::Forbidden(full()),
             _ => RemoteError::Status(status, words),
         }

@@ -72,7 +72,8 @@ impl Transport {
 
     /// Sends one request and waits for the head of the answer, whatever its status. Errors are
     /// those of the connection, and say where that was to lead; no redirect is followed and nothing is
-    /// sent twice; the body has as many bytes as are promised, or fails. `within` is for one whose answer, and any piece of it, may take less time than all may.
+    /// sent twice; the body has as many bytes as are promised, or fails. `within` is for one whose answer,
+    /// and any piece of it, may take less time than all may.
     pub fn send(
         &self,
         method: &str,
