@@ -363,9 +363,7 @@ fn what_was_read_before_is_not_believed_once_it_has_changed() {
     let dir = TempDir::new();
     let cache = dir.join("cache");
     let bodies: Vec<Vec<u8>> = (0..40u8).map(|n| vec![n; 100 * usize::from(n)]).collect();
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     // directories that have just changed are not gone by
     std::thread::sleep(Duration::from_millis(2100));
     let mut s = Session::start(Plugin::new(&dir));
@@ -422,9 +420,7 @@ fn damaged_local_entries_are_misses_and_put_anew() {
     let dir = TempDir::new();
     let cache = dir.join("cache");
     let bodies: Vec<Vec<u8>> = (0..5u8).map(|n| vec![n; 100]).collect();
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     let act = |n| local(&cache, "action", &hex(&action(n)));
     let out = |n: usize| local(&cache, "output", &output_id(&bodies[n]));
     fs::remove_file(out(0)).unwrap();

@@ -93,9 +93,7 @@ fn folders_that_were_moved_away_have_no_hits() {
 fn a_size_that_is_none_is_set_right_by_the_next_session() {
     let dir = TempDir::new();
     let size = dir.join("cache/size");
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&[noise(1, 2000)]);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &[noise(1, 2000)]);
     for damage in
         [b"7".repeat(200), vec![0; 1 << 20], Vec::new(), b"-1\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n".to_vec()]
     {
@@ -109,9 +107,7 @@ fn a_size_that_is_none_is_set_right_by_the_next_session() {
 #[test]
 fn what_others_hold_locked_holds_up_no_end() {
     let dir = TempDir::new();
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&[noise(1, 2000)]);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &[noise(1, 2000)]);
     let size = File::options().write(true).open(dir.join("cache/size")).unwrap();
     size.lock().unwrap();
     let mut s = Session::start(Plugin::new(&dir));
@@ -145,9 +141,7 @@ fn a_directory_emptied_under_a_session_has_its_lease_again() {
 fn what_is_no_lease_is_taken_for_none() {
     let dir = TempDir::new();
     let body = noise(1, 2000);
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(std::slice::from_ref(&body));
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), std::slice::from_ref(&body));
     // where nobody is dead, nothing is looked through for what they left
     let shard = local(&dir.join("cache"), "action", &hex(&action(0))).parent().unwrap().to_path_buf();
     dir.dir("cache/lease/1-ab/there");
@@ -217,9 +211,7 @@ fn what_may_not_be_read_is_a_miss_and_is_replaced() {
 fn a_directory_that_may_only_be_read_is_read_and_said_once() {
     let dir = TempDir::new();
     let bodies: Vec<Vec<u8>> = (1..5).map(|n| noise(n, 2000)).collect();
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     set_modes(&dir.join("cache"), 0o444);
     let mut s = Session::start(Plugin::bound_by_modes(&dir).arg("--max-cache-size=1"));
     assert_eq!(s.get_all(&bodies), 4);
@@ -258,9 +250,7 @@ fn a_disk_without_room_for_another_file_can_be_pruned() {
 fn what_is_used_while_it_is_pruned_is_told_as_in_use() {
     let dir = TempDir::new();
     let bodies: Vec<Vec<u8>> = (0..800).map(|n| noise(n, 1024)).collect();
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     long_unused(&dir.join("cache"));
     let mut s = Session::start(Plugin::new(&dir));
     let mut prune = Plugin::new(&dir).args(["prune", "--max-cache-size=1"]).spawn();
@@ -299,9 +289,7 @@ int rename(const char *old, const char *new) {
 fn what_is_used_while_it_is_pruned_stays_without_hard_links_too() {
     let dir = TempDir::new();
     let bodies: Vec<Vec<u8>> = (0..40).map(|n| noise(n, 1024)).collect();
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     long_unused(&dir.join("cache"));
     let shim = dir.join("shim.so");
     let mut cc = Command::new("cc");
@@ -324,9 +312,7 @@ fn what_is_used_while_it_is_pruned_stays_without_hard_links_too() {
 fn what_cannot_be_pruned_is_told() {
     let dir = TempDir::new();
     let body = noise(1, 1000);
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(std::slice::from_ref(&body));
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), std::slice::from_ref(&body));
     let path = local(&dir.join("cache"), "output", &output_id(&body));
     let shard = path.parent().unwrap();
     fs::set_permissions(shard, Permissions::from_mode(0o555)).unwrap();

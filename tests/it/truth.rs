@@ -134,9 +134,7 @@ fn markers_go_to_their_own_target_alone() {
 #[test]
 fn markers_of_an_earlier_version_are_sent() {
     let (server, dir, bodies) = (S3Server::in_process(), TempDir::new(), bodies(3, 2000));
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     // pending/<hash of s3://bucket/prefix>-<pid>-<nanoseconds>/action-<id>, beside a lock
     let identity = output_id(format!("s3://{}/{}", server.bucket, server.prefix).as_bytes());
     let old = format!("cache/pending/{}-1-2", &identity[..12]);
@@ -214,9 +212,7 @@ fn only_what_was_put_is_sent_in_its_name() {
 #[test]
 fn what_is_no_plain_file_holds_up_nobody() {
     let (dir, bodies) = (TempDir::new(), bodies(5, 2000));
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     let action = |n: u32| dir.join("cache/action").join(&single(n)[3..]);
     let fifo = |path: &Path| {
         let _ = fs::remove_file(path);
@@ -284,9 +280,7 @@ fn a_directory_emptied_under_a_server_has_its_lease_again() {
 fn what_waits_for_upload_is_not_pruned() {
     let (server, dir, bodies) = (S3Server::in_process(), TempDir::new(), bodies(6, 4000));
     let proxy = owed(&dir, &server, &bodies[..3]);
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     age(&dir.join("cache/output"), 30 * DAY);
     let out = Plugin::new(&dir).args(["prune", "--max-cache-size=1", "--expiry=1h"]).output().ok();
     assert!(out.stdout.contains("removed 3 ") && out.stdout.contains("wait for upload"), "{}", out.describe());
@@ -297,9 +291,7 @@ fn what_waits_for_upload_is_not_pruned() {
 #[test]
 fn what_a_live_session_was_told_of_stays() {
     let (dir, bodies) = (TempDir::new(), bodies(4, 4000));
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     age(&dir.join("cache/output"), 30 * DAY);
     let mut live = Session::start(Plugin::new(&dir));
     let hits = [live.client.get(&action(0)).unwrap(), live.client.get(&action(1)).unwrap()];
@@ -539,9 +531,7 @@ fn what_another_program_brought_has_its_age_from_the_day_we_came() {
 #[test]
 fn clocks_that_jump_cost_neither_all_nor_nothing() {
     let (dir, bodies) = (TempDir::new(), bodies(3, 900));
-    let mut s = Session::start(Plugin::new(&dir));
-    s.put_all(&bodies);
-    s.end().quiet();
+    Session::fill(Plugin::new(&dir), &bodies);
     let output = |n: usize| local(&dir.join("cache"), "output", &output_id(&bodies[n]));
     let set = |n: usize, t: SystemTime| File::open(output(n)).unwrap().set_modified(t).unwrap();
     let now = SystemTime::now();
